@@ -1,0 +1,48 @@
+# Every target sets up what it needs: Python >= 3.11, make and PyPI are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test lint bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## set up the virtual environment from requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "jirafe-consumer needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@echo "Setting up .venv (once, about half a minute) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock \
+		| awk '/^Collecting/ {n++; printf "\r  %d packages collected", n; fflush()} /^Installing/ {printf "\n  installing ...\n"; fflush()} END {print "  done"}'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: .venv/ready ## run the main job on an embedded broker and a local Jirafe sandbox
+	@$(BIN)/jirafe-consumer demo
+
+run: .venv/ready ## run the service with the settings of the environment and .env
+	@$(BIN)/jirafe-consumer run
+
+test: .venv/ready ## run the tests (no Docker, no JVM)
+	@$(BIN)/pytest
+
+lint: .venv/ready ## style, types and import directions
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: .venv/ready ## messages per second, against the codec floor of the same run
+	@$(BIN)/python -m bench.throughput
+
+lock: .venv/ready ## resolve the dependencies of pyproject.toml into requirements.lock anew
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --output-file requirements.lock
+
+clean: ## remove the virtual environment and all caches
+	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The stream side: from records in Kafka to results in Kafka."""

@@ -1,0 +1,243 @@
+"""Sends events to the Jirafe Events API v2 in batches, and reads the answers item by item.
+
+Transport and answers: the API's documentation of `/v2/{site_id}/batch`. Nothing here retries or waits: an
+answer says what became of each event, or why the request as a whole did not serve, and the caller decides.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Literal
+from urllib.parse import quote
+
+import orjson
+import requests
+
+Array = Literal["cart", "order", "category"]
+
+MAX_REQUEST_BYTES = 10 * 1024 * 1024
+"""A batch may be up to 10 MB per request (the API's documentation)."""
+
+_ARRAYS: tuple[Array, ...] = ("cart", "order", "category")
+_QUOTED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where events go and by what right. The token shows in no text of it."""
+
+    site_id: str
+    access_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One event as it is sent: its array in a batch, and its JSON."""
+
+    array: Array
+    json: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The API has the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The event will never be accepted as it is; `problem` quotes the API's own errors, path first."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """The API could not take this item now, with no word against the event itself."""
+
+    problem: str
+
+
+Item = Accepted | Rejected | Passing
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The API went through the batch: one item for each event, in the order they were given."""
+
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The API will not take the batch as a whole (400, 413): something in it is at fault."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """The token is not valid (`invalid_token`), or has no access to the site (`authorization`)."""
+
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request as a whole did not serve: the same one may serve later.
+
+    `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), `problem` the
+    sentence. `retry_after` is in seconds, as the API asked, None where it did not. Whether the events were
+    taken in is not known.
+    """
+
+    cause: str
+    problem: str
+    retry_after: float | None = None
+
+
+Answer = Answered | Refused | Forbidden | Failed
+
+
+def batch(documents: Sequence[Document]) -> bytes:
+    """Compose a batch request's body; within each array the order given is kept."""
+    parts = []
+    for array in _ARRAYS:
+        items = [document.json for document in documents if document.array == array]
+        if items:
+            parts.append(b'"%b":[%b]' % (array.encode(), b",".join(items)))
+    return b"{%b}" % b",".join(parts)
+
+
+BATCH_OVERHEAD = len(batch([Document(array, b"") for array in _ARRAYS]))
+"""Bytes that a batch may have beside its documents and the commas between them."""
+
+
+class Client:
+    """One API at `url` (up to and with `/v2`); may be shared between threads, each has its own connections.
+
+    Timeouts are in seconds. `now` tells the time by which a `Retry-After` date is read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout: float,
+        read_timeout: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = (connect_timeout, read_timeout)
+        self._now = now
+        self._local = threading.local()
+
+    def send(self, site: Site, documents: Sequence[Document]) -> Answer:
+        """Send one batch and read its answer; blocks up to the timeouts, raises nothing of the transport's."""
+        try:
+            response = self._session().post(
+                f"{self._url}/{quote(site.site_id, safe='')}/batch",
+                data=batch(documents),
+                headers={"Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"},
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        except requests.Timeout as error:
+            return Failed("timeout", f"no answer in time ({type(error).__name__})")
+        except requests.RequestException as error:
+            # Only the error's class: its text may hold the address with what was put into it.
+            return Failed(
+                "connection", f"the request could not be made or its answer not read ({type(error).__name__})"
+            )
+        return self._read(response, documents)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            # Proxies and certificates still come from the environment; a .netrc must not replace our token.
+            session.auth = _keep_authorization
+        return session
+
+    def _read(self, response: requests.Response, documents: Sequence[Document]) -> Answer:
+        status, body = response.status_code, _json_object(response.content)
+        error_type = str(body.get("error_type", "")) if body else ""
+        if status == HTTPStatus.OK:
+            items = None if body is None else _items(body, documents)
+            return Failed("unreadable", f"200 with {_unlike_a_batch(body)}") if items is None else Answered(items)
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and error_type:
+            return Forbidden(error_type)
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return Refused("413: the request is too large for the API")
+        if status == HTTPStatus.BAD_REQUEST and body and error_type:
+            return Refused(f"400: {_problem(body)}")
+        said = f": {_problem(body)}" if body else ""
+        return Failed(str(status), f"the API answered {status}{said}", self._retry_after(response))
+
+    def _retry_after(self, response: requests.Response) -> float | None:
+        """Read Retry-After in both its forms (RFC 9110, 10.2.3), as seconds from now; None where unreadable."""
+        text = response.headers.get("Retry-After", "").strip()
+        if text.isascii() and text.isdigit():
+            return float(text)
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        # An HTTP date is in GMT also where it fails to say so.
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - self._now()).total_seconds())
+
+
+def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _json_object(content: bytes) -> dict[str, Any] | None:
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _items(body: dict[str, Any], documents: Sequence[Document]) -> tuple[Item, ...] | None:
+    """Match the answer's arrays to the documents; None where they differ in kind, length or form."""
+    places: dict[str, list[int]] = {}
+    for index, document in enumerate(documents):
+        places.setdefault(document.array, []).append(index)
+    if body.keys() != places.keys():
+        return None
+    items: list[Item | None] = [None] * len(documents)
+    for array, indexes in places.items():
+        verdicts = body[array]
+        if not isinstance(verdicts, list) or len(verdicts) != len(indexes):
+            return None
+        for index, verdict in zip(indexes, verdicts, strict=True):
+            items[index] = _item(verdict)
+    return tuple(item for item in items if item is not None) if None not in items else None
+
+
+def _item(verdict: object) -> Item | None:
+    if not isinstance(verdict, dict) or not isinstance(verdict.get("success"), bool):
+        return None
+    if verdict["success"]:
+        return Accepted()
+    # Only what speaks of the event itself is final: its errors, or its form.
+    if verdict.get("errors") or verdict.get("error_type") in ("validation", "bad_json", "invalid_type"):
+        return Rejected(_problem(verdict))
+    return Passing(_problem(verdict))
+
+
+def _problem(body: dict[str, Any]) -> str:
+    """Word an answer's errors: `total: None is not of type 'number'`, else its message or its type."""
+    errors = body.get("errors")
+    if isinstance(errors, dict) and errors:
+        return "; ".join(f"{path}: {message}" for path, message in errors.items())
+    said = [str(body[name])[:_QUOTED] for name in ("error_type", "message") if body.get(name)]
+    return ": ".join(said) or "no reason given"
+
+
+def _unlike_a_batch(body: dict[str, Any] | None) -> str:
+    return "a body that is not a JSON object" if body is None else "arrays that do not match the request"

@@ -1,0 +1,319 @@
+"""From a hub message's payload to the bodies of Jirafe events.
+
+Pure: no I/O, no clock; the same payload gives the same body, today and on replay. Rules: the mapping table of
+the hub's messages and the Events API's schemas (v2). What a message does not say is left out, never null;
+what the API requires and the message lacks raises Unmappable.
+
+`Order` payload sections come as `order` and `cart` (N, the hub's normalised form) and `original` (O, the
+shop's own): dicts that have every field of `jirafe.hub.Order`, None where the message had none.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urljoin
+
+Body = dict[str, Any]
+Section = Mapping[str, Any]
+
+_NOTHING: Section = {}
+_VISIT = ("visit_id", "visitor_id", "pageview_id", "last_pageview_id")
+
+
+class _Shared(NamedTuple):
+    """What all items of an event share; `numbered` names the field that counts them, from "1"."""
+
+    created: str
+    changed: str
+    parameters: Mapping[str, str]
+    numbered: str
+
+
+class Unmappable(ValueError):
+    """The message lacks what the API requires; the sentence is `place: what is wrong`."""
+
+
+def cart(payload: Section, parameters: Mapping[str, str]) -> Body:
+    """Make a cart event of a cart's or an order's payload; raises Unmappable."""
+    normalised, original = _sections(payload)
+    created, changed = _dates(original, normalised, "created_at")
+    shared = _Shared(created, changed, parameters, "cart_item_number")
+    body: Body = {
+        "id": number(payload) or _missing("id", "the cart or order has no number"),
+        "create_date": created,
+        "change_date": changed,
+        **_totals(original, normalised),
+        "total_discounts": _discounts(original, normalised),
+        "currency": _either(normalised, original, "currency") or _missing("currency"),
+        "items": _items(payload, shared),
+        "customer": _customer(normalised, original, created, changed),
+    }
+    _add(body, "visit", _visit(original, normalised))
+    _add(body, "previous_items", _previous_items(payload, shared))
+    return body
+
+
+def order_placed(payload: Section, _parameters: Mapping[str, str]) -> Body:
+    """Make the order-placed event, which ties an order to its visit; raises Unmappable."""
+    normalised, original = _sections(payload)
+    created, changed = _dates(normalised, original, "placed_on")
+    order_number = number(payload) or _missing("order_number")
+    body: Body = {
+        "order_number": order_number,
+        "cart_id": order_number,
+        "status": "placed",
+        "order_date": created,
+        "customer": _customer(normalised, original, created, changed),
+    }
+    _add(body, "visit", _visit(original, normalised))
+    return body
+
+
+def order_accepted(payload: Section, parameters: Mapping[str, str]) -> Body:
+    """Make the order-accepted event: everything after payment; raises Unmappable."""
+    normalised, original = _sections(payload)
+    created, changed = _dates(normalised, original, "placed_on")
+    order_number = number(payload) or _missing("order_number")
+    shared = _Shared(created, changed, parameters, "order_item_number")
+    body: Body = {
+        "order_number": order_number,
+        "cart_id": order_number,
+        "status": "accepted",
+        "order_date": created,
+        "create_date": created,
+        "change_date": changed,
+        **_totals(normalised, original),
+        "total_discounts": _discounts(normalised, original),
+        "currency": _either(normalised, original, "currency") or _missing("currency"),
+        "items": _items(payload, shared),
+        "customer": _customer(normalised, original, created, changed),
+    }
+    _add(body, "delivery_address", _address(normalised, original, "shipping_address"))
+    _add(body, "payment_address", _address(normalised, original, "billing_address"))
+    _add(body, "previous_items", _previous_items(payload, shared))
+    return body
+
+
+def order_cancelled(payload: Section, _parameters: Mapping[str, str]) -> Body:
+    """Make the order-cancelled event (the hub writes `canceled`, the API two l's); raises Unmappable."""
+    normalised, original = _sections(payload)
+    canceled = _either(normalised, original, "canceled_at")
+    return {
+        "order_number": number(payload) or _missing("order_number"),
+        "cancel_date": date("canceled_at", canceled) if canceled else _dates(normalised, original, "placed_on")[1],
+        "status": "cancelled",
+    }
+
+
+def category(payload: Section, _parameters: Mapping[str, str]) -> Body:
+    """Make the category event of a taxon; raises Unmappable."""
+    taxon = payload["taxon"] or _NOTHING
+    created, changed = _dates(taxon, _NOTHING, "created_at")
+    body: Body = {
+        "id": taxon.get("id") or _missing("id"),
+        "name": taxon.get("name") or _missing("name"),
+        "create_date": created,
+        "change_date": changed,
+    }
+    parent = taxon.get("parent_id")
+    _add(body, "parent_categories", [{"id": parent}] if parent else None)
+    return body
+
+
+def number(payload: Section) -> str | None:
+    """Give the number of the payload's cart or order, None where it has none."""
+    normalised, original = _sections(payload)
+    return _either(normalised, original, "number")
+
+
+def is_canceled(payload: Section) -> bool:
+    """Tell whether an order is canceled: by its status, else by the status that the hub says it changed to."""
+    normalised, original = _sections(payload)
+    changes = payload["diff"].get("status") or [None]
+    return (_either(normalised, original, "status") or changes[-1]) == "canceled"
+
+
+@lru_cache(maxsize=4096)
+def date(place: str, text: str) -> str:
+    """Write a date as the API does, `2013-06-17T15:16:10.000Z`; raises Unmappable, which quotes the text.
+
+    Read are ISO 8601 with any offset, UTC where there is none, and Ruby's `01/31/2013 12:34:22 UTC`.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            moment = datetime.strptime(text, "%m/%d/%Y %H:%M:%S UTC").replace(tzinfo=UTC)
+        except ValueError:
+            raise Unmappable(f"{place}: '{text}' is not a date") from None
+    try:
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise Unmappable(f"{place}: '{text}' is not a date") from None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _missing(place: str, why: str = "missing in the message") -> Any:
+    raise Unmappable(f"{place}: {why}")
+
+
+def _add(body: Body, name: str, value: object) -> None:
+    """Set an optional field; what is empty is absent."""
+    if value:
+        body[name] = value
+
+
+def _sections(payload: Section) -> tuple[Section, Section]:
+    return payload.get("order") or payload.get("cart") or _NOTHING, payload["original"] or _NOTHING
+
+
+def _either(one: Section, other: Section, name: str) -> str | None:
+    return one.get(name) or other.get(name)
+
+
+def _dates(first: Section, second: Section, created: str) -> tuple[str, str]:
+    """Give the dates of creation and change: the field `created` leads, any other of the kind stands in."""
+    names = (created, "placed_on", "completed_at", "created_at")
+    place = next((name for name in names if _either(first, second, name)), None)
+    if place is None:
+        changed_only = _either(first, second, "updated_at") or _missing(created)
+        return (date("updated_at", changed_only),) * 2
+    create_date = date(place, _either(first, second, place) or "")
+    changed = _either(first, second, "updated_at")
+    return create_date, date("updated_at", changed) if changed else create_date
+
+
+def _amount(first: Section, second: Section, name: str) -> float:
+    value = first.get(name)
+    if value is None:
+        value = second.get(name)
+    return 0 if value is None else _finite(name, value)
+
+
+def _finite(place: str, value: float) -> float:
+    return value if math.isfinite(value) else _missing(place, f"{value} is not a number that JSON can carry")
+
+
+def _totals(first: Section, second: Section) -> Body:
+    return {
+        "subtotal": _amount(first, second, "item_total"),
+        "total": _amount(first, second, "total"),
+        "total_tax": _amount(first, second, "tax_total"),
+        "total_shipping": _amount(first, second, "ship_total"),
+        # The fee of the payment method: the amount paid is not a cost.
+        "total_payment_cost": _amount(first, second, "payment_fee"),
+    }
+
+
+def _discounts(first: Section, second: Section) -> float:
+    """Sum the negative adjustments that count, as a positive number."""
+    adjustments = first.get("adjustments") or second.get("adjustments") or ()
+    amounts = (a["amount"] for a in adjustments if a["eligible"] and a["amount"] is not None)
+    total = -math.fsum(_finite("adjustments", amount) for amount in amounts if amount < 0)
+    return round(total, 4) or 0
+
+
+def _items(payload: Section, shared: _Shared) -> list[Body]:
+    normalised, original = _sections(payload)
+    return _made("items", original.get("line_items") or normalised.get("line_items") or (), shared)
+
+
+def _previous_items(payload: Section, shared: _Shared) -> list[Body]:
+    return _made("previous_items", (payload["previous"] or _NOTHING).get("line_items") or (), shared)
+
+
+def _made(place: str, items: Iterable[Section], shared: _Shared) -> list[Body]:
+    return [_item(f"{place}.{index}", str(index + 1), item, shared) for index, item in enumerate(items)]
+
+
+def _item(place: str, item_number: str, item: Section, shared: _Shared) -> Body:
+    variant = item["variant"] or _NOTHING
+    created = date(f"{place}.created_at", item["created_at"]) if item["created_at"] else shared.created
+    changed = date(f"{place}.updated_at", item["updated_at"]) if item["updated_at"] else shared.changed
+    price = item["price"] if item["price"] is not None else variant.get("price")
+    body: Body = {
+        "id": item["id"] or item["variant_id"] or item["product_id"] or item["sku"] or _missing(f"{place}.id"),
+        "create_date": created,
+        "change_date": changed,
+        shared.numbered: item_number,
+        "quantity": _missing(f"{place}.quantity") if item["quantity"] is None else item["quantity"],
+        "price": _missing(f"{place}.price") if price is None else _finite(f"{place}.price", price),
+        "discount_price": 0,
+        "product": _product(f"{place}.product", item, created, changed, shared.parameters),
+    }
+    if shared.numbered == "order_item_number":
+        body["status"] = "accepted"
+    return body
+
+
+def _product(place: str, item: Section, created: str, changed: str, parameters: Mapping[str, str]) -> Body:
+    variant = item["variant"] or _NOTHING
+    identifier = variant.get("product_id") or item["product_id"] or item["variant_id"] or item["sku"]
+    code = variant.get("sku") or item["sku"] or item["product_id"]
+    product_created, product_changed = variant.get("created_at"), variant.get("updated_at")
+    body: Body = {
+        "id": identifier or _missing(f"{place}.id"),
+        "code": code or _missing(f"{place}.code", "the line item has no sku"),
+        "is_product": True,
+        "is_sku": True,
+        "create_date": date(f"{place}.created_at", product_created) if product_created else created,
+        "change_date": date(f"{place}.updated_at", product_changed) if product_changed else changed,
+    }
+    _add(body, "name", variant.get("name") or item["name"])
+    taxons = variant.get("taxons") or ()
+    brand_taxonomy = parameters.get("jirafe.brand_category_taxonomy")
+    if brand_taxonomy:
+        _add(body, "brand", next((t["name"] for t in taxons if t["taxonomy_id"] == brand_taxonomy), None))
+    # A dict drops the repeated, and keeps the order of the first.
+    categories = {(t["id"], t["name"]): None for t in taxons if t["id"] and t["name"]}
+    _add(body, "categories", [{"id": identity, "name": name} for identity, name in categories])
+    store = parameters.get("jirafe.store_url", "")
+    urls = (_absolute(store, path) for path in variant.get("images") or ())
+    _add(body, "images", [{"url": url} for url in urls if url.startswith(("http://", "https://"))])
+    return body
+
+
+def _absolute(store: str, path: str) -> str:
+    """Join an image's path to the store's address; what is no address gives none."""
+    try:
+        return urljoin(store, path)
+    except ValueError:
+        return ""
+
+
+def _customer(normalised: Section, original: Section, created: str, changed: str) -> Body:
+    """Make the customer; its dates are the order's, so that a replay gives the same bytes."""
+    email = _either(normalised, original, "email")
+    address = normalised.get("billing_address") or original.get("billing_address") or _NOTHING
+    body: Body = {
+        "id": _either(original, normalised, "user_id") or email or "anonymous",
+        "create_date": created,
+        "change_date": changed,
+    }
+    _add(body, "email", email)
+    _add(body, "first_name", address.get("firstname"))
+    _add(body, "last_name", address.get("lastname"))
+    return body
+
+
+def _visit(original: Section, normalised: Section) -> Body | None:
+    visit = {name: _either(original, normalised, name) or "" for name in _VISIT}
+    return visit if any(visit.values()) else None
+
+
+def _address(normalised: Section, original: Section, name: str) -> Body:
+    parts = (
+        ("postalcode", "zipcode"),
+        ("address1", "address1"),
+        ("city", "city"),
+        ("state", "state"),
+        ("country", "country"),
+    )
+    for section in (normalised, original):
+        address = section.get(name) or _NOTHING
+        body = {ours: address[theirs] for ours, theirs in parts if address.get(theirs)}
+        if body:
+            return body
+    return {}

@@ -1,0 +1,1 @@
+"""The wire formats: Avro schemas, framings, and the hub's JSON."""

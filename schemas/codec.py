@@ -1,0 +1,148 @@
+"""Avro records in their two framings, told apart by the first bytes.
+
+Confluent: 0x00, a schema's id of 4 bytes, big endian, in a Schema Registry
+(https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format).
+Avro single-object: 0xC3 0x01, the CRC-64-AVRO fingerprint of a schema, 8 bytes, little endian
+(https://avro.apache.org/docs/1.12.0/specification/#single-object-encoding).
+
+The reader's schemas are ours; a writer's may have fields more or less.
+"""
+
+import struct
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.schema import SchemaParseException, fingerprint, load_schema, to_parsing_canonical_form
+
+Schema = dict[str, Any]
+
+_HERE = Path(__file__).parent
+_SINGLE_OBJECT = b"\xc3\x01"
+_HEADER_SINGLE_OBJECT = 10
+_CONFLUENT = b"\x00"
+_HEADER_CONFLUENT = 5
+
+
+class Undecodable(ValueError):
+    """The bytes are not a record that we can read; the sentence says why."""
+
+
+class UnknownSchema(Undecodable):
+    """The writer's schema is known neither here nor, where there is one, to the registry."""
+
+
+class RegistryUnavailable(Exception):
+    """The Schema Registry did not answer: an outage, not bad data; the sentence says how."""
+
+
+class Registry(Protocol):
+    """Where Confluent-framed records have their schemas."""
+
+    def schema(self, schema_id: int) -> Schema:
+        """Give the schema with this id; raises UnknownSchema or RegistryUnavailable."""
+
+    def register(self, name: str, schema: Schema) -> int:
+        """Give the id of our own schema `name`, registering it where needed; raises RegistryUnavailable."""
+
+
+def own_schema(name: str) -> Schema:
+    """Load one of this package's schemas (cart, order, taxon, result), complete in itself."""
+    return _loaded(_HERE / f"{name}.avsc")
+
+
+def _loaded(path: Path) -> Schema:
+    schema = load_schema(str(path))
+    if not isinstance(schema, dict):
+        raise SchemaParseException("it is not a record's")
+    return schema
+
+
+class Codec:
+    """Encodes and decodes records; safe to share between threads.
+
+    `more` is a folder of further writers' schemas (*.avsc) for single-object records. With a registry,
+    what is encoded has the Confluent framing, else the single-object one.
+    """
+
+    def __init__(self, registry: Registry | None = None, more: Path | None = None) -> None:
+        self._registry = registry
+        self._readers = {}
+        self._by_fingerprint: dict[bytes, Schema] = {}
+        self._by_id: dict[int, Schema] = {}
+        self._headers: dict[str, bytes] = {}
+        self._own: dict[str, Schema] = {}
+        for name in ("cart", "order", "taxon", "result"):
+            schema = self._own[name] = own_schema(name)
+            self._readers[schema["name"].rpartition(".")[2]] = schema
+            self._by_fingerprint[_fingerprint(schema)] = schema
+        for path in sorted(more.glob("*.avsc")) if more else ():
+            try:
+                schema = _loaded(path)
+            except (SchemaParseException, ValueError) as error:
+                raise ValueError(f"{path} is not an Avro schema: {error}") from None
+            self._by_fingerprint.setdefault(_fingerprint(schema), schema)
+
+    def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
+        """Frame and encode a record of our schema `name`.
+
+        Raises ValueError where the record does not fit, RegistryUnavailable on a registry's first use.
+        """
+        buffer = BytesIO()
+        buffer.write(self._headers.get(name) or self._header(name))
+        schemaless_writer(buffer, self._own[name], record)
+        return buffer.getvalue()
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """Decode one framed record into the shape of our schema; raises Undecodable, RegistryUnavailable."""
+        writer, body = self._unframed(data)
+        reader = self._readers.get(writer["name"].rpartition(".")[2])
+        if reader is None:
+            raise UnknownSchema(f"the record is a {writer['name']}, which is not a message of the hub")
+        buffer = BytesIO(body)
+        try:
+            # Resolution costs: it is left out where the writer's schema is ours.
+            record = schemaless_reader(buffer, writer, None if writer is reader else reader)
+        except Exception as error:  # noqa: BLE001 - damaged bytes surface as any error of the decoder
+            raise Undecodable(f"the bytes are not a {writer['name']}: {error or type(error).__name__}") from None
+        if left := len(body) - buffer.tell():
+            raise Undecodable(f"the bytes are not a {writer['name']}: {left} are left over")
+        return cast("dict[str, Any]", record)
+
+    def _unframed(self, data: bytes) -> tuple[Schema, bytes]:
+        if data[:2] == _SINGLE_OBJECT and len(data) >= _HEADER_SINGLE_OBJECT:
+            schema = self._by_fingerprint.get(data[2:10])
+            if schema is None:
+                name = f"{int.from_bytes(data[2:10], 'little'):016x}"
+                raise UnknownSchema(f"the schema with fingerprint {name} is not known here")
+            return schema, data[_HEADER_SINGLE_OBJECT:]
+        if data[:1] == _CONFLUENT and len(data) >= _HEADER_CONFLUENT:
+            (schema_id,) = struct.unpack(">I", data[1:5])
+            return self._by_id.get(schema_id) or self._looked_up(schema_id), data[_HEADER_CONFLUENT:]
+        raise Undecodable(f"the first bytes ({data[:4].hex() or 'none'}) are no framing of Avro that we know")
+
+    def _looked_up(self, schema_id: int) -> Schema:
+        if self._registry is None:
+            raise UnknownSchema(f"the schema has the id {schema_id} in a registry, and no registry is set")
+        try:
+            schema: Schema = parse_schema(self._registry.schema(schema_id))  # type: ignore[assignment]
+        except (SchemaParseException, KeyError, TypeError) as error:
+            raise UnknownSchema(f"the schema with the id {schema_id} can not be parsed: {error}") from None
+        if "name" not in schema:
+            raise UnknownSchema(f"the schema with the id {schema_id} is not a record's")
+        # An equal schema is replaced by ours itself, so that decode can tell it by identity.
+        return self._by_id.setdefault(schema_id, self._by_fingerprint.get(_fingerprint(schema), schema))
+
+    def _header(self, name: str) -> bytes:
+        if self._registry is None:
+            header = _SINGLE_OBJECT + _fingerprint(self._own[name])
+        else:
+            header = _CONFLUENT + struct.pack(">I", self._registry.register(name, self._own[name]))
+        return self._headers.setdefault(name, header)
+
+
+def _fingerprint(schema: Schema) -> bytes:
+    """Fingerprint a schema, in the byte order of the framing: fastavro's text has it already."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
