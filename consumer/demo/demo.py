@@ -1,0 +1,185 @@
+"""The demo: a simulated shop's messages go through the real service, and the sums are checked at the end."""
+
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from consumer import kafka, reading, settings
+from consumer.demo.broker import EmbeddedBroker
+from consumer.demo.processes import CommandProcess, NotInTime, await_that, free_port
+from consumer.demo.shop import shop
+from consumer.log import NoLibraryLog
+from consumer.record import Record
+from schemas.codec import Codec
+
+_SITE, _TOKEN = "demo", "demo-token"
+_STALLED_AFTER = 60.0
+
+
+def run_demo(console: Console, count: int, *, keep: bool) -> int:
+    """Run it and print; gives the exit status: 0 if every message has exactly one result, else 1."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jirafe-demo-")))
+        console.print("Starting an embedded broker, a Jirafe sandbox and the consumer ...")
+        broker = stack.enter_context(EmbeddedBroker())
+        port = str(free_port())
+        api = f"http://127.0.0.1:{port}"
+        environment = {
+            "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+            "KAFKA_SESSION_TIMEOUT_MS": "6000",
+            "JIRAFE_URL": f"{api}/v2",
+            "JIRAFE_SITE_ID": _SITE,
+            "JIRAFE_ACCESS_TOKEN": _TOKEN,
+        }
+        sandbox = ["sandbox", "--port", port, "--site", _SITE, "--token", _TOKEN]
+        stack.enter_context(CommandProcess(sandbox, {}, folder / "sandbox.log"))
+        consumer = stack.enter_context(CommandProcess(["run"], environment, folder / "consumer.log"))
+        demo = _Demo(console, settings.load(None, environment), api, consumer)
+        try:
+            await_that("the sandbox answers", lambda: demo.stats() is not None)
+            await_that("the consumer has its partitions", lambda: consumer.said('"event": "assigned"') > 0)
+            demo.flow(count)
+            complete = demo.check(count)
+        except NotInTime as error:
+            console.print(f"[red]{error}[/]; the consumer's last words:\n{consumer.log.read_text()[-2000:]}")
+            return 1
+        if keep:
+            _stay(console, environment, api)
+        return 0 if complete else 1
+
+
+class _Demo:
+    def __init__(self, console: Console, loaded: settings.Settings, api: str, consumer: CommandProcess) -> None:
+        self._console = console
+        self._settings = loaded
+        self._api = api
+        self._consumer = consumer
+        self._log = NoLibraryLog()
+        self._produced = 0
+        self._broken = 0
+        self._seconds = 0.0
+
+    def stats(self) -> dict[str, Any] | None:
+        """Ask the sandbox what it received, None while it does not answer."""
+        try:
+            stats: dict[str, Any] = requests.get(f"{self._api}/sandbox/stats", timeout=5).json()
+        except requests.ConnectionError:
+            return None
+        return stats
+
+    def flow(self, count: int) -> None:
+        """Produce the shop's messages and follow the results until each message has one; raises NotInTime."""
+        producing = threading.Thread(target=self._produce, args=(count,), daemon=True)
+        producing.start()
+        seen = set[tuple[str, int, int]]()
+        begun = progressed = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console) as progress:
+            produced_bar = progress.add_task("messages produced", total=count)
+            results_bar = progress.add_task("results published", total=count)
+            for result in self._results(follow=True):
+                if result is not None:
+                    seen.add((result["topic"], result["partition"], result["offset"]))
+                    progressed = time.monotonic()
+                progress.update(produced_bar, completed=self._produced)
+                progress.update(results_bar, completed=len(seen))
+                if len(seen) == count:
+                    break
+                if time.monotonic() > progressed + _STALLED_AFTER or self._consumer.status is not None:
+                    raise NotInTime(f"no next result in time, after {len(seen)} of {count}")
+        self._seconds = time.monotonic() - begun
+        producing.join()
+
+    def _produce(self, count: int) -> None:
+        producer = kafka.make_producer(self._settings.common, self._log)
+        topics = dict(zip(("cart", "order", "taxon"), self._settings.input_topics, strict=True))
+        for message in shop(count):
+            producer.produce(topics[message.topic_kind], message.value, message.key)
+            self._broken += message.broken is not None
+            self._produced += 1
+            producer.poll(0)
+        producer.flush(_STALLED_AFTER)
+
+    def _results(self, *, follow: bool) -> Iterator[dict[str, Any] | None]:
+        codec = Codec()
+        topic = self._settings.stream.results_topic
+        for record in self._read(topic, follow=follow):
+            yield codec.decode(record.value) if record and record.value else None
+
+    def _read(self, topic: str, *, follow: bool) -> Iterator[Record | None]:
+        return reading.read_topic(self._settings, topic, self._log, start="beginning", follow=follow)
+
+    def check(self, count: int) -> bool:
+        """Add up from the topics and the API what became of the messages, print it, and tell if it is right."""
+        results = [result for result in self._results(follow=False) if result]
+        places = Counter((result["topic"], result["partition"], result["offset"]) for result in results)
+        levels = Counter(n["level"] for result in results for n in result["notifications"])
+        codes = Counter(result["code"] for result in results)
+        letters = sum(1 for _ in self._read(self._settings.stream.dead_letters_topic, follow=False))
+        verdicts = Counter[str]()
+        for kind in (self.stats() or {"events": {}})["events"].values():
+            verdicts.update(kind)
+        complete = len(places) == len(results) == count and letters == codes[500]
+        table = Table("", "", title="What became of them", title_justify="left", show_header=False)
+        table.columns[1].justify = "right"
+        for name, value in {
+            "messages produced": count,
+            "  broken on purpose": self._broken,
+            "events accepted by the API": verdicts["accepted"],
+            "events refused by the API": verdicts["rejected"],
+            "results": len(results),
+            "  notifications of level info": levels["info"],
+            "  notifications of level error": levels["error"],
+            "dead letters": letters,
+            "messages per second": round(count / self._seconds),
+        }.items():
+            table.add_row(name, f"{value:,}")
+        self._console.print(table)
+        if complete:
+            self._console.print(
+                "[green]Every message has exactly one result, every failed one is a dead letter.[/]"
+            )
+        else:
+            self._console.print(
+                f"[red]{count} messages have {len(results)} results, for {len(places)} of them; "
+                f"{codes[500]} failed, and there are {letters} dead letters.[/]"
+            )
+        return complete
+
+
+def _stay(console: Console, environment: dict[str, str], api: str) -> None:
+    """Leave all running until Ctrl-C, and say what to try."""
+    program = shlex.quote(str(Path(sys.argv[0])))
+    console.print("\nAll is left running. In another terminal:", style="bold")
+    for name, value in environment.items():
+        console.print(f"  export {name}={value}", soft_wrap=True)
+    for what, command in (
+        ("follow the results", f"{program} results --follow"),
+        ("see what failed", f"{program} results --json | grep '\"code\":500'"),
+        ("see what the API received", f"curl -s '{api}/sandbox/events?limit=5'"),
+        (
+            "take the API down for the next 20 requests",
+            f'curl -s {api}/sandbox/faults -d \'{{"action": "status", "status": 503, "times": 20}}\'',
+        ),
+        ("send a message of your own", f"{program} produce message.json"),
+        ("add a second member to the group", f"{program} run"),
+    ):
+        console.print(f"  [dim]# {what}[/]\n  {command}", soft_wrap=True, highlight=False)
+    console.print("Ctrl-C ends it.")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("Ending.")

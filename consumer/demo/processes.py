@@ -1,0 +1,92 @@
+"""Our own commands as processes: started, watched and ended by a demo, a test or a bench."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+_STOPPED_WITHIN = 60.0
+
+
+class NotInTime(Exception):
+    """Something did not happen in time; the sentence says what."""
+
+
+def free_port() -> int:
+    """Find a port of 127.0.0.1 that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def await_that(what: str, holds: Callable[[], bool], within: float = 60.0) -> None:
+    """Wait until a condition holds; raises NotInTime, which names it by `what`."""
+    end = time.monotonic() + within
+    while not holds():
+        if time.monotonic() > end:
+            raise NotInTime(f"not within {within:.0f} seconds: {what}")
+        time.sleep(0.02)
+
+
+class CommandProcess:
+    """`jirafe-consumer ARGUMENTS` as a process, its standard error in the file `log`.
+
+    Its environment is ours without any settings, and then `environment`.
+    """
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("KAFKA_", "JIRAFE_", "CONSUMER_"))
+        }
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command line
+                [sys.executable, "-m", "consumer", "--env-file", os.devnull, *arguments],
+                env={**inherited, **environment},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for its starter, who then stops it
+            )
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
+
+    def said(self, text: str) -> int:
+        """Count how often a text is in what it said so far."""
+        return self.log.read_text(errors="replace").count(text)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def stop(self) -> int:
+        """End it by SIGTERM, by SIGKILL if it does not end in time; gives its exit status."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; gives its exit status."""
+        try:
+            return self._process.wait(_STOPPED_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def __enter__(self) -> "CommandProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

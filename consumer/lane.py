@@ -1,0 +1,136 @@
+"""One assigned partition: its waiting records, at most one chunk in flight, its backoff.
+
+Pure state: no threads, no I/O, no clock of its own. An offset here always means: next to read.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import chain
+
+from consumer.chunk import Chunk
+from consumer.record import Output, Partition, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a lane takes on: records and bytes that it holds in all, and that one chunk has."""
+
+    lane_records: int
+    lane_bytes: int
+    chunk_records: int
+    chunk_bytes: int
+
+
+class Lane:
+    """One partition while it is assigned. `epoch` tells this assignment from earlier and later ones.
+
+    `due` is the time of the next try, and `waits_for` what must serve again before it, None for nothing.
+    `goes_to` is the site that the last chunk went to, if it was one alone.
+
+    A record waits, is in flight with its chunk (perhaps often, with backoffs between), is finished with its
+    output, and is forgotten once that is committed. While one chunk's outputs wait for their commit the next
+    chunk may be in flight, but no further one.
+    """
+
+    def __init__(self, partition: Partition, epoch: int, bounds: Bounds) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.failures = 0
+        self.due = 0.0
+        self.waits_for: str | None = None
+        self.isolating = False
+        self.goes_to: str | None = None
+        self.paused = False
+        self._bounds = bounds
+        self._waiting: deque[Record] = deque()
+        self._chunk: Chunk | None = None
+        self._in_flight = False
+        self._finished: list[list[Output]] = []
+        self._records = 0
+        self._bytes = 0
+
+    def add(self, record: Record) -> None:
+        """Let a record wait; they come in the order of their offsets."""
+        self._waiting.append(record)
+        self._records += 1
+        self._bytes += record.size
+
+    @property
+    def held_records(self) -> int:
+        """Records held in all: waiting, in flight, and finished but not committed."""
+        return self._records
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the records held."""
+        return self._bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the partition should be paused."""
+        return self._records >= self._bounds.lane_records or self._bytes >= self._bounds.lane_bytes
+
+    @property
+    def is_half_empty(self) -> bool:
+        """Whether the partition should be resumed."""
+        return self._records * 2 <= self._bounds.lane_records and self._bytes * 2 <= self._bounds.lane_bytes
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a worker has a chunk of this lane."""
+        return self._in_flight
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a chunk could be dispatched now, backoff aside."""
+        return not self._in_flight and len(self._finished) <= 1 and bool(self._chunk or self._waiting)
+
+    def dispatch(self) -> Chunk:
+        """Put a chunk in flight: the one that is to be retried, or a new one, with all that waits and fits."""
+        chunk = self._chunk or Chunk(self.partition, self.epoch)
+        size = sum(record.size for record in chunk.records)
+        while self._waiting and len(chunk.records) < self._bounds.chunk_records:
+            size += self._waiting[0].size
+            if chunk.records and size > self._bounds.chunk_bytes:
+                break
+            chunk.records.append(self._waiting.popleft())
+        self._chunk, self._in_flight = chunk, True
+        return chunk
+
+    def finish(self, outputs: list[Output]) -> None:
+        """Take the outputs of the chunk in flight, one for each of its records."""
+        self._finished.append(outputs)
+        self._chunk, self._in_flight = None, False
+        self.failures, self.due, self.waits_for, self.isolating = 0, 0.0, None, False
+
+    def retry(self, due: float, waits_for: str | None, *, isolating: bool) -> None:
+        """Keep the chunk in flight for another try at `due`, or once what it waits for serves again.
+
+        While it is isolating a suspect the chunk keeps to `due` in any case.
+        """
+        self._in_flight = False
+        self.failures += 1
+        self.due, self.waits_for, self.isolating = due, waits_for, isolating
+
+    def resume(self) -> None:
+        """Go on: what the chunk waits for serves again."""
+        self.waits_for = None
+        if not self.isolating:
+            self.due = 0.0
+
+    @property
+    def finished(self) -> list[Output]:
+        """Outputs to commit, in the order of their records."""
+        return list(chain.from_iterable(self._finished))
+
+    @property
+    def offset(self) -> int:
+        """The offset to commit with `finished`: next to read after the last of them."""
+        return self._finished[-1][-1].record.offset + 1
+
+    def committed(self) -> None:
+        """Forget what was finished: it is committed."""
+        for output in self.finished:
+            self._records -= 1
+            self._bytes -= output.record.size
+        self._finished.clear()

@@ -1,0 +1,41 @@
+"""What travels: records in, and for each record one result out, with a dead letter where it can't be delivered."""
+
+from typing import NamedTuple
+
+Partition = tuple[str, int]
+"""A topic's name and a partition's number."""
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class Record(NamedTuple):
+    """What Kafka hands over; `timestamp` in milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def size(self) -> int:
+        """Bytes of key and value."""
+        return len(self.key or b"") + len(self.value or b"")
+
+
+class DeadLetter(NamedTuple):
+    """Why a record can't be delivered: a short kind to count and filter by, the reason, and the tries made."""
+
+    kind: str
+    reason: str
+    attempts: int
+
+
+class Output(NamedTuple):
+    """What is published for one record: its encoded result, and its dead letter where there is one."""
+
+    record: Record
+    result: bytes
+    dead_letter: DeadLetter | None

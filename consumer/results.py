@@ -1,0 +1,166 @@
+"""The transactional writer: results, dead letters and offsets go to Kafka together, or not at all."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from consumer.record import DeadLetter, Output, Partition, Record
+
+Group = Any
+"""The group's metadata as the consumer gives it (opaque): by it the broker fences stale members (KIP-447)."""
+
+
+class Aborted(Exception):
+    """Nothing was written; the same outputs may be written again. The sentence says why."""
+
+
+class Lost(Exception):
+    """The writer can't go on, or can't know how its transaction ended.
+
+    A new writer with the same transactional id settles the old transaction, and the committed offsets then
+    tell where to go on.
+    """
+
+
+class Refused(Exception):
+    """The broker will not let us write as we are set up; the sentence says why."""
+
+
+class Deadline:
+    """One bound in time, shared by all steps of an operation."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = clock() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._end - self._clock())
+
+
+class ResultWriter:
+    """Writes outputs; called by the thread that polls, and by no other.
+
+    `timeout` bounds each of the methods, in seconds. `epoch_ms` tells the time that dead letters carry.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        results_topic: str,
+        dead_letters_topic: str,
+        timeout: float,
+        epoch_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._producer = producer
+        self._results_topic = results_topic
+        self._dead_letters_topic = dead_letters_topic
+        self._timeout = timeout
+        self._epoch_ms = epoch_ms
+
+    def start(self) -> None:
+        """Take the transactional id over: an earlier holder is fenced, its open transaction ended.
+
+        Raises Lost where it may pass, else Refused.
+        """
+        try:
+            self._repeated(self._producer.init_transactions, Deadline(self._timeout))
+        except KafkaException as error:
+            if _kafka_error(error).retriable():
+                raise Lost(_sentence(error)) from None
+            raise Refused(f"Kafka refuses transactions to this client: {_sentence(error)}") from None
+
+    def write(self, outputs: Sequence[Output], offsets: Mapping[Partition, int], group: Group) -> None:
+        """Write outputs and commit offsets (next to read) in one transaction; raises Aborted or Lost.
+
+        1. Begin. 2. Produce every result and dead letter. 3. Add the group's offsets. 4. Commit, which waits
+        until the brokers have all of it. If a step fails the transaction is aborted.
+        """
+        deadline = Deadline(self._timeout)
+        try:
+            self._producer.begin_transaction()
+            for output in outputs:
+                self._fill(output, deadline)
+            positions = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+            self._repeated(self._producer.send_offsets_to_transaction, deadline, positions, group)
+        except (KafkaException, BufferError) as error:
+            raise self._aborted(error) from None
+        try:
+            self._repeated(self._producer.commit_transaction, deadline)
+        except KafkaException as error:
+            if _kafka_error(error).txn_requires_abort():
+                raise self._aborted(error) from None
+            # Without an answer to the commit it may have been done or not.
+            raise Lost(f"the transaction's end is not known: {_sentence(error)}") from None
+
+    def _fill(self, output: Output, deadline: Deadline) -> None:
+        self._produce(deadline, self._results_topic, output.record.key, output.result, [])
+        if output.dead_letter:
+            headers = [*output.record.headers, *_headers(output.record, output.dead_letter, self._epoch_ms())]
+            self._produce(deadline, self._dead_letters_topic, output.record.key, output.record.value, headers)
+
+    def _produce(
+        self,
+        deadline: Deadline,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: list[tuple[str, str | bytes | None]],
+    ) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, value, key, headers=headers)
+            except BufferError:
+                if not deadline.left:
+                    raise
+                self._producer.poll(min(0.1, deadline.left))  # the queue is full: let it drain
+            else:
+                return
+
+    def _repeated(self, step: Callable[..., object], deadline: Deadline, *args: object) -> None:
+        """Call a step again as long as its error may pass and there is time."""
+        while True:
+            try:
+                step(*args, deadline.left)
+            except KafkaException as error:
+                if not (_kafka_error(error).retriable() and deadline.left):
+                    raise
+            else:
+                return
+
+    def _aborted(self, cause: KafkaException | BufferError) -> Aborted | Lost:
+        """Abort the transaction, and give the exception to raise for it."""
+        if isinstance(cause, KafkaException) and _kafka_error(cause).fatal():
+            return Lost(_sentence(cause))
+        try:
+            self._repeated(self._producer.abort_transaction, Deadline(self._timeout))
+        except KafkaException as error:
+            return Lost(f"{_sentence(cause)}; nor could the transaction be aborted: {_sentence(error)}")
+        return Aborted(_sentence(cause))
+
+
+def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:
+    """Give what a dead letter's headers say beside the record's own."""
+    said = {
+        "reason": letter.reason,
+        "kind": letter.kind,
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+        "timestamp": str(record.timestamp),
+        "attempts": str(letter.attempts),
+        "time": str(now_ms),
+    }
+    return [(f"dlq.{name}", value.encode()) for name, value in said.items()]
+
+
+def _kafka_error(error: KafkaException) -> KafkaError:
+    kafka_error: KafkaError = error.args[0]
+    return kafka_error
+
+
+def _sentence(error: KafkaException | BufferError) -> str:
+    return _kafka_error(error).str() if isinstance(error, KafkaException) else str(error)

@@ -1,0 +1,248 @@
+"""Typed settings, read from the environment and an env file: the only place that reads the environment.
+
+`KAFKA_*` reaches every property of librdkafka: KAFKA_SESSION_TIMEOUT_MS sets `session.timeout.ms`
+(https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md). `JIRAFE_*` is the API's side,
+`CONSUMER_*` our own.
+"""
+
+import difflib
+import os
+import re
+import socket
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from consumer.backoff import Backoff
+from consumer.chunk import Credentials
+from consumer.drafts import Defaults
+from consumer.lane import Bounds
+
+# Kubernetes adds these to every container's environment, for every service of the namespace.
+_OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_.*)?)")
+
+_FIXED = {
+    "enable.auto.commit": "offsets are committed with their results",
+    "enable.auto.offset.store": "offsets are committed with their results",
+    "enable.partition.eof": "the consumer has no use for it",
+}
+
+
+class SettingsError(ValueError):
+    """Settings are wrong; `faults` has one sentence for each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def _http_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("must be a plain address: no user, password, query or fragment")
+    return text.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Api(_Group):
+    """The Jirafe Events API: `JIRAFE_*`. Times in seconds."""
+
+    url: Url = Field("https://event.jirafe.com/v2", description="the API, up to and with its version")
+    site_id: str | None = Field(None, description="the site, for messages that name none")
+    access_token: SecretStr | None = Field(None, description="its token, for messages that carry none")
+    product_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are categories")
+    brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
+    store_url: Url | None = Field(None, description="prefix of image paths that are not absolute")
+    connect_timeout: Seconds = Field(5, description="to connect")
+    read_timeout: Seconds = Field(30, description="to wait for the answer")
+    max_request_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="bound of one request")
+
+
+class Stream(_Group):
+    """The consumer itself: `CONSUMER_*`. Times in seconds."""
+
+    carts_topic: str = Field("carts", description="topic of cart messages")
+    orders_topic: str = Field("orders", description="topic of order messages")
+    taxons_topic: str = Field("taxons", description="topic of taxon messages")
+    results_topic: str = Field("jirafe.results", description="topic of results")
+    dead_letters_topic: str = Field("jirafe.dead-letters", description="topic of dead letters")
+    create_topics: bool = Field(default=True, description="create topics that are absent")
+    topic_partitions: int = Field(6, ge=1, description="partitions of a topic it creates")
+    topic_replication: int = Field(-1, ge=-1, description="its replication factor; -1: the broker's default")
+    schema_registry_url: Url | None = Field(None, description="a Schema Registry; none: single-object framing")
+    schema_registry_user: str | None = Field(None, description="its user")
+    schema_registry_password: SecretStr | None = Field(None, description="its password")
+    schemas_folder: Path | None = Field(None, description="further writers' schemas, *.avsc")
+    workers: Count = Field(8, description="chunks in flight at a time")
+    chunk_records: Count = Field(500, description="bound of one chunk, in records")
+    chunk_bytes: Count = Field(1024 * 1024, description="bound of one chunk, in bytes of the records")
+    lane_records: Count = Field(2000, description="records held of a partition; more, and it is paused")
+    lane_bytes: Count = Field(8 * 1024 * 1024, description="bytes held of a partition; more, and it is paused")
+    backoff_first: Seconds = Field(0.5, description="bound of the first delay before a retry")
+    backoff_longest: Seconds = Field(30, description="bound of every delay")
+    retry_after_longest: Seconds = Field(300, description="how much of a Retry-After is obeyed")
+    hold_interval: Seconds = Field(30, description="between tries while our credentials are refused")
+    max_attempts: Count = Field(10, description="tries of an event that alone fails while others pass")
+    commit_timeout: Seconds = Field(30, description="bound of one transaction")
+    drain_timeout: Seconds = Field(20, description="for chunks in flight of a partition that is revoked")
+    grace_time: Seconds = Field(25, description="for chunks in flight at SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is logged"
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, else json"
+    )
+
+
+GROUPS: dict[str, type[_Group]] = {"JIRAFE_": Api, "CONSUMER_": Stream}
+
+
+class Settings:
+    """All settings: `api`, `stream`, and `kafka`, librdkafka's properties as they were given."""
+
+    def __init__(self, api: Api, stream: Stream, kafka: dict[str, str]) -> None:
+        self.api = api
+        self.stream = stream
+        self.kafka = {"bootstrap.servers": "localhost:9092", "group.id": "jirafe-consumer", **kafka}
+        self._instance = self.kafka.get("group.instance.id") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+    @property
+    def input_topics(self) -> list[str]:
+        """The topics that are consumed."""
+        return [self.stream.carts_topic, self.stream.orders_topic, self.stream.taxons_topic]
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Properties that every client has."""
+        return {"client.id": f"jirafe-consumer-{self._instance}", **self.kafka}
+
+    @property
+    def consumer(self) -> dict[str, Any]:
+        """The group member's properties."""
+        assignment = (
+            {}
+            if self.kafka.get("group.protocol") == "consumer"
+            else {"partition.assignment.strategy": "cooperative-sticky"}
+        )
+        return {
+            # A new group loses nothing; a reader sees only what is committed.
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            # What is fetched ahead is memory beside the lanes' own bounds.
+            "queued.max.messages.kbytes": 16_384,
+            **assignment,
+            **self.common,
+            "enable.auto.commit": False,
+        }
+
+    @property
+    def producer(self) -> dict[str, Any]:
+        """The transactional writer's properties; one transactional id for each member."""
+        return {
+            "transactional.id": f"{self.kafka['group.id']}-{self._instance}",
+            # A dead letter is as large as its record, and its headers come on top.
+            "message.max.bytes": 20 * 1024 * 1024,
+            "compression.type": "lz4",
+            "linger.ms": 5,
+            **self.common,
+        }
+
+    @property
+    def bounds(self) -> Bounds:
+        """How much lanes and chunks take on."""
+        stream = self.stream
+        return Bounds(stream.lane_records, stream.lane_bytes, stream.chunk_records, stream.chunk_bytes)
+
+    @property
+    def backoff(self) -> Backoff:
+        """When to try again."""
+        return Backoff(self.stream.backoff_first, self.stream.backoff_longest, self.stream.retry_after_longest)
+
+    @property
+    def defaults(self) -> Defaults:
+        """What applies where a message says nothing."""
+        token = self.api.access_token.get_secret_value() if self.api.access_token else None
+        names = ("product_category_taxonomy", "brand_category_taxonomy", "store_url")
+        given = {f"jirafe.{name}": value for name in names if (value := getattr(self.api, name)) is not None}
+        return Defaults(Credentials(self.api.site_id, token), given)
+
+
+def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings; the environment goes before the file. Raises SettingsError with all faults."""
+    given = {**_file(env_file), **environ}
+    faults: list[str] = []
+    groups: dict[str, Any] = {}
+    for prefix, group in GROUPS.items():
+        values = {name[len(prefix) :].lower(): value for name, value in _named(prefix, given).items()}
+        try:
+            groups[prefix] = group.model_validate(values)
+        except ValidationError as error:
+            faults += [
+                _sentence(prefix, group, fault["type"], str(fault["loc"][0]), fault["msg"])
+                for fault in error.errors()
+            ]
+    kafka = {name[6:].lower().replace("_", "."): value for name, value in _named("KAFKA_", given).items()}
+    for name, why in _FIXED.items():
+        if name in kafka:
+            faults.append(f"KAFKA_{name.upper().replace('.', '_')} can't be set: {why}.")
+    if not faults:
+        faults = _contradictions(groups["CONSUMER_"])
+    if faults:
+        raise SettingsError(faults)
+    return Settings(groups["JIRAFE_"], groups["CONSUMER_"], kafka)
+
+
+def _contradictions(stream: Stream) -> list[str]:
+    faults = []
+    for what in ("records", "bytes"):
+        chunk, lane = getattr(stream, f"chunk_{what}"), getattr(stream, f"lane_{what}")
+        if chunk > lane:
+            faults.append(f"CONSUMER_CHUNK_{what.upper()} ({chunk}) is over CONSUMER_LANE_{what.upper()} ({lane}).")
+    if stream.backoff_first > stream.backoff_longest:
+        faults.append("CONSUMER_BACKOFF_FIRST is over CONSUMER_BACKOFF_LONGEST.")
+    return faults
+
+
+def _file(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            values = dotenv_values(stream=lines, interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"the env file {path} can't be read: {error}."]) from None
+    return {name: value or "" for name, value in values.items()}
+
+
+def _named(prefix: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Pick what is set under a prefix; an empty value is as good as none."""
+    return {
+        name: value
+        for name, value in given.items()
+        if name.startswith(prefix) and value.strip() and not _OF_KUBERNETES.fullmatch(name)
+    }
+
+
+def _sentence(prefix: str, group: type[_Group], kind: str, field: str, message: str) -> str:
+    name = prefix + field.upper()
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(field, group.model_fields, n=1)
+        hint = f"; did you mean {prefix}{near[0].upper()}?" if near else "; see the settings in the README."
+        return f"{name} is not a setting{hint}"
+    reason = message.removeprefix("Value error, ").removeprefix("Input ")
+    return f"{name}: {reason if reason.startswith('must') else reason.replace('should', 'must')}."

@@ -1,0 +1,40 @@
+"""From settings to parts that are ready to run: the only place where they are put together."""
+
+from consumer.delivery import Delivery
+from consumer.drafts import Drafts
+from consumer.log import Logger
+from consumer.sending import Rules
+from consumer.service import Service
+from consumer.settings import Settings, SettingsError
+from jirafe.client import Client
+from schemas.codec import Codec
+from schemas.registry import SchemaRegistry
+
+_REGISTRY_TIMEOUT = 10.0
+
+
+def make_codec(settings: Settings) -> Codec:
+    """Make the codec: with a registry where one is set, else with local schemas alone; raises SettingsError."""
+    stream = settings.stream
+    registry = None
+    if stream.schema_registry_url:
+        # TopicNameStrategy: a topic's values have the subject `<topic>-value`.
+        topics = (*settings.input_topics, stream.results_topic)
+        subjects = {
+            name: f"{topic}-value" for name, topic in zip(("cart", "order", "taxon", "result"), topics, strict=True)
+        }
+        password = stream.schema_registry_password
+        auth = (stream.schema_registry_user or "", password.get_secret_value()) if password else None
+        registry = SchemaRegistry(stream.schema_registry_url, subjects, auth=auth, timeout=_REGISTRY_TIMEOUT)
+    try:
+        return Codec(registry, stream.schemas_folder)
+    except ValueError as error:
+        raise SettingsError([f"CONSUMER_SCHEMAS_FOLDER: {error}."]) from None
+
+
+def make_service(settings: Settings, log: Logger) -> Service:
+    """Make one member of the group; raises SettingsError."""
+    api, rules = settings.api, Rules(settings.api.max_request_bytes, settings.stream.max_attempts)
+    client = Client(api.url, connect_timeout=api.connect_timeout, read_timeout=api.read_timeout)
+    drafts = Drafts(make_codec(settings), settings.defaults, api.max_request_bytes)
+    return Service(settings, Delivery(drafts, client, rules), log)

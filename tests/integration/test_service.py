@@ -1,0 +1,347 @@
+"""The service through the public door: real members, a real broker, real HTTP."""
+
+import signal
+from collections import Counter
+from typing import Any
+
+from consumer.demo.processes import await_that
+from schemas.hub import to_message
+from tests.messages import cart, order, sale, taxon
+from tests.stand import SITE, TOKEN, Stand
+
+CART_SENT = {
+    "level": "info",
+    "subject": "Cart event sent to Jirafe",
+    "description": "A cart event for R1 was sent to Jirafe.",
+}
+PLACED_SENT = {
+    "level": "info",
+    "subject": "Order placed event sent to Jirafe",
+    "description": "An order-placed event for R1 was sent to Jirafe.",
+}
+ACCEPTED_SENT = {
+    "level": "info",
+    "subject": "Order accepted event sent to Jirafe",
+    "description": "An order-accepted event for R1 was sent to Jirafe.",
+}
+CANCELED_SENT = {
+    "level": "info",
+    "subject": "Order canceled event sent to Jirafe",
+    "description": "An order-canceled event for R1 was sent to Jirafe.",
+}
+CATEGORY_SENT = {
+    "level": "info",
+    "subject": "Category event sent to Jirafe.",
+    "description": "The category 'Bags' was sent to Jirafe.",
+}
+
+
+def orders(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [order(f"R{number}", "order:updated") for number in range(start, start + count)]
+
+
+def assert_one_result_each(results: list[dict[str, Any]], count: int) -> None:
+    places = Counter((result["topic"], result["partition"], result["offset"]) for result in results)
+    assert len(places) == count
+    assert set(places.values()) == {1}
+
+
+def test_each_service_sends_its_events_and_words_its_notifications(stand: Stand) -> None:
+    expected = {
+        "cart:new": [CART_SENT],
+        "cart:updated": [CART_SENT],
+        "order:new": [CART_SENT, PLACED_SENT, ACCEPTED_SENT],
+        "order:update": [ACCEPTED_SENT],
+        "order:updated": [ACCEPTED_SENT],
+        "order:canceled": [CANCELED_SENT],
+        "taxon:new": [CATEGORY_SENT],
+        "taxon:updated": [CATEGORY_SENT],
+    }
+    for message_type in expected:
+        make = {"cart": cart, "order": order}.get(message_type.partition(":")[0])
+        stand.produce(make("R1", message_type) if make else taxon("9", "Bags", message_type))
+    stand.member()
+    results = stand.await_results(len(expected))
+    assert {result["message"]: result["notifications"] for result in results} == expected
+    assert {result["code"] for result in results} == {200}
+    assert {result["message_id"] for result in results} == {"m-1"}
+    assert_one_result_each(results, len(expected))
+    assert sorted(stand.accepted("order")) == sorted(
+        [("order", "placed", "R1"), *[("order", "accepted", "R1")] * 3, ("order", "cancelled", "R1")]
+    )
+    assert stand.dead_letters() == []
+
+
+def test_a_result_has_the_key_of_its_record(stand: Stand) -> None:
+    stand.produce(order("R1", "order:updated"), taxon("9", "Bags"))
+    stand.member()
+    stand.await_results(2)
+    assert {record.key for record in stand.records("results") if record} == {b"R1", b"9"}
+
+
+def test_a_canceled_order_and_a_taxon_of_another_taxonomy(stand: Stand) -> None:
+    stand.produce(order("R1", "order:updated", status="canceled"), taxon("9", "Bags", taxonomy_id="3"))
+    stand.member()
+    results = {result["message"]: result for result in stand.await_results(2)}
+    assert results["order:updated"]["notifications"] == [CANCELED_SENT]
+    assert results["taxon:new"]["notifications"] == []
+    assert results["taxon:new"]["code"] == 200
+    assert stand.accepted() == [("order", "cancelled", "R1")]
+
+
+def test_one_refused_event_spoils_neither_its_message_nor_its_batch(stand: Stand) -> None:
+    # The API takes no negative total of a cart, and does of an order.
+    bad = order("R1", totals={"order": -1})
+    stand.produce(order("R0", "order:updated"), bad, order("R2", "order:updated"))
+    stand.member()
+    results = stand.await_results(3)
+    failed = [result for result in results if result["code"] == 500]
+    assert len(failed) == 1
+    assert failed[0]["notifications"] == [
+        {
+            "level": "error",
+            "subject": "There was a problem while sending a cart event to Jirafe.",
+            "description": "total: -1.0 is less than the minimum of 0",
+        },
+        PLACED_SENT,
+        ACCEPTED_SENT,
+    ]
+    (letter,) = stand.dead_letters()
+    headers = dict(letter.headers)
+    assert letter.key == b"R1"
+    assert stand.codec.decode(letter.value or b"")["payload"]["order"]["number"] == "R1"
+    assert headers["dlq.kind"] == b"rejected"
+    assert headers["dlq.reason"] == b"cart: total: -1.0 is less than the minimum of 0"
+    assert {number for _, _, number in stand.accepted("order")} == {"R0", "R1", "R2"}
+
+
+def test_what_cant_be_read_is_a_dead_letter_byte_for_byte_and_the_stream_goes_on(stand: Stand) -> None:
+    good = stand.codec.encode("order", to_message(order("R5", "order:updated")))
+    unknown = stand.codec.encode("order", to_message(order("R6", "order:exploded")))
+    values = {
+        b"garbage": b"\x07not Avro",
+        b"empty": b"",
+        b"truncated": good[:-3],
+        b"extended": good + b"!",
+        b"unknown-schema": b"\xc3\x01" + b"\x00" * 8 + b"rest",
+        b"no-registry": b"\x00\x00\x00\x00\x01" + good[10:],
+        b"unknown-type": unknown,
+    }
+    for key, value in values.items():
+        stand.produce_raw(key, value, [("trace", b"\x00\xff"), ("trace", b"again")])
+    stand.produce_raw(b"tombstone", None)
+    stand.produce(order("R1", "order:updated"))
+    stand.member()
+    results = stand.await_results(len(values) + 2)
+    assert_one_result_each(results, len(values) + 2)
+    assert Counter(result["code"] for result in results) == {500: len(values), 200: 2}
+    for result in results:
+        if result["code"] == 500:
+            (notification,) = result["notifications"]
+            assert notification["level"] == "error"
+            assert notification["subject"] == "There was a problem while reading a message for Jirafe."
+    letters = {letter.key: letter for letter in stand.dead_letters()}
+    assert {key: letter.value for key, letter in letters.items()} == values
+    for letter in letters.values():
+        assert letter.headers[:2] == (("trace", b"\x00\xff"), ("trace", b"again"))
+        assert {name for name, _ in letter.headers[2:]} == {
+            f"dlq.{name}"
+            for name in ("reason", "kind", "topic", "partition", "offset", "timestamp", "attempts", "time")
+        }
+        assert dict(letter.headers)["dlq.topic"] == stand.orders_topic.encode()
+    assert stand.accepted() == [("order", "accepted", "R1")]
+
+
+def test_a_missing_parameter_is_an_error_of_each_event(stand: Stand) -> None:
+    stand.produce(order("R1"), taxon("9", "Bags"))
+    stand.member(JIRAFE_ACCESS_TOKEN="", JIRAFE_PRODUCT_CATEGORY_TAXONOMY="")
+    results = {result["message"]: result for result in stand.await_results(2)}
+    assert [n["subject"] for n in results["order:new"]["notifications"]] == [
+        "There was a problem while sending a cart event to Jirafe.",
+        "There was a problem while sending an order-placed event to Jirafe.",
+        "There was a problem while sending an order-accepted event to Jirafe.",
+    ]
+    assert {n["description"] for n in results["order:new"]["notifications"]} == {
+        "jirafe.access_token: missing; neither the message's parameters nor the setting JIRAFE_ACCESS_TOKEN has it"
+    }
+    assert {dict(letter.headers)["dlq.kind"] for letter in stand.dead_letters()} == {b"missing-parameter"}
+    assert stand.accepted() == []
+
+
+def test_credentials_of_a_message_go_before_those_of_the_settings(stand: Stand) -> None:
+    stand.api.set_credentials({TOKEN: [SITE], "theirs": ["456"]})
+    parameters = {"jirafe_site_id": "456", "jirafe_access_token": "theirs"}
+    later_hub = {"request_id": "r-1", "order": sale("R2"), "parameters": parameters, "message": "order:updated"}
+    stand.produce(order("R1", "order:updated"), later_hub)
+    stand.member()
+    assert {result["code"] for result in stand.await_results(2)} == {200}
+    assert sorted((event.site, event.id) for event in stand.api.events()) == [(SITE, "R1"), ("456", "R2")]
+
+
+def test_a_refused_token_of_a_message_stops_no_other_site(stand: Stand) -> None:
+    bad = order("R2", "order:updated")
+    bad["parameters"] = {"jirafe.site_id": "456", "jirafe.access_token": "expired"}
+    stand.produce(bad, order("R1", "order:updated"))
+    member = stand.member()
+    results = {result["code"]: result for result in stand.await_results(2)}
+    (notification,) = results[500]["notifications"]
+    assert notification["description"] == "the API refused the access token for site 456: invalid_token"
+    (letter,) = stand.dead_letters()
+    assert dict(letter.headers)["dlq.kind"] == b"forbidden"
+    assert stand.accepted() == [("order", "accepted", "R1")]
+    assert member.said("expired") == 0
+
+
+def test_a_member_resumes_from_what_is_committed(stand: Stand) -> None:
+    stand.produce(*orders(50))
+    first = stand.member()
+    stand.await_results(50)
+    assert first.stop() == 0
+    stand.produce(*orders(50, start=50))
+    stand.member()
+    assert_one_result_each(stand.await_results(100), 100)
+    assert Counter(stand.accepted()) == {("order", "accepted", f"R{number}"): 1 for number in range(100)}
+
+
+def test_sigterm_in_mid_chunk_finishes_it_and_loses_nothing(stand: Stand) -> None:
+    stand.produce(*orders(60))
+    stand.api.add_fault({"action": "delay", "seconds": 0.7, "times": None})
+    member = stand.member(CONSUMER_CHUNK_RECORDS="10")
+    await_that("a chunk in flight", lambda: bool(stand.accepted()))
+    member.signal(signal.SIGTERM)
+    assert member.wait() == 0
+    arrived = Counter(stand.accepted())
+    assert set(arrived.values()) == {1}
+    assert_one_result_each(stand.results(), len(arrived))
+    assert sum(stand.committed().values()) == len(arrived) < 60
+    stand.api.clear_faults()
+    stand.member()
+    assert_one_result_each(stand.await_results(60), 60)
+    assert len(stand.accepted()) == 60
+
+
+def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(stand: Stand) -> None:
+    stand.produce(*orders(5))
+    stand.api.add_fault({"action": "delay", "seconds": 20, "times": None})
+    member = stand.member()
+    await_that("a request at the API", lambda: stand.api.faults()[0]["applied"] > 0)
+    member.signal(signal.SIGINT)
+    await_that("the first signal", lambda: member.said('"name": "SIGINT"') > 0)
+    member.signal(signal.SIGTERM)
+    assert member.wait() == 128 + signal.SIGTERM
+    stand.api.clear_faults()
+    stand.member()
+    assert_one_result_each(stand.await_results(5), 5)
+
+
+def test_two_members_share_and_hand_over(stand: Stand) -> None:
+    stand.api.add_fault({"action": "delay", "seconds": 0.05, "times": None})
+    few = {"CONSUMER_CHUNK_RECORDS": "5"}
+    first = stand.member(**few)
+    stand.await_assigned(first)
+    stand.produce(*orders(100))
+    second = stand.member(**few)
+    stand.await_assigned(second)
+    stand.produce(*orders(100, start=100))
+    stand.await_results(150)
+    assert first.stop() == 0
+    stand.produce(*orders(100, start=200))
+    assert_one_result_each(stand.await_results(300), 300)
+    assert second.stop() == 0
+    # No crash, hence no repetition: what was in flight of a revoked partition was finished and committed.
+    assert Counter(stand.accepted()) == {("order", "accepted", f"R{number}"): 1 for number in range(300)}
+
+
+def test_kill_and_restart_loses_nothing(stand: Stand) -> None:
+    stand.produce(*orders(200))
+    stand.api.add_fault({"action": "delay", "seconds": 0.1, "times": None})
+    member = stand.member(CONSUMER_CHUNK_RECORDS="10")
+    await_that("results", lambda: len(stand.accepted()) >= 60)
+    member.signal(signal.SIGKILL)
+    member.wait()
+    stand.api.clear_faults()
+    stand.member()
+    results = stand.await_results(200)
+    assert {(result["partition"], result["offset"]) for result in results} == {
+        (number, offset) for (_, number), end in stand.committed().items() for offset in range(end)
+    }
+    assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(200)}
+
+
+def test_an_api_that_is_down_drops_nothing_and_keeps_the_order(stand: Stand) -> None:
+    versions = [order("R1", "order:updated", totals={"order": version}) for version in range(30)]
+    stand.api.add_fault({"action": "status", "status": 503, "times": 6})
+    stand.api.add_fault({"action": "reset", "after": False, "times": 2})
+    stand.api.add_fault({"action": "html", "times": 2})
+    member = stand.member(CONSUMER_CHUNK_RECORDS="7")
+    stand.produce(*versions)
+    assert {result["code"] for result in stand.await_results(30)} == {200}
+    totals = [event.body["total"] for event in stand.api.events() if event.body]
+    assert totals == [float(version) for version in range(30)]
+    assert member.said('"event": "waiting"') >= 1
+    assert member.said('"event": "resumed"') >= 1
+    assert stand.dead_letters() == []
+
+
+def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_bytes(stand: Stand) -> None:
+    stand.api.add_fault({"action": "reset", "after": True, "times": 1})
+    stand.produce(order("R1"))
+    stand.member()
+    assert [result["code"] for result in stand.await_results(1)] == [200]
+    digests = Counter(event.digest for event in stand.api.events())
+    assert len(digests) == 3
+    assert max(digests.values()) == 2
+
+
+def test_our_own_refused_token_holds_and_drops_nothing(stand: Stand) -> None:
+    stand.api.set_credentials({"another": [SITE]})
+    stand.produce(*orders(3))
+    member = stand.member(CONSUMER_HOLD_INTERVAL="0.2")
+    await_that("it holds", lambda: member.said('"event": "held"') == 1)
+    stand.api.set_credentials({TOKEN: [SITE]})
+    assert {result["code"] for result in stand.await_results(3)} == {200}
+    assert stand.dead_letters() == []
+    assert member.said(TOKEN) == 0
+
+
+def test_a_batch_that_is_too_large_is_bisected(stand: Stand) -> None:
+    long = order("R5", "order:updated", line_items=[{**sale("")["line_items"][0], "name": "x" * 9000}])
+    stand.produce(*orders(5), long, *orders(5, start=6))
+    stand.member(JIRAFE_MAX_REQUEST_BYTES="8000")
+    results = stand.await_results(11)
+    assert Counter(result["code"] for result in results) == {200: 10, 500: 1}
+    (letter,) = stand.dead_letters()
+    assert dict(letter.headers)["dlq.kind"] == b"too-large"
+    assert len(stand.accepted()) == 10
+
+
+def test_an_event_that_alone_fails_while_others_pass_becomes_a_dead_letter(stand: Stand) -> None:
+    stand.api.add_fault({"action": "status", "status": 500, "times": None, "ids": ["R7"]})
+    stand.produce(*orders(15))
+    stand.await_assigned(stand.member(CONSUMER_MAX_ATTEMPTS="3"))
+    sent = 15
+
+    def given_up() -> bool:
+        # Only events that pass meanwhile prove that it is not the API that fails.
+        nonlocal sent
+        stand.produce(*orders(1, start=sent))
+        sent += 1
+        return bool(stand.dead_letters())
+
+    await_that("a dead letter", given_up)
+    results = stand.await_results(sent)
+    assert Counter(result["code"] for result in results) == {200: sent - 1, 500: 1}
+    (letter,) = stand.dead_letters()
+    assert letter.key == b"R7"
+    assert dict(letter.headers)["dlq.kind"] == b"failing"
+    assert Counter(stand.accepted()) == {("order", "accepted", f"R{n}"): 1 for n in range(sent) if n != 7}
+
+
+def test_an_item_with_a_passing_error_is_sent_again_with_the_later_ones_of_its_key(stand: Stand) -> None:
+    stand.api.add_fault({"action": "partial", "ids": ["R1"], "times": 2})
+    versions = [order("R1", "order:updated", totals={"order": version}) for version in range(5)]
+    stand.produce(*versions, order("R2", "order:updated"))
+    stand.member()
+    assert {result["code"] for result in stand.await_results(6)} == {200}
+    totals = [e.body["total"] for e in stand.api.events(event_id="R1") if e.body and e.verdict == "accepted"]
+    assert totals[-5:] == [0.0, 1.0, 2.0, 3.0, 4.0]

@@ -1,0 +1,38 @@
+"""Hub messages for tests: small, valid, and changed as a test needs."""
+
+from typing import Any
+
+
+def line_item(**changed: Any) -> dict[str, Any]:
+    return {"id": 1, "sku": "BAG-1", "name": "Bag", "product_id": 7, "quantity": 2, "price": "10.50", **changed}
+
+
+def sale(number: str, **changed: Any) -> dict[str, Any]:
+    """A cart or an order in the hub's normalised form."""
+    return {
+        "number": number,
+        "email": "ann@example.com",
+        "currency": "USD",
+        "placed_on": "2014-03-01T10:00:00Z",
+        "updated_at": "2014-03-01T10:05:00Z",
+        "totals": {"item": 21, "order": 26, "tax": 2, "shipping": 3},
+        "line_items": [line_item()],
+        **changed,
+    }
+
+
+def message(message_type: str, message_id: str = "m-1", **payload: Any) -> dict[str, Any]:
+    return {"message": message_type, "message_id": message_id, "payload": payload}
+
+
+def cart(number: str, message_type: str = "cart:new", **changed: Any) -> dict[str, Any]:
+    return message(message_type, cart=sale(number, **changed))
+
+
+def order(number: str, message_type: str = "order:new", **changed: Any) -> dict[str, Any]:
+    return message(message_type, order=sale(number, **changed))
+
+
+def taxon(identity: str, name: str, message_type: str = "taxon:new", **changed: Any) -> dict[str, Any]:
+    fields = {"id": identity, "name": name, "taxonomy_id": "2", "created_at": "2014-03-01T10:00:00Z", **changed}
+    return message(message_type, taxon=fields)

@@ -1,0 +1,143 @@
+"""What a test of the service stands on: a broker, an API, topics and a group of its own, and real members."""
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from confluent_kafka import Consumer, TopicPartition
+
+from consumer import kafka, reading, settings
+from consumer.demo.processes import CommandProcess, await_that
+from consumer.log import NoLibraryLog
+from consumer.produce import Encoded, produce
+from consumer.record import Record
+from jirafe.sandbox import SandboxServer
+from schemas.codec import Codec
+from schemas.hub import key_of, kind_of, to_message
+
+SITE, TOKEN = "123", "a-token"
+NUMBER_OF_PARTITIONS = 3
+
+
+class Stand:
+    """One group with topics of its own at a shared broker, and an API of its own."""
+
+    def __init__(self, bootstrap_servers: str, api: SandboxServer, folder: Path) -> None:
+        self.api = api.sandbox
+        self.folder = folder
+        self.codec = Codec()
+        self._stack = ExitStack()
+        self._members = 0
+        name = uuid.uuid4().hex[:8]
+        self.environment = {
+            "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+            "KAFKA_GROUP_ID": f"group-{name}",
+            "KAFKA_SESSION_TIMEOUT_MS": "2000",
+            "KAFKA_HEARTBEAT_INTERVAL_MS": "500",
+            "JIRAFE_URL": api.url,
+            "JIRAFE_SITE_ID": SITE,
+            "JIRAFE_ACCESS_TOKEN": TOKEN,
+            "JIRAFE_PRODUCT_CATEGORY_TAXONOMY": "2",
+            "CONSUMER_BACKOFF_FIRST": "0.05",
+            "CONSUMER_BACKOFF_LONGEST": "0.5",
+            "CONSUMER_TOPIC_PARTITIONS": str(NUMBER_OF_PARTITIONS),
+            **{
+                f"CONSUMER_{topic.upper()}_TOPIC": f"{name}-{topic}"
+                for topic in ("carts", "orders", "taxons", "results", "dead_letters")
+            },
+        }
+        self.settings = settings.load(None, self.environment)
+        kafka.prepare_topics(self.settings, self.settings.input_topics, NoLibraryLog())
+        self._producer = kafka.make_producer(self.settings.common, NoLibraryLog())
+
+    @property
+    def orders_topic(self) -> str:
+        return self.settings.stream.orders_topic
+
+    def produce(self, *documents: dict[str, Any]) -> None:
+        """Produce hub messages, each to its topic, keyed by its number or id."""
+        messages = [to_message(document) for document in documents]
+        for message in messages:
+            kind, key = kind_of(message["message"]) or "", key_of(message)
+            self.produce_bytes(kind, key.encode() if key else None, self.codec.encode(kind, message))
+
+    def produce_bytes(self, kind: str, key: bytes | None, value: bytes) -> None:
+        topics = dict(zip(("cart", "order", "taxon"), self.settings.input_topics, strict=True))
+        produce(self._producer, [(topics[kind], Encoded(kind, key, value))])
+
+    def produce_raw(self, key: bytes, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()) -> None:
+        """Produce any bytes to the orders topic."""
+        self._producer.produce(self.orders_topic, value, key, headers=list(headers))
+        assert self._producer.flush(10) == 0
+
+    def member(self, **changed: str) -> CommandProcess:
+        """Start a member of the group; it is stopped with the stand."""
+        self._members += 1
+        log = self.folder / f"member-{self._members}.log"
+        process = CommandProcess(["run"], {**self.environment, **changed}, log)
+        return self._stack.enter_context(process)
+
+    def await_assigned(self, member: CommandProcess) -> None:
+        await_that(f"an assignment in {member.log}", lambda: member.said('"event": "assigned"') > 0)
+
+    def records(
+        self, topic: Literal["results", "dead_letters"], *, follow: bool = False
+    ) -> Iterator[Record | None]:
+        name = getattr(self.settings.stream, f"{topic}_topic")
+        return reading.read_topic(self.settings, name, NoLibraryLog(), start="beginning", follow=follow)
+
+    def await_results(self, count: int, within: float = 60.0) -> list[dict[str, Any]]:
+        """Wait for so many results, and give all there are, in the order of the topic's partitions."""
+        await_that("the results topic", self._has_results_topic)
+        end, found = time.monotonic() + within, 0
+        for record in self.records("results", follow=True):
+            found += record is not None
+            if found >= count:
+                break
+            assert time.monotonic() < end, f"{found} of {count} results; see {self.folder}\n{self.logs()}"
+        return self.results()
+
+    def _has_results_topic(self) -> bool:
+        consumer = Consumer({"bootstrap.servers": self.environment["KAFKA_BOOTSTRAP_SERVERS"], "group.id": "-"})
+        try:
+            return self.settings.stream.results_topic in consumer.list_topics(timeout=10).topics
+        finally:
+            consumer.close()
+
+    def results(self) -> list[dict[str, Any]]:
+        return [self.codec.decode(record.value) for record in self.records("results") if record and record.value]
+
+    def dead_letters(self) -> list[Record]:
+        return [record for record in self.records("dead_letters") if record]
+
+    def committed(self) -> dict[tuple[str, int], int]:
+        """The group's committed offsets of the input topics; partitions that have none are left out."""
+        config = {"bootstrap.servers": self.environment["KAFKA_BOOTSTRAP_SERVERS"]}
+        consumer = Consumer({**config, "group.id": self.environment["KAFKA_GROUP_ID"]})
+        try:
+            partitions = [
+                TopicPartition(topic, number)
+                for topic in self.settings.input_topics
+                for number in range(NUMBER_OF_PARTITIONS)
+            ]
+            found = consumer.committed(partitions, timeout=10)
+        finally:
+            consumer.close()
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def accepted(self, kind: str | None = None) -> list[tuple[str, str | None, str]]:
+        """What the API took in, in the order of arrival: array, status and id."""
+        return [
+            (event.kind, event.status, event.id or "")
+            for event in self.api.events(kind=kind)
+            if event.verdict == "accepted"
+        ]
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("member-*.log")))
+
+    def close(self) -> None:
+        self._stack.close()
