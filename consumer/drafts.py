@@ -91,7 +91,7 @@ class Drafts:
         for name, value in ((SITE_ID, site.site_id), (ACCESS_TOKEN, site.access_token)):
             if not value:
                 return Fault("missing-parameter", missing_parameter(name))
-            if not (value.isascii() and value.isprintable()) or " " in value:
+            if not (value.isascii() and value.isprintable()) or " " in value or value in {".", ".."}:
                 return Fault("unmappable", f"{name}: has characters that cannot be in one")
         return None
 

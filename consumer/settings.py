@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import requests
+import urllib3
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -47,10 +49,26 @@ def _http_url(text: str) -> str:
         raise ValueError("must be an http:// or https:// address")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must be a plain address: no user, password, query or fragment")
+    try:
+        requests.Request("GET", text).prepare()
+    except (requests.RequestException, urllib3.exceptions.HTTPError):
+        raise ValueError("must be an address that a request can be sent to") from None
     return text.rstrip("/")
 
 
+def _visible(text: str) -> str:
+    if not (text.isascii() and text.isprintable()) or " " in text or text in {".", ".."}:
+        raise ValueError("must be visible ASCII characters without spaces")
+    return text
+
+
+def _visible_secret(secret: SecretStr) -> SecretStr:
+    return SecretStr(_visible(secret.get_secret_value().strip()))
+
+
 Url = Annotated[str, AfterValidator(_http_url)]
+SiteId = Annotated[str, AfterValidator(_visible)]
+Token = Annotated[SecretStr, AfterValidator(_visible_secret)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(gt=0)]
 
@@ -63,8 +81,8 @@ class Api(_Group):
     """The Jirafe Events API: `JIRAFE_*`. Times in seconds."""
 
     url: Url = Field("https://event.jirafe.com/v2", description="the API, up to and with its version")
-    site_id: str | None = Field(None, description="the site, for messages that name none")
-    access_token: SecretStr | None = Field(None, description="its token, for messages that carry none")
+    site_id: SiteId | None = Field(None, description="the site, for messages that name none")
+    access_token: Token | None = Field(None, description="its token, for messages that carry none")
     product_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are categories")
     brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
     store_url: Url | None = Field(None, description="prefix of image paths that are not absolute")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import orjson
 import requests
+import urllib3
 
 Array = Literal["cart", "order", "category"]
 
@@ -23,6 +24,7 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category")
 _QUOTED = 200
+_SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,12 @@ class Client:
             )
         except requests.Timeout as error:
             return Failed("timeout", f"no answer in time ({type(error).__name__})")
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             # Only the error's class: its text may hold the address with what was put into it.
             return Failed(
                 "connection", f"the request could not be made or its answer not read ({type(error).__name__})"
             )
-        return self._read(response, documents)
+        return self._read(response, _without(site.access_token, response.content), documents)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -161,8 +163,8 @@ class Client:
             session.auth = _keep_authorization
         return session
 
-    def _read(self, response: requests.Response, documents: Sequence[Document]) -> Answer:
-        status, body = response.status_code, _json_object(response.content)
+    def _read(self, response: requests.Response, content: bytes, documents: Sequence[Document]) -> Answer:
+        status, body = response.status_code, _json_object(content)
         error_type = str(body.get("error_type", "")) if body else ""
         if status == HTTPStatus.OK:
             items = None if body is None else _items(body, documents)
@@ -171,7 +173,7 @@ class Client:
             return Forbidden(error_type)
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return Refused("413: the request is too large for the API")
-        if status == HTTPStatus.BAD_REQUEST and body and error_type:
+        if status == HTTPStatus.BAD_REQUEST and body and (error_type or body.get("errors")):
             return Refused(f"400: {_problem(body)}")
         said = f": {_problem(body)}" if body else ""
         return Failed(str(status), f"the API answered {status}{said}", self._retry_after(response))
@@ -183,11 +185,16 @@ class Client:
             return float(text)
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         # An HTTP date is in GMT also where it fails to say so.
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max(0.0, (moment - self._now()).total_seconds())
+
+
+def _without(token: str, content: bytes) -> bytes:
+    """Take our token out of an answer that echoes it; one too short to be a secret may be any part of it."""
+    return content.replace(token.encode(), b"[token]") if len(token) >= _SHORTEST_SECRET else content
 
 
 def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
-from urllib.parse import urljoin
 
 Body = dict[str, Any]
 Section = Mapping[str, Any]
@@ -211,8 +210,7 @@ def _discounts(first: Section, second: Section) -> float:
     """Sum the negative adjustments that count, as a positive number."""
     adjustments = first.get("adjustments") or second.get("adjustments") or ()
     amounts = (a["amount"] for a in adjustments if a["eligible"] and a["amount"] is not None)
-    total = -math.fsum(_finite("adjustments", amount) for amount in amounts if amount < 0)
-    return round(total, 4) or 0
+    return round(-_finite("adjustments", sum(amount for amount in amounts if not amount >= 0)), 4) or 0
 
 
 def _items(payload: Section, shared: _Shared) -> list[Body]:
@@ -276,17 +274,19 @@ def _product(place: str, item: Section, created: str, changed: str, parameters: 
 
 
 def _absolute(store: str, path: str) -> str:
-    """Join an image's path to the store's address; what is no address gives none."""
-    try:
-        return urljoin(store, path)
-    except ValueError:
-        return ""
+    """Put the store's address before an image's path, where it has none itself."""
+    if path.startswith(("http://", "https://")):
+        return path
+    if path.startswith("//"):
+        return f"https:{path}"
+    return f"{store.rstrip('/')}/{path.lstrip('/')}"
 
 
 def _customer(normalised: Section, original: Section, created: str, changed: str) -> Body:
     """Make the customer; its dates are the order's, so that a replay gives the same bytes."""
     email = _either(normalised, original, "email")
-    address = normalised.get("billing_address") or original.get("billing_address") or _NOTHING
+    addresses = [section.get("billing_address") or _NOTHING for section in (normalised, original)]
+    address = next((each for each in addresses if each.get("firstname") or each.get("lastname")), _NOTHING)
     body: Body = {
         "id": _either(original, normalised, "user_id") or email or "anonymous",
         "create_date": created,

@@ -32,13 +32,21 @@ def parse(text: bytes | str) -> object:
 def parse_all(text: bytes) -> list[object]:
     """Read hub JSON as files hold it: one object, a list of objects, or JSON lines; raises HubError."""
     try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) < 2:  # noqa: PLR2004 - one line is one document, and it was none
-            raise HubError(f"not JSON: {error}") from None
-        return [_line(number, line) for number, line in enumerate(lines, 1)]
+        document = parse(text)
+    except HubError:
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        if not lines or not _is_json(lines[0][1]):
+            raise  # it is no document of lines either
+        return [_line(number, line) for number, line in lines]
     return document if isinstance(document, list) else [document]
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse(line)
+    except HubError:
+        return False
+    return True
 
 
 def _line(number: int, line: bytes) -> object:
@@ -194,17 +202,22 @@ def _parameters(raw: object) -> dict[str, str]:
     """Take the parameters that are ours: other integrations' settings, passwords among them, stay behind."""
     if raw is None:
         return {}
-    if isinstance(raw, list):
-        pairs = [(p.get("name"), p.get("value")) for p in (_object(p, "parameters") for p in raw)]
+    if isinstance(raw, list) and all(isinstance(parameter, Mapping) for parameter in raw):
+        pairs = [(parameter.get("name"), parameter.get("value")) for parameter in raw]
+    elif isinstance(raw, Mapping):
+        pairs = list(raw.items())
     else:
-        pairs = list(_object(raw, "parameters").items())
+        raise HubError("parameters: must be a list of objects with name and value, or one object")
     found = {}
     for name, value in pairs:
-        if isinstance(name, str) and name[:7] in ("jirafe.", "jirafe_"):
-            dotted = f"jirafe.{name[7:]}"
-            text = _text({"value": value}, f"parameters.{dotted}", "value")
-            if text is not None:
-                found[dotted] = text
+        if not isinstance(name, str) or name[:7] not in {"jirafe.", "jirafe_"} or value is None:
+            continue
+        dotted = f"jirafe.{name[7:]}"
+        # A wrong value is not quoted: it may be an access token.
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise HubError(f"parameters.{dotted}: must be text or a number")
+        if str(value).strip():
+            found[dotted] = str(value)
     return found
 
 
@@ -257,10 +270,11 @@ def _text(raw: Mapping[str, Any], at: str, *names: str) -> str | None:
 
 def _number(raw: Mapping[str, Any], at: str, name: str) -> float | None:
     value = raw.get(name)
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        # float() would take True for 1, and "1_000" for a thousand.
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
@@ -281,5 +295,8 @@ def _first(one: float | None, other: float | None) -> float | None:
 
 def _said(value: object) -> str:
     """Say a wrong value in a few characters."""
-    text = str(orjson.dumps(value, default=str), "utf-8")
+    try:
+        text = str(orjson.dumps(value), "utf-8")
+    except TypeError:
+        text = "nested too deep"
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - a line's worth

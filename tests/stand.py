@@ -113,6 +113,9 @@ class Stand:
     def dead_letters(self) -> list[Record]:
         return [record for record in self.records("dead_letters") if record]
 
+    def read_orders(self) -> Iterator[Record | None]:
+        return reading.read_topic(self.settings, self.orders_topic, NoLibraryLog(), start="beginning", follow=False)
+
     def committed(self) -> dict[tuple[str, int], int]:
         """The group's committed offsets of the input topics; partitions that have none are left out."""
         config = {"bootstrap.servers": self.environment["KAFKA_BOOTSTRAP_SERVERS"]}
@@ -134,6 +137,13 @@ class Stand:
             (event.kind, event.status, event.id or "")
             for event in self.api.events(kind=kind)
             if event.verdict == "accepted"
+        ]
+
+    def totals(self, number: str) -> list[float]:
+        """The totals of an order's events that the API took in, in the order of arrival."""
+        events = self.api.events(event_id=number)
+        return [
+            event.body["total"] for event in events if isinstance(event.body, dict) and event.verdict == "accepted"
         ]
 
     def logs(self) -> str:

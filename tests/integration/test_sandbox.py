@@ -101,14 +101,15 @@ def invalid(**errors: str) -> dict[str, object]:
 def changed(event: Mapping[str, Any], path: str, value: object) -> dict[str, Any]:
     """Return a copy of the event with another value at the path; `...` takes it away."""
     copied: Any = json.loads(json.dumps(event))  # unlike deepcopy, parts that were one object become several
-    *way, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    *way, last = path.split(".")
     part = copied
     for step in way:
-        part = part[step]
+        part = part[int(step) if isinstance(part, list) else step]
+    place = int(last) if isinstance(part, list) else last
     if value is ...:
-        del part[last]
+        del part[place]
     else:
-        part[last] = value
+        part[place] = value
     return dict(copied)
 
 

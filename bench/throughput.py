@@ -1,0 +1,121 @@
+"""Messages per second through the whole service, against what decoding and serialising alone would cost.
+
+Both are measured in the same run, on the same messages. The floor is one thread that decodes each message,
+writes the JSON of its events and encodes its result; the service does all that, and Kafka, HTTP, mapping and
+transactions besides.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import orjson
+import requests
+
+from consumer import kafka, reading, settings
+from consumer.demo.broker import EmbeddedBroker
+from consumer.demo.processes import CommandProcess, await_that, free_port
+from consumer.demo.shop import Produced, shop
+from consumer.log import NoLibraryLog
+from consumer.record import Record
+from jirafe.services import Event, make_events, notification_of_sent
+from schemas.codec import Codec
+
+
+def floor_seconds(messages: list[Produced]) -> float:
+    """Give the seconds that decoding and serialising the messages takes, without mapping them."""
+    codec = Codec()
+    work = []
+    for message in messages:
+        decoded = codec.decode(message.value)
+        events = make_events(decoded["message"], decoded["payload"], decoded["parameters"])
+        bodies = [event.body for event in events if isinstance(event, Event)]
+        result = {
+            "message_id": decoded["message_id"],
+            "message": decoded["message"],
+            "code": 200,
+            "notifications": [notification_of_sent(event.kind, event.name) for event in events],
+            "topic": "orders",
+            "partition": 0,
+            "offset": 0,
+            "timestamp": 0,
+        }
+        work.append((message.value, bodies, result))
+    begun = time.process_time()
+    for value, bodies, result in work:
+        codec.decode(value)
+        for body in bodies:
+            orjson.dumps(body)
+        codec.encode("result", result)
+    return time.process_time() - begun
+
+
+def service_seconds(messages: list[Produced], partitions: int) -> tuple[float, float]:
+    """Let one member deliver the messages; gives the seconds by the clock, and of its processor time."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        broker = stack.enter_context(EmbeddedBroker())
+        port = str(free_port())
+        environment = {
+            "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+            "KAFKA_SESSION_TIMEOUT_MS": "6000",
+            "CONSUMER_TOPIC_PARTITIONS": str(partitions),
+            "JIRAFE_URL": f"http://127.0.0.1:{port}/v2",
+            "JIRAFE_SITE_ID": "1",
+            "JIRAFE_ACCESS_TOKEN": "token",
+        }
+        loaded, quiet = settings.load(None, environment), NoLibraryLog()
+        kafka.prepare_topics(loaded, [*loaded.input_topics, loaded.stream.results_topic], quiet)
+        producer = kafka.make_producer(loaded.common, quiet)
+        topics = dict(zip(("cart", "order", "taxon"), loaded.input_topics, strict=True))
+        for message in messages:
+            producer.produce(topics[message.topic_kind], message.value, message.key)
+            producer.poll(0)
+        producer.flush()
+        stack.enter_context(CommandProcess(["sandbox", "--port", port], {}, folder / "sandbox.log"))
+        await_that("the sandbox", lambda: _answers(f"http://127.0.0.1:{port}/sandbox/stats"))
+        before = os.times()
+        member = CommandProcess(["run"], environment, folder / "member.log")
+        results: list[Record] = []
+        for record in reading.read_topic(
+            loaded, loaded.stream.results_topic, quiet, start="beginning", follow=True
+        ):
+            if record:
+                results.append(record)
+            if len(results) == len(messages):
+                break
+        member.stop()
+        after = os.times()
+    clock = (max(record.timestamp for record in results) - min(record.timestamp for record in results)) / 1000
+    return clock, (after.children_user + after.children_system) - (before.children_user + before.children_system)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=1).ok
+    except requests.ConnectionError:
+        return False
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--partitions", type=int, default=6)
+    arguments = parser.parse_args()
+    messages = list(shop(arguments.messages, broken_share=0))
+    floor = floor_seconds(messages)
+    clock, processor = service_seconds(messages, arguments.partitions)
+    count = len(messages)
+    print(f"{count:,} messages, {arguments.partitions} partitions a topic, one member")
+    print(f"{'':<34}{'messages/s':>12}{'of the floor':>14}")
+    print(f"{'decoding and serialising alone':<34}{count / floor:>12,.0f}{1:>14.0%}")
+    print(f"{'the service, by its processor time':<34}{count / processor:>12,.0f}{floor / processor:>14.0%}")
+    print(f"{'the service, by the clock':<34}{count / clock:>12,.0f}{floor / clock:>14.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The commands as a user runs them: arguments in, output and exit status out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from consumer.demo.processes import CommandProcess, await_that, free_port
+from tests.messages import cart, order, taxon
+from tests.stand import SITE, TOKEN, Stand
+
+
+def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith(("KAFKA_", "JIRAFE_", "CONSUMER_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "consumer", "--env-file", os.devnull, *arguments],
+        input=text,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def preview(document: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = run("preview", "-", *arguments, text=document if isinstance(document, str) else json.dumps(document))
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_preview_shows_events_and_notifications_without_credentials() -> None:
+    status, shown = preview(order("R1"))
+    assert status == 0
+    assert (shown["message_id"], shown["message"]) == ("m-1", "order:new")
+    assert [event["kind"] for event in shown["events"]] == ["cart", "order-placed", "order-accepted"]
+    assert shown["events"][0]["body"]["total"] == 26
+    assert [notification["level"] for notification in shown["notifications"]] == ["info"] * 3
+
+
+def test_preview_takes_parameters() -> None:
+    status, shown = preview(taxon("9", "Bags"))
+    assert (status, shown["events"]) == (1, [])
+    assert "jirafe.product_category_taxonomy: missing" in shown["notifications"][0]["description"]
+    status, shown = preview(taxon("9", "Bags"), "--set", "jirafe.product_category_taxonomy=2")
+    assert (status, [event["kind"] for event in shown["events"]]) == (0, ["category"])
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "the message: must be an object"),
+        ({"message": "shipment:ready", "payload": {}}, "unknown type 'shipment:ready'"),
+        (order("R1", totals={"order": "lots"}), "payload"),
+        (order("R1", "order:updated", placed_on="yesterday"), "placed_on: 'yesterday' is not a date"),
+    ],
+)
+def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, said: str) -> None:
+    status, shown = preview(document)
+    assert status == 1
+    assert [notification["level"] for notification in shown["notifications"]] == ["error"]
+    assert (
+        said.replace("payload", "order.totals.order: must be a number") in shown["notifications"][0]["description"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (["run", "--foo"], {}, "jirafe-consumer run: No such option '--foo'; see jirafe-consumer run --help."),
+        (["fly"], {}, "jirafe-consumer: No such command 'fly'; see jirafe-consumer --help."),
+        (
+            ["preview", "-", "--set", "x"],
+            {},
+            "jirafe-consumer preview: --set takes NAME=VALUE, not 'x'; see jirafe-consumer preview --help.",
+        ),
+        (["preview", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),
+        (["produce", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),
+        (["run"], {"CONSUMER_WORKERS": "0"}, "CONSUMER_WORKERS: must be greater than 0."),
+        (
+            ["run"],
+            {"KAFKA_FOO_BAR": "1"},
+            'jirafe-consumer: KAFKA_FOO_BAR is wrong: No such configuration property: "foo.bar".',
+        ),
+        (
+            ["sandbox", "--site", "1"],
+            {},
+            "jirafe-consumer sandbox: --site and --token go together; see jirafe-consumer sandbox --help.",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_status_2(
+    arguments: list[str], environment: dict[str, str], sentence: str
+) -> None:
+    done = run(*arguments, **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence + "\n")
+
+
+@pytest.mark.parametrize("command", ["run", "produce"])
+def test_an_unreachable_broker_is_one_sentence_and_status_2(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "message.json"
+    file.write_text(json.dumps(order("R1")))
+    servers = f"127.0.0.1:{free_port()}"
+    arguments = [command, str(file)] if command == "produce" else [command]
+    done = run(*arguments, KAFKA_BOOTSTRAP_SERVERS=servers)
+    assert done.returncode == 2
+    assert f"no Kafka broker answers at {servers}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "preview", "produce", "results", "sandbox", "broker", "demo"])
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert f"jirafe-consumer {command}" in done.stdout.partition("Example")[2]
+
+
+def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> None:
+    one, many = tmp_path / "one.json", tmp_path / "many.jsonl"
+    one.write_text(json.dumps(taxon("9", "Bags")))
+    many.write_text(
+        "\n".join(json.dumps(each) for each in (cart("R1"), order("R2"), order("R3", totals={"order": -1})))
+    )
+    done = run("produce", str(one), str(many), **stand.environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4 messages produced\n", "")
+    stand.member()
+    stand.await_results(4)
+
+    as_json = run("results", "--json", **stand.environment)
+    shown = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert as_json.returncode == 0
+    assert sorted(result["message"] for result in shown) == ["cart:new", "order:new", "order:new", "taxon:new"]
+    first = run("results", "--json", "--max", "1", "--follow", **stand.environment)
+    assert len(first.stdout.splitlines()) == 1
+
+    table = run("results", COLUMNS="300", **stand.environment).stdout
+    assert "A cart event for R1 was sent to Jirafe." in table
+    assert "total: -1.0 is less than the minimum of 0" in table
+
+
+def test_nothing_is_produced_if_one_message_is_invalid(stand: Stand, tmp_path: Path) -> None:
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([order("R1"), order("R2", totals={"order": []})]))
+    done = run("produce", str(file), **stand.environment)
+    assert done.returncode == 2
+    assert done.stderr == (f"jirafe-consumer: {file}, message 2: order.totals.order: must be a number, and is []\n")
+    assert [record for record in stand.read_orders() if record] == []
+
+
+def test_topics_that_are_absent_and_not_to_be_created_are_named(stand: Stand) -> None:
+    done = run("run", **{**stand.environment, "CONSUMER_CREATE_TOPICS": "no"})
+    assert done.returncode == 2
+    assert stand.settings.stream.results_topic in done.stderr
+    assert "CONSUMER_CREATE_TOPICS=true" in done.stderr
+
+
+def test_the_sandbox_as_a_command(tmp_path: Path) -> None:
+    port = free_port()
+    arguments = ["sandbox", "--port", str(port), "--site", SITE, "--token", TOKEN]
+    with CommandProcess(arguments, {}, tmp_path / "log") as sandbox:
+        await_that("the sandbox", lambda: sandbox.said(f"http://127.0.0.1:{port}/v2") == 1)
+        url = f"http://127.0.0.1:{port}/v2/{SITE}/category"
+        assert requests.post(url, json={}, timeout=5).status_code == 403
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert requests.post(url, json={"id": "1"}, headers=right, timeout=5).json()["error_type"] == "validation"
+        taken = run("sandbox", "--port", str(port))
+        assert taken.returncode == 2
+        assert f"can't listen at 127.0.0.1:{port}" in taken.stderr
+        assert sandbox.stop() == 0
+
+
+def test_the_broker_as_a_command(tmp_path: Path) -> None:
+    port = free_port()
+    with CommandProcess(["broker", "--port", str(port)], {}, tmp_path / "log") as broker:
+        await_that("the broker", lambda: broker.said(f"127.0.0.1:{port}") == 1)
+        assert run("broker", "--port", str(port)).stderr.endswith("is taken; choose another with --port.\n")
+        broker.signal(signal.SIGINT)
+        assert broker.wait() == 0
+
+
+def test_the_demo_adds_up() -> None:
+    done = run("demo", "--messages", "300")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every message has exactly one result" in done.stdout
+    assert "messages produced" in done.stdout

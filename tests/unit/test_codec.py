@@ -1,0 +1,520 @@
+"""Records in their framings: what is written is read back, and what is no record is told apart from an outage."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_writer
+from fastavro.schema import to_parsing_canonical_form
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import Codec, RegistryUnavailable, Undecodable, UnknownSchema, own_schema
+from schemas.registry import SchemaRegistry
+
+TAXON: dict[str, Any] = {
+    "message": "taxon:new",
+    "message_id": "m1",
+    "parameters": {"jirafe.site_id": "1"},
+    "payload": {
+        "taxon": {
+            "id": "9",
+            "name": "Täschen \U0001f45c",
+            "taxonomy_id": "2",
+            "parent_id": None,
+            "created_at": "2013-12-03T19:54:33Z",
+            "updated_at": None,
+        }
+    },
+}
+ADDRESS = {
+    **dict.fromkeys(("firstname", "lastname", "address1", "state", "zipcode")),
+    "city": "Köln",
+    "country": "DE",
+}
+ITEM = {
+    **dict.fromkeys(("product_id", "variant_id", "name", "sku", "price", "created_at", "updated_at")),
+    "id": "1",
+    "quantity": -(2**63),
+    "variant": {
+        **dict.fromkeys(("product_id", "name", "price", "created_at", "updated_at")),
+        "sku": "A",
+        "images": ["/a.png"],
+        "taxons": [{"id": "1", "name": None, "taxonomy_id": "2"}],
+    },
+}
+ORDER: dict[str, Any] = {
+    **dict.fromkeys(("status", "email", "user_id", "placed_on", "created_at", "updated_at", "completed_at")),
+    **dict.fromkeys(("canceled_at", "item_total", "tax_total", "ship_total", "payment_fee")),
+    **dict.fromkeys(("visit_id", "visitor_id", "pageview_id", "last_pageview_id")),
+    "number": "R1",
+    "currency": "EUR",
+    "total": 1.1,
+    "line_items": [ITEM],
+    "adjustments": [{"label": None, "amount": -1.5, "eligible": False}],
+    "shipping_address": ADDRESS,
+    "billing_address": ADDRESS,
+}
+
+
+def message(kind: str) -> dict[str, Any]:
+    return {
+        "message": f"{kind}:new",
+        "message_id": "",
+        "parameters": {},
+        "payload": {kind: ORDER, "original": None, "previous": ORDER, "diff": {"status": [None, "canceled"]}},
+    }
+
+
+RESULT: dict[str, Any] = {
+    "message_id": "m1",
+    "message": "order:new",
+    "code": 500,
+    "notifications": [{"level": "error", "subject": "s", "description": "d"}],
+    "topic": "orders",
+    "partition": 3,
+    "offset": 2**40,
+    "timestamp": datetime(2014, 3, 1, 8, 0, 0, 123000, tzinfo=UTC),
+}
+RECORDS = [("taxon", TAXON), ("cart", message("cart")), ("order", message("order")), ("result", RESULT)]
+
+STRING = {"type": "string"}
+MAYBE = ["null", "string"]
+LESS = {
+    "type": "record",
+    "name": "jirafe.hub.TaxonMessage",
+    "fields": [
+        {"name": "message", **STRING},
+        {
+            "name": "payload",
+            "type": {
+                "type": "record",
+                "name": "jirafe.hub.TaxonPayload",
+                "fields": [
+                    {
+                        "name": "taxon",
+                        "type": [
+                            "null",
+                            {
+                                "type": "record",
+                                "name": "jirafe.hub.Taxon",
+                                "fields": [{"name": "id", "type": MAYBE}, {"name": "name", "type": MAYBE}],
+                            },
+                        ],
+                    }
+                ],
+            },
+        },
+    ],
+}
+LESS_RECORD = {"message": "taxon:new", "payload": {"taxon": {"id": "9", "name": "Bags"}}}
+LESS_READ = {
+    "message": "taxon:new",
+    "message_id": "",
+    "parameters": {},
+    "payload": {
+        "taxon": {
+            **dict.fromkeys(("taxonomy_id", "parent_id", "created_at", "updated_at")),
+            "id": "9",
+            "name": "Bags",
+        }
+    },
+}
+
+
+def plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """Copy a schema without what fastavro notes in it when it has parsed it."""
+    copied: dict[str, Any] = json.loads(json.dumps(schema))
+    return {name: part for name, part in copied.items() if not name.startswith("__")}
+
+
+def more_order() -> dict[str, Any]:
+    """Make our schema of orders with a field more in the message and one more, one less, in the order."""
+    schema = plain(own_schema("order"))
+    schema["fields"].insert(0, {"name": "hub_version", "type": "long"})
+    (section,) = [field for field in schema["fields"][-1]["type"]["fields"] if field["name"] == "order"]
+    fields = section["type"][1]["fields"]
+    fields[:] = [field for field in fields if field["name"] != "currency"]
+    fields.insert(1, {"name": "channel", "type": {"type": "array", "items": "string"}})
+    return schema
+
+
+MORE = more_order()
+MORE_RECORD = {
+    **message("order"),
+    "hub_version": 7,
+    "payload": {**message("order")["payload"], "order": {**ORDER, "channel": ["spree", "web"]}, "previous": None},
+}
+MORE_READ = {
+    **message("order"),
+    "payload": {**message("order")["payload"], "order": {**ORDER, "currency": None}, "previous": None},
+}
+EVOLVED = [(LESS, LESS_RECORD, LESS_READ), (MORE, MORE_RECORD, MORE_READ)]
+
+
+def crc64(text: str) -> int:
+    """Fingerprint a schema's canonical text as the Avro specification has it (CRC-64-AVRO)."""
+    value = empty = 0xC15D213AA4D7A795
+    for byte in text.encode():
+        value ^= byte
+        for _ in range(8):
+            value = (value >> 1) ^ (empty if value & 1 else 0)
+    return value
+
+
+def written(schema: dict[str, Any], record: dict[str, Any]) -> bytes:
+    buffer = BytesIO()
+    schemaless_writer(buffer, parse_schema(schema), record)
+    return buffer.getvalue()
+
+
+def single_object(schema: dict[str, Any], record: dict[str, Any]) -> bytes:
+    canonical = to_parsing_canonical_form(parse_schema(schema))
+    return b"\xc3\x01" + crc64(canonical).to_bytes(8, "little") + written(schema, record)
+
+
+class RegistryServer(ThreadingHTTPServer):
+    """A Schema Registry as small as can be. `page`: a status and a body to answer instead."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _RegistryHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.asked: list[str] = []
+        self.authorizations: list[str | None] = []
+        self.schemas: list[str] = []
+        self.page: tuple[int, bytes] | None = None
+        self.answering = threading.Event()
+        self.answering.set()
+
+    def keep(self, text: str) -> int:
+        """Keep a schema and give its id."""
+        if text not in self.schemas:
+            self.schemas.append(text)
+        return self.schemas.index(text) + 1
+
+    def registry(self, timeout: float = 10) -> SchemaRegistry:
+        subjects = {name: f"{name}s-value" for name in ("cart", "order", "taxon", "result")}
+        return SchemaRegistry(self.url + "/", subjects, auth=("ada", "secret"), timeout=timeout)
+
+
+class _RegistryHandler(BaseHTTPRequestHandler):
+    server: RegistryServer
+
+    def do_GET(self) -> None:
+        schema_id = int(self.path.removeprefix("/schemas/ids/"))
+        if 0 < schema_id <= len(self.server.schemas):
+            self._answer(200, {"schema": self.server.schemas[schema_id - 1]})
+        else:
+            self._answer(404, {"error_code": 40403, "message": f"Schema {schema_id} not found"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._answer(200, {"id": self.server.keep(body["schema"])})
+
+    def _answer(self, status: int, body: object) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        self.server.authorizations.append(self.headers["Authorization"])
+        self.server.answering.wait()
+        text = json.dumps(body).encode()
+        if self.server.page:
+            status, text = self.server.page
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    with RegistryServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.answering.set()
+        server.shutdown()
+        thread.join()
+
+
+def confluent(schema_id: int, body: bytes) -> bytes:
+    return b"\x00" + schema_id.to_bytes(4, "big") + body
+
+
+class TestSingleObject:
+    @pytest.mark.parametrize(("name", "record"), RECORDS)
+    def test_round_trip(self, name: str, record: dict[str, Any]) -> None:
+        assert Codec().decode(Codec().encode(name, record)) == record
+
+    @pytest.mark.parametrize(("name", "record"), RECORDS)
+    def test_framing_has_the_fingerprint_of_the_specification(self, name: str, record: dict[str, Any]) -> None:
+        assert crc64('"null"') == 0x63DD24E7CC258F8A
+        assert Codec().encode(name, record) == single_object(own_schema(name), record)
+
+    def test_fingerprint_of_a_canonical_form_written_by_hand(self, tmp_path: Path) -> None:
+        (tmp_path / "less.avsc").write_text(json.dumps({**LESS, "doc": "An older hub's."}, indent=2))
+        canonical = (
+            '{"name":"jirafe.hub.TaxonMessage","type":"record","fields":['
+            '{"name":"message","type":"string"},'
+            '{"name":"payload","type":{"name":"jirafe.hub.TaxonPayload","type":"record","fields":['
+            '{"name":"taxon","type":["null",{"name":"jirafe.hub.Taxon","type":"record","fields":['
+            '{"name":"id","type":["null","string"]},{"name":"name","type":["null","string"]}]}]}]}}]}'
+        )
+        framed = b"\xc3\x01" + crc64(canonical).to_bytes(8, "little") + written(LESS, LESS_RECORD)
+        assert Codec(more=tmp_path).decode(framed) == LESS_READ
+
+    @pytest.mark.parametrize(("schema", "record", "read"), EVOLVED)
+    def test_other_writers_from_the_folder(
+        self, tmp_path: Path, schema: dict[str, Any], record: dict[str, Any], read: dict[str, Any]
+    ) -> None:
+        (tmp_path / "writer.avsc").write_text(json.dumps(schema))
+        (tmp_path / "readme.txt").write_text("no schema")
+        codec = Codec(more=tmp_path)
+        assert codec.decode(single_object(schema, record)) == read
+        assert codec.decode(codec.encode("taxon", TAXON)) == TAXON
+
+    def test_unknown_fingerprint(self) -> None:
+        with pytest.raises(UnknownSchema) as caught:
+            Codec().decode(single_object(LESS, LESS_RECORD))
+        fingerprint = crc64(to_parsing_canonical_form(parse_schema(LESS)))
+        assert str(caught.value) == f"the schema with fingerprint {fingerprint:016x} is not known here"
+
+    def test_record_of_another_kind(self, tmp_path: Path) -> None:
+        schema = {"type": "record", "name": "shop.Invoice", "fields": [{"name": "id", "type": "string"}]}
+        (tmp_path / "invoice.avsc").write_text(json.dumps(schema))
+        with pytest.raises(UnknownSchema, match=r"shop\.Invoice"):
+            Codec(more=tmp_path).decode(single_object(schema, {"id": "1"}))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '"string"',
+            "[]",
+            "{}",
+            "1",
+            "{",
+            '{"type": "array", "items": "string"}',
+            '{"type": "enum", "name": "E"}',
+            '{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}',
+        ],
+    )
+    def test_file_that_is_no_schema_is_named(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "broken.avsc").write_text(text)
+        with pytest.raises(ValueError, match=r"broken\.avsc is not a schema that can be used: "):
+            Codec(more=tmp_path)
+
+    @pytest.mark.parametrize(
+        "change", [{"message_id": None}, {"payload": None}, {"message": 5}, {"parameters": {"a": None}}]
+    )
+    def test_record_that_does_not_fit_is_not_encoded(self, change: dict[str, Any]) -> None:
+        with pytest.raises((ValueError, TypeError)):
+            Codec().encode("taxon", {**TAXON, **change})
+
+
+CODEC = Codec()
+
+
+class TestDamage:
+    @pytest.mark.parametrize(("name", "record"), RECORDS)
+    def test_any_cut_is_undecodable(self, name: str, record: dict[str, Any]) -> None:
+        codec = Codec()
+        whole = codec.encode(name, record)
+        for length in range(len(whole)):
+            with pytest.raises(Undecodable):
+                codec.decode(whole[:length])
+
+    def test_any_cut_of_another_writers_record_is_undecodable(self, tmp_path: Path) -> None:
+        (tmp_path / "writer.avsc").write_text(json.dumps(MORE))
+        codec = Codec(more=tmp_path)
+        whole = single_object(MORE, MORE_RECORD)
+        for length in range(len(whole)):
+            with pytest.raises(Undecodable):
+                codec.decode(whole[:length])
+
+    @pytest.mark.parametrize(("name", "record"), RECORDS)
+    def test_bytes_left_over(self, name: str, record: dict[str, Any]) -> None:
+        with pytest.raises(Undecodable, match="3 are left over"):
+            Codec().decode(Codec().encode(name, record) + b"\x00\x01\x02")
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"\x00", b"\x00\x00\x00\x00", b"\xc3", b"\xc3\x01abc", b'{"message": "x"}']
+    )
+    def test_no_framing(self, data: bytes) -> None:
+        with pytest.raises(Undecodable, match="no framing of Avro"):
+            Codec().decode(data)
+
+    @given(st.binary(max_size=60), st.sampled_from([b"", b"\x00", *(Codec().encode(*r)[:10] for r in RECORDS)]))
+    def test_any_bytes_are_a_record_or_undecodable(self, data: bytes, start: bytes) -> None:
+        try:
+            record = CODEC.decode(start + data)
+        except Undecodable:
+            return
+        assert isinstance(record, dict)
+
+    @given(st.data())
+    def test_any_changed_byte_gives_a_record_or_undecodable(self, data: st.DataObject) -> None:
+        name, record = data.draw(st.sampled_from(RECORDS))
+        encoded = bytearray(CODEC.encode(name, record))
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+        try:
+            decoded = CODEC.decode(bytes(encoded))
+        except Undecodable:
+            return
+        assert decoded.keys() == record.keys()
+
+
+class TestConfluent:
+    @pytest.mark.parametrize(("name", "record"), RECORDS)
+    def test_round_trip_between_two_processes(
+        self, server: RegistryServer, name: str, record: dict[str, Any]
+    ) -> None:
+        framed = Codec(server.registry()).encode(name, record)
+        assert framed == confluent(1, written(own_schema(name), record))
+        assert Codec(server.registry()).decode(framed) == record
+        assert server.asked == [f"POST /subjects/{name}s-value/versions", "GET /schemas/ids/1"]
+        assert server.authorizations == ["Basic YWRhOnNlY3JldA=="] * 2
+
+    @pytest.mark.parametrize("name", ["cart", "order", "taxon", "result"])
+    def test_registered_schema_stands_alone(self, server: RegistryServer, name: str) -> None:
+        Codec(server.registry()).encode(name, dict(RECORDS)[name])
+        (text,) = server.schemas
+        canonical = to_parsing_canonical_form(parse_schema(plain(json.loads(text))))
+        assert canonical == to_parsing_canonical_form(own_schema(name))
+
+    @pytest.mark.parametrize(("schema", "record", "read"), EVOLVED)
+    def test_other_writers(
+        self, server: RegistryServer, schema: dict[str, Any], record: dict[str, Any], read: dict[str, Any]
+    ) -> None:
+        schema_id = server.keep(json.dumps(schema))
+        assert Codec(server.registry()).decode(confluent(schema_id, written(schema, record))) == read
+
+    def test_registry_is_asked_once_for_each_schema(self, server: RegistryServer) -> None:
+        codec = Codec(server.registry())
+        less = confluent(server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
+        for _ in range(3):
+            codec.decode(less)
+            codec.encode("taxon", TAXON)
+            codec.encode("result", RESULT)
+        assert server.asked == [
+            "GET /schemas/ids/1",
+            "POST /subjects/taxons-value/versions",
+            "POST /subjects/results-value/versions",
+        ]
+
+    def test_single_object_records_need_no_registry(self, server: RegistryServer) -> None:
+        assert Codec(server.registry()).decode(Codec().encode("taxon", TAXON)) == TAXON
+        assert server.asked == []
+
+    def test_unknown_id_is_bad_data(self, server: RegistryServer) -> None:
+        with pytest.raises(UnknownSchema, match="no schema with the id 305419896"):
+            Codec(server.registry()).decode(b"\x00\x12\x34\x56\x78abc")
+
+    def test_id_without_a_registry_is_bad_data(self) -> None:
+        with pytest.raises(UnknownSchema, match="no registry is set"):
+            Codec().decode(confluent(1, b""))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"type": "record", "name": "shop.Invoice", "fields": []}',
+            '"string"',
+            '{"type": "array", "items": "string"}',
+            '{"type": "record", "name": "X", "fields": [{"name": "a"}]}',
+        ],
+    )
+    def test_schema_of_something_else_is_bad_data(self, server: RegistryServer, text: str) -> None:
+        with pytest.raises(UnknownSchema):
+            Codec(server.registry()).decode(confluent(server.keep(text), b""))
+
+    @pytest.mark.parametrize("page", [(500, b"{}"), (503, b""), (401, b"{}"), (200, b"<html>"), (302, b"")])
+    def test_registry_that_answers_otherwise_is_an_outage(
+        self, server: RegistryServer, page: tuple[int, bytes]
+    ) -> None:
+        codec = Codec(server.registry())
+        less = confluent(server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
+        server.page = page
+        with pytest.raises(RegistryUnavailable):
+            codec.decode(less)
+        with pytest.raises(RegistryUnavailable):
+            codec.encode("taxon", TAXON)
+        server.page = None
+        assert codec.decode(less) == LESS_READ
+        assert codec.decode(codec.encode("taxon", TAXON)) == TAXON
+
+    def test_registry_that_does_not_answer_is_an_outage(self, server: RegistryServer) -> None:
+        server.answering.clear()
+        with pytest.raises(RegistryUnavailable, match="ReadTimeout"):
+            Codec(server.registry(timeout=0.1)).decode(confluent(1, b""))
+
+    def test_outage_is_not_felt_by_schemas_already_seen(self) -> None:
+        with RegistryServer() as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            codec = Codec(server.registry())
+            framed = codec.encode("taxon", TAXON)
+            assert codec.decode(framed) == TAXON
+            server.shutdown()
+            thread.join()
+        # The port is closed now.
+        assert codec.decode(framed) == TAXON
+        assert codec.encode("taxon", TAXON) == framed
+        with pytest.raises(RegistryUnavailable, match="ConnectionError"):
+            codec.decode(confluent(2, b""))
+        with pytest.raises(RegistryUnavailable, match="ConnectionError"):
+            codec.encode("result", RESULT)
+
+
+class TestOddRegistries:
+    @pytest.mark.parametrize(
+        ("status", "body", "trouble"),
+        [
+            (404, b"<html>not here</html>", RegistryUnavailable),
+            (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}', RegistryUnavailable),
+            (404, b'{"error_code": 40403, "message": "Schema 7 not found"}', UnknownSchema),
+            (401, b"{}", RegistryUnavailable),
+            (500, b"", RegistryUnavailable),
+            (200, b"{}", RegistryUnavailable),
+            (200, b"[]", RegistryUnavailable),
+            (200, b'{"schema": "message Order {}", "schemaType": "PROTOBUF"}', UnknownSchema),
+            (200, b'{"schema": "not JSON"}', UnknownSchema),
+            (200, b'{"schema": "{\\"type\\": \\"array\\", \\"items\\": \\"string\\"}"}', UnknownSchema),
+            (200, b'{"schema": "{\\"type\\": \\"record\\", \\"name\\": \\"A\\"}"}', UnknownSchema),
+            (
+                200,
+                json.dumps(
+                    {"schema": json.dumps({**LESS, "fields": [{"name": "b", "type": "Elsewhere"}]})}
+                ).encode(),
+                UnknownSchema,
+            ),
+        ],
+    )
+    def test_an_outage_is_told_from_bad_data(
+        self, server: RegistryServer, status: int, body: bytes, trouble: type[Exception]
+    ) -> None:
+        server.page = (status, body)
+        with pytest.raises(trouble) as caught:
+            Codec(server.registry()).decode(confluent(7, b""))
+        assert type(caught.value) is trouble
+
+    @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"id": "x"}', b"<html>"])
+    def test_a_registration_without_an_id_is_an_outage(self, server: RegistryServer, body: bytes) -> None:
+        server.page = (200, body)
+        with pytest.raises(RegistryUnavailable):
+            Codec(server.registry()).encode("taxon", TAXON)
+
+    def test_what_is_registered_is_plain_avro_with_each_type_defined_once(self, server: RegistryServer) -> None:
+        for name, record in (("taxon", TAXON), ("order", next(each for kind, each in RECORDS if kind == "order"))):
+            Codec(server.registry()).encode(name, record)
+        for text in server.schemas:
+            assert "__" not in text
+            names = [part.split('"')[0] for part in text.split('"type":"record","name":"')[1:]]
+            assert len(names) == len(set(names))

@@ -1,0 +1,223 @@
+"""Which events each type of message makes, in which order, and how people are told."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from jirafe import events
+from jirafe.services import (
+    CART,
+    CATEGORY,
+    ORDER_ACCEPTED,
+    ORDER_CANCELLED,
+    ORDER_PLACED,
+    Event,
+    Kind,
+    UnknownMessageType,
+    Unsendable,
+    make_events,
+    missing_parameter,
+    notification_of_failed,
+    notification_of_sent,
+    notification_of_unreadable,
+)
+from schemas.hub import to_message
+
+NUMBER = "R827035050"
+ORDER = {
+    "number": NUMBER,
+    "currency": "USD",
+    "created_at": "2014-03-01T08:00:00Z",
+    "line_items": [{"id": 1, "sku": "A", "quantity": 1, "price": 1}],
+}
+TAXON = {"id": 9, "name": "Bags", "taxonomy_id": 2, "created_at": "2014-03-01T08:00:00Z"}
+TAXONOMY = {"jirafe.product_category_taxonomy": "2"}
+
+
+def made(
+    message_type: str, sections: Mapping[str, Any], parameters: Mapping[str, str] = TAXONOMY
+) -> list[Event | Unsendable]:
+    return make_events(message_type, to_message({"message": message_type, **sections})["payload"], parameters)
+
+
+class TestEvents:
+    @pytest.mark.parametrize(
+        ("message_type", "kinds"),
+        [
+            ("cart:new", [CART]),
+            ("cart:updated", [CART]),
+            ("order:new", [CART, ORDER_PLACED, ORDER_ACCEPTED]),
+            ("order:update", [ORDER_ACCEPTED]),
+            ("order:updated", [ORDER_ACCEPTED]),
+            ("order:canceled", [ORDER_CANCELLED]),
+            ("order:cancel", [ORDER_CANCELLED]),
+        ],
+    )
+    def test_of_carts_and_orders(self, message_type: str, kinds: list[Kind]) -> None:
+        section = message_type.partition(":")[0]
+        payload = to_message({"message": message_type, section: ORDER})["payload"]
+        assert make_events(message_type, payload, {}) == [
+            Event(kind, NUMBER, NUMBER, kind.build(payload, {})) for kind in kinds
+        ]
+
+    @pytest.mark.parametrize("message_type", ["taxon:new", "taxon:updated", "taxon:persist"])
+    def test_of_taxons(self, message_type: str) -> None:
+        payload = to_message({"message": message_type, "taxon": TAXON})["payload"]
+        assert make_events(message_type, payload, TAXONOMY) == [
+            Event(CATEGORY, "9", "Bags", events.category(payload, {}))
+        ]
+
+    @pytest.mark.parametrize(
+        "sections",
+        [
+            {"order": {**ORDER, "status": "canceled"}},
+            {"original": {**ORDER, "state": "canceled"}},
+            {"order": ORDER, "diff": {"status": ["complete", "canceled"]}},
+        ],
+    )
+    @pytest.mark.parametrize("message_type", ["order:update", "order:updated"])
+    def test_of_an_order_that_was_canceled(self, message_type: str, sections: Mapping[str, Any]) -> None:
+        assert [event.kind for event in made(message_type, sections)] == [ORDER_CANCELLED]
+
+    def test_bodies_are_of_their_kind(self) -> None:
+        orders = made("order:new", {"order": ORDER}) + made("order:cancel", {"order": ORDER})
+        assert [
+            (event.kind.name, event.kind.array, event.body.get("status"))
+            for event in orders
+            if isinstance(event, Event)
+        ] == [
+            ("cart", "cart", None),
+            ("order-placed", "order", "placed"),
+            ("order-accepted", "order", "accepted"),
+            ("order-cancelled", "order", "cancelled"),
+        ]
+        assert (CATEGORY.name, CATEGORY.array) == ("category", "category")
+
+    def test_parameters_reach_the_body(self) -> None:
+        item = {**ORDER["line_items"][0], "variant": {"images": [{"attachment_url": "/a.png"}]}}  # type: ignore[dict-item]
+        (event,) = made(
+            "cart:new",
+            {"cart": {**ORDER, "line_items": [item]}},
+            {"jirafe.store_url": "https://shop.example"},
+        )
+        assert isinstance(event, Event)
+        assert event.body["items"][0]["product"]["images"] == [{"url": "https://shop.example/a.png"}]
+
+    @pytest.mark.parametrize(
+        "message_type", ["order:deleted", "cart:cancel", "order", "taxon:", "shipment:ready", ""]
+    )
+    def test_of_an_unknown_type(self, message_type: str) -> None:
+        with pytest.raises(UnknownMessageType) as caught:
+            make_events(message_type, {}, {})
+        assert str(caught.value) == (
+            f"message: unknown type '{message_type}'; known are cart:new, cart:updated, order:new, order:updated, "
+            "order:canceled, taxon:new and taxon:updated"
+        )
+
+
+class TestUnsendable:
+    def test_one_event_does_not_hold_up_the_others(self) -> None:
+        cart, placed, accepted = made("order:new", {"order": {**ORDER, "currency": None}})
+        problem = "currency: missing in the message"
+        assert cart == Unsendable(CART, NUMBER, problem)
+        assert isinstance(placed, Event)
+        assert accepted == Unsendable(ORDER_ACCEPTED, NUMBER, problem)
+
+    def test_order_without_a_number(self) -> None:
+        assert made("order:new", {"order": {**ORDER, "number": None}}) == [
+            Unsendable(CART, "", "id: the cart or order has no number"),
+            Unsendable(ORDER_PLACED, "", "order_number: missing in the message"),
+            Unsendable(ORDER_ACCEPTED, "", "order_number: missing in the message"),
+        ]
+
+    def test_order_without_anything(self) -> None:
+        assert [type(event) for event in made("order:new", {})] == [Unsendable] * 3
+        assert [type(event) for event in made("cart:new", {})] == [Unsendable]
+
+
+class TestTaxonomies:
+    @pytest.mark.parametrize("taxonomy_id", [3, None])
+    def test_taxon_of_another_taxonomy_makes_nothing(self, taxonomy_id: int | None) -> None:
+        assert made("taxon:new", {"taxon": {**TAXON, "taxonomy_id": taxonomy_id, "name": None}}) == []
+
+    @pytest.mark.parametrize("taxon", [TAXON, {**TAXON, "taxonomy_id": 3}, None])
+    def test_missing_parameter_is_named_with_where_it_can_come_from(self, taxon: object) -> None:
+        problem = (
+            "jirafe.product_category_taxonomy: missing; neither the message's parameters "
+            "nor the setting JIRAFE_PRODUCT_CATEGORY_TAXONOMY has it"
+        )
+        assert missing_parameter("jirafe.product_category_taxonomy") == problem
+        assert made("taxon:new", {"taxon": taxon}, {"jirafe.site_id": "1"}) == [
+            Unsendable(CATEGORY, "Bags" if taxon else "", problem)
+        ]
+
+    def test_carts_and_orders_need_no_taxonomy(self) -> None:
+        assert len(made("order:new", {"order": ORDER}, {})) == 3
+
+    def test_missing_taxon(self) -> None:
+        assert made("taxon:new", {}) == [Unsendable(CATEGORY, "", "taxon: missing in the message")]
+
+    def test_taxon_without_a_name(self) -> None:
+        assert made("taxon:new", {"taxon": {**TAXON, "name": None}}) == [
+            Unsendable(CATEGORY, "", "name: missing in the message")
+        ]
+
+
+class TestNotifications:
+    @pytest.mark.parametrize(
+        ("kind", "name", "subject", "description"),
+        [
+            (CART, NUMBER, "Cart event sent to Jirafe", "A cart event for R827035050 was sent to Jirafe."),
+            (
+                ORDER_PLACED,
+                NUMBER,
+                "Order placed event sent to Jirafe",
+                "An order-placed event for R827035050 was sent to Jirafe.",
+            ),
+            (
+                ORDER_ACCEPTED,
+                NUMBER,
+                "Order accepted event sent to Jirafe",
+                "An order-accepted event for R827035050 was sent to Jirafe.",
+            ),
+            (
+                ORDER_CANCELLED,
+                NUMBER,
+                "Order canceled event sent to Jirafe",
+                "An order-canceled event for R827035050 was sent to Jirafe.",
+            ),
+            (CATEGORY, "Bags", "Category event sent to Jirafe.", "The category 'Bags' was sent to Jirafe."),
+            (CATEGORY, "{0} {x}", "Category event sent to Jirafe.", "The category '{0} {x}' was sent to Jirafe."),
+        ],
+    )
+    def test_of_sent_events(self, kind: Kind, name: str, subject: str, description: str) -> None:
+        assert notification_of_sent(kind, name) == {
+            "level": "info",
+            "subject": subject,
+            "description": description,
+        }
+
+    @pytest.mark.parametrize(
+        ("kind", "event"),
+        [
+            (CART, "a cart event"),
+            (ORDER_PLACED, "an order-placed event"),
+            (ORDER_ACCEPTED, "an order-accepted event"),
+            (ORDER_CANCELLED, "an order-canceled event"),
+            (CATEGORY, "a category event"),
+        ],
+    )
+    def test_of_failed_events(self, kind: Kind, event: str) -> None:
+        assert notification_of_failed(kind, "total: None is not of type 'number'") == {
+            "level": "error",
+            "subject": f"There was a problem while sending {event} to Jirafe.",
+            "description": "total: None is not of type 'number'",
+        }
+
+    def test_of_unreadable_records(self) -> None:
+        assert notification_of_unreadable("why") == {
+            "level": "error",
+            "subject": "There was a problem while reading a message for Jirafe.",
+            "description": "why",
+        }

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from consumer.settings import GROUPS, SettingsError, load
+
+
+def faults(environ: dict[str, str], env_file: Path | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as error:
+        load(env_file, environ)
+    return error.value.faults
+
+
+def test_every_setting_has_a_default() -> None:
+    settings = load(None, {})
+    assert settings.kafka == {"bootstrap.servers": "localhost:9092", "group.id": "jirafe-consumer"}
+    assert settings.api.url == "https://event.jirafe.com/v2"
+
+
+def test_every_property_of_librdkafka_can_be_reached() -> None:
+    settings = load(None, {"KAFKA_SESSION_TIMEOUT_MS": "9000", "KAFKA_SASL_PASSWORD": "p=w_d"})
+    assert settings.consumer["session.timeout.ms"] == "9000"
+    assert settings.producer["sasl.password"] == "p=w_d"
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(
+        "# ours\nJIRAFE_SITE_ID=1\nexport JIRAFE_STORE_URL='https://shop.example'\nCONSUMER_WORKERS=3\n"
+    )
+    settings = load(env_file, {"CONSUMER_WORKERS": "5"})
+    assert (settings.api.site_id, settings.stream.workers) == ("1", 5)
+    assert settings.defaults.parameters == {"jirafe.store_url": "https://shop.example"}
+
+
+def test_one_sentence_for_each_fault() -> None:
+    assert faults(
+        {
+            "JIRAFE_URL": "event.jirafe.com",
+            "CONSUMER_WORKERS": "many",
+            "CONSUMER_CHUNK_RECORD": "5",
+            "KAFKA_ENABLE_AUTO_COMMIT": "true",
+        }
+    ) == [
+        "JIRAFE_URL: must be an http:// or https:// address.",
+        "CONSUMER_WORKERS: must be a valid integer, unable to parse string as an integer.",
+        "CONSUMER_CHUNK_RECORD is not a setting; did you mean CONSUMER_CHUNK_RECORDS?",
+        "KAFKA_ENABLE_AUTO_COMMIT can't be set: offsets are committed with their results.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"CONSUMER_CHUNK_RECORDS": "10", "CONSUMER_LANE_RECORDS": "5"}, "CONSUMER_CHUNK_RECORDS (10) is over"),
+        ({"CONSUMER_CHUNK_BYTES": "10", "CONSUMER_LANE_BYTES": "5"}, "CONSUMER_CHUNK_BYTES (10) is over"),
+        ({"CONSUMER_BACKOFF_FIRST": "5", "CONSUMER_BACKOFF_LONGEST": "1"}, "CONSUMER_BACKOFF_FIRST is over"),
+        ({"JIRAFE_URL": "https://user:secret@event.jirafe.com"}, "JIRAFE_URL: must be a plain address"),
+        ({"JIRAFE_READ_TIMEOUT": "0"}, "JIRAFE_READ_TIMEOUT: must be greater than 0"),
+        ({"CONSUMER_LOG_FORMAT": "xml"}, "CONSUMER_LOG_FORMAT: must be 'auto', 'console' or 'json'"),
+    ],
+)
+def test_what_contradicts_or_makes_no_sense(environ: dict[str, str], fault: str) -> None:
+    (said,) = faults(environ)
+    assert said.startswith(fault)
+    assert "secret" not in said
+
+
+def test_what_kubernetes_adds_for_services_is_no_setting() -> None:
+    added = {
+        "KAFKA_PORT": "tcp://10.0.0.1:9092",
+        "KAFKA_PORT_9092_TCP_ADDR": "10.0.0.1",
+        "KAFKA_SERVICE_HOST": "10.0.0.1",
+        "CONSUMER_SERVICE_PORT_HTTP": "80",
+        "JIRAFE_PORT": "tcp://10.0.0.2:80",
+    }
+    assert load(None, added).kafka == load(None, {}).kafka
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    (said,) = faults({}, tmp_path / "absent.env")
+    assert "absent.env can't be read" in said
+
+
+def test_secrets_show_in_no_text_of_the_settings() -> None:
+    settings = load(None, {"JIRAFE_ACCESS_TOKEN": "hush", "CONSUMER_SCHEMA_REGISTRY_PASSWORD": "hush"})
+    assert "hush" not in f"{settings.api!r} {settings.stream!r} {settings.defaults!r}"
+    token = settings.defaults.credentials.access_token
+    assert token is not None
+    assert token.startswith("hush")
+
+
+def test_each_member_has_a_transactional_id_of_its_own_and_a_static_one_keeps_it() -> None:
+    ids = {load(None, {}).producer["transactional.id"] for _ in range(2)}
+    assert len(ids) == 2
+    static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0", "KAFKA_GROUP_ID": "shop"}
+    assert load(None, static).producer["transactional.id"] == "shop-consumer-0"
+
+
+def test_the_readme_has_every_setting() -> None:
+    readme = Path("README.md").read_text()
+    for prefix, group in GROUPS.items():
+        for name, field in group.model_fields.items():
+            assert f"`{prefix}{name.upper()}`" in readme
+            assert str(field.description) in readme
