@@ -15,8 +15,7 @@ setup: .venv/ready ## set up the virtual environment from requirements.lock
 		{ echo "jirafe-consumer needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv (once, about half a minute) ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock \
-		| awk '/^Collecting/ {n++; printf "\r  %d packages collected", n; fflush()} /^Installing/ {printf "\n  installing ...\n"; fflush()} END {print "  done"}'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
