@@ -40,6 +40,7 @@ class Gate:
         self.since = since
         self.due = since
         self.failures = 0
+        self.problem = ""
         self._firm = False
         self._probe: Partition | None = None
         self._waiting: dict[Partition, None] = {}
@@ -53,13 +54,14 @@ class Gate:
         """Let a lane wait behind the others."""
         self._waiting.setdefault(partition)
 
-    def failed(self, partition: Partition, due: Callable[[int], float], *, firm: bool) -> None:
-        """Note that a lane's try failed; `due` gives the time of the next try after so many failures.
+    def failed(self, partition: Partition, problem: str, due: Callable[[int], float], *, firm: bool) -> None:
+        """Note that a lane's try failed, and why; `due` gives the time of the next after so many failures.
 
         Lanes that fail together are one failure: only the first one's and a probe's count.
         """
         self._waiting.pop(partition, None)
         self._waiting[partition] = None
+        self.problem = problem
         self._firm = self._firm or firm
         if self.failures == 0 or self._probe == partition:
             self.failures += 1

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -75,15 +74,12 @@ def cli(context: click.Context, env_file: Path | None) -> None:
     the dead-letter topic, byte for byte. Settings come from the environment: see the README.
     """
     default = Path(".env")
-    context.obj = lambda: settings.load(env_file or (default if default.exists() else None))
-
-
-Load = Callable[[], settings.Settings]
+    context.obj = settings.Source(env_file or (default if default.exists() else None))
 
 
 @cli.command()
 @click.pass_obj
-def run(load: Load) -> int:
+def run(source: settings.Source) -> int:
     """Run the service.
 
     It is one member of the consumer group. It stops on SIGTERM or SIGINT once what is in flight is finished
@@ -94,13 +90,13 @@ def run(load: Load) -> int:
     Example:
       KAFKA_BOOTSTRAP_SERVERS=localhost:9092 JIRAFE_SITE_ID=123 JIRAFE_ACCESS_TOKEN=... jirafe-consumer run
     """
-    loaded = load()
+    loaded = source.load()
     logger = log.configure(loaded.stream.log_level, loaded.stream.log_format)
     stream = loaded.stream
     topics = [*loaded.input_topics, stream.results_topic, stream.dead_letters_topic]
     if created := kafka.prepare_topics(loaded, topics, log.LibraryLog(logger)):
         logger.info("topics_created", topics=created)
-    service = wiring.make_service(loaded, logger)
+    service = wiring.make_service(loaded, source, logger)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, _end_at_once)
@@ -110,6 +106,7 @@ def run(load: Load) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: service.reload())
     try:
         service.run()
     except (Fatal, Refused) as error:
@@ -173,7 +170,7 @@ def _parameter(text: str) -> tuple[str, str]:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--topic", help="The topic for all of them. Default: the topic of each message's kind.")
 @click.pass_obj
-def produce_command(load: Load, files: tuple[str, ...], topic: str | None) -> int:
+def produce_command(source: settings.Source, files: tuple[str, ...], topic: str | None) -> int:
     """Put hub messages into Kafka.
 
     They come from FILEs of JSON (- for standard input). A file holds one message, a list of messages, or
@@ -184,7 +181,7 @@ def produce_command(load: Load, files: tuple[str, ...], topic: str | None) -> in
     Example:
       jirafe-consumer produce messages.jsonl
     """
-    loaded = load()
+    loaded = source.load()
     codec = wiring.make_codec(loaded)
     standard_input = sys.stdin.buffer
     try:
@@ -214,7 +211,9 @@ def produce_command(load: Load, files: tuple[str, ...], topic: str | None) -> in
 @click.option("--from", "start", type=click.Choice(["beginning", "end"]), default="beginning", show_default=True)
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N results.")
 @click.pass_obj
-def results(load: Load, follow: bool, as_json: bool, start: Literal["beginning", "end"], most: int | None) -> int:
+def results(
+    source: settings.Source, follow: bool, as_json: bool, start: Literal["beginning", "end"], most: int | None
+) -> int:
     """Show what became of each message.
 
     Reads the results topic from outside the group: nothing is committed.
@@ -224,7 +223,7 @@ def results(load: Load, follow: bool, as_json: bool, start: Literal["beginning",
       jirafe-consumer results --follow --from end
       jirafe-consumer results --json | jq 'select(.code == 500)'
     """
-    loaded = load()
+    loaded = source.load()
     codec = wiring.make_codec(loaded)
     records = reading.read_topic(
         loaded, loaded.stream.results_topic, log.NoLibraryLog(), start=start, follow=follow

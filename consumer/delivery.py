@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consumer.chunk import Chunk
-from consumer.drafts import Drafts
+from consumer.drafts import Defaults, Drafts
 from consumer.record import Output
 from consumer.sending import Attempt, Rules, Trouble, by_site
 from jirafe.client import Client
@@ -48,11 +48,18 @@ class Delivery:
         self._clock = clock
         self._served_at: dict[str, float] = {}
 
-    def deliver(self, chunk: Chunk) -> Done | Retry:
-        """Try the chunk once; blocks for the time of its requests, raises nothing."""
+    def use(self, defaults: Defaults) -> None:
+        """Go by other credentials and parameters from now on; any thread may call."""
+        self._drafts.defaults = defaults
+
+    def deliver(self, chunk: Chunk, is_ours: Callable[[], bool]) -> Done | Retry:
+        """Try the chunk once; blocks for the time of its requests, raises nothing.
+
+        `is_ours` tells, before each request, whether the chunk's partition is still this member's.
+        """
         chunk.attempts += 1
         own = self._drafts.defaults.credentials
-        attempt = Attempt(self._client, self._rules, own, chunk, self._clock, self._served_at)
+        attempt = Attempt(self._client, self._rules, own, chunk, is_ours, self._clock, self._served_at)
         try:
             for record in chunk.records[len(chunk.drafts) :]:
                 chunk.drafts.append(self._drafts.draft(record))

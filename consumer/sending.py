@@ -56,7 +56,9 @@ class Trouble:
 
 @dataclass(slots=True)
 class Attempt:
-    """One try of one chunk. `served` collects the sites that went through a request of it.
+    """One try of one chunk, for as long as its partition `is_ours`.
+
+    `served` collects the sites that went through a request of it.
 
     `served_at` tells, over all chunks, when a site last took an event in: the proof that it serves others.
     """
@@ -65,6 +67,7 @@ class Attempt:
     rules: Rules
     own: Credentials
     chunk: Chunk
+    is_ours: Callable[[], bool]
     clock: Callable[[], float]
     served_at: dict[str, float]
     served: set[str] = field(default_factory=set)
@@ -75,6 +78,9 @@ class Attempt:
         suspects: list[Outgoing] = []
         trouble: Trouble | None = None
         while group := self._next_request(site, queue, {event.key for event in suspects}):
+            if not self.is_ours():
+                trouble = Trouble(site.site_id, "not-ours", "the partition was taken away meanwhile")
+                break
             answer = self.client.send(site, [event.document for event in group])
             match answer:
                 case Answered(items):

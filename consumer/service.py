@@ -7,20 +7,20 @@ through a queue. This thread never waits for HTTP, so it always polls in time.
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Iterable
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from consumer.backoff import Gate
 from consumer.chunk import Chunk
 from consumer.delivery import Delivery, Done, Retry
+from consumer.flood import FloodGuard
 from consumer.kafka import make_consumer, make_producer, to_record
-from consumer.lane import Lane
+from consumer.lanes import Lanes
 from consumer.log import LibraryLog, Logger
+from consumer.pulse import Pulse
 from consumer.record import Partition
 from consumer.results import Aborted, Deadline, Lost, ResultWriter
-from consumer.settings import Settings
+from consumer.settings import Settings, SettingsError, Source
 from consumer.workers import Workers
 
 _IDLE_WAIT = 0.1
@@ -33,33 +33,37 @@ class Fatal(Exception):
 
 
 class Service:
-    """One member of the consumer group. All is of one thread, but `stop`, which any may call."""
+    """One member of the consumer group. All is of one thread, but `stop` and `reload`, which any may call.
 
-    def __init__(
-        self,
-        settings: Settings,
-        delivery: Delivery,
-        log: Logger,
-        clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
+    `source` is where the settings came from: they are read again when it changed, or on `reload`. Of those
+    only credentials and parameters change in place.
+    """
+
+    def __init__(self, settings: Settings, source: Source, delivery: Delivery, log: Logger) -> None:
         self._settings = settings
+        self._source = source
+        self._delivery = delivery
         self._log = log
-        self._clock = clock
-        self._chance = chance
-        self._workers: Workers[Chunk, Done | Retry] = Workers(settings.stream.workers, delivery.deliver)
-        self._lanes: dict[Partition, Lane] = {}
-        self._gates: dict[str, Gate] = {}
-        self._epoch = 0
+        stream = settings.stream
+        self._workers: Workers[Chunk, Done | Retry] = Workers(stream.workers, self._deliver)
+        self._lanes = Lanes(settings.bounds, settings.backoff, stream.hold_interval, random.random, log)
+        self._flood = FloodGuard(stream.flood_window, stream.flood_share)
+        self._flooded = False
         self._commit_due = 0.0
         self._commit_failures = 0
         self._stopping = threading.Event()
+        self._reloading = threading.Event()
+        self._pulse: Pulse
         self._consumer: Consumer
         self._writer: ResultWriter
 
     def stop(self) -> None:
         """Ask `run` to finish what is in flight and return; may be called from a signal handler."""
         self._stopping.set()
+
+    def reload(self) -> None:
+        """Ask for the settings to be read again, and for all that is held to be tried; as `stop`."""
+        self._reloading.set()
 
     def run(self) -> None:
         """Run until `stop`; raises Fatal, Refused, Unusable."""
@@ -76,13 +80,14 @@ class Service:
 
     def _be_member(self) -> None:
         settings, library_log = self._settings, LibraryLog(self._log)
-        producer = make_producer(settings.producer, library_log)
         stream = settings.stream
+        producer = make_producer(settings.producer, library_log)
         self._writer = ResultWriter(
             producer, stream.results_topic, stream.dead_letters_topic, stream.commit_timeout
         )
         self._writer.start()
         self._consumer = make_consumer(settings.consumer, library_log, error_cb=self._on_error)
+        self._pulse = Pulse(settings.session_timeout)
         try:
             self._consumer.subscribe(
                 settings.input_topics,
@@ -92,20 +97,25 @@ class Service:
             )
             while not self._stopping.is_set():
                 self._turn()
-            self._log.info("stopping", in_flight=sum(lane.in_flight for lane in self._lanes.values()))
-            self._drain(list(self._lanes.values()), Deadline(stream.grace_time, self._clock))
+            self._log.info("stopping", in_flight=sum(lane.in_flight for lane in self._lanes))
+            self._drain([lane.partition for lane in self._lanes], Deadline(stream.grace_time))
         finally:
             # What is still in flight is nobody's now: its answers will find no lane.
-            self._lanes.clear()
-            self._gates.clear()
+            self._lanes.drop([lane.partition for lane in self._lanes])
+            self._pulse.end()
             self._consumer.close()
 
     def _turn(self) -> None:
         """Go once round: records in, chunks back, chunks out, results and offsets committed."""
-        busy = any(lane.in_flight or lane.finished for lane in self._lanes.values())
-        self._poll(0 if busy else self._idle_wait())
+        if self._pulse.stood_still:
+            raise Lost("this process stood still for longer than the session: its partitions may be another's")
+        if self._reloading.is_set() or self._source.has_changed():
+            self._reload()
+        busy = any(lane.in_flight or lane.finished for lane in self._lanes)
+        self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(time.monotonic())))
         self._take_answers(_BUSY_WAIT if busy else 0)
-        self._dispatch()
+        for chunk in self._lanes.dispatch(time.monotonic()):
+            self._workers.submit(chunk)
         self._commit()
         self._control_flow()
 
@@ -114,30 +124,27 @@ class Service:
     def _poll(self, timeout: float) -> None:
         try:
             messages = self._consumer.consume(_POLLED_AT_ONCE, 0)
-            if not messages and timeout:
-                first = self._consumer.poll(timeout)
-                if first is not None:  # a message of an empty value is falsy, and is one all the same
-                    messages = [first, *self._consumer.consume(_POLLED_AT_ONCE, 0)]
+            if messages or not timeout:
+                self._receive(messages)
+                return
+            first = self._consumer.poll(timeout)
+            if first is not None:  # a message of an empty value is falsy, and is one all the same
+                self._receive([first])
+                self._receive(self._consumer.consume(_POLLED_AT_ONCE, 0))
         except KafkaException as error:
             raise Fatal(f"Kafka: {error.args[0].str()}") from None
-        for message in messages:
-            if fault := message.error():
-                self._on_error(fault)
-                continue
-            record = to_record(message)
-            lane = self._lanes.get((record.topic, record.partition))
-            if lane:
-                lane.add(record)
 
-    def _idle_wait(self) -> float:
-        now = self._clock()
-        dues = [lane.due for lane in self._lanes.values() if lane.has_work]
-        dues += [gate.due for gate in self._gates.values()]
-        return max(0.0, min([_IDLE_WAIT, *(due - now for due in dues if due > now)]))
+    def _receive(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            fault = message.error()
+            if fault:
+                self._on_error(fault)
+            else:
+                self._lanes.add(to_record(message))
 
     def _control_flow(self) -> None:
         """Pause lanes over their bounds, resume those under half of them."""
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             if lane.is_full and not lane.paused:
                 lane.paused = True
                 self._consumer.pause([TopicPartition(*lane.partition)])
@@ -147,132 +154,85 @@ class Service:
 
     # chunks out and back
 
-    def _dispatch(self) -> None:
-        now = self._clock()
-        for lane in self._lanes.values():
-            if lane.has_work and self._may_go(lane, now):
-                self._workers.submit(lane.dispatch())
-
-    def _may_go(self, lane: Lane, now: float) -> bool:
-        if lane.waits_for is None and lane.goes_to in self._gates and self._gates[lane.goes_to].is_firm:
-            # Its site is known to be down: it waits with the others, and need not find out by itself.
-            lane.waits_for = lane.goes_to
-            self._gates[lane.goes_to].join(lane.partition)
-        gate = self._gates.get(lane.waits_for) if lane.waits_for else None
-        return gate.admits(lane.partition, now) if gate else now >= lane.due
+    def _deliver(self, chunk: Chunk) -> Done | Retry:
+        """Deliver a chunk, in a worker's thread, for as long as its lane is ours."""
+        pulse = self._pulse
+        return self._delivery.deliver(chunk, lambda: self._lanes.has(chunk) and not pulse.stood_still)
 
     def _take_answers(self, timeout: float) -> None:
         for answer in self._workers.answers(timeout):
-            lane = self._lanes.get(answer.chunk.partition)
-            if lane is None or lane.epoch != answer.chunk.epoch:
-                continue  # its partition was taken away meanwhile: the next owner delivers it again
-            for name in answer.served:
-                self._open(name)
-            match answer:
-                case Done(_, outputs, served):
-                    if lane.waits_for:
-                        self._open(lane.waits_for)
-                    lane.goes_to = next(iter(served)) if len(served) == 1 else None
-                    lane.finish(outputs)
-                case Retry():
-                    self._retry(lane, answer)
-
-    def _retry(self, lane: Lane, answer: Retry) -> None:
-        now, trouble, backoff = self._clock(), answer.trouble, self._settings.backoff
-        if lane.waits_for not in (None, trouble.waits_for):
-            self._leave_gate(lane)
-        if trouble.waits_for in answer.served:
-            # It serves the rest: only this chunk waits, and not the longer for what it has behind it.
-            if not trouble.isolating:
-                lane.failures = 0
-            due = now + backoff.delay(lane.failures + 1, trouble.retry_after, self._chance)
-            lane.retry(due, None, isolating=trouble.isolating)
-            return
-
-        def next_due(failures: int) -> float:
-            if trouble.held:
-                return now + self._settings.stream.hold_interval
-            return now + backoff.delay(failures, trouble.retry_after, self._chance)
-
-        gate = self._gates.get(trouble.waits_for)
-        if gate is None:
-            gate = self._gates[trouble.waits_for] = Gate(now)
-            self._log.warning(
-                "held" if trouble.held else "waiting",
-                on=trouble.waits_for,
-                cause=trouble.cause,
-                reason=trouble.problem,
-            )
-        firm = trouble.held or trouble.retry_after is not None
-        gate.failed(lane.partition, next_due, firm=firm)
-        own_due = now + backoff.delay(lane.failures + 1, trouble.retry_after, self._chance)
-        lane.retry(own_due, trouble.waits_for, isolating=trouble.isolating)
-
-    def _open(self, name: str) -> None:
-        """Let all lanes that waited for this go on at once: it serves again."""
-        gate = self._gates.pop(name, None)
-        if gate is None:
-            return
-        self._log.info("resumed", on=name, after_seconds=round(self._clock() - gate.since, 3))
-        for lane in self._lanes.values():
-            if lane.waits_for == name:
-                lane.resume()
-
-    def _leave_gate(self, lane: Lane) -> None:
-        name = lane.waits_for
-        lane.waits_for = None
-        if name in self._gates and not self._gates[name].leave(lane.partition):
-            del self._gates[name]
+            self._lanes.take(answer, time.monotonic())
 
     # results and offsets out
 
     def _commit(self) -> None:
         """Write all that is finished, with its offsets, in one transaction; an aborted one is written again."""
-        lanes = [lane for lane in self._lanes.values() if lane.finished]
-        if not lanes or self._clock() < self._commit_due:
+        outputs = self._lanes.finished
+        if not outputs or time.monotonic() < self._commit_due:
             return
-        outputs = list(chain.from_iterable(lane.finished for lane in lanes))
-        offsets = {lane.partition: lane.offset for lane in lanes}
+        letters = [output.dead_letter is not None for output in outputs]
+        if not self._flood.admits(letters):
+            self._hold_flood(sum(letters), len(letters))
+            return
         try:
-            self._writer.write(outputs, offsets, self._consumer.consumer_group_metadata())
+            self._writer.write(outputs, self._lanes.offsets, self._consumer.consumer_group_metadata())
         except Aborted as error:
             self._commit_failures += 1
-            delay = self._settings.backoff.delay(self._commit_failures, None, self._chance)
-            self._commit_due = self._clock() + delay
+            delay = self._settings.backoff.delay(self._commit_failures, None, random.random)
+            self._commit_due = time.monotonic() + delay
             self._log.warning("commit_aborted", reason=str(error), records=len(outputs))
             return
         self._commit_failures = 0
-        for lane in lanes:
-            lane.committed()
+        self._flood.note(letters)
+        self._lanes.committed()
+
+    def _hold_flood(self, letters: int, records: int) -> None:
+        if not self._flooded:
+            self._flooded = True
+            self._log.error(
+                "held",
+                on="dead letters",
+                cause="flood",
+                reason=f"too many dead letters: {letters} of the next {records} records; mend what is upstream, "
+                "or send SIGHUP to let them through",
+            )
+
+    # settings
+
+    def _reload(self) -> None:
+        """Take over mended settings in place, and try at once what was held."""
+        self._reloading.clear()
+        try:
+            self._delivery.use(self._source.load().defaults)
+        except SettingsError as error:
+            self._log.error("settings_refused", faults=error.faults)
+            return
+        self._flood.release()
+        self._flooded = False
+        self._lanes.try_again(time.monotonic())
+        self._log.info("settings_reloaded")
 
     # the group
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._epoch += 1
-        for partition in _pairs(partitions):
-            self._lanes[partition] = Lane(partition, self._epoch, self._settings.bounds)
-        self._log.info("assigned", partitions=_names(partitions), epoch=self._epoch)
+        self._lanes.assign(_pairs(partitions))
+        self._log.info("assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        revoked = [self._lanes[partition] for partition in _pairs(partitions) if partition in self._lanes]
-        self._drain(revoked, Deadline(self._settings.stream.drain_timeout, self._clock))
+        self._drain(_pairs(partitions), Deadline(self._settings.stream.drain_timeout))
         self._log.info("revoked", partitions=_names(partitions))
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._drop([self._lanes[partition] for partition in _pairs(partitions) if partition in self._lanes])
+        self._lanes.drop(_pairs(partitions))
         self._log.warning("lost", partitions=_names(partitions))
 
-    def _drain(self, lanes: list[Lane], deadline: Deadline) -> None:
+    def _drain(self, partitions: list[Partition], deadline: Deadline) -> None:
         """Let chunks in flight finish and be committed, up to the deadline; then drop the lanes."""
-        while deadline.left and any(lane.in_flight or lane.finished for lane in lanes):
+        leaving = [lane for lane in self._lanes if lane.partition in partitions]
+        while deadline.left and any(lane.in_flight or (lane.finished and not self._flooded) for lane in leaving):
             self._take_answers(min(_BUSY_WAIT, deadline.left))
             self._commit()
-        self._drop(lanes)
-
-    def _drop(self, lanes: Iterable[Lane]) -> None:
-        for lane in lanes:
-            self._leave_gate(lane)
-            del self._lanes[lane.partition]
+        self._lanes.drop(partitions)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import socket
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,6 +117,8 @@ class Stream(_Group):
     retry_after_longest: Seconds = Field(300, description="how much of a Retry-After is obeyed")
     hold_interval: Seconds = Field(30, description="between tries while our credentials are refused")
     max_attempts: Count = Field(10, description="tries of an event that alone fails while others pass")
+    flood_window: Count = Field(1000, description="records over which the share of dead letters is watched")
+    flood_share: float = Field(0.5, gt=0, le=1, description="share of dead letters over which it holds")
     commit_timeout: Seconds = Field(30, description="bound of one transaction")
     drain_timeout: Seconds = Field(20, description="for chunks in flight of a partition that is revoked")
     grace_time: Seconds = Field(25, description="for chunks in flight at SIGTERM")
@@ -181,6 +184,11 @@ class Settings:
         }
 
     @property
+    def session_timeout(self) -> float:
+        """Seconds after which the group gives a silent member up (librdkafka's and KIP-848's default: 45)."""
+        return int(self.kafka.get("session.timeout.ms", 45_000)) / 1000
+
+    @property
     def bounds(self) -> Bounds:
         """How much lanes and chunks take on."""
         stream = self.stream
@@ -198,6 +206,34 @@ class Settings:
         names = ("product_category_taxonomy", "brand_category_taxonomy", "store_url")
         given = {f"jirafe.{name}": value for name in names if (value := getattr(self.api, name)) is not None}
         return Defaults(Credentials(self.api.site_id, token), given)
+
+
+class Source:
+    """Where settings come from: the environment, and an env file that may change meanwhile."""
+
+    def __init__(self, env_file: Path | None) -> None:
+        self._env_file = env_file
+        self._read: tuple[int, int] | None = None
+        self._look_at = 0.0
+
+    def load(self) -> Settings:
+        """Read the settings; raises SettingsError."""
+        self._read = self._stamp()
+        return load(self._env_file)
+
+    def has_changed(self) -> bool:
+        """Tell whether the env file is another than was read; looks at it once a second at most."""
+        if time.monotonic() < self._look_at:
+            return False
+        self._look_at = time.monotonic() + 1
+        return self._stamp() != self._read
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            status = self._env_file.stat() if self._env_file else None
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_size) if status else None
 
 
 def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:

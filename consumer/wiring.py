@@ -5,7 +5,7 @@ from consumer.drafts import Drafts
 from consumer.log import Logger
 from consumer.sending import Rules
 from consumer.service import Service
-from consumer.settings import Settings, SettingsError
+from consumer.settings import Settings, SettingsError, Source
 from jirafe.client import Client
 from schemas.codec import Codec
 from schemas.registry import SchemaRegistry
@@ -32,9 +32,9 @@ def make_codec(settings: Settings) -> Codec:
         raise SettingsError([f"CONSUMER_SCHEMAS_FOLDER: {error}."]) from None
 
 
-def make_service(settings: Settings, log: Logger) -> Service:
-    """Make one member of the group; raises SettingsError."""
+def make_service(settings: Settings, source: Source, log: Logger) -> Service:
+    """Make one member of the group, of settings that came from `source`; raises SettingsError."""
     api, rules = settings.api, Rules(settings.api.max_request_bytes, settings.stream.max_attempts)
     client = Client(api.url, connect_timeout=api.connect_timeout, read_timeout=api.read_timeout)
     drafts = Drafts(make_codec(settings), settings.defaults, api.max_request_bytes)
-    return Service(settings, Delivery(drafts, client, rules), log)
+    return Service(settings, source, Delivery(drafts, client, rules), log)

@@ -5,6 +5,7 @@ answer says what became of each event, or why the request as a whole did not ser
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category")
 _QUOTED = 200
 _SHORTEST_SECRET = 8
+_READ_AT_ONCE = 65_536
+_LONGEST_ANSWER = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +148,32 @@ class Client:
                 headers={"Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"},
                 timeout=self._timeout,
                 allow_redirects=False,
+                stream=True,
             )
-        except requests.Timeout as error:
+            content = self._content(response)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             return Failed("timeout", f"no answer in time ({type(error).__name__})")
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             # Only the error's class: its text may hold the address with what was put into it.
             return Failed(
                 "connection", f"the request could not be made or its answer not read ({type(error).__name__})"
             )
-        return self._read(response, _without(site.access_token, response.content), documents)
+        if isinstance(content, Failed):
+            return content
+        return self._read(response, _without(site.access_token, content), documents)
+
+    def _content(self, response: requests.Response) -> bytes | Failed:
+        """Read an answer's body, within the read timeout in all: its parts may each come just in time."""
+        end = time.monotonic() + self._timeout[1]
+        content = bytearray()
+        with response:
+            while part := response.raw.read1(_READ_AT_ONCE, decode_content=True):
+                content += part
+                if time.monotonic() > end:
+                    return Failed("timeout", "the answer came too slowly")
+                if len(content) > _LONGEST_ANSWER:
+                    return Failed("unreadable", f"the answer has more than {_LONGEST_ANSWER} bytes")
+        return bytes(content)
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)

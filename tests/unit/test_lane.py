@@ -106,19 +106,19 @@ A, B, C = ("t", 0), ("t", 1), ("t", 2)
 def test_lanes_that_fail_together_are_one_failure() -> None:
     gate = Gate(since=100.0)
     for lane in (A, B, C):
-        gate.failed(lane, lambda failures: 100.0 + failures, firm=False)
+        gate.failed(lane, "503", lambda failures: 100.0 + failures, firm=False)
     assert (gate.failures, gate.due) == (1, 101.0)
 
 
 def test_one_lane_probes_and_the_one_that_failed_last_probes_last() -> None:
     gate = Gate(since=100.0)
     for lane in (A, B):
-        gate.failed(lane, lambda _: 101.0, firm=False)
+        gate.failed(lane, "503", lambda _: 101.0, firm=False)
     assert not gate.admits(A, 100.5)
     assert not gate.admits(B, 101.0)
     assert gate.admits(A, 101.0)
     assert not gate.admits(B, 101.0)
-    gate.failed(A, lambda failures: 100.0 + 2**failures, firm=False)
+    gate.failed(A, "503", lambda failures: 100.0 + 2**failures, firm=False)
     assert (gate.failures, gate.due) == (2, 104.0)
     assert not gate.admits(A, 104.0)
     assert gate.admits(B, 104.0)
@@ -127,7 +127,7 @@ def test_one_lane_probes_and_the_one_that_failed_last_probes_last() -> None:
 def test_a_probe_that_leaves_lets_another_probe() -> None:
     gate = Gate(since=0.0)
     for lane in (A, B):
-        gate.failed(lane, lambda _: 1.0, firm=False)
+        gate.failed(lane, "503", lambda _: 1.0, firm=False)
     assert gate.admits(A, 1.0)
     assert gate.leave(A)
     assert gate.admits(B, 1.0)
@@ -136,11 +136,11 @@ def test_a_probe_that_leaves_lets_another_probe() -> None:
 
 def test_a_gate_is_firm_once_a_probe_failed_or_we_were_told_to_wait() -> None:
     gate = Gate(since=0.0)
-    gate.failed(A, lambda _: 1.0, firm=False)
+    gate.failed(A, "503", lambda _: 1.0, firm=False)
     assert not gate.is_firm
     gate.admits(A, 1.0)
-    gate.failed(A, lambda _: 2.0, firm=False)
+    gate.failed(A, "503", lambda _: 2.0, firm=False)
     assert gate.is_firm
     told = Gate(since=0.0)
-    told.failed(A, lambda _: 1.0, firm=True)
+    told.failed(A, "429", lambda _: 1.0, firm=True)
     assert told.is_firm

@@ -1,0 +1,173 @@
+"""All lanes of a member: what may be dispatched now, what is to be committed, and what waits for what.
+
+Pure state like its lanes: no threads, no I/O; the clock and the chance are handed in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+from consumer.backoff import Backoff, Gate
+from consumer.chunk import Chunk
+from consumer.delivery import Done, Retry
+from consumer.lane import Bounds, Lane
+from consumer.log import Logger
+from consumer.record import Output, Partition, Record
+from consumer.sending import Trouble
+
+
+class Lanes:
+    """The lanes of the partitions that are assigned, each with the epoch of its assignment.
+
+    `hold_interval` is the seconds between tries while an operator is needed.
+    """
+
+    def __init__(
+        self, bounds: Bounds, backoff: Backoff, hold_interval: float, chance: Callable[[], float], log: Logger
+    ) -> None:
+        self._bounds = bounds
+        self._backoff = backoff
+        self._hold_interval = hold_interval
+        self._chance = chance
+        self._log = log
+        self._lanes: dict[Partition, Lane] = {}
+        self._gates: dict[str, Gate] = {}
+        self._epoch = 0
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    # the assignment
+
+    def assign(self, partitions: Iterable[Partition]) -> None:
+        """Have a new lane for each partition; what is left of an earlier one is dropped."""
+        self._epoch += 1
+        for partition in partitions:
+            self.drop([partition])
+            self._lanes[partition] = Lane(partition, self._epoch, self._bounds)
+
+    def drop(self, partitions: Iterable[Partition]) -> None:
+        """Forget lanes with all they hold, uncommitted: the next owner delivers it again."""
+        for partition in partitions:
+            lane = self._lanes.pop(partition, None)
+            if lane:
+                self._leave(lane)
+
+    def has(self, chunk: Chunk) -> bool:
+        """Tell whether a chunk's lane is still assigned as it was; any thread may ask."""
+        lane = self._lanes.get(chunk.partition)
+        return lane is not None and lane.epoch == chunk.epoch
+
+    # records in, chunks out and back
+
+    def add(self, record: Record) -> None:
+        """Let a record wait on its lane; one of a partition that is not assigned is another member's."""
+        lane = self._lanes.get((record.topic, record.partition))
+        if lane:
+            lane.add(record)
+
+    def dispatch(self, now: float) -> Iterator[Chunk]:
+        """Put in flight, and give, a chunk of each lane that may go now."""
+        for lane in self._lanes.values():
+            if lane.has_work and self._may_go(lane, now):
+                yield lane.dispatch()
+
+    def next_due(self, now: float) -> float:
+        """Give the seconds until a lane may go by the passing of time alone; infinite if none will."""
+        dues = [lane.due for lane in self._lanes.values() if lane.has_work]
+        dues += [gate.due for gate in self._gates.values()]
+        return min((due - now for due in dues if due > now), default=float("inf"))
+
+    def take(self, answer: Done | Retry, now: float) -> None:
+        """Take a chunk back: finished, or to be tried again; one of an earlier assignment is thrown away."""
+        if not self.has(answer.chunk):
+            return
+        lane = self._lanes[answer.chunk.partition]
+        for name in answer.served:
+            self._open(name, now)
+        match answer:
+            case Done(_, outputs, served):
+                if lane.waits_for:
+                    self._open(lane.waits_for, now)
+                lane.goes_to = next(iter(served)) if len(served) == 1 else None
+                lane.finish(outputs)
+            case Retry(_, trouble, served):
+                self._retry(lane, trouble, now, served=trouble.waits_for in served)
+
+    def _may_go(self, lane: Lane, now: float) -> bool:
+        if lane.waits_for is None and lane.goes_to in self._gates and self._gates[lane.goes_to].is_firm:
+            # Its site is known to be down: it waits with the others, and need not find out by itself.
+            lane.waits_for = lane.goes_to
+            self._gates[lane.goes_to].join(lane.partition)
+        gate = self._gates.get(lane.waits_for) if lane.waits_for else None
+        return gate.admits(lane.partition, now) if gate else now >= lane.due
+
+    def _retry(self, lane: Lane, trouble: Trouble, now: float, *, served: bool) -> None:
+        if lane.waits_for != trouble.waits_for:
+            self._leave(lane)
+        if served and not trouble.isolating:
+            lane.failures = 0  # it got on: what is left need not wait the longer for what is behind it
+
+        def due_after(failures: int) -> float:
+            if trouble.held:
+                return now + self._hold_interval
+            return now + self._backoff.delay(failures, trouble.retry_after, self._chance)
+
+        own_due = due_after(lane.failures + 1)
+        if served:
+            # The site serves: only this chunk waits, and no other lane.
+            lane.retry(own_due, None, isolating=trouble.isolating)
+            return
+        gate = self._gates.get(trouble.waits_for)
+        if gate is None:
+            gate = self._gates[trouble.waits_for] = Gate(now)
+        if gate.failures == 0 or gate.problem != trouble.problem:
+            event = "held" if trouble.held else "waiting"
+            self._log.warning(event, on=trouble.waits_for, cause=trouble.cause, reason=trouble.problem)
+        gate.failed(
+            lane.partition, trouble.problem, due_after, firm=trouble.held or trouble.retry_after is not None
+        )
+        lane.retry(own_due, trouble.waits_for, isolating=trouble.isolating)
+
+    # what lanes wait for
+
+    @property
+    def waiting_for(self) -> dict[str, str]:
+        """What does not serve now (a site, the registry), each with the reason."""
+        return {name: gate.problem for name, gate in self._gates.items()}
+
+    def try_again(self, now: float) -> None:
+        """Let what does not serve be tried at once: something was mended."""
+        for gate in self._gates.values():
+            gate.due = now
+
+    def _open(self, name: str, now: float) -> None:
+        """Let all lanes that waited for this go on at once: it serves again."""
+        gate = self._gates.pop(name, None)
+        if gate is None:
+            return
+        self._log.info("resumed", on=name, after_seconds=round(now - gate.since, 3))
+        for lane in self._lanes.values():
+            if lane.waits_for == name:
+                lane.resume()
+
+    def _leave(self, lane: Lane) -> None:
+        name, lane.waits_for = lane.waits_for, None
+        if name in self._gates and not self._gates[name].leave(lane.partition):
+            del self._gates[name]
+
+    # results and offsets out
+
+    @property
+    def finished(self) -> list[Output]:
+        """All outputs to commit: those of a lane in the order of their records."""
+        return list(chain.from_iterable(lane.finished for lane in self._lanes.values()))
+
+    @property
+    def offsets(self) -> dict[Partition, int]:
+        """The offsets to commit with `finished`: next to read."""
+        return {lane.partition: lane.offset for lane in self._lanes.values() if lane.finished}
+
+    def committed(self) -> None:
+        """Forget what was finished: it is committed."""
+        for lane in self._lanes.values():
+            lane.committed()
