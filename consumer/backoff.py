@@ -67,6 +67,8 @@ class Gate:
             self.failures += 1
             self.due = due(self.failures)
             self._probe = None
+        elif firm:
+            self.due = max(self.due, due(self.failures))  # told to wait longer than we knew
 
     def admits(self, partition: Partition, now: float) -> bool:
         """Tell whether this lane may probe now; if so it is the probe until it fails or leaves."""

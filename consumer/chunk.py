@@ -28,11 +28,24 @@ class Credentials:
 
 
 @dataclass(slots=True)
-class Outgoing:
-    """One event of a message: `outcome` is None until it is decided; what can't be sent has one at once.
+class Suspicion:
+    """Whether an event that fails alone is at fault, or the API that fails it.
 
-    `failures` counts the tries at which it failed alone while the API served others.
+    `passed` and `failed` are what its site had passed and failed in all when it came under suspicion, `seen` what
+    it had passed at the event's last try. `alone` counts its tries, `counted` those since whose forerunner
+    others passed.
     """
+
+    passed: int
+    failed: int
+    seen: int
+    alone: int = 0
+    counted: int = 0
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One event of a message: `outcome` is None until it is decided; what can't be sent has one at once."""
 
     kind: Kind
     name: str
@@ -40,8 +53,7 @@ class Outgoing:
     credentials: Credentials
     document: Document
     outcome: Accepted | Fault | None = None
-    failures: int = 0
-    failed_at: float = 0.0
+    suspicion: Suspicion | None = None
 
 
 @dataclass(slots=True)

@@ -98,10 +98,9 @@ def run(source: settings.Source) -> int:
         logger.info("topics_created", topics=created)
     service = wiring.make_service(loaded, source, logger)
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, _end_at_once)
         signal.signal(signal.SIGINT, _end_at_once)
-        logger.info("signal", name=signal.Signals(number).name)
         service.stop()
 
     signal.signal(signal.SIGTERM, on_signal)

@@ -4,14 +4,13 @@ It never waits between tries and never gives up by itself: a chunk comes back ei
 for each record, or to be retried, with what stood in the way.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from consumer.chunk import Chunk
 from consumer.drafts import Defaults, Drafts
 from consumer.record import Output
-from consumer.sending import Attempt, Rules, Trouble, by_site
+from consumer.sending import Attempt, Rules, Tally, Trouble, by_site
 from jirafe.client import Client
 from schemas.codec import RegistryUnavailable
 
@@ -39,14 +38,11 @@ class Retry:
 class Delivery:
     """Delivers chunks; `deliver` may run in several threads at once, each with a chunk of its own."""
 
-    def __init__(
-        self, drafts: Drafts, client: Client, rules: Rules, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, drafts: Drafts, client: Client, rules: Rules) -> None:
         self._drafts = drafts
         self._client = client
         self._rules = rules
-        self._clock = clock
-        self._served_at: dict[str, float] = {}
+        self._tallies: dict[str, Tally] = {}
 
     def use(self, defaults: Defaults) -> None:
         """Go by other credentials and parameters from now on; any thread may call."""
@@ -59,13 +55,18 @@ class Delivery:
         """
         chunk.attempts += 1
         own = self._drafts.defaults.credentials
-        attempt = Attempt(self._client, self._rules, own, chunk, is_ours, self._clock, self._served_at)
+        attempt = Attempt(self._client, self._rules, own, chunk, is_ours, self._tallies)
         try:
             for record in chunk.records[len(chunk.drafts) :]:
                 chunk.drafts.append(self._drafts.draft(record))
             events = [event for draft in chunk.drafts for event in draft.events]
-            troubles = [attempt.send(site, group) for site, group in by_site(events, self._drafts.site).items()]
-            trouble = next((trouble for trouble in troubles if trouble), None)
+            trouble = None
+            for runs in by_site(events, self._drafts.site):
+                for site, run in runs:
+                    stopped = attempt.send(site, run)
+                    if stopped:
+                        trouble = trouble or stopped
+                        break  # a later run may have a later event of the same key
             if trouble is None or all(event.outcome is not None for event in events):
                 outputs = [self._drafts.output(draft, chunk.attempts) for draft in chunk.drafts]
                 return Done(chunk, outputs, frozenset(attempt.served))

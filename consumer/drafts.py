@@ -28,6 +28,7 @@ from schemas.codec import Codec, Undecodable
 SITE_ID = "jirafe.site_id"
 ACCESS_TOKEN = "jirafe.access_token"  # noqa: S105 - a parameter's name
 _LONGEST_PROBLEM = 2000
+_LONGEST_CREDENTIAL = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,10 @@ class Drafts:
                 return Fault("missing-parameter", missing_parameter(name))
             if not (value.isascii() and value.isprintable()) or " " in value or value in {".", ".."}:
                 return Fault("unmappable", f"{name}: has characters that cannot be in one")
+            if len(value) > _LONGEST_CREDENTIAL:
+                return Fault(
+                    "unmappable", f"{name}: has {len(value)} characters, and may have {_LONGEST_CREDENTIAL}"
+                )
         return None
 
     def _too_large(self, document: Document) -> Fault | None:

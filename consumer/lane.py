@@ -40,7 +40,8 @@ class Lane:
         self.waits_for: str | None = None
         self.isolating = False
         self.goes_to: str | None = None
-        self.paused = False
+        # The client keeps the pause of an earlier assignment; so a lane begins by being resumed.
+        self.paused = True
         self._bounds = bounds
         self._waiting: deque[Record] = deque()
         self._chunk: Chunk | None = None

@@ -4,14 +4,13 @@ Pure state like its lanes: no threads, no I/O; the clock and the chance are hand
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 from consumer.backoff import Backoff, Gate
 from consumer.chunk import Chunk
-from consumer.delivery import Done, Retry
+from consumer.delivery import REGISTRY, Done, Retry
 from consumer.lane import Bounds, Lane
 from consumer.log import Logger
-from consumer.record import Output, Partition, Record
+from consumer.record import Partition, Record
 from consumer.sending import Trouble
 
 
@@ -86,12 +85,15 @@ class Lanes:
             self._open(name, now)
         match answer:
             case Done(_, outputs, served):
-                if lane.waits_for:
-                    self._open(lane.waits_for, now)
+                if lane.waits_for == REGISTRY:
+                    self._open(REGISTRY, now)
+                self._leave(lane)
                 lane.goes_to = next(iter(served)) if len(served) == 1 else None
                 lane.finish(outputs)
             case Retry(_, trouble, served):
-                self._retry(lane, trouble, now, served=trouble.waits_for in served)
+                # Told to wait, all lanes wait, whatever went through before.
+                serves = trouble.waits_for in served and trouble.retry_after is None
+                self._retry(lane, trouble, now, serves=serves)
 
     def _may_go(self, lane: Lane, now: float) -> bool:
         if lane.waits_for is None and lane.goes_to in self._gates and self._gates[lane.goes_to].is_firm:
@@ -101,10 +103,10 @@ class Lanes:
         gate = self._gates.get(lane.waits_for) if lane.waits_for else None
         return gate.admits(lane.partition, now) if gate else now >= lane.due
 
-    def _retry(self, lane: Lane, trouble: Trouble, now: float, *, served: bool) -> None:
+    def _retry(self, lane: Lane, trouble: Trouble, now: float, *, serves: bool) -> None:
         if lane.waits_for != trouble.waits_for:
             self._leave(lane)
-        if served and not trouble.isolating:
+        if serves and not trouble.isolating:
             lane.failures = 0  # it got on: what is left need not wait the longer for what is behind it
 
         def due_after(failures: int) -> float:
@@ -113,7 +115,7 @@ class Lanes:
             return now + self._backoff.delay(failures, trouble.retry_after, self._chance)
 
         own_due = due_after(lane.failures + 1)
-        if served:
+        if serves:
             # The site serves: only this chunk waits, and no other lane.
             lane.retry(own_due, None, isolating=trouble.isolating)
             return
@@ -154,20 +156,3 @@ class Lanes:
         name, lane.waits_for = lane.waits_for, None
         if name in self._gates and not self._gates[name].leave(lane.partition):
             del self._gates[name]
-
-    # results and offsets out
-
-    @property
-    def finished(self) -> list[Output]:
-        """All outputs to commit: those of a lane in the order of their records."""
-        return list(chain.from_iterable(lane.finished for lane in self._lanes.values()))
-
-    @property
-    def offsets(self) -> dict[Partition, int]:
-        """The offsets to commit with `finished`: next to read."""
-        return {lane.partition: lane.offset for lane in self._lanes.values() if lane.finished}
-
-    def committed(self) -> None:
-        """Forget what was finished: it is committed."""
-        for lane in self._lanes.values():
-            lane.committed()

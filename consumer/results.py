@@ -12,6 +12,10 @@ Group = Any
 """The group's metadata as the consumer gives it (opaque): by it the broker fences stale members (KIP-447)."""
 
 
+_ABORTED_WITHIN = 10.0
+_PAUSE = 0.1
+
+
 class Aborted(Exception):
     """Nothing was written; the same outputs may be written again. The sentence says why."""
 
@@ -44,7 +48,7 @@ class Deadline:
 class ResultWriter:
     """Writes outputs; called by the thread that polls, and by no other.
 
-    `timeout` bounds each of the methods, in seconds. `epoch_ms` tells the time that dead letters carry.
+    `epoch_ms` tells the time that dead letters carry.
     """
 
     def __init__(
@@ -52,34 +56,35 @@ class ResultWriter:
         producer: Producer,
         results_topic: str,
         dead_letters_topic: str,
-        timeout: float,
         epoch_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._producer = producer
         self._results_topic = results_topic
         self._dead_letters_topic = dead_letters_topic
-        self._timeout = timeout
         self._epoch_ms = epoch_ms
 
-    def start(self) -> None:
+    def start(self, timeout: float) -> None:
         """Take the transactional id over: an earlier holder is fenced, its open transaction ended.
 
-        Raises Lost where it may pass, else Refused.
+        Blocks up to the timeout, in seconds. Raises Lost where it may pass, else Refused.
         """
         try:
-            self._repeated(self._producer.init_transactions, Deadline(self._timeout))
+            self._repeated(self._producer.init_transactions, Deadline(timeout))
         except KafkaException as error:
             if _kafka_error(error).retriable():
                 raise Lost(_sentence(error)) from None
             raise Refused(f"Kafka refuses transactions to this client: {_sentence(error)}") from None
 
-    def write(self, outputs: Sequence[Output], offsets: Mapping[Partition, int], group: Group) -> None:
+    def write(
+        self, outputs: Sequence[Output], offsets: Mapping[Partition, int], group: Group, deadline: Deadline
+    ) -> None:
         """Write outputs and commit offsets (next to read) in one transaction; raises Aborted or Lost.
+
+        Blocks up to the deadline, and for the abort, if there is one, some seconds more.
 
         1. Begin. 2. Produce every result and dead letter. 3. Add the group's offsets. 4. Commit, which waits
         until the brokers have all of it. If a step fails the transaction is aborted.
         """
-        deadline = Deadline(self._timeout)
         try:
             self._producer.begin_transaction()
             for output in outputs:
@@ -116,7 +121,7 @@ class ResultWriter:
             except BufferError:
                 if not deadline.left:
                     raise
-                self._producer.poll(min(0.1, deadline.left))  # the queue is full: let it drain
+                self._producer.poll(min(_PAUSE, deadline.left))  # the queue is full: let it drain
             else:
                 return
 
@@ -128,6 +133,7 @@ class ResultWriter:
             except KafkaException as error:
                 if not (_kafka_error(error).retriable() and deadline.left):
                     raise
+                self._producer.poll(min(_PAUSE, deadline.left))
             else:
                 return
 
@@ -136,7 +142,7 @@ class ResultWriter:
         if isinstance(cause, KafkaException) and _kafka_error(cause).fatal():
             return Lost(_sentence(cause))
         try:
-            self._repeated(self._producer.abort_transaction, Deadline(self._timeout))
+            self._repeated(self._producer.abort_transaction, Deadline(_ABORTED_WITHIN))
         except KafkaException as error:
             return Lost(f"{_sentence(cause)}; nor could the transaction be aborted: {_sentence(error)}")
         return Aborted(_sentence(cause))

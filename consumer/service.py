@@ -5,9 +5,9 @@ through a queue. This thread never waits for HTTP, so it always polls in time.
 """
 
 import random
-import threading
 import time
 from collections.abc import Iterable
+from itertools import chain
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -26,6 +26,7 @@ from consumer.workers import Workers
 _IDLE_WAIT = 0.1
 _BUSY_WAIT = 0.005
 _POLLED_AT_ONCE = 1000
+_REJOIN_PAUSE = 0.5
 
 
 class Fatal(Exception):
@@ -51,30 +52,33 @@ class Service:
         self._flooded = False
         self._commit_due = 0.0
         self._commit_failures = 0
-        self._stopping = threading.Event()
-        self._reloading = threading.Event()
+        # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
+        self._stopping = False
+        self._reloading = False
         self._pulse: Pulse
         self._consumer: Consumer
         self._writer: ResultWriter
 
     def stop(self) -> None:
         """Ask `run` to finish what is in flight and return; may be called from a signal handler."""
-        self._stopping.set()
+        self._stopping = True
 
     def reload(self) -> None:
         """Ask for the settings to be read again, and for all that is held to be tried; as `stop`."""
-        self._reloading.set()
+        self._reloading = True
 
     def run(self) -> None:
         """Run until `stop`; raises Fatal, Refused, Unusable."""
         self._log.info("started", topics=self._settings.input_topics, group=self._settings.kafka["group.id"])
-        while not self._stopping.is_set():
+        while not self._stopping:
             try:
                 self._be_member()
             except Lost as error:
                 # What is in flight is dropped: the committed offsets tell where to go on.
                 self._log.warning("rejoining", reason=str(error))
-                self._stopping.wait(self._settings.stream.backoff_first)
+                time.sleep(_REJOIN_PAUSE)  # there is no consumer now that would have to poll
+            except KafkaException as error:
+                raise Fatal(f"Kafka: {error.args[0].str()}") from None
         self._workers.stop()
         self._log.info("stopped")
 
@@ -82,10 +86,8 @@ class Service:
         settings, library_log = self._settings, LibraryLog(self._log)
         stream = settings.stream
         producer = make_producer(settings.producer, library_log)
-        self._writer = ResultWriter(
-            producer, stream.results_topic, stream.dead_letters_topic, stream.commit_timeout
-        )
-        self._writer.start()
+        self._writer = ResultWriter(producer, stream.results_topic, stream.dead_letters_topic)
+        self._writer.start(stream.commit_timeout)
         self._consumer = make_consumer(settings.consumer, library_log, error_cb=self._on_error)
         self._pulse = Pulse(settings.session_timeout)
         try:
@@ -95,7 +97,7 @@ class Service:
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,
             )
-            while not self._stopping.is_set():
+            while not self._stopping:
                 self._turn()
             self._log.info("stopping", in_flight=sum(lane.in_flight for lane in self._lanes))
             self._drain([lane.partition for lane in self._lanes], Deadline(stream.grace_time))
@@ -109,30 +111,26 @@ class Service:
         """Go once round: records in, chunks back, chunks out, results and offsets committed."""
         if self._pulse.stood_still:
             raise Lost("this process stood still for longer than the session: its partitions may be another's")
-        if self._reloading.is_set() or self._source.has_changed():
+        if self._reloading or self._source.has_changed():
             self._reload()
         busy = any(lane.in_flight or lane.finished for lane in self._lanes)
         self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(time.monotonic())))
         self._take_answers(_BUSY_WAIT if busy else 0)
         for chunk in self._lanes.dispatch(time.monotonic()):
             self._workers.submit(chunk)
-        self._commit()
+        self._commit(self._settings.stream.commit_timeout)
         self._control_flow()
 
     # records in
 
     def _poll(self, timeout: float) -> None:
-        try:
-            messages = self._consumer.consume(_POLLED_AT_ONCE, 0)
-            if messages or not timeout:
-                self._receive(messages)
-                return
+        messages = self._consumer.consume(_POLLED_AT_ONCE, 0)
+        self._receive(messages)
+        if timeout and not messages:
             first = self._consumer.poll(timeout)
             if first is not None:  # a message of an empty value is falsy, and is one all the same
                 self._receive([first])
                 self._receive(self._consumer.consume(_POLLED_AT_ONCE, 0))
-        except KafkaException as error:
-            raise Fatal(f"Kafka: {error.args[0].str()}") from None
 
     def _receive(self, messages: Iterable[Message]) -> None:
         for message in messages:
@@ -165,26 +163,36 @@ class Service:
 
     # results and offsets out
 
-    def _commit(self) -> None:
-        """Write all that is finished, with its offsets, in one transaction; an aborted one is written again."""
-        outputs = self._lanes.finished
-        if not outputs or time.monotonic() < self._commit_due:
+    def _commit(self, within: float) -> None:
+        """Write all that is finished, with its offsets, in one transaction; an aborted one is written again.
+
+        After an abort each lane has a transaction of its own, so that what can't be written stops only its lane.
+        """
+        lanes = [lane for lane in self._lanes if lane.finished]
+        if not lanes or time.monotonic() < self._commit_due:
             return
-        letters = [output.dead_letter is not None for output in outputs]
-        if not self._flood.admits(letters):
-            self._hold_flood(sum(letters), len(letters))
-            return
-        try:
-            self._writer.write(outputs, self._lanes.offsets, self._consumer.consumer_group_metadata())
-        except Aborted as error:
-            self._commit_failures += 1
+        deadline = Deadline(within)
+        aborted = False
+        for part in [[lane] for lane in lanes] if self._commit_failures else [lanes]:
+            outputs = list(chain.from_iterable(lane.finished for lane in part))
+            letters = [output.dead_letter is not None for output in outputs]
+            if not self._flood.admits(letters):
+                self._hold_flood(sum(letters), len(letters))
+                continue
+            offsets = {lane.partition: lane.offset for lane in part}
+            try:
+                self._writer.write(outputs, offsets, self._consumer.consumer_group_metadata(), deadline)
+            except Aborted as error:
+                aborted = True
+                self._log.warning("commit_aborted", reason=str(error), records=len(outputs))
+                continue
+            self._flood.note(letters)
+            for lane in part:
+                lane.committed()
+        self._commit_failures = self._commit_failures + 1 if aborted else 0
+        if aborted:
             delay = self._settings.backoff.delay(self._commit_failures, None, random.random)
             self._commit_due = time.monotonic() + delay
-            self._log.warning("commit_aborted", reason=str(error), records=len(outputs))
-            return
-        self._commit_failures = 0
-        self._flood.note(letters)
-        self._lanes.committed()
 
     def _hold_flood(self, letters: int, records: int) -> None:
         if not self._flooded:
@@ -201,7 +209,7 @@ class Service:
 
     def _reload(self) -> None:
         """Take over mended settings in place, and try at once what was held."""
-        self._reloading.clear()
+        self._reloading = False
         try:
             self._delivery.use(self._source.load().defaults)
         except SettingsError as error:
@@ -231,7 +239,7 @@ class Service:
         leaving = [lane for lane in self._lanes if lane.partition in partitions]
         while deadline.left and any(lane.in_flight or (lane.finished and not self._flooded) for lane in leaving):
             self._take_answers(min(_BUSY_WAIT, deadline.left))
-            self._commit()
+            self._commit(min(self._settings.stream.commit_timeout, deadline.left))
         self._lanes.drop(partitions)
 
     def _on_error(self, error: KafkaError) -> None:

@@ -33,6 +33,8 @@ _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
     "enable.auto.offset.store": "offsets are committed with their results",
     "enable.partition.eof": "the consumer has no use for it",
+    "isolation.level": "only what is committed is delivered",
+    "transactional.id": "each member has its own, made of the group and KAFKA_GROUP_INSTANCE_ID",
 }
 
 
@@ -176,6 +178,8 @@ class Settings:
         """The transactional writer's properties; one transactional id for each member."""
         return {
             "transactional.id": f"{self.kafka['group.id']}-{self._instance}",
+            # What a crash leaves open blocks its readers no longer than this.
+            "transaction.timeout.ms": int(self.stream.commit_timeout * 1000) + 10_000,
             # A dead letter is as large as its record, and its headers come on top.
             "message.max.bytes": 20 * 1024 * 1024,
             "compression.type": "lz4",
@@ -255,13 +259,13 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Sett
         if name in kafka:
             faults.append(f"KAFKA_{name.upper().replace('.', '_')} can't be set: {why}.")
     if not faults:
-        faults = _contradictions(groups["CONSUMER_"])
+        faults = _contradictions(groups["CONSUMER_"], kafka)
     if faults:
         raise SettingsError(faults)
     return Settings(groups["JIRAFE_"], groups["CONSUMER_"], kafka)
 
 
-def _contradictions(stream: Stream) -> list[str]:
+def _contradictions(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
     faults = []
     for what in ("records", "bytes"):
         chunk, lane = getattr(stream, f"chunk_{what}"), getattr(stream, f"lane_{what}")
@@ -269,6 +273,13 @@ def _contradictions(stream: Stream) -> list[str]:
             faults.append(f"CONSUMER_CHUNK_{what.upper()} ({chunk}) is over CONSUMER_LANE_{what.upper()} ({lane}).")
     if stream.backoff_first > stream.backoff_longest:
         faults.append("CONSUMER_BACKOFF_FIRST is over CONSUMER_BACKOFF_LONGEST.")
+    given = kafka.get("max.poll.interval.ms", "300000")
+    longest = stream.drain_timeout + 2 * stream.commit_timeout
+    if given.isdigit() and longest * 1000 >= int(given):
+        faults.append(
+            f"CONSUMER_DRAIN_TIMEOUT and twice CONSUMER_COMMIT_TIMEOUT ({longest:g} s) reach "
+            f"KAFKA_MAX_POLL_INTERVAL_MS ({given}): the group would give a busy member up."
+        )
     return faults
 
 

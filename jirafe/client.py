@@ -25,6 +25,7 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category")
 _QUOTED = 200
+_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _SHORTEST_SECRET = 8
 _READ_AT_ONCE = 65_536
 _LONGEST_ANSWER = 64 * 1024 * 1024
@@ -94,13 +95,15 @@ class Failed:
     """The request as a whole did not serve: the same one may serve later.
 
     `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), `problem` the
-    sentence. `retry_after` is in seconds, as the API asked, None where it did not. Whether the events were
-    taken in is not known.
+    sentence. `retry_after` is in seconds, as the API asked, None where it did not. `is_final` marks a status
+    that the same request will bring again unless something is mended (4xx, but 408, 425 and 429). Whether the
+    events were taken in is not known.
     """
 
     cause: str
     problem: str
     retry_after: float | None = None
+    is_final: bool = False
 
 
 Answer = Answered | Refused | Forbidden | Failed
@@ -196,7 +199,8 @@ class Client:
         if status == HTTPStatus.BAD_REQUEST and body and (error_type or body.get("errors")):
             return Refused(f"400: {_problem(body)}")
         said = f": {_problem(body)}" if body else ""
-        return Failed(str(status), f"the API answered {status}{said}", self._retry_after(response))
+        is_final = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING
+        return Failed(str(status), f"the API answered {status}{said}", self._retry_after(response), is_final)
 
     def _retry_after(self, response: requests.Response) -> float | None:
         """Read Retry-After in both its forms (RFC 9110, 10.2.3), as seconds from now; None where unreadable."""

@@ -310,7 +310,7 @@ class TestFailures:
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 503])
     def test_page_of_a_proxy_says_nothing_of_the_events(self, api: Api, status: int) -> None:
         page(api, status, f"<html>{TOKEN}</html>")
-        assert api.send() == Failed(str(status), f"the API answered {status}")
+        assert api.send() == Failed(str(status), f"the API answered {status}", is_final=status < 500)
         assert api.arrived() == []
 
 

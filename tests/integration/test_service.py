@@ -226,7 +226,7 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(stand: Stand) -> No
     member = stand.member()
     await_that("a request at the API", lambda: stand.api.faults()[0]["applied"] != 0)
     member.signal(signal.SIGINT)
-    await_that("the first signal", lambda: member.said('"name": "SIGINT"') > 0)
+    await_that("the first signal", lambda: member.said('"event": "stopping"') > 0)
     member.signal(signal.SIGTERM)
     assert member.wait() == 128 + signal.SIGTERM
     stand.api.clear_faults()
