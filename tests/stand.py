@@ -1,5 +1,6 @@
 """What a test of the service stands on: a broker, an API, topics and a group of its own, and real members."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -68,6 +69,14 @@ class Stand:
         topics = dict(zip(("cart", "order", "taxon"), self.settings.input_topics, strict=True))
         produce(self._producer, [(topics[kind], Encoded(kind, key, value))])
 
+    def send_later(self, key: bytes, value: bytes) -> None:
+        """Produce one of many; `flush` waits for them."""
+        self._producer.produce(self.orders_topic, value, key)
+        self._producer.poll(0)
+
+    def flush(self) -> None:
+        assert self._producer.flush(30) == 0
+
     def produce_raw(self, key: bytes, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()) -> None:
         """Produce any bytes to the orders topic."""
         self._producer.produce(self.orders_topic, value, key, headers=list(headers))
@@ -75,9 +84,12 @@ class Stand:
 
     def member(self, **changed: str) -> CommandProcess:
         """Start a member of the group; it is stopped with the stand."""
+        return self.member_with_file(Path(os.devnull), **changed)
+
+    def member_with_file(self, env_file: Path, **changed: str) -> CommandProcess:
         self._members += 1
         log = self.folder / f"member-{self._members}.log"
-        process = CommandProcess(["run"], {**self.environment, **changed}, log)
+        process = CommandProcess(["run"], {**self.environment, **changed}, log, env_file)
         return self._stack.enter_context(process)
 
     def await_assigned(self, member: CommandProcess) -> None:

@@ -1,5 +1,6 @@
 """The embedded broker: Tansu, in memory, as a process of its own on a local port. For demo and tests."""
 
+import signal
 import socket
 import subprocess
 import time
@@ -63,6 +64,11 @@ class EmbeddedBroker:
         except KafkaException:
             return False
         return True
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self._process:
+            self._process.send_signal(number)
 
     def wait(self) -> None:
         """Wait until it ends."""

@@ -37,10 +37,16 @@ def await_that(what: str, holds: Callable[[], bool], within: float = 60.0) -> No
 class CommandProcess:
     """`jirafe-consumer ARGUMENTS` as a process, its standard error in the file `log`.
 
-    Its environment is ours without any settings, and then `environment`.
+    Its settings are `environment` and `env_file` alone: those of our own environment are left out.
     """
 
-    def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        env_file: Path = Path(os.devnull),
+    ) -> None:
         self.log = log
         inherited = {
             name: value
@@ -49,7 +55,7 @@ class CommandProcess:
         }
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                [sys.executable, "-m", "consumer", "--env-file", os.devnull, *arguments],
+                [sys.executable, "-m", "consumer", "--env-file", str(env_file), *arguments],
                 env={**inherited, **environment},
                 stdout=output,
                 stderr=output,
@@ -60,6 +66,11 @@ class CommandProcess:
     def status(self) -> int | None:
         """Its exit status, None while it runs."""
         return self._process.poll()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def said(self, text: str) -> int:
         """Count how often a text is in what it said so far."""

@@ -1,0 +1,206 @@
+"""What happens when: each trouble that a member must survive, through the public door."""
+
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from consumer.demo.broker import EmbeddedBroker
+from consumer.demo.processes import CommandProcess, await_that
+from jirafe.sandbox import Sandbox, SandboxServer
+from schemas.codec import Codec
+from schemas.hub import to_message
+from tests.integration.test_service import assert_one_result_each, orders
+from tests.messages import order
+from tests.stand import SITE, TOKEN, Stand
+from tests.unit.test_codec import RegistryServer, server
+
+__all__ = ["server"]
+
+GARBAGE = b"\x07not Avro"
+
+
+def numbers(stand: Stand) -> set[str]:
+    """The numbers of the orders that the API took in."""
+    return {number for _, _, number in stand.accepted()}
+
+
+@pytest.mark.parametrize("by", ["file", "SIGHUP"])
+def test_mended_credentials_are_taken_over_in_place(stand: Stand, tmp_path: Path, by: str) -> None:
+    env_file = tmp_path / "settings.env"
+    env_file.write_text("JIRAFE_ACCESS_TOKEN=expired-token\n")
+    stand.produce(*orders(5))
+    stand.environment.pop("JIRAFE_ACCESS_TOKEN")
+    member = stand.member_with_file(env_file, CONSUMER_HOLD_INTERVAL="600")
+    await_that("it holds", lambda: member.said('"event": "held"') > 0)
+    if by == "file":
+        env_file.write_text("JIRAFE_ACCESS_TOKEN=\nCONSUMER_WORKERS=none\n")
+        await_that("bad settings are refused", lambda: member.said('"event": "settings_refused"') > 0)
+        env_file.write_text(f"JIRAFE_ACCESS_TOKEN={TOKEN}\n")
+    else:
+        stand.api.set_credentials({"expired-token": [SITE]})
+        member.signal(signal.SIGHUP)
+    assert {result["code"] for result in stand.await_results(5)} == {200}
+    assert stand.dead_letters() == []
+    assert member.said('"event": "assigned"') == 1
+    assert member.said(TOKEN) == member.said("expired-token") == 0
+
+
+def test_a_flood_of_dead_letters_holds_until_an_operator_lets_it_through(stand: Stand) -> None:
+    count = 60
+    for index in range(count):
+        stand.produce_raw(f"k{index}".encode(), GARBAGE)
+    settings = {"CONSUMER_FLOOD_WINDOW": "10", "CONSUMER_CHUNK_RECORDS": "5"}
+    member = stand.member(**settings)
+    await_that("it holds", lambda: member.said('"cause": "flood"') > 0)
+    assert len(stand.dead_letters()) < 10
+    assert sum(stand.committed().values()) < 10
+    while len(stand.dead_letters()) < count:
+        member.signal(signal.SIGHUP)
+        time.sleep(0.2)
+    assert_one_result_each(stand.await_results(count), count)
+
+
+def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_lane(stand: Stand) -> None:
+    big = b"\x07" * 5000
+    stand.produce_raw(b"big", big)
+    stand.produce(*orders(30))
+    member = stand.member(KAFKA_MESSAGE_MAX_BYTES="2000")
+    await_that("it can't be written", lambda: member.said("Message size too large") > 1)
+    await_that("the others go on", lambda: len(stand.committed()) == 2)
+    assert stand.dead_letters() == []
+    assert member.stop() == 0
+    stand.member()
+    await_that("all is committed", lambda: sum(stand.committed().values()) == 31)
+    (letter,) = stand.dead_letters()
+    assert (letter.key, letter.value) == (b"big", big)
+    assert numbers(stand) == {f"R{number}" for number in range(30)}
+
+
+def test_a_partition_that_was_paused_in_an_outage_and_went_away_comes_back(stand: Stand) -> None:
+    small = {"CONSUMER_LANE_RECORDS": "10", "CONSUMER_CHUNK_RECORDS": "5"}
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    first = stand.member(**small)
+    stand.await_assigned(first)
+    stand.produce(*orders(150))
+    await_that("an outage", lambda: first.said('"event": "waiting"') > 0)
+    second = stand.member(**small)
+    stand.await_assigned(second)
+    assert second.stop() == 0
+    await_that("all partitions again", lambda: first.said('"event": "assigned"') > 1)
+    stand.api.clear_faults()
+    assert_one_result_each(stand.await_results(150), 150)
+
+
+def test_a_member_that_stood_still_sends_nothing_of_what_is_anothers_now(stand: Stand) -> None:
+    stand.api.add_fault({"action": "delay", "seconds": 0.1, "times": None})
+    few = {"CONSUMER_CHUNK_RECORDS": "3", "CONSUMER_WORKERS": "1"}
+    stopped = stand.member(**few)
+    stand.await_assigned(stopped)
+    stand.produce(*[order(f"R{n % 5}", "order:updated", totals={"order": n}) for n in range(60)])
+    await_that("it is at work", lambda: len(stand.accepted()) > 5)
+    stopped.signal(signal.SIGSTOP)
+    stand.member()
+    await_that("the other has all", lambda: sum(stand.committed().values()) == 60)
+    arrived = len(stand.api.events())
+    stopped.signal(signal.SIGCONT)
+    await_that(
+        "it notices", lambda: stopped.said('"event": "rejoining"') > 0 or stopped.said('"event": "lost"') > 0
+    )
+    stand.produce(*[order(f"R{n % 5}", "order:updated", totals={"order": n}) for n in range(60, 90)])
+    await_that("all is committed", lambda: sum(stand.committed().values()) == 90)
+    for key in range(5):
+        totals = stand.totals(f"R{key}")
+        assert totals[-1] == 85.0 + key
+        late = [event for event in stand.api.events(event_id=f"R{key}") if event.sequence > arrived]
+        assert [event.body["total"] for event in late if isinstance(event.body, dict)] == sorted(
+            totals[-len(late) :]
+        )
+
+
+def test_a_broker_that_stands_still_costs_no_record(tmp_path: Path) -> None:
+    with EmbeddedBroker() as broker, SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
+        stand = Stand(broker.bootstrap_servers, api, tmp_path)
+        try:
+            member = stand.member(CONSUMER_COMMIT_TIMEOUT="2", KAFKA_SOCKET_TIMEOUT_MS="3000")
+            stand.await_assigned(member)
+            stand.produce(*orders(200))
+            stand.await_results(20)
+            broker.signal(signal.SIGSTOP)
+            time.sleep(6)  # longer than the session and the commit may take
+            broker.signal(signal.SIGCONT)
+            stand.produce(*orders(50, start=200))
+            await_that("all is committed", lambda: sum(stand.committed().values()) == 250)
+            places = {(r["topic"], r["partition"], r["offset"]) for r in stand.await_results(250)}
+            assert len(places) == 250
+            assert member.status is None
+        finally:
+            broker.signal(signal.SIGCONT)
+            stand.close()
+
+
+def test_retry_after_is_obeyed_by_all_lanes_up_to_the_bound(stand: Stand) -> None:
+    stand.api.add_fault({"action": "status", "status": 429, "retry_after": "3600", "times": None})
+    member = stand.member(CONSUMER_RETRY_AFTER_LONGEST="4")
+    stand.await_assigned(member)
+    stand.produce(*orders(30))
+    await_that("it waits", lambda: member.said('"cause": "429"') > 0)
+    time.sleep(1)  # four seconds are to be kept; by then none but the lanes' first requests came
+    assert stand.api.faults()[0]["applied"] in range(1, 4)
+    stand.api.clear_faults()
+    assert {result["code"] for result in stand.await_results(30)} == {200}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_is_bounded_and_nothing_dropped_however_long_the_api_is_down(stand: Stand) -> None:
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    settings = {"CONSUMER_LANE_RECORDS": "200", "CONSUMER_CHUNK_RECORDS": "100", "CONSUMER_BACKOFF_LONGEST": "0.05"}
+    member = stand.member(KAFKA_QUEUED_MAX_MESSAGES_KBYTES="1024", **settings)
+    stand.await_assigned(member)
+    value = stand.codec.encode("order", to_message(order("R0", "order:updated")))
+    bulk = 20_000
+    for _ in range(bulk):
+        stand.send_later(b"R0", value)
+    stand.flush()
+    requests = 100  # at up to half a minute between them, as by default, more than half an hour
+    await_that("an outage", lambda: _applied(stand) > requests)
+    early = _resident_kilobytes(member)
+    await_that("a long outage", lambda: _applied(stand) > 3 * requests)
+    assert _resident_kilobytes(member) < early + 20_000
+    assert stand.committed() == {}
+    stand.api.clear_faults()
+    await_that("all is committed", lambda: sum(stand.committed().values()) == bulk)
+    assert stand.dead_letters() == []
+
+
+def _applied(stand: Stand) -> int:
+    applied = stand.api.faults()[0]["applied"]
+    assert isinstance(applied, int)
+    return applied
+
+
+def _resident_kilobytes(member: CommandProcess) -> int:
+    status = Path(f"/proc/{member.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def test_a_registry_that_is_away_is_waited_for_and_an_unknown_id_is_a_dead_letter(
+    stand: Stand, server: RegistryServer
+) -> None:
+    codec = Codec(server.registry())
+    value = codec.encode("order", to_message(order("R1", "order:updated")))
+    server.page = (503, b"<html>down</html>")
+    stand.produce_raw(b"R1", value)
+    stand.produce_raw(b"R2", b"\x00\x00\x00\x03\xe7" + value[5:])
+    member = stand.member(CONSUMER_SCHEMA_REGISTRY_URL=server.url)
+    await_that("it waits", lambda: member.said('"on": "schema registry"') > 0)
+    assert stand.committed() == {}
+    server.page = None
+    await_that("all is committed", lambda: sum(stand.committed().values()) == 2)
+    (letter,) = stand.dead_letters()
+    assert letter.key == b"R2"
+    results = [codec.decode(record.value) for record in stand.records("results") if record and record.value]
+    assert Counter(result["code"] for result in results) == {200: 1, 500: 1}
+    assert member.said('"event": "resumed"') > 0
