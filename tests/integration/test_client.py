@@ -1,6 +1,8 @@
 """The client and a real API over HTTP: what each answer, and each failure to answer, comes to."""
 
+import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -347,3 +349,25 @@ class TestRefusals:
         assert api.send(site=site) == Forbidden(error_type)
         assert api.arrived() == []
         assert api.send() == ALL_ACCEPTED
+
+
+def test_an_answer_that_dribbles_in_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = threading.Event()
+
+        def dribble() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                with contextlib.suppress(OSError):
+                    while not ended.wait(0.1):
+                        connection.sendall(b"x")
+
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v2"
+        answer = Client(url, connect_timeout=1, read_timeout=1).send(SITE, DOCUMENTS)
+        ended.set()
+        thread.join()
+    assert answer == Failed("timeout", "the answer came too slowly")

@@ -1,0 +1,12 @@
+"""The short form of `make chaos`."""
+
+import pytest
+
+from chaos.run import parsed, run
+
+SEED = 4
+
+
+@pytest.mark.timeout(110)
+def test_a_group_under_chaos_keeps_every_promise() -> None:
+    assert run(parsed(["--messages", "1500", "--kills", "4", "--pauses", "1", "--seed", str(SEED)])) == 0
