@@ -15,6 +15,7 @@ from rich.table import Table
 
 from consumer import kafka, log, produce, reading, settings, wiring
 from consumer.demo.broker import BrokerUnavailable, EmbeddedBroker
+from consumer.health import Health
 from consumer.results import Refused
 from consumer.service import Fatal
 from jirafe import services
@@ -106,11 +107,21 @@ def run(source: settings.Source) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGHUP, lambda _number, _frame: service.reload())
+    health = None
+    if stream.health_address:
+        try:
+            health = Health(stream.health_address, lambda: service.status)
+        except OSError as error:
+            why = f"can't listen at {stream.health_address}: {error.strerror or error}"
+            raise Usage(f"CONSUMER_HEALTH_ADDRESS: {why}.") from None
     try:
         service.run()
     except (Fatal, Refused) as error:
         logger.error("fatal", reason=str(error))  # noqa: TRY400 - the sentence says it; a traceback would not
         return 1
+    finally:
+        if health:
+            health.close()
     return 0
 
 

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from consumer.chunk import Chunk
 from consumer.delivery import Delivery, Done, Retry
 from consumer.flood import FloodGuard
+from consumer.health import Status
 from consumer.kafka import make_consumer, make_producer, to_record
 from consumer.lanes import Lanes
 from consumer.log import LibraryLog, Logger
@@ -27,6 +28,7 @@ _IDLE_WAIT = 0.1
 _BUSY_WAIT = 0.005
 _POLLED_AT_ONCE = 1000
 _REJOIN_PAUSE = 0.5
+_NOT_ASSIGNED = "no partition is assigned"
 
 
 class Fatal(Exception):
@@ -55,6 +57,7 @@ class Service:
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
         self._reloading = False
+        self._status = Status(time.monotonic(), (_NOT_ASSIGNED,))
         self._pulse: Pulse
         self._consumer: Consumer
         self._writer: ResultWriter
@@ -66,6 +69,11 @@ class Service:
     def reload(self) -> None:
         """Ask for the settings to be read again, and for all that is held to be tried; as `stop`."""
         self._reloading = True
+
+    @property
+    def status(self) -> Status:
+        """How the member is, as of its last turn; any thread may ask."""
+        return self._status
 
     def run(self) -> None:
         """Run until `stop`; raises Fatal, Refused, Unusable."""
@@ -120,6 +128,17 @@ class Service:
             self._workers.submit(chunk)
         self._commit(self._settings.stream.commit_timeout)
         self._control_flow()
+        self._status = Status(time.monotonic(), self._not_ready())
+
+    def _not_ready(self) -> tuple[str, ...]:
+        reasons = [f"{name}: {problem}" for name, problem in self._lanes.waiting_for.items()]
+        if self._flooded:
+            reasons.append("dead letters: too many of the last records; SIGHUP lets them through")
+        if self._commit_failures:
+            reasons.append("results can't be committed")
+        if not any(True for _ in self._lanes):
+            reasons.append(_NOT_ASSIGNED)
+        return tuple(reasons)
 
     # records in
 

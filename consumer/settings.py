@@ -70,6 +70,16 @@ def _visible_secret(secret: SecretStr) -> SecretStr:
 
 
 Url = Annotated[str, AfterValidator(_http_url)]
+
+
+def _host_and_port(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not (port.isdecimal() and 0 < int(port) < 65_536):  # noqa: PLR2004 - the ports of TCP
+        raise ValueError("must be HOST:PORT, or a PORT of loopback")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
+Address = Annotated[str, AfterValidator(_host_and_port)]
 SiteId = Annotated[str, AfterValidator(_visible)]
 Token = Annotated[SecretStr, AfterValidator(_visible_secret)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -124,6 +134,9 @@ class Stream(_Group):
     commit_timeout: Seconds = Field(30, description="bound of one transaction")
     drain_timeout: Seconds = Field(20, description="for chunks in flight of a partition that is revoked")
     grace_time: Seconds = Field(25, description="for chunks in flight at SIGTERM")
+    health_address: Address | None = Field(
+        None, description="where /healthz and /readyz are served, HOST:PORT or PORT of loopback; none: nowhere"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )

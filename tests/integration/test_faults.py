@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import requests
 
 from consumer.demo.broker import EmbeddedBroker
-from consumer.demo.processes import CommandProcess, await_that
+from consumer.demo.processes import CommandProcess, await_that, free_port
 from jirafe.sandbox import Sandbox, SandboxServer
 from schemas.codec import Codec
 from schemas.hub import to_message
@@ -27,14 +28,22 @@ def numbers(stand: Stand) -> set[str]:
     return {number for _, _, number in stand.accepted()}
 
 
+def health(port: str, page: str) -> tuple[int, list[str]]:
+    answer = requests.get(f"http://127.0.0.1:{port}/{page}", timeout=10)
+    return answer.status_code, answer.json()["reasons"]
+
+
 @pytest.mark.parametrize("by", ["file", "SIGHUP"])
 def test_mended_credentials_are_taken_over_in_place(stand: Stand, tmp_path: Path, by: str) -> None:
     env_file = tmp_path / "settings.env"
     env_file.write_text("JIRAFE_ACCESS_TOKEN=expired-token\n")
     stand.produce(*orders(5))
     stand.environment.pop("JIRAFE_ACCESS_TOKEN")
-    member = stand.member_with_file(env_file, CONSUMER_HOLD_INTERVAL="600")
+    port = str(free_port())
+    member = stand.member_with_file(env_file, CONSUMER_HOLD_INTERVAL="600", CONSUMER_HEALTH_ADDRESS=port)
     await_that("it holds", lambda: member.said('"event": "held"') > 0)
+    await_that("it is not ready", lambda: "invalid_token" in str(health(port, "readyz")))
+    assert health(port, "healthz") == (200, [])
     if by == "file":
         env_file.write_text("JIRAFE_ACCESS_TOKEN=\nCONSUMER_WORKERS=none\n")
         await_that("bad settings are refused", lambda: member.said('"event": "settings_refused"') > 0)
@@ -44,6 +53,7 @@ def test_mended_credentials_are_taken_over_in_place(stand: Stand, tmp_path: Path
         member.signal(signal.SIGHUP)
     assert {result["code"] for result in stand.await_results(5)} == {200}
     assert stand.dead_letters() == []
+    await_that("it is ready", lambda: health(port, "readyz") == (200, []))
     assert member.said('"event": "assigned"') == 1
     assert member.said(TOKEN) == member.said("expired-token") == 0
 
