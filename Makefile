@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint bench lock clean
+.PHONY: help setup demo run test lint bench chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: .venv/ready ## style, types and import directions
 
 bench: .venv/ready ## messages per second, against the codec floor of the same run
 	@$(BIN)/python -m bench.throughput
+
+chaos: .venv/ready ## kill, stop and storm a group, and prove that nothing broke (ARGS="--messages 5000 --seed 1")
+	@$(BIN)/python -m chaos.run $(ARGS)
 
 lock: .venv/ready ## resolve the dependencies of pyproject.toml into requirements.lock anew
 	@$(BIN)/python -m pip install --quiet uv

@@ -12,7 +12,7 @@ _BEATS_PER_TIMEOUT = 10
 
 
 class Pulse:
-    """A thread that beats. `timeout` is the seconds after which the group gives a silent member up."""
+    """A thread that beats. `timeout` is the seconds after which the group may have given a silent member up."""
 
     def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout = timeout

@@ -77,7 +77,12 @@ class Service:
 
     def run(self) -> None:
         """Run until `stop`; raises Fatal, Refused, Unusable."""
-        self._log.info("started", topics=self._settings.input_topics, group=self._settings.kafka["group.id"])
+        self._log.info(
+            "started",
+            topics=self._settings.input_topics,
+            group=self._settings.kafka["group.id"],
+            transactional_id=self._settings.producer["transactional.id"],
+        )
         while not self._stopping:
             try:
                 self._be_member()
@@ -97,7 +102,7 @@ class Service:
         self._writer = ResultWriter(producer, stream.results_topic, stream.dead_letters_topic)
         self._writer.start(stream.commit_timeout)
         self._consumer = make_consumer(settings.consumer, library_log, error_cb=self._on_error)
-        self._pulse = Pulse(settings.session_timeout)
+        self._pulse = Pulse(settings.longest_silence)
         try:
             self._consumer.subscribe(
                 settings.input_topics,

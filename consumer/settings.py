@@ -201,9 +201,13 @@ class Settings:
         }
 
     @property
-    def session_timeout(self) -> float:
-        """Seconds after which the group gives a silent member up (librdkafka's and KIP-848's default: 45)."""
-        return int(self.kafka.get("session.timeout.ms", 45_000)) / 1000
+    def longest_silence(self) -> float:
+        """Seconds that a member may stand still and be sure that the group has not given it up.
+
+        The session runs from the last heartbeat, which may have been an interval ago (defaults: librdkafka's).
+        """
+        session = int(self.kafka.get("session.timeout.ms", 45_000))
+        return max(1, session - int(self.kafka.get("heartbeat.interval.ms", 3_000))) / 1000
 
     @property
     def bounds(self) -> Bounds:

@@ -1,5 +1,6 @@
 """What a test of the service stands on: a broker, an API, topics and a group of its own, and real members."""
 
+import json
 import os
 import time
 import uuid
@@ -91,6 +92,12 @@ class Stand:
         log = self.folder / f"member-{self._members}.log"
         process = CommandProcess(["run"], {**self.environment, **changed}, log, env_file)
         return self._stack.enter_context(process)
+
+    def end_transaction_of(self, member: CommandProcess) -> None:
+        """Do what a real broker does by its own clock: end the transaction that a member has left open."""
+        started = next(line for line in member.log.read_text().splitlines() if '"event": "started"' in line)
+        config = {**self.settings.producer, "transactional.id": json.loads(started)["transactional_id"]}
+        kafka.make_producer(config, NoLibraryLog()).init_transactions(30)
 
     def await_assigned(self, member: CommandProcess) -> None:
         await_that(f"an assignment in {member.log}", lambda: member.said('"event": "assigned"') > 0)

@@ -23,8 +23,11 @@ class BrokerUnavailable(Exception):
 class EmbeddedBroker:
     """A broker on 127.0.0.1; `port` 0 takes a free one. Its topics and groups live as long as it runs.
 
-    Known of it: a join takes about half of `session.timeout.ms`, so clients want a short one (6000); records
-    of aborted transactions stay visible to read_committed readers.
+    Known of it: a join takes about half of `session.timeout.ms`, so clients want a short one (6000). Records of
+    aborted transactions stay visible to read_committed readers. A transaction that its producer left open is
+    never timed out: until the same transactional id is initialised again, readers stop at it and offsets that
+    were committed after it are withheld. Offsets of a stale generation are accepted, and static members that
+    come back leave the group stuck.
     """
 
     def __init__(self, port: int = 0) -> None:

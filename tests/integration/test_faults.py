@@ -112,6 +112,7 @@ def test_a_member_that_stood_still_sends_nothing_of_what_is_anothers_now(stand: 
     stand.produce(*[order(f"R{n % 5}", "order:updated", totals={"order": n}) for n in range(60)])
     await_that("it is at work", lambda: len(stand.accepted()) > 5)
     stopped.signal(signal.SIGSTOP)
+    stand.end_transaction_of(stopped)
     stand.member()
     await_that("the other has all", lambda: sum(stand.committed().values()) == 60)
     arrived = len(stand.api.events())

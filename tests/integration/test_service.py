@@ -259,6 +259,7 @@ def test_kill_and_restart_loses_nothing(stand: Stand) -> None:
     await_that("results", lambda: len(stand.accepted()) >= 60)
     member.signal(signal.SIGKILL)
     member.wait()
+    stand.end_transaction_of(member)
     stand.api.clear_faults()
     stand.member()
     results = stand.await_results(200)

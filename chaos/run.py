@@ -1,0 +1,409 @@
+"""Runs members against a broker and a sandbox, does to them what the plan says, and settles the ledger.
+
+The sandbox is a thread of this process: at the paced rate it takes a small part of a core, and its log of
+arrivals is read from memory, where none can be missed.
+"""
+
+import argparse
+import heapq
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import count, islice
+from pathlib import Path
+from random import SystemRandom
+
+import orjson
+from confluent_kafka import KafkaError, Message, TopicPartition
+
+from chaos.broker import Broker, Embedded, Kafka
+from chaos.ledger import Ledger, Place, Process, Sent, make_messages
+from chaos.plan import Step, make_plan
+from consumer import kafka, reading, settings
+from consumer.demo.broker import EmbeddedBroker
+from consumer.demo.processes import CommandProcess
+from consumer.log import NoLibraryLog
+from consumer.record import Record
+from jirafe.sandbox import Sandbox, SandboxServer
+from schemas.codec import Codec
+
+_TICK = 0.02
+_RATE = 250.0
+_PARTITIONS = 4
+_SETTLED_WITHIN = 30.0
+_LATENCY = 0.1
+_SECONDS_PER_KILL = 4.0
+_STALLED_AFTER = 60.0
+_TOLD_EVERY = 10.0
+_LAST_WORDS = 2000
+_MOST_DEAD = 5
+
+
+class Stalled(Exception):
+    """No progress any more, though nothing is in the way; the sentence says where."""
+
+
+class Member:
+    """One member process, and what was done to it."""
+
+    def __init__(self, name: str, environment: dict[str, str], folder: Path) -> None:
+        self.record = Process(name)
+        self.log = folder / f"{name}.log"
+        self.transactional_id: str | None = None
+        own = {
+            "JIRAFE_SITE_ID": name,
+            "CONSUMER_LOG_FORMAT": "json",
+        }
+        self.process = CommandProcess(["run"], {**environment, **own}, self.log)
+        self.expected: int | None = None
+        self.paused_since: float | None = None
+        self._held: set[str] = set()
+        self._read_to = 0
+
+    @property
+    def runs(self) -> bool:
+        """Whether it lives, and nothing is being done to it."""
+        return self.process.status is None and self.expected is None and self.paused_since is None
+
+    def holds(self) -> set[str]:
+        """Read in its log which partitions it has."""
+        with self.log.open("rb") as lines:
+            lines.seek(self._read_to)
+            for line in lines:
+                if line.endswith(b"\n"):
+                    self._read_to += len(line)
+                    self._take(line)
+        return self._held
+
+    def _take(self, line: bytes) -> None:
+        said = orjson.loads(line) if line.startswith(b"{") else {}
+        match said.get("event"):
+            case "started":
+                self.transactional_id = said["transactional_id"]
+            case "assigned":
+                self._held |= set(said["partitions"])
+            case "revoked" | "lost":
+                self._held -= set(said["partitions"])
+
+    def end(self, number: signal.Signals) -> None:
+        """Kill it, or ask it to leave; it then must end accordingly."""
+        self.expected = -number if number == signal.SIGKILL else 0
+        if number == signal.SIGKILL:
+            self.record.killed = time.time()
+        self.process.signal(number)
+
+    def pause(self) -> None:
+        """Stop it where it stands."""
+        self.paused_since = time.time()
+        self.record.pauses.append((self.paused_since, float("inf")))
+        self.process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self.paused_since is not None:
+            self.record.pauses[-1] = (self.paused_since, time.time())
+            self.paused_since = None
+            self.process.signal(signal.SIGCONT)
+
+    def last_words(self) -> str:
+        """Give the end of its log."""
+        return f"--- {self.log}\n{self.log.read_text(errors='replace')[-_LAST_WORDS:]}"
+
+
+class Run:
+    """One run: `flow` produces and disturbs, `finish` waits for the results and settles the ledger."""
+
+    def __init__(self, broker: Broker, arguments: argparse.Namespace, server: SandboxServer, folder: Path) -> None:
+        self._broker = broker
+        self._arguments = arguments
+        self._sandbox = server.sandbox
+        self._folder = folder
+        name = f"chaos-{uuid.uuid4().hex[:8]}"
+        self._environment = {
+            "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+            "KAFKA_GROUP_ID": name,
+            "KAFKA_SESSION_TIMEOUT_MS": str(broker.session_ms),
+            "KAFKA_HEARTBEAT_INTERVAL_MS": "400",
+            # A killed member's open transaction keeps readers and its successor waiting for so long.
+            "KAFKA_TRANSACTION_TIMEOUT_MS": "10000",
+            "JIRAFE_URL": server.url,
+            "JIRAFE_ACCESS_TOKEN": "token",
+            "JIRAFE_PRODUCT_CATEGORY_TAXONOMY": "2",
+            "JIRAFE_READ_TIMEOUT": "10",
+            "CONSUMER_CHUNK_RECORDS": str(arguments.chunk_records),
+            "CONSUMER_COMMIT_TIMEOUT": "8",
+            "CONSUMER_BACKOFF_FIRST": "0.05",
+            "CONSUMER_BACKOFF_LONGEST": "0.5",
+            # No event is given up: a storm may well strike the same one ten times.
+            "CONSUMER_MAX_ATTEMPTS": "1000",
+            "CONSUMER_TOPIC_PARTITIONS": str(_PARTITIONS),
+            **{
+                f"CONSUMER_{topic.upper()}_TOPIC": f"{name}.{topic}"
+                for topic in ("carts", "orders", "taxons", "results", "dead_letters")
+            },
+        }
+        self._settings = settings.load(None, self._environment)
+        stream = self._settings.stream
+        isolation = {"isolation.level": broker.isolation}  # nothing that a member could be set to
+        self._reading = settings.Settings(self._settings.api, stream, {**self._settings.kafka, **isolation})
+        self._outputs = (stream.results_topic, stream.dead_letters_topic)
+        kafka.prepare_topics(self._settings, [*self._settings.input_topics, *self._outputs], NoLibraryLog())
+        config = {**self._settings.common, "enable.idempotence": True, "linger.ms": 5}
+        self._producer = kafka.make_producer(config, NoLibraryLog())
+        self._codec = Codec()
+        self.ledger = Ledger(self._codec, arguments.chunk_records)
+        self.breaches: list[str] = []
+        self.done: dict[str, int] = {}
+        self._members: list[Member] = []
+        self._numbers, self._turns = count(1), count()
+        self._follow_ups: list[tuple[float, int, Callable[[], None]]] = []
+        self._calm()
+        self._arrived = 0
+        self._begun = time.monotonic()
+
+    # members
+
+    def start_member(self) -> None:
+        """Add a member to the group."""
+        name = f"member-{next(self._numbers)}"
+        self._members.append(Member(name, self._environment, self._folder))
+
+    def _running(self) -> list[Member]:
+        return [member for member in self._members if member.runs]
+
+    def _is_settled(self) -> bool:
+        """Tell whether the members that run, and no others, share all partitions evenly."""
+        shares = [len(member.holds()) for member in self._running()]
+        return bool(shares) and sum(shares) == _PARTITIONS * 3 and max(shares) - min(shares) <= 1
+
+    def _may(self, step: Step, elapsed: float) -> bool:
+        """Tell whether it is time for a step, and the broker is up to it."""
+        if step.at > elapsed:
+            return False
+        waited = elapsed - step.at > _SETTLED_WITHIN
+        return step.action == "storm" or self._broker.regroups or waited or self._is_settled()
+
+    def _do(self, step: Step) -> None:
+        """Do a step, or leave it out where it would take the last member away, or bring one too many."""
+        running = self._running()
+        member = running[int(step.pick * len(running))] if running else None
+        after = time.monotonic() + step.lasts
+        match step.action:
+            case "kill" if member:
+                member.end(signal.SIGKILL)
+                member.process.wait()
+                self._fence(member)
+                self.start_member()
+            case "pause" if member and len(running) > 1:
+                member.pause()
+                self._fence(member)
+                after = time.monotonic() + step.lasts * self._broker.session_ms / 1000
+                heapq.heappush(self._follow_ups, (after, next(self._turns), member.resume))
+            case "leave" if member and len(running) > 1:
+                member.end(signal.SIGTERM)
+            case "join" if len(running) < self._arguments.members:
+                self.start_member()
+            case "storm":
+                self.ledger.storms.append((time.time(), time.time() + step.lasts))
+                for fault in step.faults:
+                    self._sandbox.add_fault(fault)
+                heapq.heappush(self._follow_ups, (after, next(self._turns), self._calm))
+            case _:
+                return
+        self.done[step.action] = self.done.get(step.action, 0) + 1
+        self._tell(f"{step}{f' {member.record.name}' if member and step.action not in ('join', 'storm') else ''}")
+
+    def _fence(self, member: Member) -> None:
+        member.holds()
+        if member.transactional_id:
+            self._broker.fence(member.transactional_id)
+
+    def _calm(self) -> None:
+        """Let the API serve, though not at once: so there is something in flight at any time."""
+        self._sandbox.clear_faults()
+        self._sandbox.add_fault({"action": "delay", "seconds": _LATENCY, "times": None})
+
+    def _watch(self) -> None:
+        """Take in what arrived, do what is due, and look after the members."""
+        for arrival in self._sandbox.events(after=self._arrived):
+            self.ledger.note_arrival(arrival)
+            self._arrived = arrival.sequence
+        while self._follow_ups and self._follow_ups[0][0] <= time.monotonic():
+            heapq.heappop(self._follow_ups)[2]()
+        for member in list(self._members):
+            status = member.process.status
+            if status is not None and status != member.expected:
+                self.breaches.append(f"{member.record.name} ended by itself, status {status}")
+                print(member.last_words())
+                if len(self.breaches) > _MOST_DEAD:
+                    raise Stalled("members end by themselves, one after the other")
+                self.start_member()
+            if status is not None:
+                member.expected = status
+
+    def _tell(self, what: str) -> None:
+        print(f"{time.monotonic() - self._begun:7.1f} s  {what}", flush=True)
+
+    # the run
+
+    def flow(self) -> None:
+        """Produce at a pace, and meanwhile do what the plan says."""
+        arguments = self._arguments
+        whole = max(arguments.messages / _RATE, arguments.kills * _SECONDS_PER_KILL)
+        seconds = min(whole, arguments.minutes * 60)
+        pauses = arguments.kills // 3 if arguments.pauses is None else arguments.pauses
+        plan = make_plan(arguments.seed, seconds, arguments.kills, pauses)
+        messages = make_messages(arguments.messages, arguments.seed, self._codec)
+        topics = dict(zip(("carts", "orders", "taxons"), self._settings.input_topics, strict=True))
+        produced, told = 0, self._begun
+        elapsed = 0.0
+        while elapsed < seconds or plan:
+            elapsed = time.monotonic() - self._begun
+            for step in [step for step in plan if step.at <= elapsed]:
+                if self._may(step, elapsed):
+                    plan.remove(step)
+                    self._do(step)
+            due = round(arguments.messages * min(elapsed, seconds) / whole)
+            for sent in islice(messages, due - produced):
+                delivered = partial(self._delivered, sent)
+                self._producer.produce(topics[sent.topic], sent.value, sent.key.encode(), on_delivery=delivered)
+            produced = due
+            self._producer.poll(0)
+            self._watch()
+            if time.monotonic() > told + _TOLD_EVERY:
+                told = time.monotonic()
+                self._tell(f"{produced:,} produced, {self._arrived:,} arrived, {len(self._running())} members run")
+            time.sleep(_TICK)
+
+    def _delivered(self, sent: Sent, error: KafkaError | None, message: Message) -> None:
+        if error:
+            self.breaches.append(f"the harness could not produce: {error.str()}")
+            return
+        self.ledger.note_produced((message.topic() or "", message.partition() or 0, message.offset() or 0), sent)
+
+    def finish(self) -> None:
+        """Let the faults end, wait for a result of each record, stop the members and settle; raises Stalled."""
+        self._producer.flush()
+        while self._follow_ups:
+            heapq.heappop(self._follow_ups)[2]()
+        if not self._running():
+            self.start_member()
+        self._tell(f"calm; {len(self.ledger.produced):,} produced, {len(self._running())} members run")
+        results = self._all_results()
+        for member in self._running():
+            member.end(signal.SIGTERM)
+        for member in self._members:
+            member.process.wait()
+        self._watch()
+        letters = [record for record in self._read(self._outputs[1], follow=False) if record]
+        hidden = (self._broker.uncommitted(self._outputs[0]), self._broker.uncommitted(self._outputs[1]))
+        self.ledger.settle([member.record for member in self._members], results, letters, hidden)
+
+    def _all_results(self) -> list[Record]:
+        """Follow the results until each record that was produced has a committed one."""
+        results: list[Record] = []
+        missing, progressed = set(self.ledger.produced), time.monotonic()
+        for record in self._read(self._outputs[0], follow=True):
+            self._watch()
+            if record:
+                results.append(record)
+                missing.discard(self.ledger.place_of(record))
+                progressed = time.monotonic()
+            elif not missing:
+                hidden = self._broker.uncommitted(self._outputs[0])
+                places = {self.ledger.place_of(r) for r in results if (r.partition, r.offset) not in hidden}
+                if places >= self.ledger.produced.keys():
+                    break
+            if time.monotonic() > progressed + _STALLED_AFTER:
+                raise Stalled(f"no further result for {_STALLED_AFTER:.0f} s; missing are {self._said(missing)}")
+        return results
+
+    def _said(self, missing: set[Place]) -> str:
+        """Say by partition how many records have no result, from which offset on, and what is committed."""
+        config = {**self._settings.consumer, "group.id": self._settings.kafka["group.id"]}
+        consumer = kafka.make_consumer(config, NoLibraryLog())
+        partitions = Counter(place[:2] for place in missing)
+        try:
+            found = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout=10)
+        finally:
+            consumer.close()
+        committed = {(each.topic, each.partition): each.offset for each in found}
+        lines = []
+        for (topic, number), count_of_it in sorted(partitions.items()):
+            first = min(place[2] for place in missing if place[:2] == (topic, number))
+            lines.append(f"{count_of_it} of {topic}/{number} from {first} on, committed {committed[topic, number]}")
+        return "; ".join(lines)
+
+    def _read(self, topic: str, *, follow: bool) -> Iterator[Record | None]:
+        return reading.read_topic(self._reading, topic, NoLibraryLog(), start="beginning", follow=follow)
+
+    def last_words(self) -> str:
+        """Give the end of the log of each member that runs."""
+        return "\n".join(member.last_words() for member in self._members if member.process.status is None)
+
+    def close(self) -> None:
+        """End all members at once."""
+        for member in self._members:
+            if member.process.status is None:
+                member.process.signal(signal.SIGKILL)
+                member.process.wait()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run, print one table, and give the exit status: 0 if no promise broke, else 1."""
+    folder = Path(tempfile.mkdtemp(prefix="jirafe-chaos-"))
+    print(f"seed {arguments.seed}; logs in {folder}")
+    with ExitStack() as stack:
+        if arguments.bootstrap_servers:
+            broker: Broker = Kafka(arguments.bootstrap_servers)
+        else:
+            broker = Embedded(stack.enter_context(EmbeddedBroker()))
+        server = stack.enter_context(SandboxServer(Sandbox(seed=arguments.seed)))
+        chaos = Run(broker, arguments, server, folder)
+        stack.callback(chaos.close)
+        for _ in range(arguments.members):
+            chaos.start_member()
+        try:
+            chaos.flow()
+            chaos.finish()
+        except Stalled as stalled:
+            chaos.breaches.append(str(stalled))
+            print(chaos.last_words())
+    for name, value in {**chaos.ledger.rows, **{f"done: {name}": n for name, n in chaos.done.items()}}.items():
+        print(f"{name:<72}{value:>10,}")
+    breaches = chaos.breaches + chaos.ledger.breaches
+    for breach in breaches:
+        print(f"BREACH  {breach}")
+    print(f"{len(breaches)} breaches; seed {arguments.seed}" if breaches else f"clean; seed {arguments.seed}")
+    if breaches:
+        print(f"the logs are in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return 1 if breaches else 0
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--kills", type=int, default=20, help="at least so many, spread over the run")
+    parser.add_argument(
+        "--pauses", type=int, help="stops of a member past its session; default: a third of the kills"
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="produce and disturb no longer than that")
+    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6))
+    parser.add_argument("--members", type=int, default=3, help="most at a time")
+    parser.add_argument("--chunk-records", type=int, default=50)
+    parser.add_argument("--bootstrap-servers", help="a real Kafka, instead of the embedded broker")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(run(parsed()))
