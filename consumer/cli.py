@@ -84,8 +84,9 @@ def run(source: settings.Source) -> int:
     """Run the service.
 
     It is one member of the consumer group. It stops on SIGTERM or SIGINT once what is in flight is finished
-    and committed; a second signal ends it at
-    once, and no place is lost by it. Exit status: 0 stopped, 1 Kafka can't go on (restart it), 2 settings.
+    and committed; a second signal ends it at once, and no place is lost by it. Exit status: 0 stopped, 1
+    Kafka can't go on (restart it), 2 settings. SIGHUP reads credentials and parameters again, and tries what is
+    held.
 
     \b
     Example:
@@ -136,8 +137,7 @@ def preview(file: str, given: tuple[str, ...]) -> int:
     """Show what a message would send.
 
     Reads one hub message from FILE (- for standard input), and sends nothing. Needs neither network nor
-    credentials. Prints JSON: the events and the notifications. Exit status 1 if a
-    notification is an error.
+    credentials. Prints JSON: the events and the notifications. Exit status 1 if a notification is an error.
 
     \b
     Example:
@@ -183,9 +183,9 @@ def _parameter(text: str) -> tuple[str, str]:
 def produce_command(source: settings.Source, files: tuple[str, ...], topic: str | None) -> int:
     """Put hub messages into Kafka.
 
-    They come from FILEs of JSON (- for standard input). A file holds one message, a list of messages, or
-    one message a line. All are validated before the first is
-    sent; the key is the number of the cart or order, or the taxon's id.
+    They come from FILEs of JSON (- for standard input). A file holds one message, a list of messages, or one
+    message a line. All are validated before the first is sent; the key is the number of the cart or order, or
+    the taxon's id.
 
     \b
     Example:
@@ -257,7 +257,7 @@ def _result_rows(result: dict[str, Any], *, header: bool) -> Table:
     """Lay out one result, a row for each notification."""
     table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, expand=True)
     table.add_column("record", width=16, overflow="fold")
-    table.add_column("message", width=13)
+    table.add_column("message", width=14)
     table.add_column("level", width=5)
     table.add_column("notification", ratio=1)
     place, message = f"{result['topic']}/{result['partition']}/{result['offset']}", result["message"] or "-"
@@ -279,8 +279,8 @@ def _result_rows(result: dict[str, Any], *, header: bool) -> Table:
 def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     """Run a local stand-in of the Jirafe API.
 
-    It validates as the real one does. Without --site and --token it accepts any. Its front page lists what
-    it can show and how it is told to fail.
+    It validates as the real one does. Without --site and --token it accepts any. Its front page lists what it
+    can show and how it is told to fail.
 
     \b
     Example:

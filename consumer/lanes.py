@@ -91,8 +91,8 @@ class Lanes:
                 lane.goes_to = next(iter(served)) if len(served) == 1 else None
                 lane.finish(outputs)
             case Retry(_, trouble, served):
-                # Told to wait, all lanes wait, whatever went through before.
-                serves = trouble.waits_for in served and trouble.retry_after is None
+                # Told to wait, or held, all lanes wait, whatever went through before.
+                serves = trouble.waits_for in served and trouble.retry_after is None and not trouble.held
                 self._retry(lane, trouble, now, serves=serves)
 
     def _may_go(self, lane: Lane, now: float) -> bool:

@@ -185,6 +185,14 @@ def test_the_broker_as_a_command(tmp_path: Path) -> None:
         assert broker.wait() == 0
 
 
+@pytest.mark.parametrize("command", ["broker", "demo"])
+def test_an_embedded_broker_that_is_not_there_is_one_sentence(command: str) -> None:
+    done = run(command, CALF_TANSU_BIN="/absent")
+    assert done.returncode == 2
+    assert "jirafe-consumer: the embedded broker is not installed, or not made for this platform" in done.stderr
+    assert "KAFKA_BOOTSTRAP_SERVERS" in done.stderr
+
+
 def test_the_demo_adds_up() -> None:
     done = run("demo", "--messages", "300")
     assert done.returncode == 0, done.stdout + done.stderr
