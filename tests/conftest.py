@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from tests.stand import SITE, TOKEN, Stand
 
 @pytest.fixture(scope="session")
 def bootstrap_servers() -> Iterator[str]:
+    """The broker that the tests run on: the one that KAFKA_BOOTSTRAP_SERVERS names, else an embedded one."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        yield given
+        return
     with EmbeddedBroker() as broker:
         yield broker.bootstrap_servers
 
