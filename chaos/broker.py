@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+from chaos.apache import ApacheKafka
 from consumer.demo.broker import EmbeddedBroker
 from consumer.log import NoLibraryLog
 
@@ -45,6 +46,9 @@ class Broker(Protocol):
     def uncommitted(self, topic: str) -> set[Place]:
         """Tell which records that readers are shown belong to transactions that were not committed."""
 
+    def restart(self, *, kindly: bool) -> None:
+        """Stop the broker, by SIGKILL if not kindly, and start it again."""
+
 
 class Kafka:
     """A real one: it ends what a dead member left open, fences, and keeps from readers what is not committed."""
@@ -53,8 +57,14 @@ class Kafka:
     isolation = "read_committed"
     regroups = True
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, ours: ApacheKafka | None = None) -> None:
         self.bootstrap_servers = bootstrap_servers
+        self._ours = ours
+
+    def restart(self, *, kindly: bool) -> None:
+        """Restart it if it is ours; another's is another's to restart."""
+        if self._ours:
+            self._ours.restart(kindly=kindly)
 
     def fence(self, transactional_id: str) -> None:
         """Leave it to the broker, which goes by the group's generation (KIP-447) and transaction.timeout.ms."""
@@ -79,6 +89,9 @@ class Embedded:
     def __init__(self, broker: EmbeddedBroker) -> None:
         self.bootstrap_servers = broker.bootstrap_servers
         self._port = broker.port
+
+    def restart(self, *, kindly: bool) -> None:
+        """Leave it: it keeps nothing on disk."""
 
     def fence(self, transactional_id: str) -> None:
         """Take the transactional id over, as it neither times transactions out nor looks at generations."""

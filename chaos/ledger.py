@@ -9,9 +9,9 @@ process a site of its own, so that the API's log says which process sent what. T
   last arrival is its newest version. An arrival that is no newer than the one before it is a *step back*: a
   redelivery starts over. It must have a cause: the same member sends again (a retry after an answer that was
   lost, or it has the partition back); or the member that sent last had been killed or paused; or this one was
-  paused and sends late what it had in hand; or the API stormed when this version arrived before, and the
-  retry is the partition's next owner's. Any other is a breach. From a step back on, versions may only go on
-  without leaving one out that has not arrived yet, which the first rule says.
+  paused and sends late what it had in hand; or the API stormed, or the broker was restarted, when this version
+  arrived before, and the retry is the partition's next owner's. Any other is a breach. From a step back on,
+  versions may only go on without leaving one out that has not arrived yet, which the first rule says.
 - Repeats: each has the same bytes. What one member sent while there was no storm, and another sends again, is
   at most two chunks of a partition for each time that the first was killed or paused; nothing, if it was
   neither.

@@ -19,7 +19,7 @@ class Step:
     """
 
     at: float
-    action: Literal["kill", "pause", "leave", "join", "storm"]
+    action: Literal["kill", "pause", "leave", "join", "storm", "restart"]
     pick: float = 0.0
     lasts: float = 0.0
     faults: list[Fault] = field(default_factory=list)
@@ -30,8 +30,8 @@ class Step:
         return self.action
 
 
-def make_plan(seed: int, seconds: float, kills: int, pauses: int) -> list[Step]:
-    """Spread kills, pauses, a third as many leaves and joins, and storms over the time, in order of it."""
+def make_plan(seed: int, seconds: float, kills: int, pauses: int, restarts: int) -> list[Step]:
+    """Spread kills, pauses, restarts, a third as many leaves and joins, and storms over the time, in order."""
     chance = Random(f"plan {seed}")  # noqa: S311 - chance, not cryptography
     steps = []
 
@@ -40,6 +40,7 @@ def make_plan(seed: int, seconds: float, kills: int, pauses: int) -> list[Step]:
 
     steps += [Step(at, "kill", chance.random()) for at in spread(kills)]
     steps += [Step(at, "pause", chance.random(), 1.2 + chance.random()) for at in spread(pauses)]
+    steps += [Step(at, "restart", chance.random()) for at in spread(restarts)]
     moves = max(1, kills // 3)
     steps += [Step(at, "leave", chance.random()) for at in spread(moves)]
     steps += [Step(at, "join") for at in spread(moves)]

@@ -23,6 +23,7 @@ from random import SystemRandom
 import orjson
 from confluent_kafka import KafkaError, Message, TopicPartition
 
+from chaos.apache import ApacheKafka
 from chaos.broker import Broker, Embedded, Kafka
 from chaos.ledger import Ledger, Place, Process, Sent, make_messages
 from chaos.plan import Step, make_plan
@@ -44,6 +45,8 @@ _STALLED_AFTER = 60.0
 _TOLD_EVERY = 10.0
 _LAST_WORDS = 2000
 _MOST_DEAD = 5
+_KINDLY = 0.5
+_UNCOMMITTED = 10.0
 
 
 class Stalled(Exception):
@@ -98,6 +101,12 @@ class Member:
         if number == signal.SIGKILL:
             self.record.killed = time.time()
         self.process.signal(number)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it is past its own start, and so ends in good order."""
+        self.holds()
+        return self.transactional_id is not None
 
     def pause(self) -> None:
         """Stop it where it stands."""
@@ -188,7 +197,9 @@ class Run:
         if step.at > elapsed:
             return False
         waited = elapsed - step.at > _SETTLED_WITHIN
-        return step.action == "storm" or self._broker.regroups or waited or self._is_settled()
+        # A member that starts while the broker is away ends, as it says: its supervisor would start it again.
+        is_free = step.action == "storm" or (self._broker.regroups and step.action != "restart")
+        return is_free or waited or self._is_settled()
 
     def _do(self, step: Step) -> None:
         """Do a step, or leave it out where it would take the last member away, or bring one too many."""
@@ -206,10 +217,15 @@ class Run:
                 self._fence(member)
                 after = time.monotonic() + step.lasts * self._broker.session_ms / 1000
                 heapq.heappush(self._follow_ups, (after, next(self._turns), member.resume))
-            case "leave" if member and len(running) > 1:
+            case "leave" if member and len(running) > 1 and member.has_started:
                 member.end(signal.SIGTERM)
             case "join" if len(running) < self._arguments.members:
                 self.start_member()
+            case "restart":
+                begun = time.time()
+                self._broker.restart(kindly=step.pick < _KINDLY)
+                # What the API had taken in and the broker had not yet, is delivered again: as after a storm.
+                self.ledger.storms.append((begun - _UNCOMMITTED, time.time() + _UNCOMMITTED))
             case "storm":
                 self.ledger.storms.append((time.time(), time.time() + step.lasts))
                 for fault in step.faults:
@@ -218,7 +234,8 @@ class Run:
             case _:
                 return
         self.done[step.action] = self.done.get(step.action, 0) + 1
-        self._tell(f"{step}{f' {member.record.name}' if member and step.action not in ('join', 'storm') else ''}")
+        is_of_member = member and step.action in {"kill", "pause", "leave"}
+        self._tell(f"{step} {member.record.name}" if member and is_of_member else str(step))
 
     def _fence(self, member: Member) -> None:
         member.holds()
@@ -259,7 +276,7 @@ class Run:
         whole = max(arguments.messages / _RATE, arguments.kills * _SECONDS_PER_KILL)
         seconds = min(whole, arguments.minutes * 60)
         pauses = arguments.kills // 3 if arguments.pauses is None else arguments.pauses
-        plan = make_plan(arguments.seed, seconds, arguments.kills, pauses)
+        plan = make_plan(arguments.seed, seconds, arguments.kills, pauses, arguments.restarts)
         messages = make_messages(arguments.messages, arguments.seed, self._codec)
         topics = dict(zip(("carts", "orders", "taxons"), self._settings.input_topics, strict=True))
         produced, told = 0, self._begun
@@ -361,8 +378,12 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="jirafe-chaos-"))
     print(f"seed {arguments.seed}; logs in {folder}")
     with ExitStack() as stack:
-        if arguments.bootstrap_servers:
-            broker: Broker = Kafka(arguments.bootstrap_servers)
+        if arguments.kafka:
+            kafka_folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            ours = stack.enter_context(ApacheKafka(kafka_folder))
+            broker: Broker = Kafka(ours.bootstrap_servers, ours)
+        elif arguments.bootstrap_servers:
+            broker = Kafka(arguments.bootstrap_servers)
         else:
             broker = Embedded(stack.enter_context(EmbeddedBroker()))
         server = stack.enter_context(SandboxServer(Sandbox(seed=arguments.seed)))
@@ -402,6 +423,8 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=3, help="most at a time")
     parser.add_argument("--chunk-records", type=int, default=50)
     parser.add_argument("--bootstrap-servers", help="a real Kafka, instead of the embedded broker")
+    parser.add_argument("--kafka", action="store_true", help="an Apache Kafka of its own: needs java and mvn")
+    parser.add_argument("--restarts", type=int, default=0, help="of that Apache Kafka, every other by SIGKILL")
     return parser.parse_args(words)
 
 

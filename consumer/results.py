@@ -1,5 +1,7 @@
 """The transactional writer: results, dead letters and offsets go to Kafka together, or not at all."""
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -90,7 +92,7 @@ class ResultWriter:
             for output in outputs:
                 self._fill(output, deadline)
             positions = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
-            self._repeated(self._producer.send_offsets_to_transaction, deadline, positions, group)
+            self._repeated(self._send_offsets, deadline, positions, group)
         except (KafkaException, BufferError) as error:
             raise self._aborted(error) from None
         try:
@@ -100,6 +102,29 @@ class ResultWriter:
                 raise self._aborted(error) from None
             # Without an answer to the commit it may have been done or not.
             raise Lost(f"the transaction's end is not known: {_sentence(error)}") from None
+
+    def _send_offsets(self, positions: list[TopicPartition], group: Group, timeout: float) -> None:
+        """Add the offsets to the transaction; raises Lost where the library does not come back.
+
+        It does not keep to the timeout if the group's coordinator goes away (confluentinc/librdkafka#5456), and
+        may never return. So it is called in a thread that can be left behind, with its producer.
+        """
+        outcome: queue.SimpleQueue[KafkaException | None] = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                self._producer.send_offsets_to_transaction(positions, group, timeout)
+                outcome.put(None)
+            except KafkaException as error:
+                outcome.put(error)
+
+        threading.Thread(target=call, name="send-offsets", daemon=True).start()
+        try:
+            error = outcome.get(timeout=timeout + _PAUSE)
+        except queue.Empty:
+            raise Lost("the client library does not come back from adding offsets to the transaction") from None
+        if error:
+            raise error
 
     def _fill(self, output: Output, deadline: Deadline) -> None:
         self._produce(deadline, self._results_topic, output.record.key, output.result, [])

@@ -28,6 +28,7 @@ _IDLE_WAIT = 0.1
 _BUSY_WAIT = 0.005
 _POLLED_AT_ONCE = 1000
 _REJOIN_PAUSE = 0.5
+_QUIET_SECONDS = 30.0
 _NOT_ASSIGNED = "no partition is assigned"
 
 
@@ -54,6 +55,7 @@ class Service:
         self._flooded = False
         self._commit_due = 0.0
         self._commit_failures = 0
+        self._quiet_until: dict[int, float] = {}
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
         self._reloading = False
@@ -269,7 +271,10 @@ class Service:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             raise Fatal(f"Kafka: {error.str()}")
-        self._log.warning("kafka", error=error.str())  # the library goes on by itself
+        # The library goes on by itself, and may say the same at every try.
+        if time.monotonic() >= self._quiet_until.get(error.code(), 0.0):
+            self._quiet_until[error.code()] = time.monotonic() + _QUIET_SECONDS
+            self._log.warning("kafka", error=error.str())
 
 
 def _pairs(partitions: Iterable[TopicPartition]) -> list[Partition]:
