@@ -16,6 +16,7 @@ Group = Any
 
 _ABORTED_WITHIN = 10.0
 _PAUSE = 0.1
+_FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 
 
 class Aborted(Exception):
@@ -28,6 +29,10 @@ class Lost(Exception):
     A new writer with the same transactional id settles the old transaction, and the committed offsets then
     tell where to go on.
     """
+
+
+class Fenced(Lost):
+    """Another writer has taken our transactional id over, or the broker ended a transaction that took too long."""
 
 
 class Refused(Exception):
@@ -101,7 +106,7 @@ class ResultWriter:
             if _kafka_error(error).txn_requires_abort():
                 raise self._aborted(error) from None
             # Without an answer to the commit it may have been done or not.
-            raise Lost(f"the transaction's end is not known: {_sentence(error)}") from None
+            raise _lost(error) from None
 
     def _send_offsets(self, positions: list[TopicPartition], group: Group, timeout: float) -> None:
         """Add the offsets to the transaction; raises Lost where the library does not come back.
@@ -165,7 +170,7 @@ class ResultWriter:
     def _aborted(self, cause: KafkaException | BufferError) -> Aborted | Lost:
         """Abort the transaction, and give the exception to raise for it."""
         if isinstance(cause, KafkaException) and _kafka_error(cause).fatal():
-            return Lost(_sentence(cause))
+            return _lost(cause)
         try:
             self._repeated(self._producer.abort_transaction, Deadline(_ABORTED_WITHIN))
         except KafkaException as error:
@@ -186,6 +191,11 @@ def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str,
         "time": str(now_ms),
     }
     return [(f"dlq.{name}", value.encode()) for name, value in said.items()]
+
+
+def _lost(cause: KafkaException) -> Lost:
+    kind = Fenced if _kafka_error(cause).code() in _FENCED else Lost
+    return kind(f"the transaction's end is not known: {_sentence(cause)}")
 
 
 def _kafka_error(error: KafkaException) -> KafkaError:

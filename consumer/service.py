@@ -20,7 +20,7 @@ from consumer.lanes import Lanes
 from consumer.log import LibraryLog, Logger
 from consumer.pulse import Pulse
 from consumer.record import Partition
-from consumer.results import Aborted, Deadline, Lost, ResultWriter
+from consumer.results import Aborted, Deadline, Fenced, Lost, ResultWriter
 from consumer.settings import Settings, SettingsError, Source
 from consumer.workers import Workers
 
@@ -88,14 +88,22 @@ class Service:
         while not self._stopping:
             try:
                 self._be_member()
+            except Fenced as error:
+                if "group.instance.id" in self._settings.kafka:
+                    # To rejoin would fence the member that replaced this one, and so on for ever.
+                    raise Fatal(f"another member has the same KAFKA_GROUP_INSTANCE_ID: {error}") from None
+                self._rejoin(error)
             except Lost as error:
-                # What is in flight is dropped: the committed offsets tell where to go on.
-                self._log.warning("rejoining", reason=str(error))
-                time.sleep(_REJOIN_PAUSE)  # there is no consumer now that would have to poll
+                self._rejoin(error)
             except KafkaException as error:
                 raise Fatal(f"Kafka: {error.args[0].str()}") from None
         self._workers.stop()
         self._log.info("stopped")
+
+    def _rejoin(self, reason: Lost) -> None:
+        """Begin anew: what is in flight is dropped, and the committed offsets tell where to go on."""
+        self._log.warning("rejoining", reason=str(reason))
+        time.sleep(_REJOIN_PAUSE)  # there is no consumer now that would have to poll
 
     def _be_member(self) -> None:
         settings, library_log = self._settings, LibraryLog(self._log)
@@ -269,7 +277,7 @@ class Service:
         self._lanes.drop(partitions)
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal():
+        if error.fatal() or error.code() == KafkaError._FATAL:
             raise Fatal(f"Kafka: {error.str()}")
         # The library goes on by itself, and may say the same at every try.
         if time.monotonic() >= self._quiet_until.get(error.code(), 0.0):

@@ -1,5 +1,6 @@
 """What happens when: each trouble that a member must survive, through the public door."""
 
+import os
 import signal
 import time
 from collections import Counter
@@ -215,3 +216,19 @@ def test_a_registry_that_is_away_is_waited_for_and_an_unknown_id_is_a_dead_lette
     results = [codec.decode(record.value) for record in stand.records("results") if record and record.value]
     assert Counter(result["code"] for result in results) == {200: 1, 500: 1}
     assert member.said('"event": "resumed"') > 0
+
+
+@pytest.mark.skipif(
+    "KAFKA_BOOTSTRAP_SERVERS" not in os.environ, reason="the embedded broker does not fence static members"
+)
+def test_a_static_member_that_another_replaced_ends_with_a_clear_last_line(stand: Stand) -> None:
+    static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0", "CONSUMER_LOG_FORMAT": "json"}
+    first = stand.member(**static)
+    stand.await_assigned(first)
+    second = stand.member(**static)
+    stand.await_assigned(second)
+    stand.produce(*orders(20))
+    await_that("the first ends", lambda: first.status is not None)
+    assert first.status == 1
+    assert '"event": "fatal"' in first.log.read_text().splitlines()[-1]
+    await_that("all is committed", lambda: sum(stand.committed().values()) == 20)
