@@ -338,10 +338,10 @@ def test_an_event_that_alone_fails_while_others_pass_becomes_a_dead_letter(stand
 
 
 def test_an_item_with_a_passing_error_is_sent_again_with_the_later_ones_of_its_key(stand: Stand) -> None:
-    stand.api.add_fault({"action": "partial", "ids": ["R1"], "times": 2})
+    stand.api.add_fault({"action": "partial", "times": 1})  # the first item of the first request
     versions = [order("R1", "order:updated", totals={"order": version}) for version in range(5)]
-    stand.produce(*versions, order("R2", "order:updated"))
+    stand.produce(*versions)
     stand.member()
-    assert {result["code"] for result in stand.await_results(6)} == {200}
+    assert {result["code"] for result in stand.await_results(5)} == {200}
     totals = stand.totals("R1")
     assert totals[-5:] == [0.0, 1.0, 2.0, 3.0, 4.0]
