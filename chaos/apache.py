@@ -6,12 +6,8 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
-from consumer.demo.broker import BrokerUnavailable
+from consumer.demo.broker import BrokerUnavailable, answers
 from consumer.demo.processes import await_that, free_port
-from consumer.log import NoLibraryLog
 
 _POM = Path(__file__).with_name("pom.xml")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jirafe-consumer" / "apache-kafka-4.1.0"
@@ -55,7 +51,7 @@ class ApacheKafka:
     def start(self) -> None:
         """Start it and wait until it answers."""
         self._process = self._java("kafka.Kafka", str(self._properties))
-        await_that("Apache Kafka answers", self._answers, _STARTED_WITHIN)
+        await_that("Apache Kafka answers", lambda: answers(self.bootstrap_servers), _STARTED_WITHIN)
 
     def restart(self, *, kindly: bool) -> None:
         """Stop it, kindly or by SIGKILL, and start it again on the same data."""
@@ -84,14 +80,6 @@ class ApacheKafka:
                 stderr=log,
                 start_new_session=True,
             )
-
-    def _answers(self) -> bool:
-        client = AdminClient({"bootstrap.servers": self.bootstrap_servers}, logger=NoLibraryLog())
-        try:
-            client.list_topics(timeout=1)
-        except KafkaException:
-            return False
-        return True
 
     def __enter__(self) -> "ApacheKafka":
         return self

@@ -55,18 +55,10 @@ class EmbeddedBroker:
             start_new_session=True,  # Ctrl-C is for us: we stop it once we are done with it
         )
         end = time.monotonic() + _STARTED_WITHIN
-        while not self._answers():
+        while not answers(self.bootstrap_servers):
             if self._process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise BrokerUnavailable(f"the embedded broker did not start on port {self.port}.")
-
-    def _answers(self) -> bool:
-        client = AdminClient({"bootstrap.servers": self.bootstrap_servers}, logger=NoLibraryLog())
-        try:
-            client.list_topics(timeout=1)
-        except KafkaException:
-            return False
-        return True
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -97,6 +89,16 @@ class EmbeddedBroker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def answers(bootstrap_servers: str) -> bool:
+    """Tell whether a broker answers there within a second."""
+    client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=NoLibraryLog())
+    try:
+        client.list_topics(timeout=1)
+    except KafkaException:
+        return False
+    return True
 
 
 def _binary() -> str:
