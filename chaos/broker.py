@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from chaos.apache import ApacheKafka
+from brokers.apache import ApacheKafka
 from consumer.demo.broker import EmbeddedBroker
 from consumer.log import NoLibraryLog
 

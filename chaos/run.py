@@ -23,7 +23,7 @@ from random import SystemRandom
 import orjson
 from confluent_kafka import KafkaError, Message, TopicPartition
 
-from chaos.apache import ApacheKafka
+from brokers.apache import ApacheKafka
 from chaos.broker import Broker, Embedded, Kafka
 from chaos.ledger import Ledger, Place, Process, Sent, make_messages
 from chaos.plan import Step, make_plan

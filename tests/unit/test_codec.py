@@ -81,6 +81,8 @@ RESULT: dict[str, Any] = {
     "partition": 3,
     "offset": 2**40,
     "timestamp": datetime(2014, 3, 1, 8, 0, 0, 123000, tzinfo=UTC),
+    "replay": None,
+    "redrive": None,
 }
 RECORDS = [("taxon", TAXON), ("cart", message("cart")), ("order", message("order")), ("result", RESULT)]
 

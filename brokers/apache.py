@@ -11,7 +11,7 @@ from consumer.demo.processes import await_that, free_port
 
 _POM = Path(__file__).with_name("pom.xml")
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jirafe-consumer" / "apache-kafka-4.1.0"
-_CLUSTER_ID = "jirafe-consumer-chaos00"
+_CLUSTER_ID = "jirafe-consumer-tests0"
 _STARTED_WITHIN = 60.0
 _STOPPED_WITHIN = 30.0
 

@@ -1,0 +1,1 @@
+"""Real brokers for the tests and for chaos: not part of the product."""

@@ -1,0 +1,161 @@
+"""`preview`, `produce` and `results`: a message before, on and after its way."""
+
+import sys
+from typing import Any, Literal
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import kafka, log, produce, reading, settings, wiring
+from consumer.commands.usage import PROGRAM, Usage
+from jirafe import services
+from jirafe.services import UnknownMessageType, Unsendable
+from schemas.codec import RegistryUnavailable, Undecodable
+from schemas.hub import HubError, parse, to_message
+
+_NOTHING_SENT = {"level": "", "description": "nothing to send"}
+_LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
+
+
+@click.command()
+@click.argument("file")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Give a parameter; may be repeated.")
+def preview(file: str, given: tuple[str, ...]) -> int:
+    """Show what a message would send.
+
+    Reads one hub message from FILE (- for standard input), and sends nothing. Needs neither network nor
+    credentials. Prints JSON: the events and the notifications. Exit status 1 if a notification is an error.
+
+    \b
+    Example:
+      jirafe-consumer preview order.json --set jirafe.product_category_taxonomy=2
+    """
+    parameters = dict(_parameter(text) for text in given)
+    events: list[dict[str, Any]] = []
+    notifications: list[dict[str, str]] = []
+    message: dict[str, Any] = {"message_id": "", "message": "", "parameters": {}}
+    text = produce.read_source(file, sys.stdin.buffer)
+    try:
+        message = to_message(parse(text))
+        parameters = {**message["parameters"], **parameters}
+        for event in services.make_events(message["message"], message["payload"], parameters):
+            if isinstance(event, Unsendable):
+                notifications.append(services.notification_of_failed(event.kind, event.problem))
+            else:
+                events.append({"kind": event.kind.name, "body": event.body})
+                notifications.append(services.notification_of_sent(event.kind, event.name))
+    except (HubError, UnknownMessageType) as error:
+        notifications.append(services.notification_of_unreadable(str(error)))
+    shown = {
+        "message_id": message["message_id"],
+        "message": message["message"],
+        "events": events,
+        "notifications": notifications,
+    }
+    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+    return int(any(notification["level"] == "error" for notification in notifications))
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.UsageError(f"--set takes NAME=VALUE, not '{text}'", click.get_current_context())
+    return name, value
+
+
+@click.command("produce")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--topic", help="The topic for all of them. Default: the topic of each message's kind.")
+@click.pass_obj
+def produce_command(source: settings.Source, files: tuple[str, ...], topic: str | None) -> int:
+    """Put hub messages into Kafka.
+
+    They come from FILEs of JSON (- for standard input). A file holds one message, a list of messages, or one
+    message a line. All are validated before the first is sent; the key is the number of the cart or order, or
+    the taxon's id.
+
+    \b
+    Example:
+      jirafe-consumer produce messages.jsonl
+    """
+    loaded = source.load()
+    codec = wiring.make_codec(loaded)
+    standard_input = sys.stdin.buffer
+    try:
+        encoded = [
+            message
+            for file in files
+            for message in produce.encode_all(file, produce.read_source(file, standard_input), codec)
+        ]
+    except RegistryUnavailable as error:
+        raise Usage(f"{error}; see CONSUMER_SCHEMA_REGISTRY_URL.") from None
+    topics = dict(zip(("cart", "order", "taxon"), loaded.input_topics, strict=True))
+    addressed = [(topic or topics[message.kind], message) for message in encoded]
+    library_log = log.NoLibraryLog()
+    kafka.prepare_topics(loaded, dict.fromkeys(to for to, _ in addressed), library_log)
+    try:
+        count = produce.produce(kafka.make_producer(loaded.common, library_log), addressed)
+    except produce.NotProduced as error:
+        click.echo(f"{PROGRAM} produce: {error}", err=True)
+        return 1
+    click.echo(f"{count} message{'' if count == 1 else 's'} produced")
+    return 0
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on with new results until interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--from", "start", type=click.Choice(["beginning", "end"]), default="beginning", show_default=True)
+@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N results.")
+@click.pass_obj
+def results(
+    source: settings.Source, follow: bool, as_json: bool, start: Literal["beginning", "end"], most: int | None
+) -> int:
+    """Show what became of each message.
+
+    Reads the results topic from outside the group: nothing is committed.
+
+    \b
+    Examples:
+      jirafe-consumer results --follow --from end
+      jirafe-consumer results --json | jq 'select(.code == 500)'
+    """
+    loaded = source.load()
+    codec = wiring.make_codec(loaded)
+    records = reading.read_topic(
+        loaded, loaded.stream.results_topic, log.NoLibraryLog(), start=start, follow=follow
+    )
+    decoded = (codec.decode(record.value) for record in records if record and record.value)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    try:
+        for index, result in enumerate(decoded):
+            if as_json:
+                click.echo(orjson.dumps(result))
+            else:
+                console.print(_result_rows(result, header=index == 0))
+            if index + 1 == most:
+                break
+    except (Undecodable, RegistryUnavailable) as error:
+        raise Usage(f"a result can't be read: {error}.") from None
+    return 0
+
+
+def _result_rows(result: dict[str, Any], *, header: bool) -> Table:
+    """Lay out one result, a row for each notification."""
+    table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, expand=True)
+    table.add_column("record", width=16, overflow="fold")
+    table.add_column("message", width=14)
+    table.add_column("level", width=5)
+    table.add_column("notification", ratio=1)
+    place, message = f"{result['topic']}/{result['partition']}/{result['offset']}", result["message"] or "-"
+    for notification in result["notifications"] or [_NOTHING_SENT]:
+        level = notification["level"]
+        told = notification["description"]
+        if level == "error":
+            told = f"{notification['subject']} {told}"
+        table.add_row(place, escape(message), f"[{_LEVEL_STYLES.get(level, 'dim')}]{level}[/]", escape(told))
+        place = message = ""
+    return table
