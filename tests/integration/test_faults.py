@@ -114,7 +114,7 @@ def test_a_member_that_stood_still_sends_nothing_of_what_is_anothers_now(stand: 
     await_that("it is at work", lambda: len(stand.accepted()) > 5)
     stopped.signal(signal.SIGSTOP)
     stand.end_transaction_of(stopped)
-    stand.member()
+    other = stand.member()
     await_that("the other has all", lambda: sum(stand.committed().values()) == 60)
     arrived = len(stand.api.events())
     stopped.signal(signal.SIGCONT)
@@ -130,6 +130,11 @@ def test_a_member_that_stood_still_sends_nothing_of_what_is_anothers_now(stand: 
         assert [event.body["total"] for event in late if isinstance(event.body, dict)] == sorted(
             totals[-len(late) :]
         )
+    # It is a member as before, also alone.
+    assert other.stop() == 0
+    stand.produce(*orders(10, start=100))
+    await_that("it goes on", lambda: sum(stand.committed().values()) == 100)
+    assert {f"R{number}" for number in range(100, 110)} <= numbers(stand)
 
 
 def test_a_broker_that_stands_still_costs_no_record(tmp_path: Path) -> None:
