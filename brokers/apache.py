@@ -1,65 +1,57 @@
-"""A real Apache Kafka, one node in KRaft mode, run from its published artifacts: needs a JVM and Maven."""
+"""A real Apache Kafka, one node or more in KRaft mode, run from its published artifacts: needs a JVM and Maven."""
 
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from consumer.demo.broker import BrokerUnavailable, answers
 from consumer.demo.processes import await_that, free_port
 
+VERSION = "4.1.0"
 _POM = Path(__file__).with_name("pom.xml")
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jirafe-consumer" / "apache-kafka-4.1.0"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jirafe-consumer" / f"kafka-{VERSION}"
 _CLUSTER_ID = "jirafe-consumer-tests0"
 _STARTED_WITHIN = 60.0
 _STOPPED_WITHIN = 30.0
+_RESOLVED_WITHIN = 600.0
+_JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+# Groups may form and give a silent member up as fast as tests want them to.
+GROUP_SETTINGS = {
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.session.timeout.ms": "3000",
+    "group.consumer.min.heartbeat.interval.ms": "500",
+    "group.consumer.heartbeat.interval.ms": "500",
+}
 
 
-class ApacheKafka:
-    """A broker on 127.0.0.1 with its data in `folder`, so that it may be restarted.
+class Node:
+    """One broker on 127.0.0.1, which is also a controller, with its data in `folder`: it may be restarted."""
 
-    Raises BrokerUnavailable where there is no JVM or Maven, or it does not start.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        port, controller = free_port(), free_port()
-        self.bootstrap_servers = f"127.0.0.1:{port}"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._libraries = _resolved()
+    def __init__(self, folder: Path, settings: Mapping[str, str], format_arguments: tuple[str, ...]) -> None:
+        folder.mkdir()
+        self.log = folder / "kafka.log"
         self._properties = folder / "server.properties"
-        settings = {
-            "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "controller.listener.names": "CONTROLLER",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "log.dirs": folder / "data",
-            "offsets.topic.replication.factor": 1,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
-            "group.initial.rebalance.delay.ms": 0,
-        }
-        self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        self._java("kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._properties)).wait()
-        self.start()
+        self._process: subprocess.Popen[bytes] | None = None
+        lines = {**settings, "log.dirs": str(folder / "data")}
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        formatted = self._java(
+            "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._properties), *format_arguments
+        )
+        if formatted.wait():
+            raise BrokerUnavailable(f"Apache Kafka's storage could not be formatted; see {self.log}.")
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it; does not wait."""
         self._process = self._java("kafka.Kafka", str(self._properties))
-        await_that("Apache Kafka answers", lambda: answers(self.bootstrap_servers), _STARTED_WITHIN)
-
-    def restart(self, *, kindly: bool) -> None:
-        """Stop it, kindly or by SIGKILL, and start it again on the same data."""
-        self.stop(kindly=kindly)
-        self.start()
 
     def stop(self, *, kindly: bool = True) -> None:
-        """Stop it and wait until it is gone."""
+        """Stop it, by SIGKILL if not kindly, and wait until it is gone."""
         if self._process is None:
             return
         if kindly:
@@ -71,15 +63,92 @@ class ApacheKafka:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process = None
 
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self._folder / "kafka.log").open("ab") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own command line
-                ["java", "-Xmx512m", "-cp", f"{self._libraries}/*", *arguments],  # noqa: S607 - the user's java
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                java_command(*arguments), stdout=log, stderr=log, start_new_session=True
             )
+
+
+class ApacheKafka:
+    """A cluster on 127.0.0.1 of so many `nodes`, each with its data in `folder`.
+
+    `settings` are further broker properties of each node. `sasl_ssl` adds a listener of TLS with SCRAM-SHA-512,
+    at `secure_servers`: the PEM texts of its key with its certificate, and the users' passwords.
+
+    Raises BrokerUnavailable where there is no JVM or Maven, or it does not start.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int = 1,
+        settings: Mapping[str, str] | None = None,
+        sasl_ssl: tuple[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        ports = [free_port() for _ in range(nodes)]
+        controllers = [free_port() for _ in range(nodes)]
+        secure_ports = [free_port() if sasl_ssl else 0 for _ in range(nodes)]
+        self.bootstrap_servers = ",".join(f"127.0.0.1:{port}" for port in ports)
+        self.secure_servers = ",".join(f"127.0.0.1:{port}" for port in secure_ports)
+        voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(controllers, 1))
+        replicas, most = str(nodes), str(max(1, nodes - 1))
+        self._servers = [f"127.0.0.1:{port}" for port in ports]
+        self._nodes = []
+        for number, (port, controller, secure) in enumerate(zip(ports, controllers, secure_ports, strict=True), 1):
+            listeners = f"PLAINTEXT://127.0.0.1:{port}" + (f",SASL_SSL://127.0.0.1:{secure}" if sasl_ssl else "")
+            own = {
+                "process.roles": "broker,controller",
+                "node.id": str(number),
+                "controller.quorum.voters": voters,
+                "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
+                "advertised.listeners": listeners,
+                "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
+                "controller.listener.names": "CONTROLLER",
+                "inter.broker.listener.name": "PLAINTEXT",
+                "default.replication.factor": replicas,
+                "min.insync.replicas": most,
+                "offsets.topic.replication.factor": replicas,
+                "transaction.state.log.replication.factor": replicas,
+                "transaction.state.log.min.isr": most,
+                # A broker that is killed is given up soon.
+                "broker.session.timeout.ms": "3000",
+                "broker.heartbeat.interval.ms": "500",
+                **GROUP_SETTINGS,
+                **(_sasl_ssl(sasl_ssl[0]) if sasl_ssl else {}),
+                **(settings or {}),
+            }
+            scram = tuple(
+                word
+                for name, password in (sasl_ssl[1] if sasl_ssl else {}).items()
+                for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
+            )
+            self._nodes.append(Node(folder / f"node-{number}", own, scram))
+        self.start()
+
+    def start(self) -> None:
+        """Start all that is stopped and wait until each answers."""
+        for node in self._nodes:
+            if not node._process:
+                node.start()
+        for servers in self._servers:
+            await_that(f"Apache Kafka answers at {servers}", lambda at=servers: answers(at), _STARTED_WITHIN)  # type: ignore[misc]
+
+    def restart(self, *, kindly: bool, node: int = 0) -> None:
+        """Stop a node, kindly or by SIGKILL, and start it again on the same data."""
+        self.stop_node(node, kindly=kindly)
+        self.start()
+
+    def stop_node(self, node: int, *, kindly: bool) -> None:
+        """Stop a node, by its index, and wait until it is gone; `start` brings it back."""
+        self._nodes[node].stop(kindly=kindly)
+
+    def stop(self) -> None:
+        """Stop it all at once: it is not needed any more."""
+        for node in self._nodes:
+            node.stop(kindly=False)
 
     def __enter__(self) -> "ApacheKafka":
         return self
@@ -87,23 +156,44 @@ class ApacheKafka:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop(kindly=False)
+        self.stop()
 
 
-def _resolved() -> Path:
-    """Give the folder of Kafka's jars, fetched by Maven where they are not there yet."""
+def _sasl_ssl(pem: str) -> dict[str, str]:
+    one_line = pem.strip().replace("\n", "\\n")
+    key, _, certificate = one_line.partition("-----BEGIN CERTIFICATE")
+    listener = "listener.name.sasl_ssl"
+    return {
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        f"{listener}.scram-sha-512.sasl.jaas.config": (
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        ),
+        f"{listener}.ssl.keystore.type": "PEM",
+        f"{listener}.ssl.keystore.key": key,
+        f"{listener}.ssl.keystore.certificate.chain": f"-----BEGIN CERTIFICATE{certificate}",
+    }
+
+
+def java_command(main: str, *arguments: str) -> list[str]:
+    """Give the command line that runs a class of Kafka's artifacts, of its tools too; raises BrokerUnavailable."""
+    return ["java", *_JVM, "-cp", f"{resolved()}/*", main, *arguments]
+
+
+def resolved() -> Path:
+    """Give the folder of Kafka's jars, fetched by Maven where they are not there yet; raises BrokerUnavailable."""
     if shutil.which("java") is None or shutil.which("mvn") is None:
         raise BrokerUnavailable("Apache Kafka needs java and mvn on the PATH.")
     complete = _CACHE / "complete"
-    if not complete.exists():
+    if not complete.exists() or complete.read_text() != _POM.read_text():
         goal = "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"
         done = subprocess.run(  # noqa: S603 - our own command line
             ["mvn", "-q", "-B", "-f", str(_POM), goal, f"-DoutputDirectory={_CACHE}"],  # noqa: S607 - the user's mvn
             capture_output=True,
             text=True,
             check=False,
+            timeout=_RESOLVED_WITHIN,
         )
         if done.returncode:
             raise BrokerUnavailable(f"Maven could not fetch Apache Kafka: {done.stdout.strip()[-300:]}")
-        complete.touch()
+        complete.write_text(_POM.read_text())
     return _CACHE

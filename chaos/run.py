@@ -164,7 +164,7 @@ class Run:
         self._reading = settings.Settings(self._settings.api, stream, {**self._settings.kafka, **isolation})
         self._outputs = (stream.results_topic, stream.dead_letters_topic)
         kafka.prepare_topics(self._settings, [*self._settings.input_topics, *self._outputs], NoLibraryLog())
-        config = {**self._settings.common, "enable.idempotence": True, "linger.ms": 5}
+        config = {**self._settings.client("chaos"), "enable.idempotence": True, "linger.ms": 5}
         self._producer = kafka.make_producer(config, NoLibraryLog())
         self._codec = Codec()
         self.ledger = Ledger(self._codec, arguments.chunk_records)

@@ -42,7 +42,7 @@ def _made(kind: Any, config: Mapping[str, Any], log: LibraryLog) -> Any:
 
 def prepare_topics(settings: Settings, topics: Iterable[str], log: LibraryLog) -> list[str]:
     """Reach the broker and create the topics that are absent; gives those created. Raises Unusable."""
-    admin: AdminClient = _made(AdminClient, settings.common, log)
+    admin: AdminClient = _made(AdminClient, settings.client("admin"), log)
     servers = settings.kafka["bootstrap.servers"]
     try:
         present = admin.list_topics(timeout=_REACH_TIMEOUT).topics

@@ -49,12 +49,19 @@ class Lane:
         self._finished: list[list[Output]] = []
         self._records = 0
         self._bytes = 0
+        self._end: int | None = None
+        self._committed: int | None = None
 
     def add(self, record: Record) -> None:
         """Let a record wait; they come in the order of their offsets."""
         self._waiting.append(record)
         self._records += 1
         self._bytes += record.size
+        self._end = None
+
+    def at_end(self, offset: int) -> None:
+        """Note that the partition has no further record before this offset, but perhaps markers of transactions."""
+        self._end = offset
 
     @property
     def held_records(self) -> int:
@@ -125,12 +132,20 @@ class Lane:
         return list(chain.from_iterable(self._finished))
 
     @property
-    def offset(self) -> int:
-        """The offset to commit with `finished`: next to read after the last of them."""
-        return self._finished[-1][-1].record.offset + 1
+    def offset(self) -> int | None:
+        """The offset to commit with `finished`: next to read after the last of them; None for nothing to commit.
+
+        Once nothing else is held it is the partition's end, over the markers that transactions leave there: so
+        that the lag of a group that has done all is 0.
+        """
+        after = self._finished[-1][-1].record.offset + 1 if self._finished else None
+        if self._end and self._records == sum(map(len, self._finished)) and self._end != self._committed:
+            return self._end
+        return after
 
     def committed(self) -> None:
-        """Forget what was finished: it is committed."""
+        """Forget what was finished: it is committed, and the offset with it."""
+        self._committed = self.offset
         for output in self.finished:
             self._records -= 1
             self._bytes -= output.record.size

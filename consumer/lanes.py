@@ -64,6 +64,12 @@ class Lanes:
         if lane:
             lane.add(record)
 
+    def at_end(self, partition: Partition, offset: int) -> None:
+        """Note that a partition has no further record before this offset."""
+        lane = self._lanes.get(partition)
+        if lane:
+            lane.at_end(offset)
+
     def dispatch(self, now: float) -> Iterator[Chunk]:
         """Put in flight, and give, a chunk of each lane that may go now."""
         for lane in self._lanes.values():

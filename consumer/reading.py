@@ -21,7 +21,7 @@ def read_topic(
 
     While it follows, a None now and then lets the caller look at other things. Raises Unusable.
     """
-    config = {**settings.consumer, "group.id": f"{settings.kafka['group.id']}.reader", "enable.partition.eof": True}
+    config = {**settings.consumer, **settings.client("reader"), "group.id": f"{settings.kafka['group.id']}.reader"}
     config.pop("group.instance.id", None)
     consumer = make_consumer(config, log)
     try:

@@ -29,6 +29,7 @@ _BUSY_WAIT = 0.005
 _POLLED_AT_ONCE = 1000
 _REJOIN_PAUSE = 0.5
 _QUIET_SECONDS = 30.0
+_ENDS_INTERVAL = 1.0
 _NOT_ASSIGNED = "no partition is assigned"
 
 
@@ -54,6 +55,7 @@ class Service:
         self._flood = FloodGuard(stream.flood_window, stream.flood_share)
         self._flooded = False
         self._commit_due = 0.0
+        self._ends_due = 0.0
         self._commit_failures = 0
         self._quiet_until: dict[int, float] = {}
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
@@ -169,10 +171,12 @@ class Service:
     def _receive(self, messages: Iterable[Message]) -> None:
         for message in messages:
             fault = message.error()
-            if fault:
-                self._on_error(fault)
-            else:
+            if fault is None:
                 self._lanes.add(to_record(message))
+            elif fault.code() == KafkaError._PARTITION_EOF:
+                self._lanes.at_end((message.topic() or "", message.partition() or 0), message.offset() or 0)
+            else:
+                self._on_error(fault)
 
     def _control_flow(self) -> None:
         """Pause lanes over their bounds, resume those under half of them."""
@@ -202,9 +206,13 @@ class Service:
 
         After an abort each lane has a transaction of its own, so that what can't be written stops only its lane.
         """
-        lanes = [lane for lane in self._lanes if lane.finished]
-        if not lanes or time.monotonic() < self._commit_due:
+        now = time.monotonic()
+        lanes = [
+            lane for lane in self._lanes if lane.finished or (now >= self._ends_due and lane.offset is not None)
+        ]
+        if not lanes or now < self._commit_due:
             return
+        self._ends_due = now + _ENDS_INTERVAL
         deadline = Deadline(within)
         aborted = False
         for part in [[lane] for lane in lanes] if self._commit_failures else [lanes]:
@@ -213,7 +221,7 @@ class Service:
             if not self._flood.admits(letters):
                 self._hold_flood(sum(letters), len(letters))
                 continue
-            offsets = {lane.partition: lane.offset for lane in part}
+            offsets = {lane.partition: lane.offset for lane in part if lane.offset is not None}
             try:
                 self._writer.write(outputs, offsets, self._consumer.consumer_group_metadata(), deadline)
             except Aborted as error:

@@ -32,7 +32,7 @@ _OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_
 _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
     "enable.auto.offset.store": "offsets are committed with their results",
-    "enable.partition.eof": "the consumer has no use for it",
+    "enable.partition.eof": "by it a partition's end is committed",
     "isolation.level": "only what is committed is delivered",
     "transactional.id": "each member has its own, made of the group and KAFKA_GROUP_INSTANCE_ID",
 }
@@ -155,17 +155,17 @@ class Settings:
         self.api = api
         self.stream = stream
         self.kafka = {"bootstrap.servers": "localhost:9092", "group.id": "jirafe-consumer", **kafka}
-        self._instance = self.kafka.get("group.instance.id") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._host = socket.gethostname()
+        self._instance = self.kafka.get("group.instance.id") or f"{self._host}-{uuid.uuid4().hex[:8]}"
 
     @property
     def input_topics(self) -> list[str]:
         """The topics that are consumed."""
         return [self.stream.carts_topic, self.stream.orders_topic, self.stream.taxons_topic]
 
-    @property
-    def common(self) -> dict[str, Any]:
-        """Properties that every client has."""
-        return {"client.id": f"jirafe-consumer-{self._instance}", **self.kafka}
+    def client(self, purpose: str) -> dict[str, Any]:
+        """Properties that every client has; brokers and their tools name it by its purpose and its host."""
+        return {"client.id": f"jirafe-{purpose}-{self._host}", **self.kafka}
 
     @property
     def consumer(self) -> dict[str, Any]:
@@ -182,8 +182,9 @@ class Settings:
             # What is fetched ahead is memory beside the lanes' own bounds.
             "queued.max.messages.kbytes": 16_384,
             **assignment,
-            **self.common,
+            **self.client("consumer"),
             "enable.auto.commit": False,
+            "enable.partition.eof": True,
         }
 
     @property
@@ -197,7 +198,7 @@ class Settings:
             "message.max.bytes": 20 * 1024 * 1024,
             "compression.type": "lz4",
             "linger.ms": 5,
-            **self.common,
+            **self.client("results"),
         }
 
     @property

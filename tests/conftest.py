@@ -1,23 +1,41 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from consumer.demo.broker import EmbeddedBroker
+from brokers import choice
+from brokers.choice import Choice
+from consumer.demo.broker import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
 from tests.stand import SITE, TOKEN, Stand
 
+_CHOICE = pytest.StashKey[Choice]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        config.stash[_CHOICE] = choice.choose()
+    except BrokerUnavailable as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what the tests run on, and why not on another."""
+    chosen = config.stash[_CHOICE]
+    return [f"broker: {chosen.source.told}", *(f"  not {why}" for why in chosen.passed_over)]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not item.config.stash[_CHOICE].source.is_real:
+        for mark in item.iter_markers("real_broker"):
+            pytest.skip(f"only a real broker can show it: {mark.args[0]}")
+
 
 @pytest.fixture(scope="session")
-def bootstrap_servers() -> Iterator[str]:
-    """The broker that the tests run on: the one that KAFKA_BOOTSTRAP_SERVERS names, else an embedded one."""
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if given:
-        yield given
-        return
-    with EmbeddedBroker() as broker:
-        yield broker.bootstrap_servers
+def bootstrap_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The broker that the tests run on: see `brokers/choice.py`."""
+    with choice.started(request.config.stash[_CHOICE].source, tmp_path_factory.mktemp("broker")) as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -6,10 +6,15 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # it is documented there
+    AdminClient,
+    ConfigResource,
+)
 
 from consumer import kafka, reading, settings
 from consumer.demo.processes import CommandProcess, await_that
@@ -22,6 +27,7 @@ from schemas.hub import key_of, kind_of, to_message
 
 SITE, TOKEN = "123", "a-token"
 NUMBER_OF_PARTITIONS = 3
+_SESSION_MS = 2000
 
 
 class Stand:
@@ -37,7 +43,7 @@ class Stand:
         self.environment = {
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
             "KAFKA_GROUP_ID": f"group-{name}",
-            "KAFKA_SESSION_TIMEOUT_MS": "2000",
+            "KAFKA_SESSION_TIMEOUT_MS": str(max(_SESSION_MS, _shortest_session_ms(bootstrap_servers))),
             "KAFKA_HEARTBEAT_INTERVAL_MS": "500",
             "JIRAFE_URL": api.url,
             "JIRAFE_SITE_ID": SITE,
@@ -53,7 +59,7 @@ class Stand:
         }
         self.settings = settings.load(None, self.environment)
         kafka.prepare_topics(self.settings, self.settings.input_topics, NoLibraryLog())
-        self._producer = kafka.make_producer(self.settings.common, NoLibraryLog())
+        self._producer = kafka.make_producer(self.settings.client("test"), NoLibraryLog())
 
     @property
     def orders_topic(self) -> str:
@@ -135,10 +141,17 @@ class Stand:
     def read_orders(self) -> Iterator[Record | None]:
         return reading.read_topic(self.settings, self.orders_topic, NoLibraryLog(), start="beginning", follow=False)
 
+    def reader(self) -> Consumer:
+        """A consumer that may ask for what is the group's, and is no member."""
+        servers, group = self.environment["KAFKA_BOOTSTRAP_SERVERS"], self.environment["KAFKA_GROUP_ID"]
+        return Consumer({"bootstrap.servers": servers, "group.id": group})
+
+    def order_places(self) -> dict[int, TopicPartition]:
+        return {number: TopicPartition(self.orders_topic, number) for number in range(NUMBER_OF_PARTITIONS)}
+
     def committed(self) -> dict[tuple[str, int], int]:
         """The group's committed offsets of the input topics; partitions that have none are left out."""
-        config = {"bootstrap.servers": self.environment["KAFKA_BOOTSTRAP_SERVERS"]}
-        consumer = Consumer({**config, "group.id": self.environment["KAFKA_GROUP_ID"]})
+        consumer = self.reader()
         try:
             partitions = [
                 TopicPartition(topic, number)
@@ -170,3 +183,16 @@ class Stand:
 
     def close(self) -> None:
         self._stack.close()
+
+
+@cache
+def _shortest_session_ms(bootstrap_servers: str) -> int:
+    """Ask the broker for the shortest session that it grants to members of a group; 0 if it does not say."""
+    client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=NoLibraryLog())
+    broker = ConfigResource(ConfigResource.Type.BROKER, str(client.list_topics(timeout=10).orig_broker_id))
+    try:
+        configs = client.describe_configs([broker], request_timeout=10)[broker].result()
+    except KafkaException:
+        return 0
+    entry = configs.get("group.min.session.timeout.ms")
+    return int(entry.value) if entry else 0

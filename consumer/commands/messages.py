@@ -97,7 +97,7 @@ def produce_command(source: settings.Source, files: tuple[str, ...], topic: str 
     library_log = log.NoLibraryLog()
     kafka.prepare_topics(loaded, dict.fromkeys(to for to, _ in addressed), library_log)
     try:
-        count = produce.produce(kafka.make_producer(loaded.common, library_log), addressed)
+        count = produce.produce(kafka.make_producer(loaded.client("produce"), library_log), addressed)
     except produce.NotProduced as error:
         click.echo(f"{PROGRAM} produce: {error}", err=True)
         return 1

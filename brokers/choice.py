@@ -1,0 +1,82 @@
+"""Which broker the tests run on: the first of four sources that can be had here."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from brokers import apache
+from brokers.apache import ApacheKafka
+from consumer.demo.broker import BrokerUnavailable, EmbeddedBroker
+
+SETTING = "TEST_BROKER"
+"""The setting that chooses: auto (the default), real (any but the embedded one), or one source by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a broker comes from. `prepare` raises BrokerUnavailable where it can't be had; `is_real`: a Kafka."""
+
+    name: str
+    told: str
+    is_real: bool
+    prepare: Callable[[], object]
+
+
+def _given() -> str:
+    servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if not servers:
+        raise BrokerUnavailable("KAFKA_BOOTSTRAP_SERVERS is not set.")
+    return servers
+
+
+_SOURCES = (
+    Source("given", "the broker of KAFKA_BOOTSTRAP_SERVERS", is_real=True, prepare=_given),
+    Source(
+        "apache", f"Apache Kafka {apache.VERSION} from Maven's artifacts", is_real=True, prepare=apache.resolved
+    ),
+    Source("embedded", "the embedded broker", is_real=False, prepare=EmbeddedBroker.binary),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The source that was chosen, and why those before it were passed over."""
+
+    source: Source
+    passed_over: tuple[str, ...]
+
+
+def choose() -> Choice:
+    """Choose by the setting, and by what can be had; fetches what must be fetched. Raises BrokerUnavailable."""
+    wanted = os.environ.get(SETTING, "auto")
+    sources = [
+        source for source in _SOURCES if wanted in ("auto", source.name) or (wanted == "real" and source.is_real)
+    ]
+    if not sources:
+        names = ", ".join(source.name for source in _SOURCES)
+        raise BrokerUnavailable(f"{SETTING} is auto, real or one of {names}, not {wanted!r}.")
+    passed_over = []
+    for source in sources:
+        try:
+            source.prepare()
+        except BrokerUnavailable as error:
+            passed_over.append(f"{source.name}: {error}")
+        else:
+            return Choice(source, tuple(passed_over))
+    raise BrokerUnavailable(f"{SETTING}={wanted}: no such broker can be had here. {' '.join(passed_over)}")
+
+
+@contextmanager
+def started(source: Source, folder: Path) -> Iterator[str]:
+    """Run a broker of the source for as long as the context lasts; gives its bootstrap servers."""
+    match source.name:
+        case "given":
+            yield _given()
+        case "apache":
+            with ApacheKafka(folder) as kafka:
+                yield kafka.bootstrap_servers
+        case _:
+            with EmbeddedBroker() as broker:
+                yield broker.bootstrap_servers
