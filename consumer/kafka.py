@@ -30,6 +30,12 @@ def make_producer(config: Mapping[str, Any], log: LibraryLog, **callbacks: Calla
     return producer
 
 
+def make_admin(config: Mapping[str, Any], log: LibraryLog) -> AdminClient:
+    """Make a client that asks for and changes what is about topics and groups; raises Unusable."""
+    admin: AdminClient = _made(AdminClient, config, log)
+    return admin
+
+
 def _made(kind: Any, config: Mapping[str, Any], log: LibraryLog) -> Any:
     try:
         return kind(dict(config), logger=log)
@@ -42,7 +48,7 @@ def _made(kind: Any, config: Mapping[str, Any], log: LibraryLog) -> Any:
 
 def prepare_topics(settings: Settings, topics: Iterable[str], log: LibraryLog) -> list[str]:
     """Reach the broker and create the topics that are absent; gives those created. Raises Unusable."""
-    admin: AdminClient = _made(AdminClient, settings.common, log)
+    admin = make_admin(settings.common, log)
     servers = settings.kafka["bootstrap.servers"]
     try:
         present = admin.list_topics(timeout=_REACH_TIMEOUT).topics
