@@ -1,5 +1,6 @@
 """Reads topics from outside the group: nothing is committed, no member is disturbed."""
 
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -21,6 +22,8 @@ from consumer.settings import Settings
 
 _REACH_TIMEOUT = 10.0
 _WAIT = 0.2
+# For a look at one record: little is fetched, and it is not waited for more.
+_AT_ONCE: dict[str, object] = {"fetch.wait.max.ms": 10, "fetch.message.max.bytes": 16_384}
 
 
 def read_topic(
@@ -85,12 +88,43 @@ def read_ends(
     """
     found: dict[Partition, int] = {}
     isolation = "read_committed" if committed else "read_uncommitted"
-    with _reader(settings, log, **{"isolation.level": isolation, "fetch.wait.max.ms": 10}) as consumer:
+    with _reader(settings, log, **_AT_ONCE, **{"isolation.level": isolation}) as consumer:
         consumer.assign([TopicPartition(*place, OFFSET_END) for place in places])
+        late = time.monotonic() + _REACH_TIMEOUT
         while len(found) < len(places):
             _, ends = _polled(consumer)
             found |= {place: end for place, end in ends.items() if place not in found}
+            _check(settings, late)
     return found
+
+
+def read_firsts(settings: Settings, ranges: Collection[Range], log: LibraryLog) -> dict[Partition, Record]:
+    """Give the first committed record of each range that has one; raises Unusable."""
+    left = {(each.topic, each.partition): each.end for each in ranges if each.start < each.end}
+    found: dict[Partition, Record] = {}
+    with _reader(settings, log, **_AT_ONCE) as consumer:
+        consumer.assign([TopicPartition(*each[:3]) for each in ranges if each.start < each.end])
+        late = time.monotonic() + _REACH_TIMEOUT
+        while left:
+            messages, ends = _polled(consumer)
+            looked_at = set(ends)
+            for message in messages:
+                place = _place(message)
+                if (message.offset() or 0) < left.get(place, 0):
+                    found.setdefault(place, to_record(message))
+                looked_at.add(place)
+            for place in looked_at & left.keys():
+                del left[place]
+            consumer.pause([TopicPartition(*place) for place in looked_at])
+            _check(settings, late)
+    return found
+
+
+def _check(settings: Settings, late: float) -> None:
+    """Raise Unusable if a look takes too long: a broker that is away is waited for without a word."""
+    if time.monotonic() > late:
+        servers = settings.kafka["bootstrap.servers"]
+        raise Unusable(f"no Kafka broker answers at {servers} (nothing within {_REACH_TIMEOUT:.0f} seconds).")
 
 
 @contextmanager

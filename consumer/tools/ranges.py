@@ -65,10 +65,7 @@ class Places:
         A moment is the first record of that time or later. A range is never wider than what is there, up to
         the end of what is committed; it is empty where nothing is. No partitions: all of them.
         """
-        numbers = self.partitions(topic)
-        if unknown := sorted(set(partitions) - set(numbers)):
-            raise Unusable(f"the topic {topic} has no partition {unknown[0]}: it has {len(numbers)}, from 0.")
-        places = [(topic, number) for number in sorted(set(partitions)) or numbers]
+        places = [(topic, number) for number in self.chosen(topic, partitions)]
         firsts, ends = self.firsts(places), self.ends(places)
         lows, highs = self._at(start, firsts, ends), self._at(end, ends, ends)
         ranges = []
@@ -104,6 +101,13 @@ class Places:
         if found.error:
             raise Unusable(f"the topic {topic} can't be read: {found.error.str()}.")
         return sorted(found.partitions)
+
+    def chosen(self, topic: str, partitions: Collection[int]) -> list[int]:
+        """Give the numbers of the partitions that were chosen, all if none was; raises Unusable for a wrong one."""
+        numbers = self.partitions(topic)
+        if unknown := sorted(set(partitions) - set(numbers)):
+            raise Unusable(f"the topic {topic} has no partition {unknown[0]}: it has {len(numbers)}, from 0.")
+        return sorted(set(partitions)) or numbers
 
     def firsts(self, places: Collection[Partition]) -> dict[Partition, int]:
         """Give the offset of each partition's first record, or of the next where it has none."""
