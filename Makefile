@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint bench chaos lock clean
+.PHONY: help setup demo run test test-kafka lint bench chaos lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## set up the virtual environment from requirements.lock
 
@@ -25,8 +25,11 @@ demo: .venv/ready ## run the main job on an embedded broker and a local Jirafe s
 run: .venv/ready ## run the service with the settings of the environment and .env
 	@$(BIN)/jirafe-consumer run
 
-test: .venv/ready ## run the tests (no Docker, no JVM)
-	@$(BIN)/pytest
+test: .venv/ready ## run the tests: on a real Kafka if there is one to be had, else on the embedded broker
+	@$(BIN)/pytest $(ARGS)
+
+test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if there is none to be had
+	@TEST_BROKER=real $(BIN)/pytest $(ARGS)
 
 lint: .venv/ready ## style, types and import directions
 	@$(BIN)/ruff check

@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from consumer import kafka, settings
-from consumer.commands import local, messages, run
+from consumer.commands import audit, lag, local, messages, offsets, run
 from consumer.commands.usage import PROGRAM, Usage
 from consumer.demo.broker import BrokerUnavailable
 from schemas.hub import HubError
@@ -66,6 +66,9 @@ for command in (
     messages.preview,
     messages.produce_command,
     messages.results,
+    audit.audit_command,
+    lag.lag,
+    offsets.offsets,
     local.sandbox,
     local.broker,
     local.demo,

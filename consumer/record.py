@@ -8,6 +8,15 @@ Partition = tuple[str, int]
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
+class Range(NamedTuple):
+    """Records of one partition, from the offset `start` up to, and without, the offset `end`."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+
 class Record(NamedTuple):
     """What Kafka hands over; `timestamp` in milliseconds since 1970."""
 

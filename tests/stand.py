@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # it is documented there
+from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,
 )

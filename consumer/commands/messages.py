@@ -110,9 +110,15 @@ def produce_command(source: settings.Source, files: tuple[str, ...], topic: str 
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--from", "start", type=click.Choice(["beginning", "end"]), default="beginning", show_default=True)
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N results.")
+@click.option("--of", metavar="TOPIC/PARTITION/OFFSET", help="The results of this record alone.")
 @click.pass_obj
 def results(
-    source: settings.Source, follow: bool, as_json: bool, start: Literal["beginning", "end"], most: int | None
+    source: settings.Source,
+    follow: bool,
+    as_json: bool,
+    start: Literal["beginning", "end"],
+    most: int | None,
+    of: str | None,
 ) -> int:
     """Show what became of each message.
 
@@ -122,6 +128,7 @@ def results(
     Examples:
       jirafe-consumer results --follow --from end
       jirafe-consumer results --json | jq 'select(.code == 500)'
+      jirafe-consumer results --of orders/0/17
     """
     loaded = source.load()
     codec = wiring.make_codec(loaded)
@@ -129,6 +136,8 @@ def results(
         loaded, loaded.stream.results_topic, log.NoLibraryLog(), start=start, follow=follow
     )
     decoded = (codec.decode(record.value) for record in records if record and record.value)
+    if of:
+        decoded = (result for result in decoded if _place(result) == of)
     console = Console(soft_wrap=not sys.stdout.isatty())
     try:
         for index, result in enumerate(decoded):
@@ -143,6 +152,10 @@ def results(
     return 0
 
 
+def _place(result: dict[str, Any]) -> str:
+    return f"{result['topic']}/{result['partition']}/{result['offset']}"
+
+
 def _result_rows(result: dict[str, Any], *, header: bool) -> Table:
     """Lay out one result, a row for each notification."""
     table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, expand=True)
@@ -150,7 +163,7 @@ def _result_rows(result: dict[str, Any], *, header: bool) -> Table:
     table.add_column("message", width=14)
     table.add_column("level", width=5)
     table.add_column("notification", ratio=1)
-    place, message = f"{result['topic']}/{result['partition']}/{result['offset']}", result["message"] or "-"
+    place, message = _place(result), result["message"] or "-"
     for notification in result["notifications"] or [_NOTHING_SENT]:
         level = notification["level"]
         told = notification["description"]

@@ -1,0 +1,277 @@
+"""Proof from the topics themselves that every record of a range has exactly one result.
+
+Nothing but the topics is believed: the records are read, not counted by their offsets, which have gaps; what the
+results and dead letters say is held against them. It takes about one byte of memory for each offset of the range,
+and reads no topic twice.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from itertools import islice
+from typing import Any, cast
+
+from confluent_kafka import Message
+
+from consumer.log import LibraryLog
+from consumer.reading import read_ranges
+from consumer.record import Partition, Range
+from consumer.settings import Settings
+from consumer.tools.group import Group
+from consumer.tools.ranges import Place, Places
+from schemas.codec import Codec, Undecodable
+
+MOST_PLACES = 10
+"""How many places of a trouble are named."""
+
+# What was seen of one offset: one byte.
+RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN, FAILED_AGAIN = (1 << bit for bit in range(8))
+_KINDS = range(256)
+
+_OK = 200
+# A result comes later than its record, but by another clock.
+_CLOCKS_DIFFER = timedelta(hours=1)
+_MORE_THAN_A_TRANSACTION = 5.0
+
+
+class Count(StrEnum):
+    """What is counted of a partition's records."""
+
+    RECORDS = "records"
+    ONE_RESULT = "one_result"
+    MISSING = "missing"
+    DOUBLED = "doubled"
+    FAILED = "failed"
+    DEAD_LETTERED = "dead_lettered"
+    REDRIVEN = "redriven"
+    REPLAYED = "replayed"
+    WAITING = "waiting"
+    WITHOUT_LETTER = "without_letter"
+    STRAY_LETTER = "stray_letter"
+
+
+TROUBLES = (Count.MISSING, Count.DOUBLED, Count.WITHOUT_LETTER, Count.STRAY_LETTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a topic is read; `total` counts offsets, and there may be fewer records."""
+
+    topic: str
+    read: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What was found of one partition's range; a record at `committed` or later need not have its result yet.
+
+    `committed` is None where the group has none. `first` has the first offsets of each trouble.
+    """
+
+    range: Range
+    committed: int | None
+    counts: Mapping[Count, int]
+    first: Mapping[Count, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, partition by partition; `notes` has sentences that bound what it proves."""
+
+    partitions: tuple[Audited, ...]
+    notes: tuple[str, ...]
+
+    def total(self, topic: str | None = None) -> Mapping[Count, int]:
+        """Give the sums, of one topic or of all."""
+        counts: Counter[Count] = Counter()
+        for audited in self.partitions:
+            if topic in (None, audited.range.topic):
+                counts.update(audited.counts)
+        return counts
+
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether there is no trouble."""
+        total = self.total()
+        return not any(total[trouble] for trouble in TROUBLES)
+
+
+def with_result(seen: int, result: Mapping[str, Any]) -> int:
+    """Add a result to what was seen of its offset."""
+    failed = result["code"] != _OK
+    if result["replay"] is not None or result["redrive"] is not None:
+        again = REPLAYED if result["replay"] is not None else REDRIVEN
+        return seen | again | (FAILED_AGAIN if failed else 0)
+    return seen | RESULT | (DOUBLED if seen & RESULT else 0) | (FAILED if failed else 0)
+
+
+def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
+    """Tell what an offset counts as by what was seen of it; `due` where its result must be there."""
+    if not seen & RECORD:
+        return frozenset()  # a transaction's marker, aborted, or compacted away
+    has_result, has_letter = bool(seen & RESULT), bool(seen & LETTER)
+    holds = {
+        Count.RECORDS: True,
+        Count.ONE_RESULT: has_result and not seen & DOUBLED,
+        Count.MISSING: not has_result and due,
+        Count.WAITING: not has_result and not due,
+        Count.DOUBLED: bool(seen & DOUBLED),
+        Count.FAILED: bool(seen & FAILED),
+        Count.DEAD_LETTERED: has_letter,
+        Count.REDRIVEN: bool(seen & REDRIVEN),
+        Count.REPLAYED: bool(seen & REPLAYED),
+        Count.WITHOUT_LETTER: bool(seen & FAILED) and not has_letter,
+        Count.STRAY_LETTER: has_letter and not seen & (FAILED | FAILED_AGAIN),
+    }
+    return frozenset(count for count, is_so in holds.items() if is_so)
+
+
+def audit(
+    settings: Settings,
+    codec: Codec,
+    log: LibraryLog,
+    topics: Mapping[str, Collection[int]],
+    between: tuple[Place | None, Place | None],
+) -> Iterator[Progress | Report]:
+    """Audit the records between two places of topics, of some of their partitions (none: of all).
+
+    Gives its progress as it goes, and the report at last. Raises Unusable, RegistryUnavailable.
+    """
+    places = Places(settings, log)
+    ranges = [each for topic, numbers in topics.items() for each in places.resolve(topic, *between, numbers)]
+    # First what is committed: that has its results before the ends that are looked up after it.
+    group = Group(places.admin, settings.kafka["group.id"])
+    committed = group.committed([(each.topic, each.partition) for each in ranges])
+    auditor = _Auditor(settings, codec, log, places, ranges)
+    yield from auditor.read_all(between[0])
+    yield auditor.report(committed)
+
+
+class _Auditor:
+    """Reads the topics, and keeps a byte for each offset of the ranges: what was seen of it."""
+
+    def __init__(
+        self, settings: Settings, codec: Codec, log: LibraryLog, places: Places, ranges: Collection[Range]
+    ) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._log = log
+        self._places = places
+        self._ranges = ranges
+        self._starts = {(each.topic, each.partition): each.start for each in ranges}
+        self._seen = {(each.topic, each.partition): bytearray(each.end - each.start) for each in ranges}
+        self._patience = settings.producer["transaction.timeout.ms"] / 1000 + _MORE_THAN_A_TRANSACTION
+        self._unreadable: Counter[str] = Counter()
+        self._not_to_the_end: list[str] = []
+        self._shortened: list[str] = []
+
+    def read_all(self, start: Place | None) -> Iterator[Progress]:
+        """Read records, results and dead letters; the latter two from what may be of records at `start`."""
+        stream = self._settings.stream
+        for topic in dict.fromkeys(each.topic for each in self._ranges):
+            yield from self._read(topic, [each for each in self._ranges if each.topic == topic], self._add_record)
+        since = start - _CLOCKS_DIFFER if isinstance(start, datetime) else None
+        for topic, add in ((stream.results_topic, self._add_result), (stream.dead_letters_topic, self._add_letter)):
+            yield from self._read(topic, self._written(topic, since), add)
+
+    def _written(self, topic: str, since: datetime | None) -> list[Range]:
+        """Give all that was written to a topic, also in transactions that are only being committed now."""
+        places = [(topic, number) for number in self._places.partitions(topic)]
+        firsts, ends = self._places.firsts(places), self._places.ends(places, committed=False)
+        starts: Mapping[Partition, int | None] = self._places.at(places, since) if since else firsts
+        ranges = []
+        for place in places:
+            start = starts[place]
+            ranges.append(Range(*place, ends[place] if start is None else start, ends[place]))
+        if any(0 < firsts[place] == starts[place] for place in places):
+            self._shortened.append(topic)
+        return ranges
+
+    def _read(self, topic: str, ranges: Collection[Range], add: Callable[[Message], None]) -> Iterator[Progress]:
+        read, total = 0, sum(each.end - each.start for each in ranges)
+        yield Progress(topic, read, total)
+        last = time.monotonic()
+        for batch in read_ranges(self._settings, ranges, self._log):
+            for message in batch:
+                add(message)
+            if batch:
+                read, last = read + len(batch), time.monotonic()
+                yield Progress(topic, read, total)
+            elif time.monotonic() - last > self._patience:
+                self._places.partitions(topic)  # no broker, no report
+                self._not_to_the_end.append(topic)
+                break
+        yield Progress(topic, total, total)
+
+    def _add_record(self, message: Message) -> None:
+        place = message.topic() or "", message.partition() or 0
+        self._seen[place][(message.offset() or 0) - self._starts[place]] |= RECORD
+
+    def _add_result(self, message: Message) -> None:
+        try:
+            result = self._codec.decode(message.value() or b"")
+        except Undecodable:
+            self._unreadable[message.topic() or ""] += 1
+            return
+        place = result["topic"], result["partition"]
+        if (seen := self._seen.get(place)) is not None:
+            at = result["offset"] - self._starts[place]
+            if 0 <= at < len(seen):
+                seen[at] = with_result(seen[at], result)
+
+    def _add_letter(self, message: Message) -> None:
+        # Ours are the last of their names: the record may have had such headers before.
+        headers = cast("dict[str, bytes]", dict(message.headers() or ()))
+        try:
+            topic, number, offset = (headers[f"dlq.{name}"].decode() for name in ("topic", "partition", "offset"))
+            place = topic, int(number)
+            at = int(offset) - self._starts.get(place, 0)
+        except (KeyError, ValueError, AttributeError):
+            self._unreadable[message.topic() or ""] += 1
+            return
+        if 0 <= at < len(self._seen.get(place, b"")):
+            self._seen[place][at] |= LETTER
+
+    def report(self, committed: Mapping[Partition, int | None]) -> Report:
+        """Tell what was found."""
+        found = tuple(self._audited(each, committed[each.topic, each.partition]) for each in self._ranges)
+        return Report(found, tuple(self._notes(found)))
+
+    def _audited(self, of: Range, committed: int | None) -> Audited:
+        seen = self._seen[of.topic, of.partition]
+        due = min(max((committed or 0) - of.start, 0), len(seen))
+        counts: Counter[Count] = Counter()
+        first: dict[Count, list[int]] = {trouble: [] for trouble in TROUBLES}
+        for low, high, is_due in ((0, due, True), (due, len(seen), False)):
+            kinds = {kind: counted_as(kind, due=is_due) for kind in _KINDS}
+            for kind, times in Counter(memoryview(seen)[low:high]).items():
+                counts.update(dict.fromkeys(kinds[kind], times))
+            for trouble, offsets in first.items():
+                sought = b"".join(re.escape(bytes([kind])) for kind in _KINDS if trouble in kinds[kind])
+                if counts[trouble] and sought:
+                    matches = re.compile(b"[%b]" % sought).finditer(seen, low, high)
+                    offsets += [of.start + match.start() for match in islice(matches, MOST_PLACES - len(offsets))]
+        return Audited(of, committed, counts, {trouble: tuple(offsets) for trouble, offsets in first.items()})
+
+    def _notes(self, found: Collection[Audited]) -> Iterator[str]:
+        stream, group = self._settings.stream, self._settings.kafka["group.id"]
+        total = Report(tuple(found), ()).total()
+        for topic, trouble in (
+            (stream.results_topic, Count.MISSING),
+            (stream.dead_letters_topic, Count.WITHOUT_LETTER),
+        ):
+            if topic in self._shortened and total[trouble]:
+                yield f"{topic} has lost its oldest records to retention: what seems missing may have been there."
+        for topic in self._not_to_the_end:
+            yield f"{topic} has a transaction that does not end: what is behind it was not seen."
+        for topic, count in self._unreadable.items():
+            yield f"{topic} has {count} records that can't be read, and that were left out."
+        fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
+        if fresh:
+            names = ", ".join(f"{each.topic}/{each.partition}" for each in fresh)
+            yield f"the group {group} has committed nothing of {names}: no record there must have its result yet."

@@ -1,0 +1,135 @@
+"""The consumer group, seen from outside: its members, what they own, and what is committed."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from confluent_kafka import (
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from consumer.kafka import Unusable
+from consumer.record import Partition
+
+_ANSWERED_WITHIN = 10.0
+_PAUSE = 0.2
+_PASSING = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
+_NONE = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of the group, and the partitions that it owns."""
+
+    client_id: str
+    host: str
+    owns: frozenset[Partition]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The group as its coordinator describes it; `state` is Kafka's word for it, in small letters.
+
+    The embedded broker tells no members: then there are none, also where the group is not empty.
+    """
+
+    state: str
+    is_empty: bool
+    members: tuple[Member, ...]
+
+
+class HasMembers(Unusable):
+    """The group's offsets can't be changed: it has members, which hold offsets of their own."""
+
+
+class Group:
+    """A group, asked for through an admin client; every method raises Unusable where Kafka does not answer."""
+
+    def __init__(self, admin: AdminClient, name: str) -> None:
+        self.name = name
+        self._admin = admin
+
+    def describe(self) -> Described:
+        """Give the group's state and members; a group that is not there is dead."""
+
+        def describe() -> Described:
+            found = self._admin.describe_consumer_groups([self.name], request_timeout=_ANSWERED_WITHIN)
+            group = found[self.name].result()
+            members = tuple(
+                Member(
+                    member.client_id,
+                    member.host.lstrip("/"),
+                    frozenset((place.topic, place.partition) for place in member.assignment.topic_partitions),
+                )
+                for member in group.members
+            )
+            return Described(group.state.name.lower().replace("_", " "), group.state in _NONE, members)
+
+        return self._answered(describe)
+
+    def committed(self, places: Collection[Partition]) -> dict[Partition, int | None]:
+        """Give the offset that is committed of each partition, next to read; None where none is."""
+
+        def committed() -> dict[Partition, int | None]:
+            asked = ConsumerGroupTopicPartitions(self.name, [TopicPartition(*place) for place in places])
+            found = self._admin.list_consumer_group_offsets([asked], request_timeout=_ANSWERED_WITHIN)
+            return {
+                (place.topic, place.partition): place.offset if place.offset >= 0 else None
+                for place in _without_error(found[self.name].result())
+            }
+
+        return self._answered(committed) if places else {}
+
+    def check_empty(self) -> None:
+        """Raise HasMembers if the group has any."""
+        if not self.describe().is_empty:
+            raise self._has_members()
+
+    def alter(self, offsets: Mapping[Partition, int]) -> None:
+        """Commit offsets for the group; raises HasMembers if it has any."""
+
+        def alter() -> None:
+            places = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+            asked = ConsumerGroupTopicPartitions(self.name, places)
+            done = self._admin.alter_consumer_group_offsets([asked], request_timeout=_ANSWERED_WITHIN)
+            _without_error(done[self.name].result())
+
+        self._answered(alter)
+
+    def _answered(self, ask: Callable[[], T]) -> T:
+        """Ask until there is an answer: a coordinator that has just been found, or moved, gives none at first."""
+        end = time.monotonic() + _ANSWERED_WITHIN
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.UNKNOWN_MEMBER_ID:
+                    raise self._has_members() from None
+                if error.args[0].code() not in _PASSING or time.monotonic() > end:
+                    why = error.args[0].str()
+                    raise Unusable(f"the group {self.name} can't be asked for or changed: {why}.") from None
+                time.sleep(_PAUSE)
+
+    def _has_members(self) -> HasMembers:
+        return HasMembers(f"the group {self.name} has members: stop them all, then reset its offsets.")
+
+
+def _without_error(answer: ConsumerGroupTopicPartitions) -> list[TopicPartition]:
+    """Give the partitions of an answer; raises KafkaException for an error of one."""
+    places = answer.topic_partitions or []
+    for place in places:
+        if place.error:
+            raise KafkaException(place.error)
+    return places

@@ -1,0 +1,112 @@
+"""Places that users write, and the records that ranges between them have, on a real broker."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from confluent_kafka import Producer
+
+from consumer import reading
+from consumer.kafka import Unusable
+from consumer.log import NoLibraryLog
+from consumer.record import Range
+from consumer.tools.ranges import NotAPlace, Place, Places, parse_place, parse_time
+from tests.stand import NUMBER_OF_PARTITIONS, Stand
+
+NOW = datetime(2014, 3, 1, 12, tzinfo=UTC)
+PLUS_ONE = timezone(timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("120", 120),
+        ("0", 0),
+        ("2014-02-28", datetime(2014, 2, 28, tzinfo=UTC)),
+        ("2014-02-28T10:30Z", datetime(2014, 2, 28, 10, 30, tzinfo=UTC)),
+        ("2014-02-28T10:30:05.5+01:00", datetime(2014, 2, 28, 10, 30, 5, 500_000, tzinfo=PLUS_ONE)),
+        ("2h", NOW - timedelta(hours=2)),
+        ("30m ago", NOW - timedelta(minutes=30)),
+        ("90 s", NOW - timedelta(seconds=90)),
+        ("7d", NOW - timedelta(days=7)),
+    ],
+)
+def test_a_place_is_an_offset_a_moment_or_how_long_ago(text: str, place: Place) -> None:
+    assert parse_place(text, NOW) == place
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "-1", "2014-02-30", "2w", "99999999999d", "10:30Z", "1.5h", "²"])
+def test_what_is_no_place_is_told_what_to_write(text: str) -> None:
+    with pytest.raises(NotAPlace, match="is not a time: write ISO 8601 with a zone"):
+        parse_place(text, NOW)
+
+
+def test_a_time_without_a_zone_is_nobodys_time() -> None:
+    with pytest.raises(NotAPlace, match="has no zone: add Z for UTC"):
+        parse_time("2014-02-28T10:30", NOW)
+
+
+@pytest.fixture
+def places(stand: Stand) -> Places:
+    return Places(stand.settings, NoLibraryLog())
+
+
+def read(stand: Stand, ranges: list[Range]) -> Iterator[tuple[int, int]]:
+    for batch in reading.read_ranges(stand.settings, ranges, NoLibraryLog()):
+        for message in batch:
+            yield message.partition() or 0, message.offset() or 0
+
+
+def test_a_range_by_time_has_the_records_of_that_time(stand: Stand, places: Places) -> None:
+    moments = []
+    for number in range(6):
+        time.sleep(0.01)  # a later record has a later time
+        moments.append(datetime.now(UTC))
+        stand.produce_raw(b"one key", str(number).encode())
+    ranges = places.resolve(stand.orders_topic, moments[2], moments[4])
+    assert [each.end - each.start for each in ranges if each.end > each.start] == [2]
+    assert [offset for _, offset in read(stand, ranges)] == [2, 3]
+    later, earlier = moments[5] + timedelta(hours=1), moments[0] - timedelta(hours=1)
+    assert list(read(stand, places.resolve(stand.orders_topic, later, None))) == []
+    assert list(read(stand, places.resolve(stand.orders_topic, None, earlier))) == []
+    assert len(list(read(stand, places.resolve(stand.orders_topic, earlier, later)))) == 6
+
+
+def test_a_range_by_offsets_stays_within_what_is_there(stand: Stand, places: Places) -> None:
+    for number in range(30):
+        stand.send_later(str(number).encode(), b"a value")
+    stand.flush()
+    everything = places.resolve(stand.orders_topic, None, None)
+    assert [each.partition for each in everything] == list(range(NUMBER_OF_PARTITIONS))
+    assert sum(each.end for each in everything) == len(list(read(stand, everything))) == 30
+    (one,) = places.resolve(stand.orders_topic, 2, 5, [1])
+    assert one == Range(stand.orders_topic, 1, 2, 5)
+    assert list(read(stand, [one])) == [(1, 2), (1, 3), (1, 4)]
+    for each in places.resolve(stand.orders_topic, 5, 2):
+        assert each.start == each.end
+    assert places.resolve(stand.orders_topic, 1_000, 2_000) == [
+        each._replace(start=each.end) for each in everything
+    ]
+
+
+def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand: Stand, places: Places) -> None:
+    writer = Producer({**stand.settings.producer, "transactional.id": stand.orders_topic}, logger=NoLibraryLog())
+    writer.init_transactions(30)
+    for end in (writer.commit_transaction, writer.abort_transaction):
+        writer.begin_transaction()
+        writer.produce(stand.orders_topic, b"", b"", partition=0)
+        assert writer.flush(10) == 0
+        end()
+    (one, *_) = places.resolve(stand.orders_topic, None, None)
+    assert one.end == 4  # a marker behind each transaction
+    read_here = list(read(stand, [one]))
+    assert read_here[0] == (0, 0)
+    assert {offset for _, offset in read_here} <= {0, 2}  # the embedded broker shows what was aborted
+
+
+def test_what_is_not_there_is_named(stand: Stand, places: Places) -> None:
+    with pytest.raises(Unusable, match=r"has no partition 7: it has 3, from 0\."):
+        places.resolve(stand.orders_topic, None, None, [1, 7])
+    with pytest.raises(Unusable, match=r"there is no topic absent at"):
+        places.resolve("absent", None, None)
