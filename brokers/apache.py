@@ -95,6 +95,7 @@ class ApacheKafka:
         self.secure_servers = ",".join(f"127.0.0.1:{port}" for port in secure_ports)
         voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(controllers, 1))
         replicas, most = str(nodes), str(max(1, nodes - 1))
+        self.size = nodes
         self._servers = [f"127.0.0.1:{port}" for port in ports]
         self._nodes = []
         for number, (port, controller, secure) in enumerate(zip(ports, controllers, secure_ports, strict=True), 1):

@@ -47,7 +47,7 @@ class Broker(Protocol):
         """Tell which records that readers are shown belong to transactions that were not committed."""
 
     def restart(self, *, kindly: bool) -> None:
-        """Stop the broker, by SIGKILL if not kindly, and start it again."""
+        """Stop a broker, by SIGKILL if not kindly, and start it again."""
 
 
 class Kafka:
@@ -60,11 +60,13 @@ class Kafka:
     def __init__(self, bootstrap_servers: str, ours: ApacheKafka | None = None) -> None:
         self.bootstrap_servers = bootstrap_servers
         self._ours = ours
+        self._restarts = 0
 
     def restart(self, *, kindly: bool) -> None:
-        """Restart it if it is ours; another's is another's to restart."""
+        """Restart the next of its nodes if it is ours; another's is another's to restart."""
         if self._ours:
-            self._ours.restart(kindly=kindly)
+            self._ours.restart(kindly=kindly, node=self._restarts % self._ours.size)
+            self._restarts += 1
 
     def fence(self, transactional_id: str) -> None:
         """Leave it to the broker, which goes by the group's generation (KIP-447) and transaction.timeout.ms."""

@@ -380,7 +380,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         if arguments.kafka:
             kafka_folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            ours = stack.enter_context(ApacheKafka(kafka_folder))
+            ours = stack.enter_context(ApacheKafka(kafka_folder, arguments.brokers))
             broker: Broker = Kafka(ours.bootstrap_servers, ours)
         elif arguments.bootstrap_servers:
             broker = Kafka(arguments.bootstrap_servers)
@@ -424,7 +424,8 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunk-records", type=int, default=50)
     parser.add_argument("--bootstrap-servers", help="a real Kafka, instead of the embedded broker")
     parser.add_argument("--kafka", action="store_true", help="an Apache Kafka of its own: needs java and mvn")
-    parser.add_argument("--restarts", type=int, default=0, help="of that Apache Kafka, every other by SIGKILL")
+    parser.add_argument("--brokers", type=int, default=1, help="how many brokers that Apache Kafka has")
+    parser.add_argument("--restarts", type=int, default=0, help="of its brokers in turn, about half by SIGKILL")
     return parser.parse_args(words)
 
 
