@@ -8,9 +8,10 @@ from typing import NoReturn
 import click
 
 from consumer import kafka, settings
-from consumer.commands import audit, lag, local, messages, offsets, run
+from consumer.commands import audit, dead_letters, lag, local, messages, offsets, replay, run
 from consumer.commands.usage import PROGRAM, Usage
 from consumer.demo.broker import BrokerUnavailable
+from schemas.codec import RegistryUnavailable
 from schemas.hub import HubError
 
 _INTERRUPTED = 130
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = _say(f"{PROGRAM}: {error.filename or 'input'}: {error.strerror or error}.")
     except (Usage, kafka.Unusable, BrokerUnavailable, HubError) as error:
         status = _say(f"{PROGRAM}: {error}")
+    except RegistryUnavailable as error:
+        status = _say(f"{PROGRAM}: {error}; see CONSUMER_SCHEMA_REGISTRY_URL.")
     except (click.Abort, KeyboardInterrupt):
         status = _INTERRUPTED
     sys.exit(status)
@@ -69,6 +72,8 @@ for command in (
     audit.audit_command,
     lag.lag,
     offsets.offsets,
+    replay.replay,
+    dead_letters.dead_letters,
     local.sandbox,
     local.broker,
     local.demo,

@@ -131,6 +131,8 @@ class Drafts:
             "partition": record.partition,
             "offset": record.offset,
             "timestamp": record.timestamp,
+            "replay": record.again.replay if record.again else None,
+            "redrive": record.again.redrive if record.again else None,
         }
         reason = _shortened("; ".join(dict.fromkeys(fault.problem for fault in faults)))
         letter = DeadLetter(faults[0].kind, reason, attempts) if faults else None

@@ -17,8 +17,21 @@ class Range(NamedTuple):
     end: int
 
 
+class Again(NamedTuple):
+    """Why a record is delivered again, beside the group: by a replay, or as a dead letter that is redriven.
+
+    `replay` is the replay's id, `redrive` the dead letter's place (TOPIC/PARTITION/OFFSET). `attempts` and
+    `redrives` count what was tried before.
+    """
+
+    replay: str | None = None
+    redrive: str | None = None
+    attempts: int = 0
+    redrives: int = 0
+
+
 class Record(NamedTuple):
-    """What Kafka hands over; `timestamp` in milliseconds since 1970."""
+    """What Kafka hands over; `timestamp` in milliseconds since 1970. `again` is None for the group's own way."""
 
     topic: str
     partition: int
@@ -27,6 +40,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+    again: Again | None = None
 
     @property
     def size(self) -> int:

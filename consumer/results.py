@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from consumer.record import DeadLetter, Output, Partition, Record
+from consumer.record import Again, DeadLetter, Output, Partition, Record
 
 Group = Any
 """The group's metadata as the consumer gives it (opaque): by it the broker fences stale members (KIP-447)."""
@@ -90,14 +90,16 @@ class ResultWriter:
         Blocks up to the deadline, and for the abort, if there is one, some seconds more.
 
         1. Begin. 2. Produce every result and dead letter. 3. Add the group's offsets. 4. Commit, which waits
-        until the brokers have all of it. If a step fails the transaction is aborted.
+        until the brokers have all of it. If a step fails the transaction is aborted. Without offsets the third
+        step is left out.
         """
         try:
             self._producer.begin_transaction()
             for output in outputs:
                 self._fill(output, deadline)
             positions = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
-            self._repeated(self._send_offsets, deadline, positions, group)
+            if positions:
+                self._repeated(self._send_offsets, deadline, positions, group)
         except (KafkaException, BufferError) as error:
             raise self._aborted(error) from None
         try:
@@ -180,6 +182,7 @@ class ResultWriter:
 
 def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:
     """Give what a dead letter's headers say beside the record's own."""
+    again = record.again or Again()
     said = {
         "reason": letter.reason,
         "kind": letter.kind,
@@ -187,9 +190,13 @@ def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str,
         "partition": str(record.partition),
         "offset": str(record.offset),
         "timestamp": str(record.timestamp),
-        "attempts": str(letter.attempts),
+        "attempts": str(again.attempts + letter.attempts),
         "time": str(now_ms),
     }
+    if again.replay:
+        said["replay"] = again.replay
+    if again.redrive:
+        said |= {"redrive": again.redrive, "redrives": str(again.redrives + 1)}
     return [(f"dlq.{name}", value.encode()) for name, value in said.items()]
 
 

@@ -32,9 +32,13 @@ def make_codec(settings: Settings) -> Codec:
         raise SettingsError([f"CONSUMER_SCHEMAS_FOLDER: {error}."]) from None
 
 
-def make_service(settings: Settings, source: Source, log: Logger) -> Service:
-    """Make one member of the group, of settings that came from `source`; raises SettingsError."""
+def make_delivery(settings: Settings, codec: Codec) -> Delivery:
+    """Make what delivers chunks."""
     api, rules = settings.api, Rules(settings.api.max_request_bytes, settings.stream.max_attempts)
     client = Client(api.url, connect_timeout=api.connect_timeout, read_timeout=api.read_timeout)
-    drafts = Drafts(make_codec(settings), settings.defaults, api.max_request_bytes)
-    return Service(settings, source, Delivery(drafts, client, rules), log)
+    return Delivery(Drafts(codec, settings.defaults, api.max_request_bytes), client, rules)
+
+
+def make_service(settings: Settings, source: Source, log: Logger) -> Service:
+    """Make one member of the group, of settings that came from `source`; raises SettingsError."""
+    return Service(settings, source, make_delivery(settings, make_codec(settings)), log)

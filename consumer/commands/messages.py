@@ -11,8 +11,8 @@ from rich.table import Table
 
 from consumer import kafka, log, produce, reading, settings, wiring
 from consumer.commands.usage import PROGRAM, Usage
+from consumer.tools.preview import preview as preview_of
 from jirafe import services
-from jirafe.services import UnknownMessageType, Unsendable
 from schemas.codec import RegistryUnavailable, Undecodable
 from schemas.hub import HubError, parse, to_message
 
@@ -33,30 +33,15 @@ def preview(file: str, given: tuple[str, ...]) -> int:
     Example:
       jirafe-consumer preview order.json --set jirafe.product_category_taxonomy=2
     """
-    parameters = dict(_parameter(text) for text in given)
-    events: list[dict[str, Any]] = []
-    notifications: list[dict[str, str]] = []
-    message: dict[str, Any] = {"message_id": "", "message": "", "parameters": {}}
+    overrides = dict(_parameter(text) for text in given)
     text = produce.read_source(file, sys.stdin.buffer)
     try:
-        message = to_message(parse(text))
-        parameters = {**message["parameters"], **parameters}
-        for event in services.make_events(message["message"], message["payload"], parameters):
-            if isinstance(event, Unsendable):
-                notifications.append(services.notification_of_failed(event.kind, event.problem))
-            else:
-                events.append({"kind": event.kind.name, "body": event.body})
-                notifications.append(services.notification_of_sent(event.kind, event.name))
-    except (HubError, UnknownMessageType) as error:
-        notifications.append(services.notification_of_unreadable(str(error)))
-    shown = {
-        "message_id": message["message_id"],
-        "message": message["message"],
-        "events": events,
-        "notifications": notifications,
-    }
+        shown = preview_of(to_message(parse(text)), {}, overrides)
+    except HubError as error:
+        unreadable = services.notification_of_unreadable(str(error))
+        shown = {"message_id": "", "message": "", "events": [], "notifications": [unreadable]}
     click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
-    return int(any(notification["level"] == "error" for notification in notifications))
+    return int(any(notification["level"] == "error" for notification in shown["notifications"]))
 
 
 def _parameter(text: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ _PASSING = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._TRANSPORT,
 )
 _NONE = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
 

@@ -1,0 +1,184 @@
+"""`replay`: deliver records of a topic again, without touching the group."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from consumer import log, settings, wiring
+from consumer.commands.again import INTERRUPTED, Tally, watched
+from consumer.commands.usage import PROGRAM, Usage, a_place
+from consumer.record import Range
+from consumer.tools.redelivery import GaveUp, Redelivery, Stopped
+from consumer.tools.replay import Plan, Replay
+from schemas.codec import Codec, Undecodable
+
+
+@click.command()
+@click.option("--topic", required=True, metavar="TOPIC", help="The topic of the records.")
+@click.option("--from", "start", metavar="TIME", help="The first record, by time. Default: the first there is.")
+@click.option("--from-offset", type=click.IntRange(min=0), metavar="N", help="The first one, by offset.")
+@click.option("--to", "end", metavar="TIME|OFFSET", help="The first record after. Default: what is committed.")
+@click.option(
+    "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
+)
+@click.option("--type", "message_type", metavar="TYPE", help="Messages of this type only, such as order:new.")
+@click.option("--key", metavar="KEY", help="Records of this key only: a number, or a taxon's id.")
+@click.option("--site", metavar="ID", help="Messages that go to this site only.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
+)
+@click.option("--resume", is_flag=True, help="Go on with the same replay, which was stopped.")
+@click.option("--restart", is_flag=True, help="Begin it anew, though it was stopped before.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be delivered, and deliver nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def replay(
+    source: settings.Source,
+    topic: str,
+    start: str | None,
+    from_offset: int | None,
+    end: str | None,
+    partitions: tuple[int, ...],
+    message_type: str | None,
+    key: str | None,
+    site: str | None,
+    rate: float | None,
+    resume: bool,
+    restart: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Deliver records of a topic again.
+
+    They are read beside the group, whose offsets and members are left alone; nothing is replayed that the group
+    has not committed. Each has a further result that names the replay; what fails is a dead letter again. The
+    API keeps what it is given last: replay up to the present, or what has changed since goes back.
+
+    Ctrl-C stops it in good order, and the same command with --resume goes on. A TIME is ISO 8601 with a zone, a
+    date (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if it could not be finished.
+
+    \b
+    Examples:
+      jirafe-consumer replay --topic orders --from 2014-03-01T00:00Z --dry-run
+      jirafe-consumer replay --topic orders --partition 0 --from-offset 17 --rate 50
+    """
+    if start is not None and from_offset is not None:
+        raise click.UsageError("give --from or --from-offset, not both", click.get_current_context())
+    if resume and restart:
+        raise click.UsageError("give --resume or --restart, not both", click.get_current_context())
+    loaded = source.load()
+    if topic not in loaded.input_topics:
+        raise Usage(f"the topic {topic} is none that is consumed: {', '.join(loaded.input_topics)}.")
+    words: dict[str, Sequence[object]] = {
+        "--topic": [topic],
+        "--from": [start],
+        "--from-offset": [from_offset],
+        "--to": [end],
+        "--partition": partitions,
+        "--type": [message_type],
+        "--key": [key],
+        "--site": [site],
+    }
+    written = shlex.join(
+        f"{name}={value}" for name, values in words.items() for value in values if value is not None
+    )
+    plan = Plan(
+        topic,
+        from_offset if start is None else a_place(start),
+        None if end is None else a_place(end),
+        partitions,
+        message_type,
+        key,
+        site,
+        written,
+    )
+    codec = wiring.make_codec(loaded)
+    job = Replay(loaded, codec, log.NoLibraryLog(), plan)
+    ranges = job.ranges()
+    stopped_at = job.resumed(ranges)
+    if resume and stopped_at is None:
+        raise Usage(f"no replay of {written} was stopped; leave --resume out to begin it.")
+    if not (resume or restart or dry_run) and stopped_at is not None:
+        raise Usage(f"a replay of {written} was stopped; give --resume to go on, or --restart to begin anew.")
+    if resume and stopped_at is not None:
+        ranges = stopped_at
+    if dry_run:
+        return _tell(job, codec, ranges, as_json=as_json)
+    return _replay(loaded, job, codec, ranges, rate=rate, as_json=as_json)
+
+
+def _replay(
+    loaded: settings.Settings, job: Replay, codec: Codec, ranges: list[Range], *, rate: float | None, as_json: bool
+) -> int:
+    tally, trouble, status = Tally(), "", 0
+    with watched(_size(ranges)) as (bar, watcher):
+        delivery = wiring.make_delivery(loaded, codec)
+        redelivery = Redelivery(loaded, delivery, log.NoLibraryLog(), job.name, watcher)
+        job.begin(ranges)
+        try:
+            for step in job.run(ranges, redelivery, rate):
+                bar.advance(step.passed)
+                tally.left_out += step.left_out
+                tally.add(step.outputs)
+            job.end()
+        except Stopped:
+            trouble, status = "stopped", INTERRUPTED
+        except GaveUp as error:
+            trouble, status = str(error), 1
+    if as_json:
+        click.echo(orjson.dumps({"replay": job.plan.id, "finished": status == 0, **tally.as_object()}))
+    else:
+        tally.show(f"Replay {job.plan.id} of {job.plan.topic}")
+    if status:
+        click.echo(
+            f"{PROGRAM} replay: {trouble}; go on with: {PROGRAM} replay {job.plan.written} --resume", err=True
+        )
+    return status
+
+
+def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> int:
+    """Tell what a replay would deliver, by type."""
+    types: Counter[str] = Counter()
+    left_out = 0
+    with watched(_size(ranges)) as (bar, _):
+        for read, wanted in job.select(ranges):
+            bar.advance(read)
+            left_out += read - len(wanted)
+            for record in wanted:
+                try:
+                    types[codec.decode(record.value or b"")["message"]] += 1
+                except Undecodable:
+                    types["(undecodable)" if record.value else "(tombstone)"] += 1
+    if as_json:
+        shown: dict[str, Any] = {
+            "dry_run": True,
+            "replay": job.plan.id,
+            "ranges": [each._asdict() for each in ranges],
+            "types": dict(types),
+            "left_out": left_out,
+        }
+        click.echo(orjson.dumps(shown))
+        return 0
+    console = Console(highlight=False)
+    table = Table(title="Would be delivered again", title_justify="left", title_style="bold", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in types.most_common():
+        table.add_row(name, f"{count:,}")
+    table.add_row("in all", f"{types.total():,}", style="bold")
+    table.add_row("left out", f"{left_out:,}")
+    console.print(table)
+    for each in ranges:
+        console.print(f"{each.topic}/{each.partition}: offsets {each.start:,} up to {each.end:,}", soft_wrap=True)
+    console.print("Dry run: nothing was delivered.")
+    return 0
+
+
+def _size(ranges: list[Range]) -> int:
+    return sum(each.end - each.start for each in ranges)

@@ -1,0 +1,216 @@
+"""Dead letters: found in their topic, looked at, and delivered again."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, NamedTuple
+
+from confluent_kafka import Message
+
+from consumer.kafka import Unusable, to_record
+from consumer.log import LibraryLog
+from consumer.reading import read_ranges
+from consumer.record import Again, Output, Range, Record
+from consumer.settings import Settings
+from consumer.tools.ranges import Places
+from consumer.tools.redelivery import Redelivery
+from schemas.codec import Codec, RegistryUnavailable, Undecodable
+from schemas.hub import key_of
+
+_PREFIX = "dlq."
+_OK = 200
+
+
+class Letter(NamedTuple):
+    """One dead letter: its own `place` (TOPIC/PARTITION/OFFSET), and the record as it was when it failed.
+
+    `kind` and `reason` say why, `attempts` how often it was tried, `redrives` how often it was redriven before.
+    """
+
+    place: str
+    record: Record
+    kind: str
+    reason: str
+    attempts: int
+    failed_at: datetime
+    redrives: int
+
+    @property
+    def of(self) -> str:
+        """The place of the record that failed."""
+        return f"{self.record.topic}/{self.record.partition}/{self.record.offset}"
+
+
+class Contents(NamedTuple):
+    """What is in a letter's record, as far as it decodes: its message, the type, and the number or id."""
+
+    message: Mapping[str, Any] | None
+    message_type: str
+    number: str
+
+
+def read_letter(record: Record) -> Letter | None:
+    """Take a record of the dead-letter topic for what it is; None if it is none of ours."""
+    # Ours are the last of their names: the record may have had such headers before.
+    ours: dict[str, str] = {}
+    headers = list(record.headers)
+    while headers and headers[-1][0].startswith(_PREFIX):
+        name, value = headers.pop()
+        if name in ours:
+            headers.append((name, value))
+            break
+        ours[name] = (value or b"").decode(errors="replace")
+    try:
+        original = Record(
+            ours["dlq.topic"],
+            int(ours["dlq.partition"]),
+            int(ours["dlq.offset"]),
+            int(ours["dlq.timestamp"]),
+            record.key,
+            record.value,
+            tuple(headers),
+        )
+        return Letter(
+            f"{record.topic}/{record.partition}/{record.offset}",
+            original,
+            ours["dlq.kind"],
+            ours["dlq.reason"],
+            int(ours["dlq.attempts"]),
+            datetime.fromtimestamp(int(ours["dlq.time"]) / 1000, UTC),
+            int(ours.get("dlq.redrives", 0)),
+        )
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
+def contents_of(letter: Letter, codec: Codec, *, needed: bool) -> Contents:
+    """Decode a letter's record, where it decodes; raises RegistryUnavailable only where it is needed."""
+    number = (letter.record.key or b"").decode(errors="replace")
+    try:
+        message = codec.decode(letter.record.value or b"")
+    except Undecodable:
+        return Contents(None, "", number)
+    except RegistryUnavailable:
+        if needed:
+            raise
+        return Contents(None, "", number)
+    return Contents(message, message["message"], number or key_of(message) or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which letters are meant: all that fit everything that is given. Times are of the failure."""
+
+    kind: str | None = None
+    topic: str | None = None
+    message_type: str | None = None
+    key: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def fits(self, letter: Letter, contents: Contents) -> bool:
+        """Tell whether a letter is meant."""
+        return (
+            self.kind in (None, letter.kind)
+            and self.topic in (None, letter.record.topic)
+            and self.message_type in (None, contents.message_type)
+            and self.key in (None, contents.number)
+            and (self.reason is None or self.reason.casefold() in letter.reason.casefold())
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
+        )
+
+
+class Found(NamedTuple):
+    """A letter with its contents. `redriven` tells what became of it since: delivered, failed, or nothing ("")."""
+
+    letter: Letter
+    contents: Contents
+    redriven: str
+
+
+class Letters:
+    """The dead-letter topic; methods raise Unusable, RegistryUnavailable."""
+
+    def __init__(self, settings: Settings, codec: Codec, log: LibraryLog) -> None:
+        self._settings = settings
+        self._codec = codec
+        self._log = log
+        self._places = Places(settings, log)
+        self.foreign = 0
+        """Records of the topic that are no letters of ours, so far."""
+
+    def find(
+        self, wanted: Filter, look: Callable[[int, int], None] = lambda _read, _total: None
+    ) -> Iterator[Found]:
+        """Give the letters that are meant, oldest first within each partition; `look` is told how far it is."""
+        redriven = self._redriven()
+        for letter in self._letters(look):
+            contents = contents_of(letter, self._codec, needed=wanted.message_type is not None)
+            if wanted.fits(letter, contents):
+                yield Found(letter, contents, redriven.get(letter.place, ""))
+
+    def at(self, place: str) -> list[Found]:
+        """Give the letters of one place: their own, or that of the record that failed; raises Unusable for none."""
+        redriven = self._redriven()
+        found = [
+            Found(letter, contents_of(letter, self._codec, needed=False), redriven.get(letter.place, ""))
+            for letter in self._letters(lambda _read, _total: None)
+            if place in (letter.place, letter.of)
+        ]
+        if not found:
+            topic = self._settings.stream.dead_letters_topic
+            raise Unusable(f"{topic} has no dead letter of {place}; dead-letters list shows the places.")
+        return found
+
+    def _letters(self, look: Callable[[int, int], None]) -> Iterator[Letter]:
+        ranges = self._places.resolve(self._settings.stream.dead_letters_topic, None, None)
+        total = sum(each.end - each.start for each in ranges)
+        for read, message in enumerate(_messages(self._settings, ranges, self._log), 1):
+            look(read, total)
+            letter = read_letter(to_record(message))
+            if letter is None:
+                self.foreign += 1
+            else:
+                yield letter
+
+    def _redriven(self) -> dict[str, str]:
+        """Tell, from the results, which letters were delivered again, and how that ended."""
+        ranges = self._places.resolve(self._settings.stream.results_topic, None, None)
+        ended: dict[str, str] = {}
+        for message in _messages(self._settings, ranges, self._log):
+            try:
+                result = self._codec.decode(message.value() or b"")
+            except Undecodable:
+                continue
+            if result["redrive"] is not None:
+                ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
+        return ended
+
+    def redrive(
+        self, found: Iterable[Found], redelivery: Redelivery, at_once: int, rate: float | None
+    ) -> Iterator[tuple[Output, ...]]:
+        """Deliver letters again, `at_once` at most in a transaction; `rate` bounds them a second.
+
+        Each has a result that names it; one that fails again is a new letter. Raises Stopped, GaveUp.
+        """
+        most = max(1, min(at_once, int(rate))) if rate else at_once
+        letters = iter(found)
+        while records := [_again(each.letter) for each in islice(letters, most)]:
+            outputs = redelivery.deliver(records)
+            redelivery.publish(outputs, {})
+            yield tuple(outputs)
+            if rate:
+                redelivery.wait(len(records) / rate)
+
+
+def _again(letter: Letter) -> Record:
+    """Give the record of a letter, marked as redriven."""
+    return letter.record._replace(again=Again(None, letter.place, letter.attempts, letter.redrives))
+
+
+def _messages(settings: Settings, ranges: Sequence[Range], log: LibraryLog) -> Iterator[Message]:
+    for batch in read_ranges(settings, ranges, log):
+        yield from batch

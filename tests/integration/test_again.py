@@ -1,0 +1,262 @@
+"""Delivering again through the public door: `replay` and `dead-letters`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.demo.processes import CommandProcess, await_that
+from tests.integration.test_service import orders
+from tests.messages import cart, order
+from tests.stand import SITE, TOKEN, Stand
+
+GARBAGE = b"\x07not Avro"
+
+
+def run(stand: Stand, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, "-m", "consumer", *arguments],
+        env={**os.environ, "COLUMNS": "80", **stand.environment, **changed},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    return done
+
+
+def delivered(stand: Stand, count: int) -> None:
+    """Have a member deliver so many records, and stop it."""
+    member = stand.member()
+    await_that("all is committed", lambda: sum(stand.committed().values()) == count)
+    assert member.stop() == 0
+
+
+def replays(stand: Stand) -> Counter[tuple[int, int]]:
+    """The places of the orders topic that were replayed, with how often."""
+    return Counter((result["partition"], result["offset"]) for result in stand.results() if result["replay"])
+
+
+def test_a_replay_delivers_again_and_leaves_the_group_alone(stand: Stand) -> None:
+    stand.produce(*[order(f"R{n % 7}", "order:updated", totals={"order": n}) for n in range(40)])
+    delivered(stand, 40)
+    committed = stand.committed()
+    stand.produce(*orders(10, start=100))  # what the group has not done yet is not replayed
+    done = run(stand, "replay", "--topic", stand.orders_topic)
+    assert done.returncode == 0, done.stderr
+    assert "delivered again" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    assert stand.committed() == committed
+    assert set(replays(stand).values()) == {1}
+    assert len(replays(stand)) == 40
+    assert len({result["replay"] for result in stand.results()} - {None}) == 1
+    for key in range(7):
+        versions = [float(n) for n in range(40) if n % 7 == key]
+        assert stand.totals(f"R{key}") == versions * 2
+    # It is done: the same words begin anew.
+    assert run(stand, "replay", "--topic", stand.orders_topic).returncode == 0
+    assert set(replays(stand).values()) == {2}
+
+
+def test_a_replay_of_some(stand: Stand) -> None:
+    stand.produce(*orders(12), order("R3", "order:new"), cart("R3"))
+    delivered(stand, 14)
+    places = {result["message_id"]: result for result in stand.results()}
+    assert places
+    dry = run(stand, "replay", "--topic", stand.orders_topic, "--key", "R3", "--dry-run", "--json")
+    shown = json.loads(dry.stdout)
+    assert shown["types"] == {"order:updated": 1, "order:new": 1}
+    assert replays(stand) == {}
+    done = run(stand, "replay", "--topic", stand.orders_topic, "--type", "order:new", "--site", SITE, "--json")
+    assert json.loads(done.stdout) == {
+        "replay": json.loads(done.stdout)["replay"],
+        "finished": True,
+        "delivered": 1,
+        "failed": 0,
+        "left_out": 12,
+        "dead_letters": {},
+    }
+    done = run(stand, "replay", "--topic", stand.orders_topic, "--site", "another", "--json")
+    assert json.loads(done.stdout)["delivered"] == 0
+    end = stand.committed()[stand.orders_topic, 1]
+    run(stand, "replay", "--topic", stand.orders_topic, "--partition", "1", "--from-offset", str(end - 1))
+    assert replays(stand)[1, end - 1] in (1, 2)
+    assert run(stand, "replay", "--topic", stand.orders_topic, "--from", "0s", "--json").returncode == 0
+
+
+def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand, tmp_path: Path) -> None:
+    stand.produce(*orders(60))
+    delivered(stand, 60)
+    words = ["replay", "--topic", stand.orders_topic, "--rate", "10"]
+    process = CommandProcess(words, stand.environment, tmp_path / "replay.log")
+    await_that("some results", lambda: len(replays(stand)) >= 5)
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert process.said("--resume") == 1
+    begun = len(replays(stand))
+    assert 5 <= begun < 60
+    again = run(stand, "replay", "--topic", stand.orders_topic)
+    assert again.returncode == 2
+    assert "--resume to go on, or --restart" in again.stderr
+    done = run(stand, "replay", "--topic", stand.orders_topic, "--resume", "--json")
+    assert json.loads(done.stdout)["delivered"] == 60 - begun
+    assert len(replays(stand)) == 60
+    assert set(replays(stand).values()) == {1}
+    assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 2
+
+
+def test_a_replay_that_is_killed_doubles_no_result(stand: Stand, tmp_path: Path) -> None:
+    stand.produce(*orders(60))
+    delivered(stand, 60)
+    words = ["replay", "--topic", stand.orders_topic, "--rate", "10"]
+    process = CommandProcess(words, stand.environment, tmp_path / "replay.log")
+    await_that("some results", lambda: len(replays(stand)) >= 5)
+    process.signal(signal.SIGKILL)
+    process.wait()
+    assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 0
+    assert len(replays(stand)) == 60
+    assert set(replays(stand).values()) == {1}
+
+
+def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credentials(stand: Stand) -> None:
+    stand.produce(*orders(5))
+    delivered(stand, 5)
+    stand.api.add_fault({"action": "status", "status": 503, "times": 3})
+    assert run(stand, "replay", "--topic", stand.orders_topic).returncode == 0
+    assert len(replays(stand)) == 5
+    stand.api.set_credentials({"another": [SITE]})
+    refused = run(stand, "replay", "--topic", stand.orders_topic)
+    assert refused.returncode == 1
+    assert "invalid_token; go on with: jirafe-consumer replay --topic=" in refused.stderr
+    stand.api.set_credentials({TOKEN: [SITE]})
+    assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 0
+    assert set(replays(stand).values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--topic", "other"], "the topic other is none that is consumed"),
+        (["--from", "yesterday"], "'yesterday' is not a time"),
+        (["--from", "2h", "--from-offset", "1"], "give --from or --from-offset, not both"),
+        (["--rate", "0"], "--rate"),
+    ],
+)
+def test_a_replay_that_is_asked_wrongly_is_one_sentence(stand: Stand, arguments: list[str], sentence: str) -> None:
+    topic = [] if "--topic" in arguments else ["--topic", stand.orders_topic]
+    done = run(stand, "replay", *topic, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# dead letters
+
+
+def failed(stand: Stand) -> None:
+    """Leave three dead letters: refused by the API, of a token that it refuses, and no Avro at all."""
+    brings = {"jirafe.site_id": SITE, "jirafe.access_token": "their-token"}
+    stand.produce(*orders(3), order("R8", totals={"order": -1}))
+    stand.produce({**order("R9", "order:updated"), "parameters": brings})
+    stand.produce_raw(b"bad", GARBAGE, headers=[("trace", b"17")])
+    delivered(stand, 6)
+    assert len(stand.dead_letters()) == 3
+
+
+def listed(stand: Stand, *arguments: str) -> list[dict[str, Any]]:
+    done = run(stand, "dead-letters", "list", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
+    failed(stand)
+    by_kind = {letter["kind"]: letter for letter in listed(stand)}
+    assert by_kind.keys() == {"rejected", "forbidden", "undecodable"}
+    assert (by_kind["rejected"]["message"], by_kind["rejected"]["number"]) == ("order:new", "R8")
+    assert by_kind["undecodable"]["number"] == "bad"
+    table = run(stand, "dead-letters", "list").stdout
+    assert "3 dead letters" in table
+    assert "total: -1.0 is less than the minimum of 0" in " ".join(table.split())
+    for options, kinds in (
+        (["--kind", "forbidden"], {"forbidden"}),
+        (["--type", "order:new"], {"rejected"}),
+        (["--key", "bad"], {"undecodable"}),
+        (["--reason", "LESS THAN"], {"rejected"}),
+        (["--from", "1h"], {"rejected", "forbidden", "undecodable"}),
+        (["--to", "1h"], set()),
+        (["--topic", "other"], set()),
+    ):
+        assert {letter["kind"] for letter in listed(stand, *options)} == kinds, options
+
+    shown = json.loads(run(stand, "dead-letters", "show", by_kind["rejected"]["place"]).stdout)
+    assert shown["content"]["payload"]["order"]["number"] == "R8"
+    assert -1 in [event["body"].get("total") for event in shown["would_send"]["events"]]
+    assert "their-token" not in run(stand, "dead-letters", "show", by_kind["forbidden"]["place"]).stdout
+    raw = json.loads(run(stand, "dead-letters", "show", by_kind["undecodable"]["dead_letter"]).stdout)
+    assert (raw["content"], raw["record"]["headers"]) == (None, [["trace", "17"]])
+    assert raw["record"]["begins"] == GARBAGE.hex(" ")
+    absent = run(stand, "dead-letters", "show", f"{stand.orders_topic}/0/999")
+    assert (absent.returncode, absent.stdout) == (2, "")
+    assert "has no dead letter of" in absent.stderr
+
+
+def test_a_redrive_delivers_what_was_mended_once(stand: Stand) -> None:
+    failed(stand)
+    stand.api.set_credentials({TOKEN: [SITE], "their-token": [SITE]})
+    dry = run(stand, "dead-letters", "redrive", "--kind", "forbidden", "--dry-run")
+    assert "1 would be delivered again, 0 left out." in dry.stdout
+    assert not any(result["redrive"] for result in stand.results())
+    (letter,) = listed(stand, "--kind", "forbidden")
+    done = run(stand, "dead-letters", "redrive", letter["place"], "--json")
+    assert json.loads(done.stdout)["delivered"] == 1
+    (result,) = [result for result in stand.results() if result["redrive"]]
+    assert (result["code"], result["redrive"]) == (200, letter["dead_letter"])
+    assert f"{result['topic']}/{result['partition']}/{result['offset']}" == letter["place"]
+    assert "R9" in {number for _, _, number in stand.accepted()}
+    assert len(stand.dead_letters()) == 3
+    assert {each["kind"] for each in listed(stand, "--open")} == {"rejected", "undecodable"}
+    # Never twice the same letter, unless asked.
+    done = run(stand, "dead-letters", "redrive", "--kind", "forbidden", "--json")
+    assert (json.loads(done.stdout)["delivered"], json.loads(done.stdout)["left_out"]) == (0, 1)
+    done = run(stand, "dead-letters", "redrive", "--kind", "forbidden", "--again", "--json")
+    assert json.loads(done.stdout)["delivered"] == 1
+
+
+def test_what_fails_again_is_a_new_letter_and_goes_round_no_more_than_three_times(stand: Stand) -> None:
+    failed(stand)
+    for redrives in range(1, 4):
+        done = run(stand, "dead-letters", "redrive", "--kind", "undecodable", "--json")
+        assert json.loads(done.stdout)["dead_letters"] == {"undecodable": 1}
+        newest = max(listed(stand, "--kind", "undecodable"), key=lambda letter: letter["redrives"])
+        assert (newest["redrives"], newest["attempts"]) == (redrives, redrives + 1)
+    letters = [letter for letter in stand.dead_letters() if letter.key == b"bad"]
+    assert {letter.value for letter in letters} == {GARBAGE}
+    assert {letter.headers[0] for letter in letters} == {("trace", b"17")}
+    assert all(sum(name == "dlq.topic" for name, _ in each.headers) == 1 for each in letters)
+    done = run(stand, "dead-letters", "redrive", "--kind", "undecodable", "--json")
+    assert (json.loads(done.stdout)["failed"], json.loads(done.stdout)["left_out"]) == (0, 4)
+
+
+def test_a_redrive_that_is_stopped_goes_on_with_the_rest(stand: Stand, tmp_path: Path) -> None:
+    brings = {"jirafe.site_id": SITE, "jirafe.access_token": "their-token"}
+    stand.produce(*({**each, "parameters": brings} for each in orders(30)))
+    delivered(stand, 30)
+    stand.api.set_credentials({TOKEN: [SITE], "their-token": [SITE]})
+    words = ["dead-letters", "redrive", "--rate", "5"]
+    process = CommandProcess(words, stand.environment, tmp_path / "redrive.log")
+    await_that("some", lambda: any(result["redrive"] for result in stand.results()))
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert run(stand, "dead-letters", "redrive").returncode == 0
+    redriven = Counter(result["redrive"] for result in stand.results() if result["redrive"])
+    assert len(redriven) == 30
+    assert set(redriven.values()) == {1}
