@@ -15,8 +15,9 @@ from schemas.codec import Codec
 from schemas.hub import to_message
 from tests.integration.test_service import assert_one_result_each, orders
 from tests.messages import order
+from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
-from tests.unit.test_codec import RegistryServer, server
+from tests.unit.test_codec import server
 
 __all__ = ["server"]
 

@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Codec, RegistryUnavailable, Undecodable, UnknownSchema, own_schema
-from schemas.registry import SchemaRegistry
+from tests.registry import BASIC, RegistryServer
 
 TAXON: dict[str, Any] = {
     "message": "taxon:new",
@@ -181,62 +180,6 @@ def single_object(schema: dict[str, Any], record: dict[str, Any]) -> bytes:
     return b"\xc3\x01" + crc64(canonical).to_bytes(8, "little") + written(schema, record)
 
 
-class RegistryServer(ThreadingHTTPServer):
-    """A Schema Registry as small as can be. `page`: a status and a body to answer instead."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _RegistryHandler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.asked: list[str] = []
-        self.authorizations: list[str | None] = []
-        self.schemas: list[str] = []
-        self.page: tuple[int, bytes] | None = None
-        self.answering = threading.Event()
-        self.answering.set()
-
-    def keep(self, text: str) -> int:
-        """Keep a schema and give its id."""
-        if text not in self.schemas:
-            self.schemas.append(text)
-        return self.schemas.index(text) + 1
-
-    def registry(self, timeout: float = 10) -> SchemaRegistry:
-        subjects = {name: f"{name}s-value" for name in ("cart", "order", "taxon", "result")}
-        return SchemaRegistry(self.url + "/", subjects, auth=("ada", "secret"), timeout=timeout)
-
-
-class _RegistryHandler(BaseHTTPRequestHandler):
-    server: RegistryServer
-
-    def do_GET(self) -> None:
-        schema_id = int(self.path.removeprefix("/schemas/ids/"))
-        if 0 < schema_id <= len(self.server.schemas):
-            self._answer(200, {"schema": self.server.schemas[schema_id - 1]})
-        else:
-            self._answer(404, {"error_code": 40403, "message": f"Schema {schema_id} not found"})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer(200, {"id": self.server.keep(body["schema"])})
-
-    def _answer(self, status: int, body: object) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
-        self.server.authorizations.append(self.headers["Authorization"])
-        self.server.answering.wait()
-        text = json.dumps(body).encode()
-        if self.server.page:
-            status, text = self.server.page
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def server() -> Iterator[RegistryServer]:
     with RegistryServer() as server:
@@ -382,8 +325,9 @@ class TestConfluent:
         framed = Codec(server.registry()).encode(name, record)
         assert framed == confluent(1, written(own_schema(name), record))
         assert Codec(server.registry()).decode(framed) == record
-        assert server.asked == [f"POST /subjects/{name}s-value/versions", "GET /schemas/ids/1"]
-        assert server.authorizations == ["Basic YWRhOnNlY3JldA=="] * 2
+        subject = f"/subjects/{name}s-value"
+        assert server.asked == [f"POST {subject}", f"POST {subject}/versions", "GET /schemas/ids/1"]
+        assert server.authorizations == [BASIC] * 3
 
     @pytest.mark.parametrize("name", ["cart", "order", "taxon", "result"])
     def test_registered_schema_stands_alone(self, server: RegistryServer, name: str) -> None:
@@ -408,7 +352,9 @@ class TestConfluent:
             codec.encode("result", RESULT)
         assert server.asked == [
             "GET /schemas/ids/1",
+            "POST /subjects/taxons-value",
             "POST /subjects/taxons-value/versions",
+            "POST /subjects/results-value",
             "POST /subjects/results-value/versions",
         ]
 
