@@ -120,11 +120,11 @@ class Stream(_Group):
     schema_registry_user: str | None = Field(None, description="its user")
     schema_registry_password: SecretStr | None = Field(None, description="its password")
     schema_registry_ca: Path | None = Field(
-        None, description="certificates that its own is checked by, a PEM file; none: the usual ones"
+        None, description="certificates that its own is checked by, a PEM file; none: the usual"
     )
     schema_registry_certificate: Path | None = Field(None, description="our certificate for it, a PEM file")
     schema_registry_key: Path | None = Field(
-        None, description="its key, a PEM file; none: it is in the certificate's"
+        None, description="our key, a PEM file; none: it is with the certificate"
     )
     schemas_folder: Path | None = Field(None, description="further writers' schemas, *.avsc")
     workers: Count = Field(8, description="chunks in flight at a time")

@@ -224,6 +224,9 @@ def test_access_by_certificate_and_password(
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files["other_ca"]))
     assert first_schema(strict, access) == LESS
+    with pytest.raises(RegistryUnavailable, match="401"):
+        first_schema(strict, replace(access, password=None))
+    assert strict.authorizations[-1] is None
 
 
 @pytest.mark.parametrize(
