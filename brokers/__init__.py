@@ -1,1 +1,1 @@
-"""Real brokers for the tests and for chaos: not part of the product."""
+"""A real broker and a real Schema Registry, for the tests and for chaos: not part of the product."""

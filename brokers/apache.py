@@ -1,22 +1,18 @@
 """A real Apache Kafka, one node or more in KRaft mode, run from its published artifacts: needs a JVM and Maven."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from brokers import java
 from consumer.demo.broker import BrokerUnavailable, answers
 from consumer.demo.processes import await_that, free_port
 
 VERSION = "4.1.0"
 _POM = Path(__file__).with_name("pom.xml")
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jirafe-consumer" / f"kafka-{VERSION}"
 _CLUSTER_ID = "jirafe-consumer-tests0"
 _STARTED_WITHIN = 60.0
-_STOPPED_WITHIN = 30.0
-_RESOLVED_WITHIN = 600.0
 _JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 # Groups may form and give a silent member up as fast as tests want them to.
@@ -52,17 +48,8 @@ class Node:
 
     def stop(self, *, kindly: bool = True) -> None:
         """Stop it, by SIGKILL if not kindly, and wait until it is gone."""
-        if self._process is None:
-            return
-        if kindly:
-            self._process.terminate()
-        else:
-            self._process.kill()
-        try:
-            self._process.wait(_STOPPED_WITHIN)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process:
+            java.stop(self._process, kindly=kindly)
         self._process = None
 
     def _java(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -182,19 +169,4 @@ def java_command(main: str, *arguments: str) -> list[str]:
 
 def resolved() -> Path:
     """Give the folder of Kafka's jars, fetched by Maven where they are not there yet; raises BrokerUnavailable."""
-    if shutil.which("java") is None or shutil.which("mvn") is None:
-        raise BrokerUnavailable("Apache Kafka needs java and mvn on the PATH.")
-    complete = _CACHE / "complete"
-    if not complete.exists() or complete.read_text() != _POM.read_text():
-        goal = "org.apache.maven.plugins:maven-dependency-plugin:copy-dependencies"
-        done = subprocess.run(  # noqa: S603 - our own command line
-            ["mvn", "-q", "-B", "-f", str(_POM), goal, f"-DoutputDirectory={_CACHE}"],  # noqa: S607 - the user's mvn
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_RESOLVED_WITHIN,
-        )
-        if done.returncode:
-            raise BrokerUnavailable(f"Maven could not fetch Apache Kafka: {done.stdout.strip()[-300:]}")
-        complete.write_text(_POM.read_text())
-    return _CACHE
+    return java.fetched(f"kafka-{VERSION}", _POM, "copy-dependencies")

@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from consumer import kafka, settings
-from consumer.commands import audit, dead_letters, lag, local, messages, offsets, replay, run
+from consumer.commands import audit, dead_letters, lag, local, messages, offsets, replay, run, schemas
 from consumer.commands.usage import PROGRAM, Usage
 from consumer.demo.broker import BrokerUnavailable
 from schemas.codec import RegistryUnavailable
@@ -74,6 +74,7 @@ for command in (
     offsets.offsets,
     replay.replay,
     dead_letters.dead_letters,
+    schemas.schemas,
     local.sandbox,
     local.broker,
     local.demo,

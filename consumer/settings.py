@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Mapping
@@ -118,6 +119,13 @@ class Stream(_Group):
     schema_registry_url: Url | None = Field(None, description="a Schema Registry; none: single-object framing")
     schema_registry_user: str | None = Field(None, description="its user")
     schema_registry_password: SecretStr | None = Field(None, description="its password")
+    schema_registry_ca: Path | None = Field(
+        None, description="certificates that its own is checked by, a PEM file; none: the usual"
+    )
+    schema_registry_certificate: Path | None = Field(None, description="our certificate for it, a PEM file")
+    schema_registry_key: Path | None = Field(
+        None, description="our key, a PEM file; none: it is with the certificate"
+    )
     schemas_folder: Path | None = Field(None, description="further writers' schemas, *.avsc")
     workers: Count = Field(8, description="chunks in flight at a time")
     chunk_records: Count = Field(500, description="bound of one chunk, in records")
@@ -291,12 +299,41 @@ def _contradictions(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
             faults.append(f"CONSUMER_CHUNK_{what.upper()} ({chunk}) is over CONSUMER_LANE_{what.upper()} ({lane}).")
     if stream.backoff_first > stream.backoff_longest:
         faults.append("CONSUMER_BACKOFF_FIRST is over CONSUMER_BACKOFF_LONGEST.")
+    faults += _registry_faults(stream)
     given = kafka.get("max.poll.interval.ms", "300000")
     longest = stream.drain_timeout + 2 * stream.commit_timeout
     if given.isdigit() and longest * 1000 >= int(given):
         faults.append(
             f"CONSUMER_DRAIN_TIMEOUT and twice CONSUMER_COMMIT_TIMEOUT ({longest:g} s) reach "
             f"KAFKA_MAX_POLL_INTERVAL_MS ({given}): the group would give a busy member up."
+        )
+    return faults
+
+
+def _registry_faults(stream: Stream) -> list[str]:
+    """Say what would keep every request to the Schema Registry from being made."""
+    ca = stream.schema_registry_ca
+    certificate, key = stream.schema_registry_certificate, stream.schema_registry_key
+    faults = []
+    if stream.schema_registry_user and not stream.schema_registry_password:
+        faults.append("CONSUMER_SCHEMA_REGISTRY_USER is set, and no CONSUMER_SCHEMA_REGISTRY_PASSWORD.")
+    if key and not certificate:
+        faults.append("CONSUMER_SCHEMA_REGISTRY_KEY is set, and no CONSUMER_SCHEMA_REGISTRY_CERTIFICATE.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if ca:
+            context.load_verify_locations(ca)
+    except OSError as error:
+        why = error.strerror or error
+        faults.append(f"CONSUMER_SCHEMA_REGISTRY_CA: {ca} must be a PEM file of certificates ({why}).")
+    try:
+        if certificate:
+            # A key with a passphrase would be asked for at a terminal: nobody is there.
+            context.load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        faults.append(
+            f"CONSUMER_SCHEMA_REGISTRY_CERTIFICATE: {certificate} and its key in {key or certificate} must be PEM "
+            f"files that belong together, the key without a passphrase ({error.strerror or error})."
         )
     return faults
 

@@ -7,29 +7,37 @@ from consumer.sending import Rules
 from consumer.service import Service
 from consumer.settings import Settings, SettingsError, Source
 from jirafe.client import Client
-from schemas.codec import Codec
-from schemas.registry import SchemaRegistry
+from schemas.codec import OWN_SCHEMAS, Codec
+from schemas.registry import Access, SchemaRegistry
 
 _REGISTRY_TIMEOUT = 10.0
 
 
 def make_codec(settings: Settings) -> Codec:
     """Make the codec: with a registry where one is set, else with local schemas alone; raises SettingsError."""
-    stream = settings.stream
-    registry = None
-    if stream.schema_registry_url:
-        # TopicNameStrategy: a topic's values have the subject `<topic>-value`.
-        topics = (*settings.input_topics, stream.results_topic)
-        subjects = {
-            name: f"{topic}-value" for name, topic in zip(("cart", "order", "taxon", "result"), topics, strict=True)
-        }
-        password = stream.schema_registry_password
-        auth = (stream.schema_registry_user or "", password.get_secret_value()) if password else None
-        registry = SchemaRegistry(stream.schema_registry_url, subjects, auth=auth, timeout=_REGISTRY_TIMEOUT)
     try:
-        return Codec(registry, stream.schemas_folder)
+        return Codec(make_registry(settings), settings.stream.schemas_folder)
     except ValueError as error:
         raise SettingsError([f"CONSUMER_SCHEMAS_FOLDER: {error}."]) from None
+
+
+def make_registry(settings: Settings) -> SchemaRegistry | None:
+    """Make the Schema Registry's client, None where no registry is set."""
+    stream = settings.stream
+    if stream.schema_registry_url is None:
+        return None
+    # TopicNameStrategy: a topic's values have the subject `<topic>-value`.
+    topics = (*settings.input_topics, stream.results_topic)
+    subjects = {name: f"{topic}-value" for name, topic in zip(OWN_SCHEMAS, topics, strict=True)}
+    password = stream.schema_registry_password
+    access = Access(
+        stream.schema_registry_user or "",
+        password.get_secret_value() if password else None,
+        stream.schema_registry_ca,
+        stream.schema_registry_certificate,
+        stream.schema_registry_key,
+    )
+    return SchemaRegistry(stream.schema_registry_url, subjects, access, timeout=_REGISTRY_TIMEOUT)
 
 
 def make_delivery(settings: Settings, codec: Codec) -> Delivery:

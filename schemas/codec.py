@@ -9,7 +9,9 @@ The reader's schemas are ours; a writer's may have fields more or less.
 """
 
 import struct
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,11 +21,17 @@ from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 
 Schema = dict[str, Any]
 
+OWN_SCHEMAS = ("cart", "order", "taxon", "result")
+"""The names of our own schemas."""
+
 _HERE = Path(__file__).parent
 _SINGLE_OBJECT = b"\xc3\x01"
 _HEADER_SINGLE_OBJECT = 10
 _CONFLUENT = b"\x00"
 _HEADER_CONFLUENT = 5
+_LARGEST_ID = 2**31 - 1
+_REFUSED_FOR = 10.0
+_MOST_REFUSED = 1000
 
 
 class Undecodable(ValueError):
@@ -41,8 +49,11 @@ class RegistryUnavailable(Exception):
 class Registry(Protocol):
     """Where Confluent-framed records have their schemas."""
 
-    def schema(self, schema_id: int) -> Schema:
-        """Give the schema with this id; raises UnknownSchema or RegistryUnavailable."""
+    def schema(self, schema_id: int) -> list[Schema]:
+        """Give the schema with this id, last, after those that it refers to, each before its users.
+
+        Raises UnknownSchema or RegistryUnavailable.
+        """
 
     def register(self, name: str, schema: Schema) -> int:
         """Give the id of our own schema `name`, registering it where needed; raises RegistryUnavailable."""
@@ -63,17 +74,23 @@ class Codec:
     """Encodes and decodes records; safe to share between threads.
 
     `more` is a folder of further writers' schemas (*.avsc) for single-object records. With a registry,
-    what is encoded has the Confluent framing, else the single-object one.
+    what is encoded has the Confluent framing, else the single-object one. `clock` gives seconds.
     """
 
-    def __init__(self, registry: Registry | None = None, more: Path | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry | None = None,
+        more: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._registry = registry
         self._readers = {}
         self._by_fingerprint: dict[bytes, Schema] = {}
         self._by_id: dict[int, Schema] = {}
+        self._refused = _Refused(clock)
         self._headers: dict[str, bytes] = {}
         self._own: dict[str, Schema] = {}
-        for name in ("cart", "order", "taxon", "result"):
+        for name in OWN_SCHEMAS:
             schema = self._own[name] = own_schema(name)
             self._readers[schema["name"].rpartition(".")[2]] = schema
             self._by_fingerprint[_fingerprint(schema)] = schema
@@ -125,12 +142,21 @@ class Codec:
     def _looked_up(self, schema_id: int) -> Schema:
         if self._registry is None:
             raise UnknownSchema(f"the schema has the id {schema_id} in a registry, and no registry is set")
+        # A registry's ids are Java's ints. Some answer to a larger one as if the address were wrong, which would
+        # look like an outage for ever.
+        if schema_id > _LARGEST_ID:
+            raise UnknownSchema(f"the schema id {schema_id} is larger than any that a registry gives")
+        if problem := self._refused.problem(schema_id):
+            raise UnknownSchema(problem)
         try:
-            schema = _record_schema(parse_schema(self._registry.schema(schema_id)))
-        except (UnknownSchema, RegistryUnavailable):
+            schema = _parsed(self._registry.schema(schema_id))
+        except RegistryUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - the registry holds any schema, and the parser fails in many ways
-            raise UnknownSchema(f"the schema with the id {schema_id} can't be used: {error}") from None
+            known = isinstance(error, UnknownSchema)
+            problem = str(error) if known else f"the schema with the id {schema_id} can't be used: {error}"
+            self._refused.add(schema_id, problem)
+            raise UnknownSchema(problem) from None
         # An equal schema is replaced by ours itself, so that decode can tell it by identity.
         return self._by_id.setdefault(schema_id, self._by_fingerprint.get(_fingerprint(schema), schema))
 
@@ -140,6 +166,35 @@ class Codec:
         else:
             header = _CONFLUENT + struct.pack(">I", self._registry.register(name, self._own[name]))
         return self._headers.setdefault(name, header)
+
+
+class _Refused:
+    """Ids that are unknown, or whose schemas can't be used, and why: for a while they are not asked for again.
+
+    So a flood of such records does not become one of requests, and an id that was only late is found.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._problems: dict[int, tuple[float, str]] = {}
+
+    def problem(self, schema_id: int) -> str | None:
+        until, problem = self._problems.get(schema_id, (0.0, ""))
+        return problem if self._clock() < until else None
+
+    def add(self, schema_id: int, problem: str) -> None:
+        with self._lock:
+            self._problems.pop(schema_id, None)
+            if len(self._problems) >= _MOST_REFUSED:
+                del self._problems[next(iter(self._problems))]  # the oldest
+            self._problems[schema_id] = (self._clock() + _REFUSED_FOR, problem)
+
+
+def _parsed(schemas: list[Schema]) -> Schema:
+    """Parse schemas of which the later refer to the earlier, and give the last."""
+    named: dict[str, Any] = {}
+    return _record_schema([parse_schema(schema, named) for schema in schemas][-1])
 
 
 def _fingerprint(schema: Schema) -> bytes:

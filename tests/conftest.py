@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,8 +6,10 @@ import pytest
 
 from brokers import choice
 from brokers.choice import Choice
+from brokers.registry import ApicurioRegistry
 from consumer.demo.broker import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
+from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
 
 _CHOICE = pytest.StashKey[Choice]()
@@ -36,6 +39,29 @@ def bootstrap_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     """The broker that the tests run on: see `brokers/choice.py`."""
     with choice.started(request.config.stash[_CHOICE].source, tmp_path_factory.mktemp("broker")) as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApicurioRegistry]:
+    """A real Schema Registry; who stops it starts it again."""
+    try:
+        registry = ApicurioRegistry(tmp_path_factory.mktemp("registry"))
+    except BrokerUnavailable as error:
+        pytest.skip(f"there is no real Schema Registry here: {error}")
+    with registry:
+        yield registry
+
+
+@pytest.fixture
+def registry_server() -> Iterator[RegistryServer]:
+    """A small Schema Registry that can be told to fail."""
+    with RegistryServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.answering.set()
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

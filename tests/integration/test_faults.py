@@ -15,10 +15,8 @@ from schemas.codec import Codec
 from schemas.hub import to_message
 from tests.integration.test_service import assert_one_result_each, orders
 from tests.messages import order
+from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
-from tests.unit.test_codec import RegistryServer, server
-
-__all__ = ["server"]
 
 GARBAGE = b"\x07not Avro"
 
@@ -203,17 +201,17 @@ def _resident_kilobytes(member: CommandProcess) -> int:
 
 
 def test_a_registry_that_is_away_is_waited_for_and_an_unknown_id_is_a_dead_letter(
-    stand: Stand, server: RegistryServer
+    stand: Stand, registry_server: RegistryServer
 ) -> None:
-    codec = Codec(server.registry())
+    codec = Codec(registry_server.registry())
     value = codec.encode("order", to_message(order("R1", "order:updated")))
-    server.page = (503, b"<html>down</html>")
+    registry_server.page = (503, b"<html>down</html>")
     stand.produce_raw(b"R1", value)
     stand.produce_raw(b"R2", b"\x00\x00\x00\x03\xe7" + value[5:])
-    member = stand.member(CONSUMER_SCHEMA_REGISTRY_URL=server.url)
+    member = stand.member(CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url)
     await_that("it waits", lambda: member.said('"on": "schema registry"') > 0)
     assert stand.committed() == {}
-    server.page = None
+    registry_server.page = None
     await_that("all is committed", lambda: sum(stand.committed().values()) == 2)
     (letter,) = stand.dead_letters()
     assert letter.key == b"R2"

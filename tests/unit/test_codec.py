@@ -2,9 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Codec, RegistryUnavailable, Undecodable, UnknownSchema, own_schema
-from schemas.registry import SchemaRegistry
+from tests.registry import BASIC, RegistryServer
 
 TAXON: dict[str, Any] = {
     "message": "taxon:new",
@@ -181,73 +179,6 @@ def single_object(schema: dict[str, Any], record: dict[str, Any]) -> bytes:
     return b"\xc3\x01" + crc64(canonical).to_bytes(8, "little") + written(schema, record)
 
 
-class RegistryServer(ThreadingHTTPServer):
-    """A Schema Registry as small as can be. `page`: a status and a body to answer instead."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _RegistryHandler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.asked: list[str] = []
-        self.authorizations: list[str | None] = []
-        self.schemas: list[str] = []
-        self.page: tuple[int, bytes] | None = None
-        self.answering = threading.Event()
-        self.answering.set()
-
-    def keep(self, text: str) -> int:
-        """Keep a schema and give its id."""
-        if text not in self.schemas:
-            self.schemas.append(text)
-        return self.schemas.index(text) + 1
-
-    def registry(self, timeout: float = 10) -> SchemaRegistry:
-        subjects = {name: f"{name}s-value" for name in ("cart", "order", "taxon", "result")}
-        return SchemaRegistry(self.url + "/", subjects, auth=("ada", "secret"), timeout=timeout)
-
-
-class _RegistryHandler(BaseHTTPRequestHandler):
-    server: RegistryServer
-
-    def do_GET(self) -> None:
-        schema_id = int(self.path.removeprefix("/schemas/ids/"))
-        if 0 < schema_id <= len(self.server.schemas):
-            self._answer(200, {"schema": self.server.schemas[schema_id - 1]})
-        else:
-            self._answer(404, {"error_code": 40403, "message": f"Schema {schema_id} not found"})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer(200, {"id": self.server.keep(body["schema"])})
-
-    def _answer(self, status: int, body: object) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
-        self.server.authorizations.append(self.headers["Authorization"])
-        self.server.answering.wait()
-        text = json.dumps(body).encode()
-        if self.server.page:
-            status, text = self.server.page
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def server() -> Iterator[RegistryServer]:
-    with RegistryServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.answering.set()
-        server.shutdown()
-        thread.join()
-
-
 def confluent(schema_id: int, body: bytes) -> bytes:
     return b"\x00" + schema_id.to_bytes(4, "big") + body
 
@@ -377,48 +308,51 @@ class TestDamage:
 class TestConfluent:
     @pytest.mark.parametrize(("name", "record"), RECORDS)
     def test_round_trip_between_two_processes(
-        self, server: RegistryServer, name: str, record: dict[str, Any]
+        self, registry_server: RegistryServer, name: str, record: dict[str, Any]
     ) -> None:
-        framed = Codec(server.registry()).encode(name, record)
+        framed = Codec(registry_server.registry()).encode(name, record)
         assert framed == confluent(1, written(own_schema(name), record))
-        assert Codec(server.registry()).decode(framed) == record
-        assert server.asked == [f"POST /subjects/{name}s-value/versions", "GET /schemas/ids/1"]
-        assert server.authorizations == ["Basic YWRhOnNlY3JldA=="] * 2
+        assert Codec(registry_server.registry()).decode(framed) == record
+        subject = f"/subjects/{name}s-value"
+        assert registry_server.asked == [f"POST {subject}", f"POST {subject}/versions", "GET /schemas/ids/1"]
+        assert registry_server.authorizations == [BASIC] * 3
 
     @pytest.mark.parametrize("name", ["cart", "order", "taxon", "result"])
-    def test_registered_schema_stands_alone(self, server: RegistryServer, name: str) -> None:
-        Codec(server.registry()).encode(name, dict(RECORDS)[name])
-        (text,) = server.schemas
+    def test_registered_schema_stands_alone(self, registry_server: RegistryServer, name: str) -> None:
+        Codec(registry_server.registry()).encode(name, dict(RECORDS)[name])
+        (text,) = registry_server.schemas
         canonical = to_parsing_canonical_form(parse_schema(plain(json.loads(text))))
         assert canonical == to_parsing_canonical_form(own_schema(name))
 
     @pytest.mark.parametrize(("schema", "record", "read"), EVOLVED)
     def test_other_writers(
-        self, server: RegistryServer, schema: dict[str, Any], record: dict[str, Any], read: dict[str, Any]
+        self, registry_server: RegistryServer, schema: dict[str, Any], record: dict[str, Any], read: dict[str, Any]
     ) -> None:
-        schema_id = server.keep(json.dumps(schema))
-        assert Codec(server.registry()).decode(confluent(schema_id, written(schema, record))) == read
+        schema_id = registry_server.keep(json.dumps(schema))
+        assert Codec(registry_server.registry()).decode(confluent(schema_id, written(schema, record))) == read
 
-    def test_registry_is_asked_once_for_each_schema(self, server: RegistryServer) -> None:
-        codec = Codec(server.registry())
-        less = confluent(server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
+    def test_registry_is_asked_once_for_each_schema(self, registry_server: RegistryServer) -> None:
+        codec = Codec(registry_server.registry())
+        less = confluent(registry_server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
         for _ in range(3):
             codec.decode(less)
             codec.encode("taxon", TAXON)
             codec.encode("result", RESULT)
-        assert server.asked == [
+        assert registry_server.asked == [
             "GET /schemas/ids/1",
+            "POST /subjects/taxons-value",
             "POST /subjects/taxons-value/versions",
+            "POST /subjects/results-value",
             "POST /subjects/results-value/versions",
         ]
 
-    def test_single_object_records_need_no_registry(self, server: RegistryServer) -> None:
-        assert Codec(server.registry()).decode(Codec().encode("taxon", TAXON)) == TAXON
-        assert server.asked == []
+    def test_single_object_records_need_no_registry(self, registry_server: RegistryServer) -> None:
+        assert Codec(registry_server.registry()).decode(Codec().encode("taxon", TAXON)) == TAXON
+        assert registry_server.asked == []
 
-    def test_unknown_id_is_bad_data(self, server: RegistryServer) -> None:
+    def test_unknown_id_is_bad_data(self, registry_server: RegistryServer) -> None:
         with pytest.raises(UnknownSchema, match="no schema with the id 305419896"):
-            Codec(server.registry()).decode(b"\x00\x12\x34\x56\x78abc")
+            Codec(registry_server.registry()).decode(b"\x00\x12\x34\x56\x78abc")
 
     def test_id_without_a_registry_is_bad_data(self) -> None:
         with pytest.raises(UnknownSchema, match="no registry is set"):
@@ -433,38 +367,38 @@ class TestConfluent:
             '{"type": "record", "name": "X", "fields": [{"name": "a"}]}',
         ],
     )
-    def test_schema_of_something_else_is_bad_data(self, server: RegistryServer, text: str) -> None:
+    def test_schema_of_something_else_is_bad_data(self, registry_server: RegistryServer, text: str) -> None:
         with pytest.raises(UnknownSchema):
-            Codec(server.registry()).decode(confluent(server.keep(text), b""))
+            Codec(registry_server.registry()).decode(confluent(registry_server.keep(text), b""))
 
     @pytest.mark.parametrize("page", [(500, b"{}"), (503, b""), (401, b"{}"), (200, b"<html>"), (302, b"")])
     def test_registry_that_answers_otherwise_is_an_outage(
-        self, server: RegistryServer, page: tuple[int, bytes]
+        self, registry_server: RegistryServer, page: tuple[int, bytes]
     ) -> None:
-        codec = Codec(server.registry())
-        less = confluent(server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
-        server.page = page
+        codec = Codec(registry_server.registry())
+        less = confluent(registry_server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
+        registry_server.page = page
         with pytest.raises(RegistryUnavailable):
             codec.decode(less)
         with pytest.raises(RegistryUnavailable):
             codec.encode("taxon", TAXON)
-        server.page = None
+        registry_server.page = None
         assert codec.decode(less) == LESS_READ
         assert codec.decode(codec.encode("taxon", TAXON)) == TAXON
 
-    def test_registry_that_does_not_answer_is_an_outage(self, server: RegistryServer) -> None:
-        server.answering.clear()
+    def test_registry_that_does_not_answer_is_an_outage(self, registry_server: RegistryServer) -> None:
+        registry_server.answering.clear()
         with pytest.raises(RegistryUnavailable, match="ReadTimeout"):
-            Codec(server.registry(timeout=0.1)).decode(confluent(1, b""))
+            Codec(registry_server.registry(timeout=0.1)).decode(confluent(1, b""))
 
     def test_outage_is_not_felt_by_schemas_already_seen(self) -> None:
-        with RegistryServer() as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        with RegistryServer() as registry_server:
+            thread = threading.Thread(target=registry_server.serve_forever, kwargs={"poll_interval": 0.01})
             thread.start()
-            codec = Codec(server.registry())
+            codec = Codec(registry_server.registry())
             framed = codec.encode("taxon", TAXON)
             assert codec.decode(framed) == TAXON
-            server.shutdown()
+            registry_server.shutdown()
             thread.join()
         # The port is closed now.
         assert codec.decode(framed) == TAXON
@@ -500,23 +434,25 @@ class TestOddRegistries:
         ],
     )
     def test_an_outage_is_told_from_bad_data(
-        self, server: RegistryServer, status: int, body: bytes, trouble: type[Exception]
+        self, registry_server: RegistryServer, status: int, body: bytes, trouble: type[Exception]
     ) -> None:
-        server.page = (status, body)
+        registry_server.page = (status, body)
         with pytest.raises(trouble) as caught:
-            Codec(server.registry()).decode(confluent(7, b""))
+            Codec(registry_server.registry()).decode(confluent(7, b""))
         assert type(caught.value) is trouble
 
     @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"id": "x"}', b"<html>"])
-    def test_a_registration_without_an_id_is_an_outage(self, server: RegistryServer, body: bytes) -> None:
-        server.page = (200, body)
+    def test_a_registration_without_an_id_is_an_outage(self, registry_server: RegistryServer, body: bytes) -> None:
+        registry_server.page = (200, body)
         with pytest.raises(RegistryUnavailable):
-            Codec(server.registry()).encode("taxon", TAXON)
+            Codec(registry_server.registry()).encode("taxon", TAXON)
 
-    def test_what_is_registered_is_plain_avro_with_each_type_defined_once(self, server: RegistryServer) -> None:
+    def test_what_is_registered_is_plain_avro_with_each_type_defined_once(
+        self, registry_server: RegistryServer
+    ) -> None:
         for name, record in (("taxon", TAXON), ("order", next(each for kind, each in RECORDS if kind == "order"))):
-            Codec(server.registry()).encode(name, record)
-        for text in server.schemas:
+            Codec(registry_server.registry()).encode(name, record)
+        for text in registry_server.schemas:
             assert "__" not in text
             names = [part.split('"')[0] for part in text.split('"type":"record","name":"')[1:]]
             assert len(names) == len(set(names))

@@ -1,6 +1,13 @@
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from consumer.settings import GROUPS, SettingsError, load
 
@@ -55,6 +62,11 @@ def test_one_sentence_for_each_fault() -> None:
         ({"CONSUMER_CHUNK_RECORDS": "10", "CONSUMER_LANE_RECORDS": "5"}, "CONSUMER_CHUNK_RECORDS (10) is over"),
         ({"CONSUMER_CHUNK_BYTES": "10", "CONSUMER_LANE_BYTES": "5"}, "CONSUMER_CHUNK_BYTES (10) is over"),
         ({"CONSUMER_BACKOFF_FIRST": "5", "CONSUMER_BACKOFF_LONGEST": "1"}, "CONSUMER_BACKOFF_FIRST is over"),
+        ({"CONSUMER_SCHEMA_REGISTRY_USER": "ada"}, "CONSUMER_SCHEMA_REGISTRY_USER is set, and no CONSUMER_SCHEMA"),
+        (
+            {"CONSUMER_SCHEMA_REGISTRY_KEY": "key.pem"},
+            "CONSUMER_SCHEMA_REGISTRY_KEY is set, and no CONSUMER_SCHEMA",
+        ),
         ({"JIRAFE_URL": "https://user:secret@event.jirafe.com"}, "JIRAFE_URL: must be a plain address"),
         ({"JIRAFE_READ_TIMEOUT": "0"}, "JIRAFE_READ_TIMEOUT: must be greater than 0"),
         ({"CONSUMER_LOG_FORMAT": "xml"}, "CONSUMER_LOG_FORMAT: must be 'auto', 'console' or 'json'"),
@@ -64,6 +76,69 @@ def test_what_contradicts_or_makes_no_sense(environ: dict[str, str], fault: str)
     (said,) = faults(environ)
     assert said.startswith(fault)
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("ca", "certificate", "key", "fault"),
+    [
+        (
+            "absent",
+            None,
+            None,
+            "_CA: {folder}/absent must be a PEM file of certificates (No such file or directory).",
+        ),
+        ("key", None, None, "_CA: {folder}/key must be a PEM file of certificates"),
+        (
+            None,
+            "absent",
+            None,
+            "_CERTIFICATE: {folder}/absent and its key in {folder}/absent must be PEM files that",
+        ),
+        (
+            None,
+            "certificate",
+            None,
+            "_CERTIFICATE: {folder}/certificate and its key in {folder}/certificate must be",
+        ),
+        (
+            None,
+            "certificate",
+            "ca",
+            "_CERTIFICATE: {folder}/certificate and its key in {folder}/ca must be PEM files",
+        ),
+        (
+            None,
+            "certificate",
+            "locked",
+            "_CERTIFICATE: {folder}/certificate and its key in {folder}/locked must be",
+        ),
+        ("ca", "certificate", "key", None),
+        ("ca", "both", None, None),
+    ],
+)
+def test_certificates_of_the_registry_are_looked_at(
+    tmp_path: Path, ca: str | None, certificate: str | None, key: str | None, fault: str | None
+) -> None:
+    authority = trustme.CA()
+    ours = authority.issue_cert("member@example.com")
+    private = load_pem_private_key(ours.private_key_pem.bytes(), None)
+    locked = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"a passphrase"))
+    contents = {
+        "ca": authority.cert_pem.bytes(),
+        "certificate": ours.cert_chain_pems[0].bytes(),
+        "key": ours.private_key_pem.bytes(),
+        "both": ours.private_key_and_cert_chain_pem.bytes(),
+        "locked": locked,
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    given = {"CA": ca, "CERTIFICATE": certificate, "KEY": key}
+    environ = {f"CONSUMER_SCHEMA_REGISTRY_{name}": str(tmp_path / file) for name, file in given.items() if file}
+    if fault is None:
+        load(None, environ)
+        return
+    (said,) = faults(environ)
+    assert said.startswith(f"CONSUMER_SCHEMA_REGISTRY{fault.format(folder=tmp_path)}")
 
 
 def test_what_kubernetes_adds_for_services_is_no_setting() -> None:

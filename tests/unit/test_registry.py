@@ -1,0 +1,252 @@
+"""The Schema Registry's client: what it asks for, how often, and what it makes of the answers."""
+
+import json
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from schemas.codec import Codec, RegistryUnavailable, UnknownSchema
+from schemas.registry import Access, Refused, SchemaRegistry
+from tests.registry import PASSWORD, USER, RegistryServer
+from tests.unit.test_codec import LESS, LESS_READ, LESS_RECORD, TAXON, confluent, written
+
+HOST = "127.0.0.1"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refused(codec: Codec, schema_id: int) -> str:
+    with pytest.raises(UnknownSchema) as caught:
+        codec.decode(confluent(schema_id, b""))
+    return str(caught.value)
+
+
+class TestWhatIsNotAskedAgain:
+    def test_an_unknown_id_for_a_while(self, registry_server: RegistryServer) -> None:
+        clock = Clock()
+        codec = Codec(registry_server.registry(), clock=clock)
+        said = [refused(codec, 1) for _ in range(100)]
+        assert set(said) == {"the schema registry knows no schema with the id 1"}
+        assert registry_server.asked == ["GET /schemas/ids/1"]
+        # It was only late: a producer's registration may not have reached the registry that we ask.
+        record = confluent(registry_server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
+        clock.now = 9
+        refused(codec, 1)
+        clock.now = 10
+        assert codec.decode(record) == LESS_READ
+
+    @pytest.mark.parametrize(
+        "schema", ['"string"', '{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}', "{"]
+    )
+    def test_a_schema_that_cant_be_used(self, registry_server: RegistryServer, schema: str) -> None:
+        codec = Codec(registry_server.registry())
+        schema_id = registry_server.keep(schema)
+        first = refused(codec, schema_id)
+        assert first.startswith(f"the schema with the id {schema_id} ")
+        assert [refused(codec, schema_id) for _ in range(10)] == [first] * 10
+        assert len(registry_server.asked) == 1
+
+    def test_only_so_many_ids_are_kept_in_mind(self, registry_server: RegistryServer) -> None:
+        codec = Codec(registry_server.registry())
+        for schema_id in range(1, 1003):
+            refused(codec, schema_id)
+        refused(codec, 1002)
+        assert registry_server.asked.count("GET /schemas/ids/1002") == 1
+        refused(codec, 1)
+        assert registry_server.asked.count("GET /schemas/ids/1") == 2
+
+    def test_an_outage_is_not_kept_in_mind(self, registry_server: RegistryServer) -> None:
+        codec = Codec(registry_server.registry(), clock=Clock())
+        record = confluent(registry_server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
+        registry_server.page = (503, b"")
+        with pytest.raises(RegistryUnavailable):
+            codec.decode(record)
+        registry_server.page = None
+        assert codec.decode(record) == LESS_READ
+
+    @pytest.mark.parametrize("schema_id", [2**31, 2**32 - 1])
+    def test_an_id_that_is_larger_than_any(self, registry_server: RegistryServer, schema_id: int) -> None:
+        assert "larger than any" in refused(Codec(registry_server.registry()), schema_id)
+        assert registry_server.asked == []
+
+
+MONEY = {"type": "record", "name": "shop.Money", "fields": [{"name": "amount", "type": "double"}]}
+TAG = {"type": "record", "name": "shop.Tag", "fields": [{"name": "price", "type": "Money"}]}
+REFERRING = {
+    **LESS,
+    "fields": [{"name": "price", "type": "shop.Money"}, {"name": "tag", "type": "shop.Tag"}, *LESS["fields"]],
+}
+MONEY_REFERENCE = {"name": "shop.Money", "subject": "money/eur", "version": 1}
+TAG_REFERENCE = {"name": "shop.Tag", "subject": "tag", "version": 1}
+
+
+class TestReferences:
+    def test_a_schema_is_read_with_those_it_refers_to(self, registry_server: RegistryServer) -> None:
+        registry_server.keep(json.dumps(MONEY), "money%2Feur")
+        registry_server.keep(json.dumps(TAG), "tag", [MONEY_REFERENCE])
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE, TAG_REFERENCE])
+        inlined = {
+            **LESS,
+            "fields": [{"name": "price", "type": MONEY}, {"name": "tag", "type": TAG}, *LESS["fields"]],
+        }
+        record = {**LESS_RECORD, "price": {"amount": 1.5}, "tag": {"price": {"amount": 2.5}}}
+        framed = confluent(schema_id, written(inlined, record))
+        codec = Codec(registry_server.registry())
+        assert codec.decode(framed) == LESS_READ
+        assert codec.decode(framed) == LESS_READ
+        assert Counter(registry_server.asked) == {
+            f"GET /schemas/ids/{schema_id}": 1,
+            "GET /subjects/money%2Feur/versions/1": 1,
+            "GET /subjects/tag/versions/1": 1,
+        }
+
+    def test_one_that_is_not_there_is_bad_data(self, registry_server: RegistryServer) -> None:
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE])
+        said = refused(Codec(registry_server.registry()), schema_id)
+        assert said == "the schema with the id 1 refers to version 1 of money/eur, which the registry has not"
+
+    def test_a_circle_ends(self, registry_server: RegistryServer) -> None:
+        itself = {"name": "shop.Money", "subject": "taxons-value", "version": 1}
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [itself])
+        assert "can't be used" in refused(Codec(registry_server.registry()), schema_id)
+
+    def test_more_than_any_schema_has_are_bad_data(self, registry_server: RegistryServer) -> None:
+        many = [{**MONEY_REFERENCE, "version": version} for version in range(1, 102)]
+        for number in range(101):
+            registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), "money%2Feur")
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", many)
+        assert "refers to more than 100 others" in refused(Codec(registry_server.registry()), schema_id)
+
+    @pytest.mark.parametrize("references", [[1], [{}], [{"subject": "a", "version": "latest"}], 5])
+    def test_of_no_known_form_are_an_outage(self, registry_server: RegistryServer, references: Any) -> None:
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", references)
+        with pytest.raises(RegistryUnavailable, match="references of no known form"):
+            Codec(registry_server.registry()).decode(confluent(schema_id, b""))
+
+
+class TestRegistering:
+    def test_what_is_there_takes_no_right_to_write(self, registry_server: RegistryServer) -> None:
+        first = Codec(registry_server.registry()).encode("taxon", TAXON)
+        registry_server.asked.clear()
+        assert Codec(registry_server.registry()).encode("taxon", TAXON) == first
+        assert registry_server.asked == ["POST /subjects/taxons-value"]
+
+    def test_a_refusal_is_waited_for_and_says_the_registrys_words(self, registry_server: RegistryServer) -> None:
+        registry_server.incompatible = ["READER_FIELD_MISSING_DEFAULT_VALUE"]
+        with pytest.raises(Refused) as caught:
+            Codec(registry_server.registry()).encode("taxon", TAXON)
+        assert str(caught.value) == (
+            "the schema registry refuses our schema for taxons-value: "
+            "taxons-value: READER_FIELD_MISSING_DEFAULT_VALUE"
+        )
+
+    def test_what_the_registry_says_of_an_error_is_said(self, registry_server: RegistryServer) -> None:
+        registry_server.page = (403, b'{"error_code": 40301, "message": "not for you"}')
+        with pytest.raises(RegistryUnavailable, match=r"^the schema registry answered 403: not for you$"):
+            registry_server.registry().schema(1)
+
+
+def test_threads_share_one_client(registry_server: RegistryServer) -> None:
+    ids = [registry_server.keep(json.dumps({**LESS, "doc": str(number)})) for number in range(40)]
+    codec = Codec(registry_server.registry())
+    body = written(LESS, LESS_RECORD)
+    with ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(lambda schema_id: codec.decode(confluent(schema_id, body)), ids * 5))
+    assert read == [LESS_READ] * 200
+    assert set(registry_server.asked) == {f"GET /schemas/ids/{schema_id}" for schema_id in ids}
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def files(authority: trustme.CA, tmp_path: Path) -> dict[str, Path]:
+    """PEM files by name: ours, the authority's certificate, and that of one that signed nothing."""
+    ours, other = authority.issue_cert("member@example.com"), trustme.CA()
+    blobs = {
+        "ca": authority.cert_pem,
+        "other_ca": other.cert_pem,
+        "certificate": ours.cert_chain_pems[0],
+        "key": ours.private_key_pem,
+        "both": ours.private_key_and_cert_chain_pem,
+    }
+    for name, blob in blobs.items():
+        blob.write_to_path(tmp_path / f"{name}.pem")
+    return {name: tmp_path / f"{name}.pem" for name in (*blobs, "absent")}
+
+
+@pytest.fixture
+def strict(authority: trustme.CA) -> Iterator[RegistryServer]:
+    """A registry over TLS that wants both a certificate and a password."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(HOST).configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with RegistryServer(context, protected=True) as server:
+        server.keep(json.dumps(LESS))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def first_schema(server: RegistryServer, access: Access) -> Any:
+    (schema,) = SchemaRegistry(server.url, {}, access, timeout=5).schema(1)
+    return schema
+
+
+def test_access_by_certificate_and_password(
+    strict: RegistryServer, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = Access(USER, PASSWORD, files["ca"], files["certificate"], files["key"])
+    assert first_schema(strict, access) == LESS
+    assert first_schema(strict, Access(USER, PASSWORD, files["ca"], files["both"])) == LESS
+    # What the environment says of certificates and passwords is for others.
+    netrc = files["ca"].with_name("netrc")
+    netrc.write_text(f"machine {HOST} login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files["other_ca"]))
+    assert first_schema(strict, access) == LESS
+    with pytest.raises(RegistryUnavailable, match="401"):
+        first_schema(strict, replace(access, password=None))
+    assert strict.authorizations[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"password": "wrong"}, "the schema registry answered 401: Unauthorized"),
+        ({"password": None}, "the schema registry answered 401: Unauthorized"),
+        ({"ca": "other_ca"}, "certificate verify failed"),
+        ({"ca": None}, "certificate verify failed"),
+        ({"ca": "absent"}, "the schema registry did not answer: OSError"),
+        ({"certificate": None, "key": None}, "the schema registry did not answer"),
+    ],
+)
+def test_anything_less_is_an_outage_that_tells_no_password(
+    strict: RegistryServer, files: dict[str, Path], changed: dict[str, str | None], said: str
+) -> None:
+    right = Access(USER, PASSWORD, files["ca"], files["certificate"], files["key"])
+    given: dict[str, Any] = {name: files.get(value or "", value) for name, value in changed.items()}
+    access = replace(right, **given)
+    with pytest.raises(RegistryUnavailable) as caught:
+        first_schema(strict, access)
+    assert said in str(caught.value)
+    assert not access.password or access.password not in f"{caught.value} {access!r}"
