@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from consumer import kafka, settings
-from consumer.commands import audit, lag, local, messages, offsets, run
+from consumer.commands import audit, check, lag, local, messages, offsets, run
 from consumer.commands.usage import PROGRAM, Usage
 from consumer.demo.broker import BrokerUnavailable
 from schemas.hub import HubError
@@ -69,6 +69,7 @@ for command in (
     audit.audit_command,
     lag.lag,
     offsets.offsets,
+    check.check_command,
     local.sandbox,
     local.broker,
     local.demo,
