@@ -1,7 +1,6 @@
 """The commands as a user runs them: arguments in, output and exit status out."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
