@@ -165,7 +165,7 @@ class _Auditor:
         self._ranges = ranges
         self._starts = {(each.topic, each.partition): each.start for each in ranges}
         self._seen = {(each.topic, each.partition): bytearray(each.end - each.start) for each in ranges}
-        self._patience = settings.producer["transaction.timeout.ms"] / 1000 + _MORE_THAN_A_TRANSACTION
+        self._patience = int(settings.producer["transaction.timeout.ms"]) / 1000 + _MORE_THAN_A_TRANSACTION
         self._unreadable: Counter[str] = Counter()
         self._not_to_the_end: list[str] = []
         self._shortened: list[str] = []
@@ -270,7 +270,7 @@ class _Auditor:
         for topic in self._not_to_the_end:
             yield f"{topic} has a transaction that does not end: what is behind it was not seen."
         for topic, count in self._unreadable.items():
-            yield f"{topic} has {count} records that can't be read, and that were left out."
+            yield f"{topic} has records that can't be read and were left out: {count}."
         fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
         if fresh:
             names = ", ".join(f"{each.topic}/{each.partition}" for each in fresh)

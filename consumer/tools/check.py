@@ -27,7 +27,7 @@ _CLOCKS_DIFFER = timedelta(seconds=30)
 _LETTERS_KEPT = timedelta(days=7)
 # What a dead letter has more than its record: the reason, of 2000 characters, and where it is from.
 _LETTER_HEADERS = 16 * 1024
-# Each kind of event that the API was recorded to refuse for a null where a text must be. It took in none of them.
+# The API was recorded to refuse an event for a null like this, in a batch too, and to take nothing of it in.
 _REFUSABLE = Document("category", b'{"name":null}')
 
 
@@ -100,7 +100,7 @@ def _kafka(settings: Settings, admin: AdminClient, heard: _Heard) -> Iterator[Fi
         servers = settings.kafka["bootstrap.servers"]
         yield _failed(
             "broker",
-            f"none answers at {servers}: {heard.last or error.args[0].str()}.",
+            f"none answers at {servers}: {heard.last.rstrip('.') or _reason(error)}.",
             "see KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL with what it needs",
         )
         return
@@ -146,9 +146,8 @@ class _Topics:
                 copies = min((len(each.replicas) for each in described.partitions), default=0)
                 if copies == 1:
                     self._single.append(topic)
-                said = (
-                    f"{topic}: {_counted(len(described.partitions), 'partition')} of {_counted(copies, 'replica')}"
-                )
+                partitions = _counted(len(described.partitions), "partition")
+                said = f"{topic}: {partitions}, {_counted(copies, 'replica')} each"
                 yield from troubles or [_ok("topic", said)]
         if self._single:
             yield _warning(
@@ -160,7 +159,7 @@ class _Topics:
     def _unseen(self, topic: str, error: KafkaError) -> Finding:
         stream = self._settings.stream
         if error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            said = f"{topic} can't be asked for: {error.str()}."
+            said = f"{topic} can't be seen: {error.str()}."
             return _failed("topic", said, f"allow this client Describe of the topic {topic}")
         self.absent.append(topic)
         if not stream.create_topics:
@@ -183,7 +182,11 @@ class _Topics:
 
     def _kept(self, topic: str) -> Iterator[Finding]:
         config, stream = self._configs.get(topic, {}), self._settings.stream
-        if topic not in self._outputs or not config:
+        if topic not in self._outputs:
+            return
+        if topic not in self._configs:
+            said = f"{topic}: not checked how long and how large records are kept: it is not told to this client."
+            yield _warning("topic", said, f"allow it DescribeConfigs of the topic {topic}")
             return
         if "compact" in config.get("cleanup.policy", ""):
             what = "results" if topic == stream.results_topic else "dead letters"
@@ -197,7 +200,7 @@ class _Topics:
             yield _warning("topic", said, "set its retention.ms to as long as they may have to wait for somebody")
         configs = [self._configs.get(each, {}) for each in self._settings.input_topics]
         most = max(int(each.get("max.message.bytes", 0)) for each in configs)
-        if int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
+        if config and int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
             yield _warning(
                 "topic",
                 f"{topic}: a record of nearly {most} bytes, which consumed topics may have, is too large to be a "
@@ -233,9 +236,9 @@ def _permissions(settings: Settings, admin: AdminClient, topics: _Topics) -> Fin
     if len(told) < len(topics.allowed):
         mend = "nothing, if this is to try things out; else look at the broker's authorizer"
         return _warning("permissions", "this broker does not tell what a client may do.", mend)
-    if topics.absent:
-        names = ", ".join(topics.absent)
-        return _warning("permissions", f"not known of what is absent: {names}.", "check again once it is there")
+    if unseen := [topic for topic in topics.wanted if topic not in topics.allowed]:
+        said = f"not known of what is not seen: {', '.join(unseen)}."
+        return _warning("permissions", said, "check again once it is")
     return _ok("permissions", "may read what is consumed, and write results and dead letters")
 
 
@@ -271,7 +274,7 @@ def _transactions(settings: Settings) -> Finding:
     try:
         producer.init_transactions(_ANSWERED_WITHIN)
     except KafkaException as error:
-        said = f"this client can't write in transactions: {error.args[0].str()}."
+        said = f"this client can't write in transactions: {_reason(error)}."
         match error.args[0].code():
             case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
                 mend = f"allow it Write of all transactional ids that begin with {settings.kafka['group.id']}-"
@@ -357,6 +360,11 @@ def _clock(headers: Mapping[str, str], here: datetime) -> Finding:
         where = "ahead of" if ahead > timedelta(0) else "behind"
         return _warning("clock", f"this clock is {seconds:,.0f} seconds {where} the API's.", "let NTP set it")
     return _ok("clock", "as the API's, to within 30 seconds")
+
+
+def _reason(error: KafkaException) -> str:
+    said: str = error.args[0].str()
+    return said.rstrip(".")
 
 
 def _partitions(numbers: list[int]) -> str:

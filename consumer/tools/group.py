@@ -125,7 +125,7 @@ class Group:
                     raise self._has_members() from None
                 if error.args[0].code() not in _PASSING or time.monotonic() > end:
                     why = error.args[0].str()
-                    raise Unusable(f"the group {self.name} can't be asked for or changed: {why}.") from None
+                    raise Unusable(f"Kafka says of the group {self.name}: {why}.") from None
                 time.sleep(_PAUSE)
 
     def _has_members(self) -> HasMembers:

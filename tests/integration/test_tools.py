@@ -24,6 +24,8 @@ from tests.command import run
 from tests.messages import order
 from tests.stand import NUMBER_OF_PARTITIONS, SITE, TOKEN, Stand
 
+LEFT_OUT = "records that can't be read and were left out: 1."
+
 
 def asked(stand: Stand, *arguments: str, status: int = 0, **environment: str) -> Any:
     """Run a command with --json and give what it said."""
@@ -192,11 +194,27 @@ class TestAudit:
         assert producer.flush(10) == 0
         report = asked(stand, "audit", "--topic", stand.orders_topic)
         assert report["total"]["waiting"] == 1
-        unreadable, others, fresh = sorted(report["notes"], key=lambda note: "left out" not in note)
-        assert "1 records that can't be read" in unreadable
-        assert "1 records that can't be read" in others
+        unreadable, others, fresh = report["notes"]
+        assert unreadable == f"{stand.settings.stream.results_topic} has {LEFT_OUT}"
+        assert others == f"{stand.settings.stream.dead_letters_topic} has {LEFT_OUT}"
         assert f"has committed nothing of {stand.orders_topic}/0" in fresh
         assert "There is no record in the range that must have a result" in shown(stand, "audit")
+
+    def test_a_transaction_that_does_not_end_is_said(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(1)
+        ledger.commit(1)
+        results = stand.settings.stream.results_topic
+        writer = Producer({**stand.settings.producer, "transactional.id": results}, logger=NoLibraryLog())
+        writer.init_transactions(30)
+        writer.begin_transaction()
+        writer.produce(results, b"a result", partition=0)
+        assert writer.flush(10) == 0
+        report = asked(stand, "audit", status=1, KAFKA_TRANSACTION_TIMEOUT_MS="1000")
+        writer.abort_transaction()
+        assert report["total"]["missing"] == 1
+        assert report["notes"] == [
+            f"{results} has a transaction that does not end: what is behind it was not seen."
+        ]
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -278,7 +296,7 @@ class TestReset:
         arguments = ["offsets", "reset", "--topic", stand.orders_topic, "--dry-run"]
         text = shown(stand, *arguments, "--earliest")
         assert "delivers 3 again" in text
-        assert "starts here: had no offset" in text
+        assert "goes on as it would" in text
         assert text.endswith("Dry run: nothing was changed.\n")
         assert "skips 2" in shown(stand, *arguments, "--latest")
         moves = asked(stand, *arguments, "--to-offset", "4", "--partition", "0")
@@ -405,7 +423,7 @@ class TestCheck:
             assert found[check] == {"ok"}, report
         assert found["permissions"] <= {"ok", "warning"}  # the embedded broker does not tell
         text = shown(stand, "check")
-        assert f"{stand.orders_topic}: {NUMBER_OF_PARTITIONS} partitions of 1 replica" in text
+        assert f"{stand.orders_topic}: {NUMBER_OF_PARTITIONS} partitions, 1 replica each" in text
 
     def test_it_leaves_nothing_behind(self, stand: Stand) -> None:
         stand.produce(order("R1"))
