@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from consumer import kafka, settings
-from consumer.commands import audit, dead_letters, lag, local, messages, offsets, replay, run, schemas
+from consumer.commands import audit, check, dead_letters, lag, local, messages, offsets, replay, run, schemas
 from consumer.commands.usage import PROGRAM, Usage
 from consumer.demo.broker import BrokerUnavailable
 from schemas.codec import RegistryUnavailable
@@ -75,6 +75,7 @@ for command in (
     replay.replay,
     dead_letters.dead_letters,
     schemas.schemas,
+    check.check_command,
     local.sandbox,
     local.broker,
     local.demo,

@@ -60,7 +60,8 @@ def reach(settings: Settings, log: LibraryLog) -> tuple[AdminClient, dict[str, T
             last = error.args[0]
         refusal = next((fault for fault in faults if fault.code() in _REFUSALS), None)
         if refusal or time.monotonic() > end:
-            raise unreachable(settings, refusal or last)
+            told = [fault for fault in faults if fault.code() != KafkaError._ALL_BROKERS_DOWN]
+            raise unreachable(settings, refusal or (told[-1] if told else last))
 
 
 def unreachable(settings: Settings, error: KafkaError) -> Unusable:
@@ -74,12 +75,10 @@ def unreachable(settings: Settings, error: KafkaError) -> Unusable:
             trouble = f"no TLS connection to the Kafka broker at {servers}"
             mend = "check KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION"
         case _:
-            return Unusable(
-                f"no Kafka broker answers at {servers} ({error.str()}); set KAFKA_BOOTSTRAP_SERVERS, and "
-                "KAFKA_SECURITY_PROTOCOL if it wants TLS or SASL."
-            )
-    # The library's sentence begins with the broker's address, and ends with remarks.
-    said = error.str().partition(": ")[2].partition(" (")[0]
+            trouble = f"no Kafka broker answers at {servers}"
+            mend = "set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if it wants TLS or SASL"
+    # The library's sentence may begin with the broker's address, and end with remarks.
+    said = re.sub(r"^\S+:\d+\S*: ", "", error.str()).partition(" (")[0]
     return Unusable(f"{trouble} ({said}); {mend}.")
 
 

@@ -106,7 +106,9 @@ def _shown(name: str, look: Look) -> RenderableType:
         f"member {number}: {escape(each.client_id)} at {escape(each.host)}" for each, number in members.items()
     ]
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
-    return Group(f"group {escape(name)}: {_state(look)}", "", table, "", *lines)
+    behind = f"lag {look.records:,}, {_duration(look.behind(look.oldest))} behind"
+    # What matters most comes first: a terminal may have fewer lines than there are partitions.
+    return Group(f"group {escape(name)}: {_state(look)}; {behind}", "", table, *(["", *lines] if lines else []))
 
 
 def _state(look: Look) -> str:

@@ -125,8 +125,6 @@ def _show(group: str, moves: list[Move]) -> None:
 
 
 def _meaning(move: Move) -> str:
-    if move.committed is None:
-        return "starts here: had no offset"
     if move.by == 0:
-        return "is as it was"
+        return "goes on as it would"
     return f"[yellow]skips {move.by:,}[/]" if move.by > 0 else f"delivers {-move.by:,} again"

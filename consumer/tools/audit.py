@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from confluent_kafka import Message
 
+from consumer.kafka import to_record
 from consumer.log import LibraryLog
 from consumer.reading import read_ranges
 from consumer.record import Partition, Range
 from consumer.settings import Settings
 from consumer.tools.group import Group
+from consumer.tools.letters import read_letter
 from consumer.tools.ranges import Place, Places
 from schemas.codec import Codec, Undecodable
 
@@ -29,8 +31,8 @@ MOST_PLACES = 10
 """How many places of a trouble are named."""
 
 # What was seen of one offset: one byte.
-RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN, FAILED_AGAIN = (1 << bit for bit in range(8))
-_KINDS = range(256)
+RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN = (1 << bit for bit in range(7))
+_KINDS = range(128)
 
 _OK = 200
 # A result comes later than its record, but by another clock.
@@ -105,8 +107,7 @@ def with_result(seen: int, result: Mapping[str, Any]) -> int:
     """Add a result to what was seen of its offset."""
     failed = result["code"] != _OK
     if result["replay"] is not None or result["redrive"] is not None:
-        again = REPLAYED if result["replay"] is not None else REDRIVEN
-        return seen | again | (FAILED_AGAIN if failed else 0)
+        return seen | (REPLAYED if result["replay"] is not None else REDRIVEN)
     return seen | RESULT | (DOUBLED if seen & RESULT else 0) | (FAILED if failed else 0)
 
 
@@ -126,7 +127,7 @@ def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
         Count.REDRIVEN: bool(seen & REDRIVEN),
         Count.REPLAYED: bool(seen & REPLAYED),
         Count.WITHOUT_LETTER: bool(seen & FAILED) and not has_letter,
-        Count.STRAY_LETTER: has_letter and not seen & (FAILED | FAILED_AGAIN),
+        Count.STRAY_LETTER: has_letter and not seen & FAILED,
     }
     return frozenset(count for count, is_so in holds.items() if is_so)
 
@@ -165,7 +166,7 @@ class _Auditor:
         self._ranges = ranges
         self._starts = {(each.topic, each.partition): each.start for each in ranges}
         self._seen = {(each.topic, each.partition): bytearray(each.end - each.start) for each in ranges}
-        self._patience = settings.producer["transaction.timeout.ms"] / 1000 + _MORE_THAN_A_TRANSACTION
+        self._patience = int(settings.producer["transaction.timeout.ms"]) / 1000 + _MORE_THAN_A_TRANSACTION
         self._unreadable: Counter[str] = Counter()
         self._not_to_the_end: list[str] = []
         self._shortened: list[str] = []
@@ -225,17 +226,15 @@ class _Auditor:
                 seen[at] = with_result(seen[at], result)
 
     def _add_letter(self, message: Message) -> None:
-        # Ours are the last of their names: the record may have had such headers before.
-        headers = cast("dict[str, bytes]", dict(message.headers() or ()))
-        try:
-            topic, number, offset = (headers[f"dlq.{name}"].decode() for name in ("topic", "partition", "offset"))
-            place = topic, int(number)
-            at = int(offset) - self._starts.get(place, 0)
-        except (KeyError, ValueError, AttributeError):
+        letter = read_letter(to_record(message))
+        if letter is None:
             self._unreadable[message.topic() or ""] += 1
-            return
-        if 0 <= at < len(self._seen.get(place, b"")):
-            self._seen[place][at] |= LETTER
+        elif letter.replay is None and not letter.redrives:
+            record = letter.record
+            seen = self._seen.get((record.topic, record.partition), bytearray())
+            at = record.offset - self._starts.get((record.topic, record.partition), 0)
+            if 0 <= at < len(seen):
+                seen[at] |= LETTER
 
     def report(self, committed: Mapping[Partition, int | None]) -> Report:
         """Tell what was found."""
@@ -270,7 +269,7 @@ class _Auditor:
         for topic in self._not_to_the_end:
             yield f"{topic} has a transaction that does not end: what is behind it was not seen."
         for topic, count in self._unreadable.items():
-            yield f"{topic} has {count} records that can't be read, and that were left out."
+            yield f"{topic} has records that can't be read and were left out: {count}."
         fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
         if fresh:
             names = ", ".join(f"{each.topic}/{each.partition}" for each in fresh)

@@ -12,7 +12,7 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AclOperation, AdminClient
 
 from consumer.kafka import Unusable
 from consumer.record import Partition
@@ -43,12 +43,14 @@ class Member:
 class Described:
     """The group as its coordinator describes it; `state` is Kafka's word for it, in small letters.
 
-    The embedded broker tells no members: then there are none, also where the group is not empty.
+    `may_join` is None where the broker does not tell. The embedded broker tells no members: then there are none,
+    also where the group is not empty.
     """
 
     state: str
     is_empty: bool
     members: tuple[Member, ...]
+    may_join: bool | None
 
 
 class HasMembers(Unusable):
@@ -66,7 +68,9 @@ class Group:
         """Give the group's state and members; a group that is not there is dead."""
 
         def describe() -> Described:
-            found = self._admin.describe_consumer_groups([self.name], request_timeout=_ANSWERED_WITHIN)
+            found = self._admin.describe_consumer_groups(
+                [self.name], include_authorized_operations=True, request_timeout=_ANSWERED_WITHIN
+            )
             group = found[self.name].result()
             members = tuple(
                 Member(
@@ -76,7 +80,9 @@ class Group:
                 )
                 for member in group.members
             )
-            return Described(group.state.name.lower().replace("_", " "), group.state in _NONE, members)
+            allowed = group.authorized_operations
+            may_join = None if allowed is None else AclOperation.READ in allowed
+            return Described(group.state.name.lower().replace("_", " "), group.state in _NONE, members, may_join)
 
         return self._answered(describe)
 
@@ -120,7 +126,7 @@ class Group:
                     raise self._has_members() from None
                 if error.args[0].code() not in _PASSING or time.monotonic() > end:
                     why = error.args[0].str()
-                    raise Unusable(f"the group {self.name} can't be asked for or changed: {why}.") from None
+                    raise Unusable(f"Kafka says of the group {self.name}: {why}.") from None
                 time.sleep(_PAUSE)
 
     def _has_members(self) -> HasMembers:

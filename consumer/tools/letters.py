@@ -25,7 +25,8 @@ _OK = 200
 class Letter(NamedTuple):
     """One dead letter: its own `place` (TOPIC/PARTITION/OFFSET), and the record as it was when it failed.
 
-    `kind` and `reason` say why, `attempts` how often it was tried, `redrives` how often it was redriven before.
+    `kind` and `reason` say why, `attempts` how often it was tried, `redrives` how often it was redriven before, and
+    `replay` which replay left it, None for none.
     """
 
     place: str
@@ -35,6 +36,7 @@ class Letter(NamedTuple):
     attempts: int
     failed_at: datetime
     redrives: int
+    replay: str | None
 
     @property
     def of(self) -> str:
@@ -79,6 +81,7 @@ def read_letter(record: Record) -> Letter | None:
             int(ours["dlq.attempts"]),
             datetime.fromtimestamp(int(ours["dlq.time"]) / 1000, UTC),
             int(ours.get("dlq.redrives", 0)),
+            ours.get("dlq.replay"),
         )
     except (KeyError, ValueError, OverflowError):
         return None

@@ -16,17 +16,21 @@ Target = Literal["earliest", "latest"] | Place
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One partition: from the offset that is committed, None where none is, to another."""
+    """One partition: from the offset that is committed, None where none is, to another.
+
+    `first` is the offset of its first record, where a group that has committed nothing begins.
+    """
 
     topic: str
     partition: int
+    first: int
     committed: int | None
     to: int
 
     @property
     def by(self) -> int:
-        """Offsets forward, or, if negative, back; some may have no record."""
-        return self.to - (self.committed or 0)
+        """Offsets forward, or, if negative, back, from where the group would go on; some may have no record."""
+        return self.to - max(self.committed or 0, self.first)
 
 
 class Offsets:
@@ -58,7 +62,7 @@ class Offsets:
                 found = self._places.at(places, target)
                 to = {place: ends[place] if (offset := found[place]) is None else offset for place in places}
         committed = self.group.committed(places)
-        return [Move(*place, committed[place], to[place]) for place in places]
+        return [Move(*place, firsts[place], committed[place], to[place]) for place in places]
 
     def make(self, moves: Collection[Move]) -> None:
         """Commit what moves say; raises HasMembers while the group has any."""

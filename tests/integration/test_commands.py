@@ -1,10 +1,7 @@
 """The commands as a user runs them: arguments in, output and exit status out."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +9,9 @@ import pytest
 import requests
 
 from consumer.demo.processes import CommandProcess, await_that, free_port
+from tests.command import run
 from tests.messages import cart, order, taxon
 from tests.stand import SITE, TOKEN, Stand
-
-
-def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {n: v for n, v in os.environ.items() if not n.startswith(("KAFKA_", "JIRAFE_", "CONSUMER_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "consumer", "--env-file", os.devnull, *arguments],
-        input=text,
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
 
 
 def preview(document: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -115,9 +100,12 @@ def test_an_unreachable_broker_is_one_sentence_and_status_2(command: str, tmp_pa
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "preview", "produce", "results", "sandbox", "broker", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "preview", "produce", "results", "audit", "lag", "offsets reset", "check", "sandbox", "broker", "demo"],
+)
 def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = run(command, "--help")
+    done = run(*command.split(), "--help")
     assert done.returncode == 0
     assert f"jirafe-consumer {command}" in done.stdout.partition("Example")[2]
 

@@ -105,6 +105,21 @@ def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand:
     assert {offset for _, offset in read_here} <= {0, 2}  # the embedded broker shows what was aborted
 
 
+def test_a_range_that_ends_in_an_open_transaction_waits_for_its_end(stand: Stand, places: Places) -> None:
+    writer = Producer({**stand.settings.producer, "transactional.id": stand.orders_topic}, logger=NoLibraryLog())
+    writer.init_transactions(30)
+    writer.begin_transaction()
+    writer.produce(stand.orders_topic, b"", b"", partition=0)
+    assert writer.flush(10) == 0
+    place = (stand.orders_topic, 0)
+    (end,) = places.ends([place], committed=False).values()
+    assert end == 1
+    batches = reading.read_ranges(stand.settings, [Range(*place, 0, end)], NoLibraryLog())
+    assert next(batches) == next(batches) == []
+    writer.commit_transaction()
+    assert [message.offset() for batch in batches for message in batch] == [0]
+
+
 def test_what_is_not_there_is_named(stand: Stand, places: Places) -> None:
     with pytest.raises(Unusable, match=r"has no partition 7: it has 3, from 0\."):
         places.resolve(stand.orders_topic, None, None, [1, 7])

@@ -14,7 +14,7 @@ from consumer.demo.processes import await_that, free_port
 from schemas.codec import OWN_SCHEMAS, Codec, own_schema
 from schemas.hub import to_message
 from schemas.registry import Access, SchemaRegistry
-from tests.integration.test_commands import run
+from tests.command import run
 from tests.messages import order
 from tests.registry import RegistryServer
 from tests.stand import Stand

@@ -1,0 +1,66 @@
+"""`check`: a doctor for a deployment."""
+
+from collections.abc import Iterator
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import settings
+from consumer.tools.check import Finding, Verdict, check
+
+_STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"}
+
+
+@click.command("check")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def check_command(source: settings.Source, as_json: bool) -> int:
+    """Tell whether a deployment has what it needs.
+
+    Settings, broker, topics, permissions, group, transactions, Schema Registry, API, token and clock: what is
+    ok, what is wrong, and how to mend it. No topic is written to, no member disturbed. The API gets one event
+    that it refuses for its form, and shows by it that it accepts the token. Exit status 1 if anything failed;
+    warnings are let pass.
+
+    \b
+    Example:
+      jirafe-consumer check --json | jq -r '.checks[] | select(.verdict != "ok") | .mend'
+    """
+    found: list[Finding] = []
+    console = Console(highlight=False)
+    for finding in _findings(source):
+        found.append(finding)
+        if not as_json:
+            console.print(_line(finding))
+    is_ok = not any(finding.verdict is Verdict.FAILED for finding in found)
+    if as_json:
+        checks = [
+            {"check": each.check, "verdict": each.verdict.value, "said": each.said, "mend": each.mend}
+            for each in found
+        ]
+        click.echo(orjson.dumps({"ok": is_ok, "checks": checks}))
+    return int(not is_ok)
+
+
+def _findings(source: settings.Source) -> Iterator[Finding]:
+    try:
+        loaded = source.load()
+    except settings.SettingsError as error:
+        for fault in error.faults:
+            yield Finding("settings", Verdict.FAILED, fault, "see the settings in the README")
+        return
+    yield from check(loaded)
+
+
+def _line(finding: Finding) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=7)
+    table.add_column(width=12)
+    table.add_column(overflow="fold")
+    mend = f"\n[dim]to mend:[/] {escape(finding.mend)}" if finding.mend else ""
+    verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
+    table.add_row(verdict, escape(finding.check), f"{escape(finding.said)}{mend}")
+    return table

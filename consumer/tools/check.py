@@ -1,0 +1,356 @@
+"""A doctor for a deployment: asks everything that the service needs whether it is there and lets us in.
+
+Nothing here disturbs the group or writes to a topic: what this client may do is what the broker says it may, and of
+a transaction there is only the beginning, under a transactional id that no member has.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+
+import requests
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
+
+from consumer.kafka import Unusable, make_consumer, make_producer, reach
+from consumer.log import LibraryLog, NoLibraryLog
+from consumer.settings import Settings
+from consumer.tools.group import Group
+from jirafe.client import Accepted, Answered, Client, Document, Failed, Forbidden, Passing, Refused, Rejected, Site
+
+_ANSWERED_WITHIN = 10.0
+_CLOCKS_DIFFER = timedelta(seconds=30)
+_LETTERS_KEPT = timedelta(days=7)
+# What a dead letter has more than its record: the reason, of 2000 characters, and where it is from.
+_LETTER_HEADERS = 16 * 1024
+# The API was recorded to refuse an event for a null like this, in a batch too, and to take nothing of it in.
+_REFUSABLE = Document("category", b'{"name":null}')
+
+
+class Verdict(StrEnum):
+    """How a check ended; a warning lets the service run."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and how to mend it if it is not ok."""
+
+    check: str
+    verdict: Verdict
+    said: str
+    mend: str = ""
+
+
+def _ok(check: str, said: str) -> Finding:
+    return Finding(check, Verdict.OK, said)
+
+
+def _warning(check: str, said: str, mend: str) -> Finding:
+    return Finding(check, Verdict.WARNING, said, mend)
+
+
+def _failed(check: str, said: str, mend: str) -> Finding:
+    return Finding(check, Verdict.FAILED, said, mend)
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Check everything, one after the other; raises nothing of what it finds."""
+    log = NoLibraryLog()
+    try:
+        make_consumer(settings.consumer, log).close()
+        make_producer(settings.producer, log)
+    except Unusable as error:
+        yield _failed("settings", str(error), "see KAFKA_* in the README")
+    else:
+        yield _ok("settings", f"the group {settings.kafka['group.id']}")
+        yield from _kafka(settings, log)
+    yield from _registry(settings)
+    yield from _api(settings)
+
+
+def _kafka(settings: Settings, log: LibraryLog) -> Iterator[Finding]:
+    try:
+        admin, _ = reach(settings, log)
+    except Unusable as error:
+        said, _, mend = str(error).rpartition("; ")
+        yield _failed("broker", f"{said}.", mend.rstrip("."))
+        return
+    brokers = admin.list_topics(timeout=_ANSWERED_WITHIN).brokers
+    yield _ok("broker", f"{_counted(len(brokers), 'broker')} at {settings.kafka['bootstrap.servers']}")
+    topics = _Topics(settings, admin)
+    yield from topics.findings()
+    yield _permissions(settings, admin, topics)
+    yield _group(settings, admin)
+    yield _transactions(settings)
+
+
+class _Topics:
+    """The topics that the service reads and writes, as the broker describes them."""
+
+    def __init__(self, settings: Settings, admin: AdminClient) -> None:
+        self._settings = settings
+        self._admin = admin
+        stream = settings.stream
+        self._outputs = [stream.results_topic, stream.dead_letters_topic]
+        self.wanted = {
+            **dict.fromkeys(settings.input_topics, AclOperation.READ),
+            **dict.fromkeys(self._outputs, AclOperation.WRITE),
+        }
+        self.absent: list[str] = []
+        self._single: list[str] = []
+        self.allowed: dict[str, Any] = {}
+        self._configs = self._configured()
+
+    def findings(self) -> Iterator[Finding]:
+        """Check each; fills `absent` and `allowed`, the operations that the broker allows, None if not told."""
+        asked = TopicCollection(list(self.wanted))
+        futures = self._admin.describe_topics(
+            asked, include_authorized_operations=True, request_timeout=_ANSWERED_WITHIN
+        )
+        for topic, future in futures.items():
+            try:
+                described = future.result()
+            except KafkaException as error:
+                yield self._unseen(topic, error.args[0])
+            else:
+                self.allowed[topic] = described.authorized_operations
+                troubles = [*self._copies(topic, described.partitions), *self._kept(topic)]
+                copies = min((len(each.replicas) for each in described.partitions), default=0)
+                if copies == 1:
+                    self._single.append(topic)
+                partitions = _counted(len(described.partitions), "partition")
+                said = f"{topic}: {partitions}, {_counted(copies, 'replica')} each"
+                yield from troubles or [_ok("topic", said)]
+        if self._single:
+            yield _warning(
+                "topic",
+                f"a broker that is lost takes records with it: there is one replica of {', '.join(self._single)}.",
+                "give topics a replication factor of 3; see CONSUMER_TOPIC_REPLICATION",
+            )
+
+    def _unseen(self, topic: str, error: KafkaError) -> Finding:
+        stream = self._settings.stream
+        if error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            said = f"{topic} can't be seen: {error.str()}."
+            return _failed("topic", said, f"allow this client Describe of the topic {topic}")
+        self.absent.append(topic)
+        if not stream.create_topics:
+            return _failed("topic", f"{topic} is absent.", "create it, or set CONSUMER_CREATE_TOPICS=true")
+        created = f"{topic} is absent: run creates it, with {_counted(stream.topic_partitions, 'partition')}"
+        if topic in self._outputs:
+            return _ok("topic", created)
+        mend = "if it has another name, set CONSUMER_CARTS_TOPIC, _ORDERS_TOPIC or _TAXONS_TOPIC"
+        return _warning("topic", f"{created}.", mend)
+
+    def _copies(self, topic: str, partitions: list[Any]) -> Iterator[Finding]:
+        headless = [each.id for each in partitions if each.leader is None or each.leader.id < 0]
+        behind = [each.id for each in partitions if len(each.isr) < len(each.replicas)]
+        if headless:
+            said = f"{topic}: {_partitions(headless)} no leader."
+            yield _failed("topic", said, "bring the brokers back that hold them")
+        elif behind:
+            said = f"{topic}: {_partitions(behind)} fewer replicas in sync than there are."
+            yield _warning("topic", said, "look after the brokers that hold them")
+
+    def _kept(self, topic: str) -> Iterator[Finding]:
+        config, stream = self._configs.get(topic, {}), self._settings.stream
+        if topic not in self._outputs:
+            return
+        if topic not in self._configs:
+            said = f"{topic}: not checked how long and how large records are kept: it is not told to this client."
+            yield _warning("topic", said, f"allow it DescribeConfigs of the topic {topic}")
+            return
+        if "compact" in config.get("cleanup.policy", ""):
+            what = "results" if topic == stream.results_topic else "dead letters"
+            said = f"{topic} is compacted: older {what} of a key are lost."
+            yield _warning("topic", said, "set its cleanup.policy=delete")
+        if topic != stream.dead_letters_topic:
+            return
+        kept = timedelta(milliseconds=int(config.get("retention.ms", -1)))
+        if timedelta(0) <= kept < _LETTERS_KEPT:
+            said = f"{topic}: dead letters are deleted after {kept / timedelta(hours=1):.3g} hours."
+            yield _warning("topic", said, "set its retention.ms to as long as they may have to wait for somebody")
+        configs = [self._configs.get(each, {}) for each in self._settings.input_topics]
+        most = max(int(each.get("max.message.bytes", 0)) for each in configs)
+        if config and int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
+            yield _warning(
+                "topic",
+                f"{topic}: a record of nearly {most} bytes, which consumed topics may have, is too large to be a "
+                "dead letter: its partition would stand still.",
+                f"set its max.message.bytes to {most + _LETTER_HEADERS} or more",
+            )
+
+    def _configured(self) -> dict[str, dict[str, str]]:
+        """Ask for the topics' own settings; a topic that has none to tell is left out."""
+        asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in self.wanted]
+        found = {}
+        for resource, future in self._admin.describe_configs(asked, request_timeout=_ANSWERED_WITHIN).items():
+            try:
+                found[resource.name] = {name: entry.value for name, entry in future.result().items()}
+            except KafkaException:
+                continue  # absent, or not for us to know
+        return found
+
+
+def _permissions(settings: Settings, admin: AdminClient, topics: _Topics) -> Finding:
+    told = {topic: allowed for topic, allowed in topics.allowed.items() if allowed is not None}
+    lacking = [
+        f"{topics.wanted[topic].name.capitalize()} of {topic}"
+        for topic, allowed in told.items()
+        if topics.wanted[topic] not in allowed
+    ]
+    user = settings.kafka.get("sasl.username", "this client")
+    if lacking:
+        return _failed("permissions", f"{user} is not allowed {', '.join(lacking)}.", "allow it, by ACLs")
+    if topics.absent and settings.stream.create_topics and not _may_create(admin):
+        said = f"{user} is not allowed Create of the cluster, and topics are absent: {', '.join(topics.absent)}."
+        return _warning("permissions", said, "create them, or allow it to create topics of these names")
+    if len(told) < len(topics.allowed):
+        mend = "nothing, if this is to try things out; else look at the broker's authorizer"
+        return _warning("permissions", "this broker does not tell what a client may do.", mend)
+    if unseen := [topic for topic in topics.wanted if topic not in topics.allowed]:
+        said = f"not known of what is not seen: {', '.join(unseen)}."
+        return _warning("permissions", said, "check again once it is")
+    return _ok("permissions", "may read what is consumed, and write results and dead letters")
+
+
+def _may_create(admin: AdminClient) -> bool:
+    try:
+        future = admin.describe_cluster(include_authorized_operations=True, request_timeout=_ANSWERED_WITHIN)
+        allowed = future.result().authorized_operations
+    except KafkaException:
+        return False
+    return allowed is None or AclOperation.CREATE in allowed
+
+
+def _group(settings: Settings, admin: AdminClient) -> Finding:
+    group = Group(admin, settings.kafka["group.id"])
+    mend = f"allow this client Read of the group {group.name}"
+    try:
+        described = group.describe()
+        group.committed([(topic, 0) for topic in settings.input_topics])
+    except Unusable as error:
+        return _failed("group", str(error), mend)
+    if described.may_join is False:
+        return _failed("group", "not allowed: Read of the group.", mend)
+    if described.is_empty:
+        return _ok("group", f"{group.name} has no members now")
+    members = f" with {_counted(len(described.members), 'member')}" if described.members else ""
+    return _ok("group", f"{group.name} is {described.state}{members}")
+
+
+def _transactions(settings: Settings) -> Finding:
+    """Begin to be a transactional writer, as a member does, with an id that no member has."""
+    name = f"{settings.kafka['group.id']}-check"
+    producer = make_producer({**settings.producer, "transactional.id": name}, NoLibraryLog())
+    try:
+        producer.init_transactions(_ANSWERED_WITHIN)
+    except KafkaException as error:
+        said = f"this client can't write in transactions: {_reason(error)}."
+        match error.args[0].code():
+            case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                mend = f"allow it Write of all transactional ids that begin with {settings.kafka['group.id']}-"
+            case KafkaError.INVALID_TRANSACTION_TIMEOUT:
+                mend = "lower CONSUMER_COMMIT_TIMEOUT, or raise the broker's transaction.max.timeout.ms"
+            case _:
+                mend = "transaction.state.log.replication.factor must be no more than there are brokers"
+        return _failed("transactions", said, mend)
+    return _ok("transactions", f"may write in transactions, as {name}")
+
+
+def _registry(settings: Settings) -> Iterator[Finding]:
+    stream = settings.stream
+    if not stream.schema_registry_url:
+        yield _ok("registry", "none is set: records have the single-object framing, schemas are local")
+        return
+    password = stream.schema_registry_password
+    auth = (stream.schema_registry_user or "", password.get_secret_value()) if password else None
+    mend = "see CONSUMER_SCHEMA_REGISTRY_URL"
+    try:
+        answer = requests.get(
+            f"{stream.schema_registry_url}/subjects", auth=auth, timeout=_ANSWERED_WITHIN, allow_redirects=False
+        )
+        subjects = answer.json() if answer.status_code == HTTPStatus.OK else None
+    except requests.RequestException as error:  # of no answer, and of one that is not JSON
+        yield _failed("registry", f"it does not answer as one ({type(error).__name__}).", mend)
+        return
+    if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        mend = "see CONSUMER_SCHEMA_REGISTRY_USER and _PASSWORD"
+        yield _failed("registry", f"it refuses our user ({answer.status_code}).", mend)
+    elif not isinstance(subjects, list):
+        yield _failed("registry", f"it answers {answer.status_code}, not as a registry does.", mend)
+    else:
+        absent = [topic for topic in settings.input_topics if f"{topic}-value" not in subjects]
+        known = f"it has {_counted(len(subjects), 'subject')}"
+        yield _ok("registry", f"{known}; none yet of {', '.join(absent)}" if absent else known)
+
+
+def _api(settings: Settings) -> Iterator[Finding]:
+    api = settings.api
+    try:
+        # Any answer will do: it is without credentials.
+        asked = datetime.now(UTC)
+        answer = requests.head(api.url, timeout=(api.connect_timeout, api.read_timeout), allow_redirects=False)
+        here = asked + (datetime.now(UTC) - asked) / 2
+    except requests.RequestException as error:
+        mend = "see JIRAFE_URL; a proxy is taken from HTTPS_PROXY"
+        yield _failed("api", f"no answer from {api.url} ({type(error).__name__}).", mend)
+        return
+    yield _ok("api", f"{api.url} answers")
+    yield _token(settings)
+    yield _clock(answer.headers, here)
+
+
+def _token(settings: Settings) -> Finding:
+    """Send an event that the API refuses for its form: it looks at the token before, and takes nothing in."""
+    api = settings.api
+    if not (api.site_id and api.access_token):
+        said = "no site and token are set: each message must carry jirafe.site_id and jirafe.access_token."
+        return _warning("token", said, "set JIRAFE_SITE_ID and JIRAFE_ACCESS_TOKEN, if messages do not")
+    client = Client(api.url, connect_timeout=api.connect_timeout, read_timeout=api.read_timeout)
+    mend = "see JIRAFE_URL"
+    match client.send(Site(api.site_id, api.access_token.get_secret_value()), [_REFUSABLE]):
+        case Answered((Rejected(),)):
+            return _ok("token", f"the API accepts it for the site {api.site_id}")
+        case Forbidden(error_type):
+            said = f"the API refuses the token for the site {api.site_id}: {error_type}."
+            return _failed("token", said, "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID")
+        case Failed(_, problem) | Refused(problem) | Answered((Passing(problem),)):
+            return _failed("token", f"{problem}.", mend)
+        case Answered((Accepted(), *_)) | Answered():
+            return _warning("token", "the API takes in what Jirafe's would refuse: it checks nothing.", mend)
+
+
+def _clock(headers: Mapping[str, str], here: datetime) -> Finding:
+    try:
+        there = parsedate_to_datetime(headers.get("Date", ""))
+        ahead = here - (there if there.tzinfo else there.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return _warning("clock", "the API does not tell its time: not compared.", "see that NTP keeps this clock")
+    seconds = abs(ahead.total_seconds())
+    if abs(ahead) > _CLOCKS_DIFFER:
+        where = "ahead of" if ahead > timedelta(0) else "behind"
+        return _warning("clock", f"this clock is {seconds:,.0f} seconds {where} the API's.", "let NTP set it")
+    return _ok("clock", "as the API's, to within 30 seconds")
+
+
+def _reason(error: KafkaException) -> str:
+    said: str = error.args[0].str()
+    return said.rstrip(".")
+
+
+def _partitions(numbers: list[int]) -> str:
+    names = ", ".join(map(str, numbers))
+    return f"the partition {names} has" if len(numbers) == 1 else f"the partitions {names} have"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,533 @@
+"""What operators work with, as they run it: audit, lag, offsets and check."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from consumer import kafka
+from consumer.demo.processes import CommandProcess, await_that, free_port
+from consumer.log import NoLibraryLog
+from tests.command import run
+from tests.messages import order
+from tests.stand import NUMBER_OF_PARTITIONS, SITE, TOKEN, Stand
+
+LEFT_OUT = "records that can't be read and were left out: 1."
+
+
+def asked(stand: Stand, *arguments: str, status: int = 0, **environment: str) -> Any:
+    """Run a command with --json and give what it said."""
+    done = run(*arguments, "--json", **{**stand.environment, **environment})
+    assert (done.returncode, done.stderr) == (status, "")
+    return json.loads(done.stdout)
+
+
+def shown(stand: Stand, *arguments: str, status: int = 0, **environment: str) -> str:
+    """Run a command on a terminal of 80 columns, as it were, and give what it showed."""
+    done = run(*arguments, **{**stand.environment, "COLUMNS": "80", **environment})
+    assert (done.returncode, done.stderr) == (status, "")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "…" not in done.stdout
+    return done.stdout
+
+
+class Ledger:
+    """Writes what a group leaves behind, so that a test can leave a part of it out."""
+
+    def __init__(self, stand: Stand) -> None:
+        stream = stand.settings.stream
+        kafka.prepare_topics(stand.settings, [stream.results_topic, stream.dead_letters_topic], NoLibraryLog())
+        self._stand = stand
+        self._producer = Producer(stand.settings.client("test"), logger=NoLibraryLog())
+
+    def records(self, count: int, partition: int = 0) -> None:
+        for number in range(count):
+            self._producer.produce(self._stand.orders_topic, b"a record", str(number), partition)
+        assert self._producer.flush(30) == 0
+
+    def result(self, offset: int, partition: int = 0, code: int = 200, **again: str) -> None:
+        result = {
+            "message_id": "m-1",
+            "message": "order:new",
+            "code": code,
+            "notifications": [],
+            "topic": self._stand.orders_topic,
+            "partition": partition,
+            "offset": offset,
+            "timestamp": 0,
+            **again,
+        }
+        encoded = self._stand.codec.encode("result", result)
+        self._producer.produce(self._stand.settings.stream.results_topic, encoded)
+        assert self._producer.flush(30) == 0
+
+    def letter(self, offset: int, partition: int = 0) -> None:
+        place = {"topic": self._stand.orders_topic, "partition": partition, "offset": offset}
+        # The record had headers of that name already: the last of them are ours.
+        headers: list[tuple[str, str | bytes | None]] = [("dlq.topic", b"elsewhere")]
+        more = {"kind": "rejected", "reason": "refused", "attempts": 1, "time": 0, "timestamp": 0}
+        headers += [(f"dlq.{name}", str(value)) for name, value in {**place, **more}.items()]
+        self._producer.produce(self._stand.settings.stream.dead_letters_topic, b"a record", headers=headers)
+        assert self._producer.flush(30) == 0
+
+    def commit(self, offset: int, partition: int = 0) -> None:
+        group = self._stand.environment["KAFKA_GROUP_ID"]
+        consumer = Consumer({**self._stand.settings.client("test"), "group.id": group}, logger=NoLibraryLog())
+        place = TopicPartition(self._stand.orders_topic, partition, offset)
+        consumer.commit(offsets=[place], asynchronous=False)
+        consumer.close()
+
+
+@pytest.fixture
+def ledger(stand: Stand) -> Ledger:
+    return Ledger(stand)
+
+
+class TestAudit:
+    def test_what_a_member_did_is_proven(self, stand: Stand) -> None:
+        stand.produce(*(order(f"R{number}") for number in range(20)))
+        stand.produce_raw(b"R5", b"no Avro")
+        member = stand.member()
+        stand.await_results(21)
+        assert member.stop() == 0
+        stand.produce(order("R20"), order("R21"))
+        report = asked(stand, "audit")
+        assert (report["ok"], report["first"], report["notes"]) == (True, {}, [])
+        total = report["total"]
+        assert {name: total[name] for name in ("records", "one_result", "waiting", "missing", "doubled")} == {
+            "records": 23,
+            "one_result": 21,
+            "waiting": 2,
+            "missing": 0,
+            "doubled": 0,
+        }
+        assert (total["failed"], total["dead_lettered"]) == (1, 1)
+        assert len(report["partitions"]) == 3 * NUMBER_OF_PARTITIONS
+        text = shown(stand, "audit", "--topic", stand.orders_topic)
+        assert text.splitlines()[-1] == "Proven: each of 21 records has exactly one result; 2 not yet committed."
+
+    def test_every_gap_is_found_and_named(self, stand: Stand, ledger: Ledger) -> None:
+        topic = stand.orders_topic
+        ledger.records(12)
+        for offset in (0, 1, 2, 2, 4, 11):
+            ledger.result(offset)
+        ledger.result(5, code=500)
+        ledger.letter(5)
+        ledger.result(6, code=500)  # has no dead letter
+        ledger.result(7)
+        ledger.letter(7)  # did not fail
+        ledger.result(8, code=500)
+        ledger.letter(8)
+        ledger.result(8, redrive="letters/0/1")
+        ledger.result(9)
+        ledger.result(9, replay="a-replay")
+        ledger.commit(11)
+        report = asked(stand, "audit", "--topic", topic, status=1)
+        assert not report["ok"]
+        assert report["first"] == {
+            "missing": [f"{topic}/0/3", f"{topic}/0/10"],
+            "doubled": [f"{topic}/0/2"],
+            "without_letter": [f"{topic}/0/6"],
+            "stray_letter": [f"{topic}/0/7"],
+        }
+        assert report["total"] == {
+            "records": 12,
+            "one_result": 9,
+            "missing": 2,
+            "doubled": 1,
+            "failed": 3,
+            "dead_lettered": 3,
+            "redriven": 1,
+            "replayed": 1,
+            "waiting": 0,
+            "without_letter": 1,
+            "stray_letter": 1,
+        }
+        text = shown(stand, "audit", "--topic", topic, status=1)
+        assert "2 records have no result:" in text
+        assert "1 record has more than one result:" in text
+        assert "1 record failed and is no dead letter:" in text
+        assert "1 record is a dead letter and did not fail:" in text
+        assert f"look closer: jirafe-consumer results --of {topic}/0/2\n" in text
+        closer = asked_lines(stand, "results", "--of", f"{topic}/0/2")
+        assert [result["offset"] for result in closer] == [2, 2]
+
+    def test_a_gap_outside_of_the_range_is_none(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(6)
+        ledger.records(1, partition=1)
+        for offset in (0, 1, 3, 4, 5):
+            ledger.result(offset)
+        ledger.commit(6)
+        ledger.commit(1, partition=1)
+        arguments = ["audit", "--topic", stand.orders_topic, "--partition", "0"]
+        assert asked(stand, *arguments, status=1)["total"]["missing"] == 1
+        assert asked(stand, *arguments, "--from", "3")["total"]["records"] == 3
+        assert asked(stand, *arguments, "--from", "0", "--to", "2")["total"]["records"] == 2
+        assert asked(stand, *arguments, "--from", "1h", status=1)["total"]["records"] == 6
+        assert asked(stand, *arguments, "--to", "1h")["total"]["records"] == 0
+        assert asked(stand, "audit", "--topic", stand.orders_topic, status=1)["total"]["missing"] == 2
+
+    def test_only_the_first_places_of_a_flood_are_named(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(40)
+        ledger.commit(40)
+        report = asked(stand, "audit", status=1)
+        assert report["total"]["missing"] == 40
+        assert report["first"]["missing"] == [f"{stand.orders_topic}/0/{offset}" for offset in range(10)]
+        assert "40 records have no result, for instance:" in shown(stand, "audit", status=1)
+
+    def test_what_bounds_the_proof_is_said(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(1)
+        producer = Producer(stand.settings.client("test"), logger=NoLibraryLog())
+        producer.produce(stand.settings.stream.results_topic, b"no result")
+        producer.produce(stand.settings.stream.dead_letters_topic, b"no letter of ours")
+        assert producer.flush(10) == 0
+        report = asked(stand, "audit", "--topic", stand.orders_topic)
+        assert report["total"]["waiting"] == 1
+        unreadable, others, fresh = report["notes"]
+        assert unreadable == f"{stand.settings.stream.results_topic} has {LEFT_OUT}"
+        assert others == f"{stand.settings.stream.dead_letters_topic} has {LEFT_OUT}"
+        assert f"has committed nothing of {stand.orders_topic}/0" in fresh
+        assert "There is no record in the range that must have a result" in shown(stand, "audit")
+
+    def test_a_transaction_that_does_not_end_is_said(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(1)
+        ledger.commit(1)
+        results = stand.settings.stream.results_topic
+        writer = Producer({**stand.settings.producer, "transactional.id": results}, logger=NoLibraryLog())
+        writer.init_transactions(30)
+        writer.begin_transaction()
+        writer.produce(results, b"a result", partition=0)
+        assert writer.flush(10) == 0
+        report = asked(stand, "audit", status=1, KAFKA_TRANSACTION_TIMEOUT_MS="1000")
+        writer.abort_transaction()
+        assert report["total"]["missing"] == 1
+        assert report["notes"] == [
+            f"{results} has a transaction that does not end: what is behind it was not seen."
+        ]
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--topic", "elsewhere"], "the topic elsewhere is none that is consumed"),
+            (["--from", "yesterday"], "Invalid value for '--from': 'yesterday' is not a time"),
+            (["--partition", "9"], "has no partition 9: it has 3, from 0."),
+        ],
+    )
+    def test_wrong_usage_is_one_sentence(self, stand: Stand, arguments: list[str], said: str) -> None:
+        done = run("audit", *arguments, **stand.environment)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert said in done.stderr
+
+
+def asked_lines(stand: Stand, *arguments: str) -> list[dict[str, Any]]:
+    done = run(*arguments, "--json", **stand.environment)
+    assert done.returncode == 0
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class TestLag:
+    def test_the_lag_is_in_records_and_in_time(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(5)
+        ledger.records(3, partition=1)
+        ledger.commit(2)
+        look = asked(stand, "lag")
+        zero, one, two = (each for each in look["partitions"] if each["topic"] == stand.orders_topic)
+        assert (zero["committed"], zero["end"], zero["records"]) == (2, 5, 3)
+        assert (one["committed"], one["end"], one["records"]) == (None, 3, 3)
+        assert (two["records"], two["oldest"], two["seconds"], two["owner"]) == (0, None, 0, None)
+        age = datetime.fromisoformat(look["at"]) - datetime.fromisoformat(zero["oldest"])
+        assert zero["seconds"] == age.total_seconds() >= 0
+        assert look["total"]["records"] == 6
+        assert look["total"]["seconds"] == max(each["seconds"] for each in look["partitions"])
+        text = shown(stand, "lag")
+        assert "no members, nothing is consumed" in text
+        assert text.splitlines()[-1].split()[:2] == ["all", "6"]
+
+    def test_where_all_is_finished_there_is_none(self, stand: Stand) -> None:
+        stand.produce(*(order(f"R{number}") for number in range(10)))
+        member = stand.member()
+        stand.await_results(10)
+        await_that("no lag", lambda: asked(stand, "lag")["total"]["records"] == 0)
+        look = asked(stand, "lag")
+        assert look["state"] == "stable"
+        assert "nothing is consumed" not in shown(stand, "lag")
+        # The embedded broker tells no members.
+        if look["members"]:
+            owners = {each["owner"]["client_id"] for each in look["partitions"]}
+            assert owners == {member["client_id"] for member in look["members"]}
+        assert member.stop() == 0
+
+    def test_markers_of_transactions_are_no_lag(self, stand: Stand, ledger: Ledger) -> None:
+        config = {**stand.settings.producer, "transactional.id": stand.orders_topic}
+        writer = Producer(config, logger=NoLibraryLog())
+        writer.init_transactions(30)
+        writer.begin_transaction()
+        writer.produce(stand.orders_topic, b"a record", partition=0)
+        writer.commit_transaction()
+        ledger.commit(1)
+        (zero, *_) = (each for each in asked(stand, "lag")["partitions"] if each["topic"] == stand.orders_topic)
+        assert (zero["committed"], zero["end"], zero["records"]) == (1, 2, 0)
+
+    def test_watched_it_says_so_again_and_again(self, stand: Stand) -> None:
+        log = stand.folder / "lag.log"
+        with CommandProcess(["lag", "--watch", "--json"], stand.environment, log) as watch:
+            await_that("three looks", lambda: watch.said("\n") >= 3)
+            watch.signal(signal.SIGINT)
+            assert watch.wait() == 130
+        looks = [json.loads(line) for line in log.read_text().splitlines()[:3]]
+        assert sorted({look["at"] for look in looks}) == [look["at"] for look in looks]
+
+
+class TestReset:
+    def test_a_dry_run_shows_and_changes_nothing(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(5)
+        ledger.commit(3)
+        arguments = ["offsets", "reset", "--topic", stand.orders_topic, "--dry-run"]
+        text = shown(stand, *arguments, "--earliest")
+        assert "delivers 3 again" in text
+        assert "goes on as it would" in text
+        assert text.endswith("Dry run: nothing was changed.\n")
+        assert "skips 2" in shown(stand, *arguments, "--latest")
+        moves = asked(stand, *arguments, "--to-offset", "4", "--partition", "0")
+        assert moves["partitions"] == [{"topic": stand.orders_topic, "partition": 0, "committed": 3, "to": 4}]
+        assert moves["changed"] is False
+        assert stand.committed() == {(stand.orders_topic, 0): 3}
+
+    def test_the_group_goes_on_where_it_was_reset_to(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(5)
+        ledger.commit(5)
+        reset = ["offsets", "reset", "--topic", stand.orders_topic, "--partition", "0", "--yes"]
+        for target, offset in (
+            (["--to-offset", "2"], 2),
+            (["--earliest"], 0),
+            (["--to-time", (datetime.now(UTC) + timedelta(hours=1)).isoformat()], 5),
+            (["--to-time", "1h"], 0),
+            (["--latest"], 5),
+            (["--to-offset", "4"], 4),
+        ):
+            assert asked(stand, *reset, *target)["changed"] is True
+            assert stand.committed() == {(stand.orders_topic, 0): offset}
+        assert asked(stand, *reset, "--to-offset", "4")["changed"] is False
+        stand.member()
+        (result,) = stand.await_results(1)
+        assert (result["partition"], result["offset"]) == (0, 4)
+
+    def test_it_is_refused_while_a_member_is_alive(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(5)
+        stand.await_assigned(member := stand.member())
+        stand.await_results(5)
+        await_that("all committed", lambda: stand.committed() == {(stand.orders_topic, 0): 5})
+        done = run("offsets", "reset", "--earliest", "--yes", **stand.environment)
+        group = stand.environment["KAFKA_GROUP_ID"]
+        assert done.returncode == 2
+        assert "delivers 5 again" in done.stdout
+        sentence = f"jirafe-consumer: the group {group} has members: stop them all, then reset its offsets.\n"
+        assert done.stderr == sentence
+        assert stand.committed() == {(stand.orders_topic, 0): 5}
+        assert member.stop() == 0
+        assert asked(stand, "offsets", "reset", "--earliest", "--yes")["changed"] is True
+
+    @pytest.mark.parametrize(("answer", "offset", "status"), [("y", 0, 0), ("n", 3, 1)])
+    def test_it_asks_on_a_terminal(
+        self, stand: Stand, ledger: Ledger, answer: str, offset: int, status: int
+    ) -> None:
+        ledger.records(5)
+        ledger.commit(3)
+        ours, theirs = pty.openpty()
+        os.write(ours, f"{answer}\n".encode())
+        arguments = ["offsets", "reset", "--earliest", "--topic", stand.orders_topic, "--partition", "0"]
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer", "--env-file", os.devnull, *arguments],
+            stdin=theirs,
+            env={**os.environ, **stand.environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        os.close(ours)
+        os.close(theirs)
+        assert done.returncode == status
+        assert "Commit these offsets? [y/N]" in done.stderr
+        assert stand.committed() == {(stand.orders_topic, 0): offset}
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--yes"], "give one of --to-time, --to-offset, --earliest and --latest"),
+            (["--earliest", "--latest", "--yes"], "give one of --to-time"),
+            (["--to-offset", "1", "--yes"], "--to-offset goes with --topic"),
+            (["--to-offset", "99", "--topic", "ORDERS", "--yes"], "/0, which goes from 0 to 0"),
+            (["--earliest"], "here is nobody to ask: give --yes or --dry-run"),
+            (["--to-time", "noon", "--yes"], "'noon' is not a time"),
+        ],
+    )
+    def test_wrong_usage_is_one_sentence(self, stand: Stand, arguments: list[str], said: str) -> None:
+        arguments = [stand.orders_topic if word == "ORDERS" else word for word in arguments]
+        done = run("offsets", "reset", *arguments, **stand.environment)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert said in done.stderr
+
+
+@contextmanager
+def served(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """An HTTP server that answers everything so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def verdicts(report: dict[str, Any]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for each in report["checks"]:
+        found.setdefault(each["check"], set()).add(each["verdict"])
+    return found
+
+
+def finding(report: dict[str, Any], check: str) -> dict[str, str]:
+    (found,) = (each for each in report["checks"] if each["check"] == check)
+    return dict(found)
+
+
+class TestCheck:
+    @pytest.mark.usefixtures("ledger")
+    def test_a_deployment_that_is_right_is_ok(self, stand: Stand) -> None:
+        report = asked(stand, "check")
+        assert report["ok"]
+        found = verdicts(report)
+        for check in ("settings", "broker", "group", "transactions", "registry", "api", "token", "clock"):
+            assert found[check] == {"ok"}, report
+        assert found["permissions"] <= {"ok", "warning"}  # the embedded broker does not tell
+        text = shown(stand, "check")
+        assert f"{stand.orders_topic}: {NUMBER_OF_PARTITIONS} partitions, 1 replica each" in text
+
+    def test_it_leaves_nothing_behind(self, stand: Stand) -> None:
+        stand.produce(order("R1"))
+        stand.await_assigned(stand.member())
+        stand.await_results(1)
+        before = stand.committed()
+        assert asked(stand, "check")["ok"]
+        assert (len(stand.results()), stand.dead_letters(), stand.committed()) == (1, [], before)
+        assert len([record for record in stand.read_orders() if record]) == 1
+        assert [event.kind for event in stand.api.events() if event.verdict == "accepted"] == [
+            "cart",
+            "order",
+            "order",
+        ]
+        stand.produce(order("R2"))
+        stand.await_results(2)  # the member goes on
+
+    def test_topics_that_are_absent_are_not_created_by_it(self, stand: Stand) -> None:
+        report = asked(stand, "check", CONSUMER_ORDERS_TOPIC=f"{stand.orders_topic}-2")
+        assert {"verdict": "warning", "check": "topic"}.items() <= next(
+            each for each in report["checks"] if f"{stand.orders_topic}-2 is absent" in each["said"]
+        ).items()
+        again = asked(
+            stand,
+            "check",
+            status=1,
+            CONSUMER_ORDERS_TOPIC=f"{stand.orders_topic}-2",
+            CONSUMER_CREATE_TOPICS="no",
+        )
+        assert "failed" in verdicts(again)["topic"]
+
+    def test_a_token_that_is_refused_is_told_and_not_shown(self, stand: Stand) -> None:
+        wrong = "a-wrong-secret"
+        report = asked(stand, "check", status=1, JIRAFE_ACCESS_TOKEN=wrong)
+        refused = finding(report, "token")
+        assert (refused["verdict"], refused["mend"]) == ("failed", "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID")
+        assert refused["said"] == f"the API refuses the token for the site {SITE}: invalid_token."
+        assert wrong not in json.dumps(report)
+        assert TOKEN not in shown(stand, "check")
+        assert finding(asked(stand, "check", JIRAFE_ACCESS_TOKEN=""), "token")["verdict"] == "warning"
+
+    def test_it_goes_on_where_something_does_not_answer(self, stand: Stand) -> None:
+        nobody = f"127.0.0.1:{free_port()}"
+        environment = {
+            "KAFKA_BOOTSTRAP_SERVERS": nobody,
+            "JIRAFE_URL": f"http://{nobody}/v2",
+            "CONSUMER_SCHEMA_REGISTRY_URL": f"http://{nobody}",
+        }
+        report = asked(stand, "check", status=1, **environment)
+        assert [(each["check"], each["verdict"]) for each in report["checks"]] == [
+            ("settings", "ok"),
+            ("broker", "failed"),
+            ("registry", "failed"),
+            ("api", "failed"),
+        ]
+        assert f"no Kafka broker answers at {nobody}" in finding(report, "broker")["said"]
+        shown(stand, "check", status=1, **environment)
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "said"),
+        [
+            ("CONSUMER_WORKERS", "0", "CONSUMER_WORKERS: must be greater than 0."),
+            ("KAFKA_FOO_BAR", "1", 'KAFKA_FOO_BAR is wrong: No such configuration property: "foo.bar".'),
+            ("KAFKA_TRANSACTION_TIMEOUT_MS", "1", "KAFKA_TRANSACTION_TIMEOUT_MS is wrong"),
+        ],
+    )
+    def test_wrong_settings_are_a_finding(self, stand: Stand, setting: str, value: str, said: str) -> None:
+        report = asked(stand, "check", status=1, **{setting: value})
+        assert said in finding(report, "settings")["said"]
+
+    @pytest.mark.parametrize(("hours", "said"), [(-1, "ahead of the API's"), (1, "behind the API's")])
+    def test_a_clock_that_is_off_is_a_warning(self, stand: Stand, hours: int, said: str) -> None:
+        def answer(request: BaseHTTPRequestHandler) -> None:
+            request.send_response_only(404)
+            moment = datetime.now(UTC) + timedelta(hours=hours)
+            request.send_header("Date", format_datetime(moment, usegmt=True))
+            request.end_headers()
+
+        with served(answer) as url:
+            report = asked(stand, "check", JIRAFE_URL=f"{url}/v2", JIRAFE_ACCESS_TOKEN="")
+        clock = finding(report, "clock")
+        assert clock["verdict"] == "warning"
+        assert said in clock["said"]
+
+    @pytest.mark.parametrize(
+        ("status", "body", "verdict", "said"),
+        [
+            (200, b'["x-value"]', "ok", "it has 1 subject; none yet of"),
+            (401, b"{}", "failed", "it refuses our user (401)."),
+            (404, b"<html>", "failed", "it answers 404, not as a registry does."),
+            (200, b"<html>", "failed", "it does not answer as one"),
+        ],
+    )
+    def test_a_registry_is_asked_for_its_subjects(
+        self, stand: Stand, status: int, body: bytes, verdict: str, said: str
+    ) -> None:
+        def answer(request: BaseHTTPRequestHandler) -> None:
+            request.send_response_only(status)
+            request.end_headers()
+            request.wfile.write(body)
+
+        with served(answer) as url:
+            report = asked(stand, "check", status=int(verdict == "failed"), CONSUMER_SCHEMA_REGISTRY_URL=url)
+        found = finding(report, "registry")
+        assert found["verdict"] == verdict
+        assert said in found["said"]

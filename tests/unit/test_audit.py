@@ -1,0 +1,84 @@
+"""What an audit makes of what it saw of an offset: all of the 128 possible sights, and any order of seeing."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.tools.audit import (
+    DOUBLED,
+    FAILED,
+    LETTER,
+    RECORD,
+    REDRIVEN,
+    REPLAYED,
+    RESULT,
+    TROUBLES,
+    Count,
+    counted_as,
+    with_result,
+)
+
+SIGHTS = range(128)
+FATES = {Count.ONE_RESULT, Count.DOUBLED, Count.MISSING, Count.WAITING}
+
+results = st.builds(
+    lambda code, again: {"code": code, "replay": None, "redrive": None, **again},
+    st.sampled_from([200, 500]),
+    st.sampled_from([{}, {"replay": "r-1"}, {"redrive": "letters/0/3"}]),
+)
+
+
+def seen_of(found: list[dict[str, Any]], *, has_letter: bool) -> int:
+    seen = RECORD
+    for result in found:
+        seen = with_result(seen, result)
+    return seen | LETTER if has_letter else seen
+
+
+def test_each_record_has_one_fate_and_what_is_no_record_none() -> None:
+    for seen in SIGHTS:
+        if seen & DOUBLED and not seen & RESULT:
+            continue  # nothing is doubled that was not seen
+        for due in (True, False):
+            counts = counted_as(seen, due=due)
+            assert len(counts & FATES) == (1 if seen & RECORD else 0)
+            assert (Count.RECORDS in counts) == bool(seen & RECORD)
+            assert bool(counts) == bool(seen & RECORD)
+
+
+def test_only_a_record_that_is_due_can_be_missing() -> None:
+    for seen in SIGHTS:
+        assert Count.MISSING not in counted_as(seen, due=False)
+        assert Count.WAITING not in counted_as(seen, due=True)
+
+
+@given(found=st.lists(results, max_size=6), has_letter=st.booleans(), due=st.booleans())
+def test_what_is_counted_is_what_is_there(*, found: list[dict[str, Any]], has_letter: bool, due: bool) -> None:
+    own = [each for each in found if each["replay"] is None and each["redrive"] is None]
+    own_failed = [each for each in own if each["code"] == 500]
+    counts = counted_as(seen_of(found, has_letter=has_letter), due=due)
+    assert (Count.ONE_RESULT in counts) == (len(own) == 1)
+    assert (Count.DOUBLED in counts) == (len(own) > 1)
+    assert (Count.MISSING in counts) == (not own and due)
+    assert (Count.WAITING in counts) == (not own and not due)
+    assert (Count.FAILED in counts) == bool(own_failed)
+    assert (Count.REPLAYED in counts) == any(each["replay"] for each in found)
+    assert (Count.REDRIVEN in counts) == any(each["redrive"] for each in found)
+    assert (Count.DEAD_LETTERED in counts) == has_letter
+    assert (Count.WITHOUT_LETTER in counts) == (bool(own_failed) and not has_letter)
+    assert (Count.STRAY_LETTER in counts) == (has_letter and not own_failed)
+
+
+@given(found=st.lists(results, max_size=5).flatmap(lambda each: st.tuples(st.just(each), st.permutations(each))))
+def test_the_order_in_which_results_come_does_not_matter(
+    found: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+) -> None:
+    one, other = found
+    assert seen_of(one, has_letter=False) == seen_of(other, has_letter=False)
+
+
+def test_a_record_as_it_should_be_is_no_trouble() -> None:
+    for seen in (RECORD | RESULT, RECORD | RESULT | FAILED | LETTER):
+        for again in (0, REPLAYED, REDRIVEN):
+            assert not counted_as(seen | again, due=True) & set(TROUBLES)
