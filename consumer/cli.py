@@ -68,6 +68,7 @@ for command in (
     messages.results,
     local.sandbox,
     local.broker,
+    local.shop_command,
     local.demo,
 ):
     cli.add_command(command)
