@@ -30,16 +30,17 @@ ENV CONSUMER_HEALTH_ADDRESS=0.0.0.0:8000
 EXPOSE 8000
 USER 10001:10001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request; \
-    port = os.environ['CONSUMER_HEALTH_ADDRESS'].rpartition(':')[2]; \
-    urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=4)"]
 ENTRYPOINT ["jirafe-consumer"]
 CMD ["run"]
 
 FROM service AS demo
 COPY --from=locked /opt/consumer /opt/consumer
-HEALTHCHECK NONE
+# The embedded broker keeps its program there.
+ENV HOME=/tmp
 CMD ["demo"]
 
 # The last stage is what is built where none is named.
 FROM service AS consumer
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request; \
+    port = os.environ['CONSUMER_HEALTH_ADDRESS'].rpartition(':')[2]; \
+    urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=4)"]

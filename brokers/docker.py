@@ -1,6 +1,8 @@
 """A real Apache Kafka, one node in KRaft mode, in a container: needs a Docker engine and a way to the image."""
 
+import gc
 import os
+import warnings
 from types import TracebackType
 
 from docker.errors import DockerException
@@ -23,10 +25,7 @@ class DockerKafka:
     """
 
     def __init__(self) -> None:
-        try:
-            self._container = DockerContainer(_IMAGE)
-        except DockerException as error:
-            raise BrokerUnavailable(f"no Docker engine answers: {error}") from None
+        self._container = _made()
         # The port is ours to choose, as the broker must say it to its clients before it is asked.
         port = free_port()
         self.bootstrap_servers = f"{self._container.get_docker_client().host()}:{port}"
@@ -74,3 +73,15 @@ class DockerKafka:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._container.stop()
+
+
+def _made() -> DockerContainer:
+    try:
+        return DockerContainer(_IMAGE)
+    except DockerException as error:
+        why = str(error)
+    with warnings.catch_warnings():
+        # The library leaves the socket of its attempt open: what warns of that shall not do so in a later test.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    raise BrokerUnavailable(f"no Docker engine answers: {why}")
