@@ -43,10 +43,12 @@ bench: .venv/ready ## messages per second, against the codec floor of the same r
 chaos: .venv/ready ## kill, stop and storm a group, and prove that nothing broke (ARGS="--messages 5000 --seed 1")
 	@$(BIN)/python -m chaos.run $(ARGS)
 
-lock: .venv/ready ## resolve the dependencies of pyproject.toml into requirements.lock anew
+lock: .venv/ready ## resolve the dependencies of pyproject.toml into both lock files anew
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --output-file requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --output-file requirements.run.lock
 
 clean: ## remove the virtual environment and all caches
 	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

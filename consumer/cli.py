@@ -78,6 +78,7 @@ for command in (
     check.check_command,
     local.sandbox,
     local.broker,
+    local.shop_command,
     local.demo,
 ):
     cli.add_command(command)

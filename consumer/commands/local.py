@@ -1,13 +1,21 @@
-"""`sandbox`, `broker` and `demo`: stand-ins of both ends, and all of it together."""
+"""`sandbox`, `broker`, `shop` and `demo`: stand-ins of both ends, and all of it together."""
 
+import secrets
 import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 import click
 from rich.console import Console
 
-from consumer.commands.usage import Usage
+from consumer import kafka, log, produce, settings, wiring
+from consumer.commands.usage import PROGRAM, Usage
 from consumer.demo.broker import EmbeddedBroker
+from consumer.demo.shop import Produced, shop
+from schemas.codec import RegistryUnavailable
 
 
 @click.command()
@@ -62,6 +70,59 @@ def broker(port: int) -> int:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+@click.command("shop")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Messages per second.",
+)
+@click.option("--messages", type=click.IntRange(min=1), metavar="N", help="Stop after N messages.")
+@click.pass_obj
+def shop_command(source: settings.Source, rate: float, messages: int | None) -> int:
+    """Put the messages of a simulated shop into Kafka.
+
+    They go to the topics of their kinds, keyed as `produce` keys them, until SIGTERM or SIGINT; one in a hundred
+    is broken on purpose. Each run tells a story of its own.
+
+    \b
+    Example:
+      jirafe-consumer shop --rate 50
+    """
+    loaded = source.load()
+    library_log = log.NoLibraryLog()
+    kafka.prepare_topics(loaded, loaded.input_topics, library_log)
+    topics = dict(zip(("cart", "order", "taxon"), loaded.input_topics, strict=True))
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    story = shop(messages or sys.maxsize, seed=secrets.randbits(32), codec=wiring.make_codec(loaded))
+    addressed = (
+        (topics[message.topic_kind], produce.Encoded(message.topic_kind, message.key, message.value))
+        for message in _paced(story, rate, stopped)
+    )
+    try:
+        count = produce.produce(kafka.make_producer(loaded.client("shop"), library_log), addressed)
+    except RegistryUnavailable as error:
+        raise Usage(f"{error}; see CONSUMER_SCHEMA_REGISTRY_URL.") from None
+    except produce.NotProduced as error:
+        click.echo(f"{PROGRAM} shop: {error}", err=True)
+        return 1
+    click.echo(f"{count} message{'' if count == 1 else 's'} produced")
+    return 0
+
+
+def _paced(story: Iterable[Produced], rate: float, stopped: threading.Event) -> Iterator[Produced]:
+    """Hand messages on, `rate` a second, until stopped."""
+    begun = time.monotonic()
+    for index, message in enumerate(story):
+        if stopped.wait(max(0, begun + index / rate - time.monotonic())):
+            return
+        yield message
 
 
 @click.command()

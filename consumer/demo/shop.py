@@ -83,14 +83,14 @@ class Produced(NamedTuple):
     broken: str | None
 
 
-def shop(count: int, seed: int = 1, broken_share: float = 0.01) -> Iterator[Produced]:
+def shop(count: int, seed: int = 1, broken_share: float = 0.01, codec: Codec | None = None) -> Iterator[Produced]:
     """Tell the first `count` messages of a shop's story; the same arguments tell the same, byte for byte.
 
-    The given share of them is broken, each fault in turn, evenly spread; in 100 messages or more each fault
-    comes at least once, unless the share is 0. A broken message has a number of its own, and the story of the
-    others is the same without it.
+    They are framed by `codec`, without a registry if there is none. The given share of them is broken, each fault
+    in turn, evenly spread; in 100 messages or more each fault comes at least once, unless the share is 0. A broken
+    message has a number of its own, and the story of the others is the same without it.
     """
-    codec = Codec()
+    codec = codec or Codec()
     teller, breaker = _Shop(codec, seed, 0), _Shop(codec, seed, 1)
     story = teller.story()
     broken = round(count * broken_share)
@@ -364,8 +364,9 @@ class _Shop:
                 value = orjson.dumps(document)
             case "truncated Avro":
                 value = value[: len(value) // 2]
-            case "unknown schema":
-                value = value[:2] + value[9:1:-1] + value[10:]  # the fingerprint's bytes in the wrong order
+            case "unknown schema":  # the bytes of the fingerprint, or of the registry's id, in the wrong order
+                start, end = (1, 5) if value[0] == 0 else (2, 10)
+                value = value[:start] + value[start:end][::-1] + value[end:]
         return record._replace(value=value, broken=fault)
 
     def _faulty(self, fault: str) -> Hub:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ import pytest
 import requests
 
 from consumer.demo.processes import CommandProcess, await_that, free_port
+from consumer.demo.shop import FAULTS
+from consumer.log import NoLibraryLog
+from consumer.reading import read_topic
+from schemas.codec import Codec
 from tests.command import run
 from tests.messages import cart, order, taxon
+from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
 
 
@@ -102,7 +108,26 @@ def test_an_unreachable_broker_is_one_sentence_and_status_2(command: str, tmp_pa
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "preview", "produce", "results", "audit", "lag", "offsets reset", "check", "sandbox", "broker", "demo"],
+    [
+        "run",
+        "preview",
+        "produce",
+        "results",
+        "audit",
+        "lag",
+        "offsets reset",
+        "replay",
+        "dead-letters list",
+        "dead-letters show",
+        "dead-letters redrive",
+        "schemas check",
+        "schemas register",
+        "check",
+        "sandbox",
+        "broker",
+        "shop",
+        "demo",
+    ],
 )
 def test_every_command_has_help_with_an_example(command: str) -> None:
     done = run(*command.split(), "--help")
@@ -171,6 +196,30 @@ def test_the_broker_as_a_command(tmp_path: Path) -> None:
         assert run("broker", "--port", str(port)).stderr.endswith("is taken; choose another with --port.\n")
         broker.signal(signal.SIGINT)
         assert broker.wait() == 0
+
+
+def test_the_shop_produces_what_it_was_asked_for(stand: Stand, registry_server: RegistryServer) -> None:
+    environment = {**stand.environment, "CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
+    done = run("shop", "--messages", "100", "--rate", "1000", **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "100 messages produced\n", "")
+    stand.member(CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url, JIRAFE_PRODUCT_CATEGORY_TAXONOMY="")
+    stand.codec = Codec(registry_server.registry())
+    results = stand.await_results(100)
+    assert Counter(result["code"] for result in results) == {200: 100 - len(FAULTS), 500: len(FAULTS)}
+    assert any("knows no schema with the id" in str(result["notifications"]) for result in results)
+
+
+def test_the_shop_produces_until_it_is_stopped(stand: Stand, tmp_path: Path) -> None:
+    with CommandProcess(["shop", "--rate", "200"], stand.environment, tmp_path / "log") as shop:
+        await_that("an order", lambda: any(stand.read_orders()))
+        assert shop.stop() == 0
+    topics = stand.settings.input_topics
+    kept = sum(
+        1
+        for topic in topics
+        for _ in read_topic(stand.settings, topic, NoLibraryLog(), start="beginning", follow=False)
+    )
+    assert shop.log.read_text() == f"{kept} messages produced\n"
 
 
 @pytest.mark.parametrize("command", ["broker", "demo"])

@@ -1,0 +1,46 @@
+# Two images of the same code. `consumer` is for production: the service and what it needs, nothing else. `demo` has
+# the sandbox and the embedded broker besides: all of requirements.lock.
+ARG BASE=python:3.13.12-slim-trixie
+
+FROM ${BASE} AS base
+ENV PATH=/opt/consumer/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+
+FROM base AS locked
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+RUN ["python", "-m", "venv", "/opt/consumer"]
+COPY requirements.lock .
+RUN ["pip", "install", "--require-hashes", "--only-binary=:all:", "-r", "requirements.lock"]
+COPY . .
+RUN ["pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "/wheel", "."]
+RUN ["pip", "install", "--no-deps", "--no-index", "--find-links", "/wheel", "jirafe-consumer"]
+
+FROM base AS run
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PYTHON=/opt/consumer/bin/python
+WORKDIR /build
+RUN ["python", "-m", "venv", "--without-pip", "/opt/consumer"]
+COPY requirements.run.lock .
+RUN ["pip", "install", "--require-hashes", "--only-binary=:all:", "-r", "requirements.run.lock"]
+COPY --from=locked /wheel /wheel
+RUN ["pip", "install", "--no-deps", "--no-index", "--find-links", "/wheel", "jirafe-consumer"]
+
+FROM base AS service
+COPY --from=run /opt/consumer /opt/consumer
+ENV CONSUMER_HEALTH_ADDRESS=0.0.0.0:8000
+EXPOSE 8000
+USER 10001:10001
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["jirafe-consumer"]
+CMD ["run"]
+
+FROM service AS demo
+COPY --from=locked /opt/consumer /opt/consumer
+# The embedded broker keeps its program there.
+ENV HOME=/tmp
+CMD ["demo"]
+
+# The last stage is what is built where none is named.
+FROM service AS consumer
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request; \
+    port = os.environ['CONSUMER_HEALTH_ADDRESS'].rpartition(':')[2]; \
+    urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=4)"]

@@ -1,0 +1,87 @@
+"""A real Apache Kafka, one node in KRaft mode, in a container: needs a Docker engine and a way to the image."""
+
+import gc
+import os
+import warnings
+from types import TracebackType
+
+from docker.errors import DockerException
+from testcontainers.core.container import DockerContainer
+
+from consumer.demo.broker import BrokerUnavailable, answers
+from consumer.demo.processes import NotInTime, await_that, free_port
+
+# Not KAFKA_IMAGE: every KAFKA_* is a property of librdkafka.
+_IMAGE = os.environ.get("DOCKER_KAFKA_IMAGE", "apache/kafka:4.1.0")
+_STARTED_WITHIN = 90.0
+_STOPPED_WITHIN = 30
+
+
+class DockerKafka:
+    """A broker in a container of its own, on a free port; its data live as long as the container.
+
+    Its image is `apache/kafka`, or what DOCKER_KAFKA_IMAGE names. Raises BrokerUnavailable where no Docker engine
+    answers, or the image can't be had or does not start.
+    """
+
+    def __init__(self) -> None:
+        self._container = _made()
+        # The port is ours to choose, as the broker must say it to its clients before it is asked.
+        port = free_port()
+        self.bootstrap_servers = f"{self._container.get_docker_client().host()}:{port}"
+        self._container.with_bind_ports(9092, port).with_envs(
+            KAFKA_PROCESS_ROLES="broker,controller",
+            KAFKA_NODE_ID="1",
+            KAFKA_CONTROLLER_QUORUM_VOTERS="1@localhost:9093",
+            # In its container it can't reach itself as its clients do, and it must, to end transactions.
+            KAFKA_LISTENERS="CLIENTS://:9092,ITSELF://localhost:19092,CONTROLLER://localhost:9093",
+            KAFKA_ADVERTISED_LISTENERS=f"CLIENTS://{self.bootstrap_servers},ITSELF://localhost:19092",
+            KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="CLIENTS:PLAINTEXT,ITSELF:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            KAFKA_CONTROLLER_LISTENER_NAMES="CONTROLLER",
+            KAFKA_INTER_BROKER_LISTENER_NAME="ITSELF",
+            KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR="1",
+            KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR="1",
+            KAFKA_TRANSACTION_STATE_LOG_MIN_ISR="1",
+            KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS="0",
+            KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS="1000",
+        )
+        try:
+            self._container.start()
+            self._await_answer()
+        except (DockerException, RuntimeError, NotInTime) as error:  # its own errors are RuntimeErrors
+            self._container.stop()
+            raise BrokerUnavailable(f"the image {_IMAGE} can't be had or does not start: {error}") from None
+
+    def restart(self, *, kindly: bool) -> None:
+        """Stop it, kindly or by SIGKILL, and start it again on the same data."""
+        container = self._container.get_wrapped_container()
+        if kindly:
+            container.stop(timeout=_STOPPED_WITHIN)
+        else:
+            container.kill()
+            container.wait()
+        container.start()
+        self._await_answer()
+
+    def _await_answer(self) -> None:
+        await_that("the broker in its container answers", lambda: answers(self.bootstrap_servers), _STARTED_WITHIN)
+
+    def __enter__(self) -> "DockerKafka":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.stop()
+
+
+def _made() -> DockerContainer:
+    try:
+        return DockerContainer(_IMAGE)
+    except DockerException as error:
+        why = str(error)
+    with warnings.catch_warnings():
+        # The library leaves the socket of its attempt open: what warns of that shall not do so in a later test.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    raise BrokerUnavailable(f"no Docker engine answers: {why}")

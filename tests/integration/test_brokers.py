@@ -1,0 +1,14 @@
+"""The real brokers, where they are not to be had."""
+
+from pathlib import Path
+
+import pytest
+
+from brokers.docker import DockerKafka
+from consumer.demo.broker import BrokerUnavailable
+
+
+def test_a_docker_engine_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/absent.sock")
+    with pytest.raises(BrokerUnavailable, match=r"\Ano Docker engine answers: .*\Z"):
+        DockerKafka()

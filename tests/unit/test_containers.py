@@ -1,0 +1,130 @@
+"""The images and the compose file, as far as they can be judged without Docker."""
+
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from consumer import settings
+from consumer.cli import cli
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+PINNED = re.compile(r"[\w./-]+:v?\d+(\.\d+){2}[\w.-]*")
+
+
+def environment(service: str) -> dict[str, str]:
+    return {name: str(value) for name, value in SERVICES[service].get("environment", {}).items()}
+
+
+def has_health_check(service: str) -> bool:
+    """Tell whether Docker can ask how it is: as the compose file says, or as the image `consumer` alone says."""
+    here = SERVICES[service].get("healthcheck", {})
+    return "test" in here or SERVICES[service].get("build", {}).get("target") == "consumer"
+
+
+def pins(lock: str) -> dict[str, list[str]]:
+    """Give the packages of a lock file, each with its version and hashes."""
+    pinned = re.split(r"\n(?=\w)", (ROOT / lock).read_text())
+    return {pin.partition("==")[0]: re.findall(r"==[\w.]+(?= )|sha256:\w+", pin) for pin in pinned}
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+
+
+def test_every_image_is_pinned() -> None:
+    for name, service in SERVICES.items():
+        assert name in OURS or PINNED.fullmatch(service["image"]), name
+    (base,) = re.findall(r"^ARG BASE=(.+)", DOCKERFILE, flags=re.MULTILINE)
+    assert PINNED.fullmatch(base)
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.MULTILINE)) <= {"${BASE}", *stages()}
+
+
+def stages() -> list[str]:
+    return re.findall(r"^FROM .* AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)
+
+
+def test_what_is_built_where_no_target_is_named_is_for_production() -> None:
+    assert stages()[-1] == "consumer"
+    assert {service["build"]["target"] for service in OURS.values()} <= set(stages())
+
+
+def test_every_service_has_a_health_check() -> None:
+    assert DOCKERFILE.partition("AS consumer\n")[2].startswith("HEALTHCHECK ")
+    without = [name for name in SERVICES if not has_health_check(name)]
+    assert without == ["shop"], "it serves nothing that could be asked"
+
+
+def test_what_a_service_waits_for_is_there_and_has_a_health_check() -> None:
+    for service in SERVICES.values():
+        for name, how in service.get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"}
+            assert has_health_check(name)
+
+
+@pytest.mark.parametrize("service", ["consumer", "shop"])
+def test_our_settings_are_settings_and_name_services(service: str) -> None:
+    given = environment(service)
+    loaded = settings.load(None, given)
+    assert f"INTERNAL://{loaded.kafka['bootstrap.servers']}" in environment("kafka")["KAFKA_ADVERTISED_LISTENERS"]
+    awaited = SERVICES[service]["depends_on"]
+    assert {host for value in given.values() for host in re.findall(r"^https?://([\w-]+):", value)} < set(awaited)
+    assert "kafka" in awaited
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_our_commands_are_commands(service: str) -> None:
+    name, *arguments = SERVICES[service].get("command", ["run"])
+    command = cli.get_command(click.Context(cli), name)
+    assert command
+    command.make_context(name, arguments)  # raises where an argument is wrong
+
+
+def test_a_site_and_token_of_the_sandbox_are_the_members() -> None:
+    command = SERVICES["sandbox"]["command"]
+    given = dict(pairwise(command))
+    member = environment("consumer")
+    assert (member["JIRAFE_SITE_ID"], member["JIRAFE_ACCESS_TOKEN"]) == (given["--site"], given["--token"])
+
+
+def test_ports_are_published_to_this_machine_alone() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_what_is_mounted_is_there() -> None:
+    mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", [])]
+    assert mounts
+    for source, _, mode in mounts:
+        assert (ROOT / source).is_dir()
+        assert mode == "ro"
+
+
+def test_prometheus_finds_the_members_and_grafana_finds_prometheus() -> None:
+    scraped = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (found,) = scraped[0]["dns_sd_configs"]
+    assert found["names"] == ["consumer"]
+    assert environment("consumer")["CONSUMER_HEALTH_ADDRESS"] == f"0.0.0.0:{found['port']}"
+    folder = ROOT / "ops/grafana" / Path(environment("grafana")["GF_PATHS_PROVISIONING"]).relative_to("/ops")
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((folder / "dashboards/dashboards.yml").read_text())["providers"]
+    assert Path(provider["options"]["path"]).relative_to("/ops") == Path("dashboards")
+
+
+def test_the_production_lock_is_the_part_of_the_whole_that_the_service_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    run, whole = pins("requirements.run.lock"), pins("requirements.lock")
+    assert run.items() <= whole.items()
+    assert names(project["dependencies"]) <= run.keys()
+    assert not names(project["optional-dependencies"]["demo"]) & run.keys()
+    assert all(version.startswith("==") and hashes for version, *hashes in run.values())
