@@ -37,7 +37,7 @@ class Browser:
 
     def resize(self, size: tuple[int, int]) -> None:
         measures = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", measures)  # type: ignore[no-untyped-call]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", measures)
 
     def text(self, identity: str) -> str:
         return self.driver.find_element(By.ID, identity).text
@@ -46,7 +46,7 @@ class Browser:
         return lambda: text in self.text(identity)
 
     def run(self, script: str) -> Any:
-        return self.driver.execute_script(script)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(script)
 
     def complaints(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]

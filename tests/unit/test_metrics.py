@@ -1,6 +1,6 @@
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -28,7 +28,7 @@ def exchange(site_id: str = "1", answer: Answer | None = None) -> Exchange:
     return Exchange(site_id, events=3, size=2000, seconds=0.07, answer=answer or Answered(()))
 
 
-def families(metrics: Metrics) -> Iterator[Metric]:
+def families(metrics: Metrics) -> Iterable[Metric]:
     return text_string_to_metric_families(generate_latest(metrics.registry).decode())
 
 
