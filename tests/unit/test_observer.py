@@ -2,13 +2,13 @@ import json
 
 from consumer.backoff import Backoff
 from consumer.delivery import REGISTRY, Done, Retry
-from consumer.lag import Reach, Statistics, read_statistics
 from consumer.lane import Bounds
 from consumer.lanes import Lanes
 from consumer.log import configure
 from consumer.observer import Observer
 from consumer.record import Output, Record
 from consumer.sending import Trouble
+from consumer.statistics import Reach, Statistics, read_statistics
 from consumer.status import LaneStatus
 
 PLACE = ("orders", 0)
