@@ -147,6 +147,7 @@ class Run:
             "JIRAFE_PRODUCT_CATEGORY_TAXONOMY": "2",
             "JIRAFE_READ_TIMEOUT": "10",
             "CONSUMER_CHUNK_RECORDS": str(arguments.chunk_records),
+            "CONSUMER_HTTP_ADDRESS": "off",
             "CONSUMER_COMMIT_TIMEOUT": "8",
             "CONSUMER_BACKOFF_FIRST": "0.05",
             "CONSUMER_BACKOFF_LONGEST": "0.5",

@@ -33,7 +33,8 @@ class Backoff:
 class Gate:
     """What lanes wait for while it does not serve (a site of the API, the registry): one of them probes.
 
-    The lane that failed last probes last, so that none can keep the others waiting for ever.
+    The lane that failed last probes last, so that none can keep the others waiting for ever. `is_held` tells that
+    only an operator can mend it.
     """
 
     def __init__(self, since: float) -> None:
@@ -41,6 +42,7 @@ class Gate:
         self.due = since
         self.failures = 0
         self.problem = ""
+        self.is_held = False
         self._firm = False
         self._probe: Partition | None = None
         self._waiting: dict[Partition, None] = {}

@@ -4,11 +4,14 @@ It never waits between tries and never gives up by itself: a chunk comes back ei
 for each record, or to be retried, with what stood in the way.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from consumer.chunk import Chunk
+from consumer.chunk import Chunk, Fault, Outgoing
 from consumer.drafts import Defaults, Drafts
+from consumer.failures import Failures
+from consumer.metrics import Metrics
 from consumer.record import Output
 from consumer.sending import Attempt, Rules, Tally, Trouble, by_site
 from jirafe.client import Client
@@ -36,12 +39,17 @@ class Retry:
 
 
 class Delivery:
-    """Delivers chunks; `deliver` may run in several threads at once, each with a chunk of its own."""
+    """Delivers chunks; `deliver` may run in several threads at once, each with a chunk of its own.
 
-    def __init__(self, drafts: Drafts, client: Client, rules: Rules) -> None:
+    What becomes of them is counted in `metrics`, and what can't be delivered noted in `failures`.
+    """
+
+    def __init__(self, drafts: Drafts, client: Client, rules: Rules, metrics: Metrics, failures: Failures) -> None:
         self._drafts = drafts
         self._client = client
         self._rules = rules
+        self._metrics = metrics
+        self._failures = failures
         self._tallies: dict[str, Tally] = {}
 
     def use(self, defaults: Defaults) -> None:
@@ -69,7 +77,18 @@ class Delivery:
                         break  # a later run may have a later event of the same key
             if trouble is None or all(event.outcome is not None for event in events):
                 outputs = [self._drafts.output(draft, chunk.attempts) for draft in chunk.drafts]
+                self._metrics.decided(_outcomes(events))
+                self._failures.note(outputs)
                 return Done(chunk, outputs, frozenset(attempt.served))
         except RegistryUnavailable as error:
             trouble = Trouble(REGISTRY, "registry", str(error))
+        self._metrics.to_be_retried(trouble.cause)
         return Retry(chunk, trouble, frozenset(attempt.served))
+
+
+def _outcomes(events: Iterable[Outgoing]) -> Counter[tuple[str, str]]:
+    """Count decided events by kind and outcome."""
+    return Counter(
+        (event.kind.name, event.outcome.kind if isinstance(event.outcome, Fault) else "accepted")
+        for event in events
+    )

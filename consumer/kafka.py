@@ -34,6 +34,12 @@ def make_producer(config: Mapping[str, Any], log: LibraryLog, **callbacks: Calla
     return producer
 
 
+def make_admin(config: Mapping[str, Any], log: LibraryLog) -> AdminClient:
+    """Make an admin client of these properties; raises Unusable."""
+    admin: AdminClient = _made(AdminClient, config, log)
+    return admin
+
+
 def _made(kind: Any, config: Mapping[str, Any], log: LibraryLog) -> Any:
     try:
         return kind(dict(config), logger=log)

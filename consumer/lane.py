@@ -24,8 +24,8 @@ class Bounds:
 class Lane:
     """One partition while it is assigned. `epoch` tells this assignment from earlier and later ones.
 
-    `due` is the time of the next try, and `waits_for` what must serve again before it, None for nothing.
-    `goes_to` is the site that the last chunk went to, if it was one alone.
+    `due` is the time of the next try, `problem` what the last one met, and `waits_for` what must serve again before
+    it, None for nothing. `goes_to` is the site that the last chunk went to, if it was one alone.
 
     A record waits, is in flight with its chunk (perhaps often, with backoffs between), is finished with its
     output, and is forgotten once that is committed. While one chunk's outputs wait for their commit the next
@@ -38,6 +38,7 @@ class Lane:
         self.failures = 0
         self.due = 0.0
         self.waits_for: str | None = None
+        self.problem: str | None = None
         self.isolating = False
         self.goes_to: str | None = None
         # The client keeps the pause of an earlier assignment; so a lane begins by being resumed.
@@ -89,6 +90,27 @@ class Lane:
         return self._in_flight
 
     @property
+    def records_in_flight(self) -> int:
+        """Records of the chunk that a worker has."""
+        return len(self._chunk.records) if self._chunk and self._in_flight else 0
+
+    @property
+    def oldest(self) -> Record | None:
+        """The oldest record held, None if none is."""
+        if self._finished:
+            return self._finished[0][0].record
+        return next(iter(self._chunk.records if self._chunk else self._waiting), None)
+
+    @property
+    def newest(self) -> Record | None:
+        """The newest record held, None if none is."""
+        if self._waiting:
+            return self._waiting[-1]
+        if self._chunk:
+            return self._chunk.records[-1]
+        return self._finished[-1][-1].record if self._finished else None
+
+    @property
     def has_work(self) -> bool:
         """Whether a chunk could be dispatched now, backoff aside."""
         return not self._in_flight and len(self._finished) <= 1 and bool(self._chunk or self._waiting)
@@ -108,7 +130,7 @@ class Lane:
     def finish(self, outputs: list[Output]) -> None:
         """Take the outputs of the chunk in flight, one for each of its records."""
         self._finished.append(outputs)
-        self._chunk, self._in_flight = None, False
+        self._chunk, self._in_flight, self.problem = None, False, None
         self.failures, self.due, self.waits_for, self.isolating = 0, 0.0, None, False
 
     def retry(self, due: float, waits_for: str | None, *, isolating: bool) -> None:
@@ -142,6 +164,11 @@ class Lane:
         if self._end and self._records == sum(map(len, self._finished)) and self._end != self._committed:
             return self._end
         return after
+
+    @property
+    def committed_offset(self) -> int | None:
+        """The offset that was last committed, None while none was."""
+        return self._committed
 
     def committed(self) -> None:
         """Forget what was finished: it is committed, and the offset with it."""

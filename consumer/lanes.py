@@ -106,10 +106,11 @@ class Lanes:
             # Its site is known to be down: it waits with the others, and need not find out by itself.
             lane.waits_for = lane.goes_to
             self._gates[lane.goes_to].join(lane.partition)
-        gate = self._gates.get(lane.waits_for) if lane.waits_for else None
+        gate = self.gate_of(lane)
         return gate.admits(lane.partition, now) if gate else now >= lane.due
 
     def _retry(self, lane: Lane, trouble: Trouble, now: float, *, serves: bool) -> None:
+        lane.problem = trouble.problem
         if lane.waits_for != trouble.waits_for:
             self._leave(lane)
         if serves and not trouble.isolating:
@@ -131,6 +132,7 @@ class Lanes:
         if gate.failures == 0 or gate.problem != trouble.problem:
             event = "held" if trouble.held else "waiting"
             self._log.warning(event, on=trouble.waits_for, cause=trouble.cause, reason=trouble.problem)
+        gate.is_held = trouble.held
         gate.failed(
             lane.partition, trouble.problem, due_after, firm=trouble.held or trouble.retry_after is not None
         )
@@ -142,6 +144,10 @@ class Lanes:
     def waiting_for(self) -> dict[str, str]:
         """What does not serve now (a site, the registry), each with the reason."""
         return {name: gate.problem for name, gate in self._gates.items()}
+
+    def gate_of(self, lane: Lane) -> Gate | None:
+        """Give what a lane waits for, None for nothing."""
+        return self._gates.get(lane.waits_for) if lane.waits_for else None
 
     def try_again(self, now: float) -> None:
         """Let what does not serve be tried at once: something was mended."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from consumer.metrics import Metrics
 from consumer.record import Again, DeadLetter, Output, Partition, Record
 
 Group = Any
@@ -63,11 +64,13 @@ class ResultWriter:
         producer: Producer,
         results_topic: str,
         dead_letters_topic: str,
+        metrics: Metrics,
         epoch_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._producer = producer
         self._results_topic = results_topic
         self._dead_letters_topic = dead_letters_topic
+        self._metrics = metrics
         self._epoch_ms = epoch_ms
 
     def start(self, timeout: float) -> None:
@@ -93,6 +96,7 @@ class ResultWriter:
         until the brokers have all of it. If a step fails the transaction is aborted. Without offsets the third
         step is left out.
         """
+        begun = time.monotonic()
         try:
             self._producer.begin_transaction()
             for output in outputs:
@@ -109,6 +113,8 @@ class ResultWriter:
                 raise self._aborted(error) from None
             # Without an answer to the commit it may have been done or not.
             raise _lost(error) from None
+        letters = [output.dead_letter.kind for output in outputs if output.dead_letter]
+        self._metrics.committed(len(outputs), letters, time.monotonic() - begun)
 
     def _send_offsets(self, positions: list[TopicPartition], group: Group, timeout: float) -> None:
         """Add the offsets to the transaction; raises Lost where the library does not come back.
@@ -177,6 +183,7 @@ class ResultWriter:
             self._repeated(self._producer.abort_transaction, Deadline(_ABORTED_WITHIN))
         except KafkaException as error:
             return Lost(f"{_sentence(cause)}; nor could the transaction be aborted: {_sentence(error)}")
+        self._metrics.aborted()
         return Aborted(_sentence(cause))
 
 

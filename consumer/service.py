@@ -6,6 +6,7 @@ through a queue. This thread never waits for HTTP, so it always polls in time.
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
 
@@ -14,14 +15,17 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from consumer.chunk import Chunk
 from consumer.delivery import Delivery, Done, Retry
 from consumer.flood import FloodGuard
-from consumer.health import Status
-from consumer.kafka import make_consumer, make_producer, to_record
+from consumer.kafka import make_admin, make_consumer, make_producer, to_record
 from consumer.lanes import Lanes
 from consumer.log import LibraryLog, Logger
+from consumer.metrics import Metrics
+from consumer.observer import Observer
 from consumer.pulse import Pulse
 from consumer.record import Partition
 from consumer.results import Aborted, Deadline, Fenced, Lost, ResultWriter
 from consumer.settings import Settings, SettingsError, Source
+from consumer.statistics import LogEnds, read_statistics
+from consumer.status import Status
 from consumer.workers import Workers
 
 _IDLE_WAIT = 0.1
@@ -44,10 +48,13 @@ class Service:
     only credentials and parameters change in place.
     """
 
-    def __init__(self, settings: Settings, source: Source, delivery: Delivery, log: Logger) -> None:
+    def __init__(
+        self, settings: Settings, source: Source, delivery: Delivery, metrics: Metrics, log: Logger
+    ) -> None:
         self._settings = settings
         self._source = source
         self._delivery = delivery
+        self._metrics = metrics
         self._log = log
         stream = settings.stream
         self._workers: Workers[Chunk, Done | Retry] = Workers(stream.workers, self._deliver)
@@ -61,6 +68,8 @@ class Service:
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
         self._reloading = False
+        self._observer = Observer()
+        self._log_ends = LogEnds(lambda: make_admin(settings.client("ends"), LibraryLog(log)))
         self._status = Status(time.monotonic(), (_NOT_ASSIGNED,))
         self._pulse: Pulse
         self._consumer: Consumer
@@ -105,15 +114,18 @@ class Service:
     def _rejoin(self, reason: Lost) -> None:
         """Begin anew: what is in flight is dropped, and the committed offsets tell where to go on."""
         self._log.warning("rejoining", reason=str(reason))
+        self._metrics.rejoined()
         time.sleep(_REJOIN_PAUSE)  # there is no consumer now that would have to poll
 
     def _be_member(self) -> None:
         settings, library_log = self._settings, LibraryLog(self._log)
         stream = settings.stream
         producer = make_producer(settings.producer, library_log)
-        self._writer = ResultWriter(producer, stream.results_topic, stream.dead_letters_topic)
+        self._writer = ResultWriter(producer, stream.results_topic, stream.dead_letters_topic, self._metrics)
         self._writer.start(stream.commit_timeout)
-        self._consumer = make_consumer(settings.consumer, library_log, error_cb=self._on_error)
+        self._consumer = make_consumer(
+            settings.consumer, library_log, error_cb=self._on_error, stats_cb=self._on_statistics
+        )
         self._pulse = Pulse(settings.longest_silence)
         try:
             self._consumer.subscribe(
@@ -145,7 +157,14 @@ class Service:
             self._workers.submit(chunk)
         self._commit(self._settings.stream.commit_timeout)
         self._control_flow()
-        self._status = Status(time.monotonic(), self._not_ready())
+        self._look()
+
+    def _look(self) -> None:
+        """Say how the member is, to those outside."""
+        now = time.monotonic()
+        self._observer.note_ends(self._log_ends.answers())
+        lanes = self._observer.look(self._lanes, now, flooded=self._flooded, commit_fails=self._commit_failures > 0)
+        self._status = Status(now, self._not_ready(), lanes, self._observer.brokers, is_stopping=self._stopping)
 
     def _not_ready(self) -> tuple[str, ...]:
         reasons = [f"{name}: {problem}" for name, problem in self._lanes.waiting_for.items()]
@@ -169,14 +188,18 @@ class Service:
                 self._receive(self._consumer.consume(_POLLED_AT_ONCE, 0))
 
     def _receive(self, messages: Iterable[Message]) -> None:
+        received: Counter[str] = Counter()
         for message in messages:
             fault = message.error()
             if fault is None:
-                self._lanes.add(to_record(message))
+                record = to_record(message)
+                self._lanes.add(record)
+                received[record.topic] += 1
             elif fault.code() == KafkaError._PARTITION_EOF:
                 self._lanes.at_end((message.topic() or "", message.partition() or 0), message.offset() or 0)
             else:
                 self._on_error(fault)
+        self._metrics.received(received)
 
     def _control_flow(self) -> None:
         """Pause lanes over their bounds, resume those under half of them."""
@@ -266,14 +289,17 @@ class Service:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._lanes.assign(_pairs(partitions))
+        self._metrics.rebalanced("assigned")
         self._log.info("assigned", partitions=_names(partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._drain(_pairs(partitions), Deadline(self._settings.stream.drain_timeout))
+        self._metrics.rebalanced("revoked")
         self._log.info("revoked", partitions=_names(partitions))
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._lanes.drop(_pairs(partitions))
+        self._metrics.rebalanced("lost")
         self._log.warning("lost", partitions=_names(partitions))
 
     def _drain(self, partitions: list[Partition], deadline: Deadline) -> None:
@@ -282,7 +308,14 @@ class Service:
         while deadline.left and any(lane.in_flight or (lane.finished and not self._flooded) for lane in leaving):
             self._take_answers(min(_BUSY_WAIT, deadline.left))
             self._commit(min(self._settings.stream.commit_timeout, deadline.left))
+            self._look()
         self._lanes.drop(partitions)
+
+    # what the library tells
+
+    def _on_statistics(self, text: str) -> None:
+        self._observer.note(read_statistics(text))
+        self._log_ends.ask([lane.partition for lane in self._lanes if lane.paused])
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:

@@ -73,10 +73,15 @@ def _visible_secret(secret: SecretStr) -> SecretStr:
 Url = Annotated[str, AfterValidator(_http_url)]
 
 
+OFF = "off"
+
+
 def _host_and_port(text: str) -> str:
+    if text == OFF:
+        return text
     host, _, port = text.rpartition(":")
     if not (port.isdecimal() and 0 < int(port) < 65_536):  # noqa: PLR2004 - the ports of TCP
-        raise ValueError("must be HOST:PORT, or a PORT of loopback")
+        raise ValueError("must be HOST:PORT, a PORT of loopback, or off")
     return f"{host or '127.0.0.1'}:{port}"
 
 
@@ -142,8 +147,9 @@ class Stream(_Group):
     commit_timeout: Seconds = Field(30, description="bound of one transaction")
     drain_timeout: Seconds = Field(20, description="for chunks in flight of a partition that is revoked")
     grace_time: Seconds = Field(25, description="for chunks in flight at SIGTERM")
-    health_address: Address | None = Field(
-        None, description="where /healthz and /readyz are served, HOST:PORT or PORT of loopback; none: nowhere"
+    http_address: Address = Field(
+        "127.0.0.1:8000",
+        description="the status page, /metrics, /healthz, /readyz: HOST:PORT, a PORT of loopback, or off",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
@@ -157,14 +163,17 @@ GROUPS: dict[str, type[_Group]] = {"JIRAFE_": Api, "CONSUMER_": Stream}
 
 
 class Settings:
-    """All settings: `api`, `stream`, and `kafka`, librdkafka's properties as they were given."""
+    """All settings: `api`, `stream`, and `kafka`, librdkafka's properties as they were given.
+
+    `instance` names this process, or, where it is a static member, the member that it is.
+    """
 
     def __init__(self, api: Api, stream: Stream, kafka: dict[str, str]) -> None:
         self.api = api
         self.stream = stream
         self.kafka = {"bootstrap.servers": "localhost:9092", "group.id": "jirafe-consumer", **kafka}
         self._host = socket.gethostname()
-        self._instance = self.kafka.get("group.instance.id") or f"{self._host}-{uuid.uuid4().hex[:8]}"
+        self.instance = self.kafka.get("group.instance.id") or f"{self._host}-{uuid.uuid4().hex[:8]}"
 
     @property
     def input_topics(self) -> list[str]:
@@ -189,6 +198,8 @@ class Settings:
             "isolation.level": "read_committed",
             # What is fetched ahead is memory beside the lanes' own bounds.
             "queued.max.messages.kbytes": 16_384,
+            # How often the library tells how far it is, and where the logs end.
+            "statistics.interval.ms": 5000,
             **assignment,
             **self.client("consumer"),
             "enable.auto.commit": False,
@@ -199,7 +210,7 @@ class Settings:
     def producer(self) -> dict[str, Any]:
         """The transactional writer's properties; one transactional id for each member."""
         return {
-            "transactional.id": f"{self.kafka['group.id']}-{self._instance}",
+            "transactional.id": f"{self.kafka['group.id']}-{self.instance}",
             # What a crash leaves open blocks its readers no longer than this.
             "transaction.timeout.ms": int(self.stream.commit_timeout * 1000) + 10_000,
             # A dead letter is as large as its record, and its headers come on top.

@@ -1,11 +1,21 @@
 """From settings to parts that are ready to run: the only place where they are put together."""
 
+import time
+from importlib.metadata import version
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
+
 from consumer.delivery import Delivery
 from consumer.drafts import Drafts
+from consumer.failures import Failures
 from consumer.log import Logger
+from consumer.metrics import Metrics
 from consumer.sending import Rules
 from consumer.service import Service
 from consumer.settings import Settings, SettingsError, Source
+from consumer.web.report import About
+from consumer.web.server import Web
 from jirafe.client import Client
 from schemas.codec import OWN_SCHEMAS, Codec
 from schemas.registry import Access, SchemaRegistry
@@ -40,13 +50,32 @@ def make_registry(settings: Settings) -> SchemaRegistry | None:
     return SchemaRegistry(stream.schema_registry_url, subjects, access, timeout=_REGISTRY_TIMEOUT)
 
 
-def make_delivery(settings: Settings, codec: Codec) -> Delivery:
-    """Make what delivers chunks."""
+def make_delivery(
+    settings: Settings, codec: Codec, metrics: Metrics | None = None, failures: Failures | None = None
+) -> Delivery:
+    """Make what delivers chunks; a command that says itself what it did has no use for metrics and failures."""
+    metrics, failures = metrics or Metrics(CollectorRegistry()), failures or Failures()
     api, rules = settings.api, Rules(settings.api.max_request_bytes, settings.stream.max_attempts)
-    client = Client(api.url, connect_timeout=api.connect_timeout, read_timeout=api.read_timeout)
-    return Delivery(Drafts(codec, settings.defaults, api.max_request_bytes), client, rules)
+    client = Client(
+        api.url, connect_timeout=api.connect_timeout, read_timeout=api.read_timeout, observe=metrics.exchanged
+    )
+    return Delivery(Drafts(codec, settings.defaults, api.max_request_bytes), client, rules, metrics, failures)
 
 
-def make_service(settings: Settings, source: Source, log: Logger) -> Service:
+def make_service(settings: Settings, source: Source, metrics: Metrics, failures: Failures, log: Logger) -> Service:
     """Make one member of the group, of settings that came from `source`; raises SettingsError."""
-    return Service(settings, source, make_delivery(settings, make_codec(settings)), log)
+    delivery = make_delivery(settings, make_codec(settings), metrics, failures)
+    return Service(settings, source, delivery, metrics, log)
+
+
+def make_web(address: str, settings: Settings, service: Service, metrics: Metrics, failures: Failures) -> Web:
+    """Serve what a member tells, at once; raises OSError."""
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each, of no use
+    metrics.show(lambda: service.status)
+    about = About(
+        version=version("jirafe-consumer"),
+        group=settings.kafka["group.id"],
+        member=settings.instance,
+        started_ms=time.time_ns() // 1_000_000,
+    )
+    return Web(address, about, lambda: service.status, metrics, failures)

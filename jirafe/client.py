@@ -109,6 +109,17 @@ class Failed:
 Answer = Answered | Refused | Forbidden | Failed
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and its answer: how many events and bytes were sent, and the seconds until the answer was read."""
+
+    site_id: str
+    events: int
+    size: int
+    seconds: float
+    answer: Answer
+
+
 def batch(documents: Sequence[Document]) -> bytes:
     """Compose a batch request's body; within each array the order given is kept."""
     parts = []
@@ -126,7 +137,8 @@ BATCH_OVERHEAD = len(batch([Document(array, b"") for array in _ARRAYS]))
 class Client:
     """One API at `url` (up to and with `/v2`); may be shared between threads, each has its own connections.
 
-    Timeouts are in seconds. `now` tells the time by which a `Retry-After` date is read.
+    Timeouts are in seconds. `now` tells the time by which a `Retry-After` date is read. `observe` is called after
+    each exchange, in the thread that sent it.
     """
 
     def __init__(
@@ -136,18 +148,26 @@ class Client:
         connect_timeout: float,
         read_timeout: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        observe: Callable[[Exchange], None] = lambda _: None,
     ) -> None:
         self._url = url.rstrip("/")
         self._timeout = (connect_timeout, read_timeout)
         self._now = now
+        self._observe = observe
         self._local = threading.local()
 
     def send(self, site: Site, documents: Sequence[Document]) -> Answer:
         """Send one batch and read its answer; blocks up to the timeouts, raises nothing of the transport's."""
+        body, begun = batch(documents), time.monotonic()
+        answer = self._post(site, body, documents)
+        self._observe(Exchange(site.site_id, len(documents), len(body), time.monotonic() - begun, answer))
+        return answer
+
+    def _post(self, site: Site, body: bytes, documents: Sequence[Document]) -> Answer:
         try:
             response = self._session().post(
                 f"{self._url}/{quote(site.site_id, safe='')}/batch",
-                data=batch(documents),
+                data=body,
                 headers={"Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"},
                 timeout=self._timeout,
                 allow_redirects=False,

@@ -49,6 +49,7 @@ class Stand:
             "JIRAFE_SITE_ID": SITE,
             "JIRAFE_ACCESS_TOKEN": TOKEN,
             "JIRAFE_PRODUCT_CATEGORY_TAXONOMY": "2",
+            "CONSUMER_HTTP_ADDRESS": "off",
             "CONSUMER_BACKOFF_FIRST": "0.05",
             "CONSUMER_BACKOFF_LONGEST": "0.5",
             "CONSUMER_TOPIC_PARTITIONS": str(NUMBER_OF_PARTITIONS),

@@ -5,12 +5,15 @@ import signal
 from types import FrameType
 
 import click
+from prometheus_client import CollectorRegistry
 
 from consumer import kafka, log, settings, wiring
 from consumer.commands.usage import Usage
-from consumer.health import Health
+from consumer.failures import Failures
+from consumer.metrics import Metrics
 from consumer.results import Refused
-from consumer.service import Fatal
+from consumer.service import Fatal, Service
+from consumer.web.server import Web
 
 
 @click.command()
@@ -33,7 +36,8 @@ def run(source: settings.Source) -> int:
     topics = [*loaded.input_topics, stream.results_topic, stream.dead_letters_topic]
     if created := kafka.prepare_topics(loaded, topics, log.LibraryLog(logger)):
         logger.info("topics_created", topics=created)
-    service = wiring.make_service(loaded, source, logger)
+    metrics, failures = Metrics(CollectorRegistry()), Failures()
+    service = wiring.make_service(loaded, source, metrics, failures, logger)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, _end_at_once)
@@ -43,22 +47,36 @@ def run(source: settings.Source) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGHUP, lambda _number, _frame: service.reload())
-    health = None
-    if stream.health_address:
-        try:
-            health = Health(stream.health_address, lambda: service.status)
-        except OSError as error:
-            why = f"can't listen at {stream.health_address}: {error.strerror or error}"
-            raise Usage(f"CONSUMER_HEALTH_ADDRESS: {why}.") from None
+    web = _serve(loaded, service, metrics, failures, logger)
     try:
         service.run()
     except (Fatal, Refused) as error:
         logger.error("fatal", reason=str(error))  # noqa: TRY400 - the sentence says it; a traceback would not
         return 1
     finally:
-        if health:
-            health.close()
+        if web:
+            web.close()
     return 0
+
+
+def _serve(
+    loaded: settings.Settings, service: Service, metrics: Metrics, failures: Failures, logger: log.Logger
+) -> Web | None:
+    """Serve the page, metrics and probes; raises Usage where the address that was asked for can't be had."""
+    address = loaded.stream.http_address
+    if address == settings.OFF:
+        return None
+    try:
+        web = wiring.make_web(address, loaded, service, metrics, failures)
+    except OSError as error:
+        why = f"can't listen at {address}: {error.strerror or error}"
+        if "http_address" in loaded.stream.model_fields_set:
+            raise Usage(f"CONSUMER_HTTP_ADDRESS: {why}.") from None
+        # Nobody asked for it: a second member on one machine does without.
+        logger.warning("no_web", reason=f"{why}; set CONSUMER_HTTP_ADDRESS, to {settings.OFF} for none")
+        return None
+    logger.info("web", url=web.url)
+    return web
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:

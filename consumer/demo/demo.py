@@ -46,7 +46,9 @@ def run_demo(console: Console, count: int, *, keep: bool) -> int:
         }
         sandbox = ["sandbox", "--port", port, "--site", _SITE, "--token", _TOKEN]
         stack.enter_context(CommandProcess(sandbox, {}, folder / "sandbox.log"))
-        consumer = stack.enter_context(CommandProcess(["run"], environment, folder / "consumer.log"))
+        page = f"127.0.0.1:{free_port()}"
+        served = {**environment, "CONSUMER_HTTP_ADDRESS": page}
+        consumer = stack.enter_context(CommandProcess(["run"], served, folder / "consumer.log"))
         demo = _Demo(console, settings.load(None, environment), api, consumer)
         try:
             await_that("the sandbox answers", lambda: demo.stats() is not None)
@@ -57,7 +59,7 @@ def run_demo(console: Console, count: int, *, keep: bool) -> int:
             console.print(f"[red]{error}[/]; the consumer's last words:\n{consumer.log.read_text()[-2000:]}")
             return 1
         if keep:
-            _stay(console, environment, api)
+            _stay(console, environment, api, f"http://{page}")
         return 0 if complete else 1
 
 
@@ -160,9 +162,10 @@ class _Demo:
         return complete
 
 
-def _stay(console: Console, environment: dict[str, str], api: str) -> None:
+def _stay(console: Console, environment: dict[str, str], api: str, page: str) -> None:
     """Leave all running until Ctrl-C, and say what to try."""
     program = shlex.quote(str(Path(sys.argv[0])))
+    console.print(f"\nWhat the consumer does, live: {page}", style="bold")
     console.print("\nAll is left running. In another terminal:", style="bold")
     for name, value in environment.items():
         console.print(f"  export {name}={value}", soft_wrap=True)

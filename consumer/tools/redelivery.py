@@ -8,10 +8,13 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from prometheus_client import CollectorRegistry
+
 from consumer.chunk import Chunk
 from consumer.delivery import Delivery, Done, Retry
 from consumer.kafka import Unusable, make_consumer, make_producer
 from consumer.log import LibraryLog
+from consumer.metrics import Metrics
 from consumer.record import Output, Partition, Record
 from consumer.results import Aborted, Deadline, Lost, Refused, ResultWriter
 from consumer.settings import Settings
@@ -55,7 +58,9 @@ class Redelivery:
         self._metadata = consumer.consumer_group_metadata()
         consumer.close()
         producer = make_producer({**settings.producer, "transactional.id": self._group}, log)
-        self._writer = ResultWriter(producer, stream.results_topic, stream.dead_letters_topic)
+        # What is done here its command says itself: nobody collects these.
+        metrics = Metrics(CollectorRegistry())
+        self._writer = ResultWriter(producer, stream.results_topic, stream.dead_letters_topic, metrics)
         try:
             self._writer.start(stream.commit_timeout)
         except (Lost, Refused) as error:

@@ -38,7 +38,7 @@ def test_mended_credentials_are_taken_over_in_place(stand: Stand, tmp_path: Path
     stand.produce(*orders(5))
     stand.environment.pop("JIRAFE_ACCESS_TOKEN")
     port = str(free_port())
-    member = stand.member_with_file(env_file, CONSUMER_HOLD_INTERVAL="600", CONSUMER_HEALTH_ADDRESS=port)
+    member = stand.member_with_file(env_file, CONSUMER_HOLD_INTERVAL="600", CONSUMER_HTTP_ADDRESS=port)
     await_that("it holds", lambda: member.said('"event": "held"') > 0)
     await_that("it is not ready", lambda: "invalid_token" in str(health(port, "readyz")))
     assert health(port, "healthz") == (200, [])

@@ -13,14 +13,17 @@ import orjson
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from prometheus_client import CollectorRegistry
 
 from consumer.backoff import Backoff
 from consumer.chunk import Chunk, Credentials
 from consumer.delivery import Delivery
 from consumer.drafts import Defaults, Drafts
+from consumer.failures import Failures
 from consumer.lane import Bounds
 from consumer.lanes import Lanes
 from consumer.log import configure
+from consumer.metrics import Metrics
 from consumer.record import Output, Partition, Record
 from consumer.sending import Rules
 from jirafe.client import (
@@ -93,7 +96,9 @@ class DeliveryModel(RuleBasedStateMachine):
         self.api = Api()
         self.codec = Codec()
         self.drafts = Drafts(self.codec, Defaults(Credentials("1", "token"), {}), 10_000_000)
-        self.delivery = Delivery(self.drafts, cast("Client", self.api), Rules(10_000_000, 3))
+        self.delivery = Delivery(
+            self.drafts, cast("Client", self.api), Rules(10_000_000, 3), Metrics(CollectorRegistry()), Failures()
+        )
         log = configure("error", "json")
         self.lanes = Lanes(BOUNDS, Backoff(1.0, 4.0, 10.0), 5.0, lambda: 0.5, log)
         self.logs: dict[Partition, list[Record]] = {partition: [] for partition in (*PARTITIONS, BUSY)}

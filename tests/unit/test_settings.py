@@ -69,6 +69,10 @@ def test_one_sentence_for_each_fault() -> None:
         ),
         ({"JIRAFE_URL": "https://user:secret@event.jirafe.com"}, "JIRAFE_URL: must be a plain address"),
         ({"JIRAFE_READ_TIMEOUT": "0"}, "JIRAFE_READ_TIMEOUT: must be greater than 0"),
+        (
+            {"CONSUMER_HTTP_ADDRESS": "nowhere"},
+            "CONSUMER_HTTP_ADDRESS: must be HOST:PORT, a PORT of loopback, or off",
+        ),
         ({"CONSUMER_LOG_FORMAT": "xml"}, "CONSUMER_LOG_FORMAT: must be 'auto', 'console' or 'json'"),
     ],
 )
@@ -139,6 +143,14 @@ def test_certificates_of_the_registry_are_looked_at(
         return
     (said,) = faults(environ)
     assert said.startswith(f"CONSUMER_SCHEMA_REGISTRY{fault.format(folder=tmp_path)}")
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [("", "127.0.0.1:8000"), ("9000", "127.0.0.1:9000"), ("0.0.0.0:9000", "0.0.0.0:9000"), ("off", "off")],
+)
+def test_http_is_served_at_loopback_unless_another_host_is_named(given: str, address: str) -> None:
+    assert load(None, {"CONSUMER_HTTP_ADDRESS": given}).stream.http_address == address
 
 
 def test_what_kubernetes_adds_for_services_is_no_setting() -> None:

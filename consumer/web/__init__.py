@@ -1,0 +1,1 @@
+"""What a member tells over HTTP: probes, metrics, and a page for people."""

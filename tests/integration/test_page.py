@@ -1,0 +1,167 @@
+"""The status page in a real browser, on a real member."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+
+from consumer.demo.processes import CommandProcess, await_that, free_port
+from schemas.hub import to_message
+from tests.integration.test_service import orders
+from tests.stand import SITE, TOKEN, Stand
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed")
+
+EXPIRED = "expired-token"
+DESKTOP, PHONE = (1200, 900), (360, 740)
+
+
+class Browser:
+    """A headless browser that looks at one member's page."""
+
+    def __init__(self, driver: Chrome, url: str) -> None:
+        self.driver = driver
+        self.url = url
+
+    def open(self, size: tuple[int, int] = DESKTOP) -> None:
+        self.resize(size)
+        self.driver.get(self.url)
+        await_that("it is live", lambda: self.text("live").startswith("live"))
+
+    def resize(self, size: tuple[int, int]) -> None:
+        measures = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", measures)
+
+    def text(self, identity: str) -> str:
+        return self.driver.find_element(By.ID, identity).text
+
+    def says(self, identity: str, text: str) -> Callable[[], bool]:
+        return lambda: text in self.text(identity)
+
+    def run(self, script: str) -> Any:
+        return self.driver.execute_script(script)
+
+    def complaints(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
+
+    def overflows(self) -> bool:
+        return bool(self.run("return document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    options = ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path}/chrome",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options, ChromeService(DRIVER))
+    try:
+        yield Browser(driver, f"http://127.0.0.1:{free_port()}/")
+    finally:
+        driver.quit()
+
+
+def start(stand: Stand, browser: Browser, **changed: str) -> CommandProcess:
+    address = browser.url.removeprefix("http://").rstrip("/")
+    member = stand.member(CONSUMER_HTTP_ADDRESS=address, KAFKA_STATISTICS_INTERVAL_MS="500", **changed)
+    stand.await_assigned(member)
+    return member
+
+
+def test_it_follows_what_happens_without_a_reload(stand: Stand, browser: Browser) -> None:
+    start(stand, browser)
+    browser.open()
+    await_that("it is idle", browser.says("state", "Idle"))
+    assert "None: every record so far was delivered." in browser.text("failures")
+    browser.run("window.marked = true")
+    stand.produce(*orders(30))
+    await_that("results", browser.says("charts", "30 since the start"))
+    stand.produce_raw(b"poison", b"\x07not Avro")
+    await_that("the poison message", browser.says("failures", "undecodable"))
+    (place,) = [line for line in browser.text("failures").splitlines() if line.startswith(stand.orders_topic)]
+    assert f"jirafe-consumer dead-letters show {place}" in browser.text("failures")
+    assert place.rpartition("/")[2].isdecimal()
+    await_that(
+        "its reason", browser.says("reasons", "the first bytes (076e6f74) are no framing of Avro that we know")
+    )
+    lanes = browser.driver.find_elements(By.CSS_SELECTOR, "#lanes tr")
+    assert len(lanes) == 9
+    assert browser.run("return window.marked") is True
+    assert browser.complaints() == []
+
+
+def test_it_says_what_is_held_and_what_to_do(stand: Stand, browser: Browser) -> None:
+    start(stand, browser, JIRAFE_ACCESS_TOKEN=EXPIRED)
+    stand.produce(*orders(20))
+    browser.open(PHONE)
+    await_that("it is held", browser.says("state", "Held: an operator is needed"))
+    state = browser.text("state")
+    assert "the API refused the access token for site 123: invalid_token" in state
+    assert "Mend JIRAFE_ACCESS_TOKEN" in state
+    assert "docs/operations.md#token-expired" in state
+    await_that("the lanes tell", browser.says("lanes", f"site {SITE}; next try in"))
+    assert browser.driver.title.startswith("Held")
+    assert not browser.overflows()
+    for text in (browser.driver.page_source, browser.run("return document.documentElement.innerHTML")):
+        assert EXPIRED not in text
+        assert TOKEN not in text
+    assert browser.complaints() == []
+
+
+def test_it_says_that_the_api_is_down_and_when_it_serves_again(stand: Stand, browser: Browser) -> None:
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    start(stand, browser)
+    stand.produce(*orders(20))
+    browser.open()
+    await_that("it waits", browser.says("state", "Site 123 of the API does not serve"))
+    assert "the API answered 503" in browser.text("state")
+    await_that("the lag", browser.says("lanes", "API down"))
+    stand.api.clear_faults()
+    await_that("it serves again", lambda: browser.text("state").splitlines()[1] in ("Working", "Idle"))
+    await_that("results", browser.says("charts", "20 since the start"))
+
+
+def test_what_messages_say_is_text_and_nothing_else(stand: Stand, browser: Browser) -> None:
+    start(stand, browser)
+    message = {**to_message(orders(1)[0]), "message": "order:<img src=x onerror=window.hit=1>"}
+    stand.produce_bytes("order", b"R0", stand.codec.encode("order", message))
+    browser.open()
+    await_that("it is shown", browser.says("failures", "<img src=x"))
+    assert browser.run("return window.hit ?? null") is None
+    assert browser.driver.find_elements(By.CSS_SELECTOR, "main img") == []
+
+
+def test_it_fits_a_phone_with_much_to_say_and_says_when_the_member_is_gone(stand: Stand, browser: Browser) -> None:
+    long = {"CONSUMER_LANE_RECORDS": "10", "CONSUMER_CHUNK_RECORDS": "10"}
+    member = start(stand, browser, **long)
+    for number in range(12):
+        stand.produce_raw(f"poison-{number}".encode(), b"\x07not Avro")
+    await_that("dead letters", lambda: len(stand.dead_letters()) == 12)
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    stand.produce(*orders(100))
+    browser.open(PHONE)
+    await_that("it waits", browser.says("lanes", "paused, as it is full"))
+    await_that("errors", browser.says("failures-more", "Show the last 12"))
+    browser.driver.find_element(By.ID, "failures-more").click()
+    assert browser.text("failures").count("dead-letters show") == 12
+    assert not browser.overflows()
+    browser.resize((768, 900))
+    assert not browser.overflows()
+    stand.api.clear_faults()
+    assert member.stop() == 0
+    await_that("it is gone", browser.says("lost", "Connection lost: this member does not answer."))
+    assert browser.text("live") == "not live"
+    assert "dead-letters show" in browser.text("failures")

@@ -1,0 +1,258 @@
+"""What a member tells over HTTP, through the public door: a real member, a real broker, real requests."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.demo.processes import await_that, free_port
+from consumer.kafka import make_producer
+from consumer.log import NoLibraryLog
+from schemas.hub import to_message
+from tests.integration.test_service import orders
+from tests.messages import order
+from tests.stand import TOKEN, Stand
+
+DASHBOARD = Path("ops/grafana/dashboards/jirafe-consumer.json")
+ALERTS = Path("ops/prometheus/alerts.yml")
+EXPIRED = "expired-token"
+GARBAGE = b"\x07not Avro"
+FAST = {"KAFKA_STATISTICS_INTERVAL_MS": "200"}
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Page:
+    """What one member serves."""
+
+    def __init__(self) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(f"http://{self.address}{path}", timeout=10)
+
+    def samples(self) -> Samples:
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.get("/metrics").text)
+            for sample in family.samples
+        }
+
+    def sum(self, name: str, **labels: str) -> float:
+        return sum(
+            value
+            for (found, has), value in self.samples().items()
+            if found == f"jirafe_consumer_{name}" and labels.items() <= has
+        )
+
+    def lanes(self) -> list[dict[str, Any]]:
+        lanes: list[dict[str, Any]] = self.get("/status.json").json()["lanes"]
+        return lanes
+
+
+@pytest.fixture
+def page() -> Page:
+    return Page()
+
+
+def start(stand: Stand, page: Page, **changed: str) -> None:
+    stand.await_assigned(stand.member(CONSUMER_HTTP_ADDRESS=page.address, **FAST, **changed))
+
+
+def test_metrics_count_what_a_member_did(stand: Stand, page: Page) -> None:
+    start(stand, page)
+    stand.api.add_fault({"action": "status", "status": 503, "times": 1})
+    stand.produce(*orders(20), order("R99", totals={"order": -1}))
+    stand.produce_raw(b"bad", GARBAGE)
+    stand.await_results(22)
+    await_that("all is counted", lambda: page.sum("results_total") == 22)
+    assert page.sum("records_received_total", topic=stand.orders_topic) == 22
+    assert page.sum("results_total", code="500") == 2
+    assert page.sum("dead_letters_total", reason="undecodable") == 1
+    assert page.sum("dead_letters_total", reason="rejected") == 1
+    assert page.sum("events_total", kind="cart", outcome="rejected") == 1
+    assert page.sum("events_total", kind="order-accepted", outcome="accepted") == 21
+    assert page.sum("retries_total", cause="503") == page.sum("requests_total", answer="503") == 1
+    requests_made = page.sum("requests_total", site="123")
+    assert requests_made == page.sum("request_duration_seconds_count") == page.sum("request_size_bytes_count")
+    assert page.sum("request_events_sum") >= 23
+    assert page.sum("request_duration_seconds_sum") > 0
+    assert page.sum("commit_duration_seconds_count") >= 1
+    assert page.sum("rebalances_total", event="assigned") >= 1
+    await_that("nothing is held", lambda: page.sum("held_records") == 0)
+    assert page.sum("lanes") == 9
+
+
+def test_lag_is_right_while_partitions_are_paused_and_zero_at_the_end(stand: Stand, page: Page) -> None:
+    start(stand, page, CONSUMER_LANE_RECORDS="5", CONSUMER_CHUNK_RECORDS="5")
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    stand.produce(*orders(60))
+    await_that("partitions are paused", lambda: page.sum("paused_lanes", state="site") == 3)
+    await_that("the lag is known", lambda: page.sum("lag_records") == 60)
+    # The fetch that was under way at the pause may tell of these; of more than these nothing does that is fetched.
+    stand.produce(*orders(30, start=60))
+    await_that("the lag grows", lambda: page.sum("lag_records") == 90)
+    stand.produce(*orders(30, start=90))
+    await_that("it grows on", lambda: page.sum("lag_records") == 120)
+    assert page.sum("oldest_unfinished_age_seconds") > 0
+    assert page.sum("held_bytes") > 0
+    stand.api.clear_faults()
+    await_that("no lag is left", lambda: page.sum("lag_records") == 0)
+    assert page.sum("paused_lanes") == 0
+    assert page.sum("ready") == 1
+
+
+def test_a_transactions_marks_at_the_end_of_a_log_are_no_lag(stand: Stand, page: Page) -> None:
+    start(stand, page)
+    hub = make_producer({**stand.settings.producer, "transactional.id": stand.orders_topic}, NoLibraryLog())
+    hub.init_transactions(30)
+    value = stand.codec.encode("order", to_message(order("R1", "order:updated")))
+    for _ in range(3):
+        hub.begin_transaction()
+        hub.produce(stand.orders_topic, value, b"R1")
+        hub.commit_transaction(30)
+    stand.await_results(3)
+    await_that("the end of the log", lambda: sum(lane["position"] or 0 for lane in page.lanes()) == 6)
+    assert page.sum("lag_records") == 0
+
+
+def test_readiness_says_what_stands_in_the_way(stand: Stand, page: Page) -> None:
+    start(stand, page, JIRAFE_ACCESS_TOKEN=EXPIRED)
+    await_that("it is ready", lambda: page.get("/readyz").ok)
+    stand.produce(*orders(1))
+    await_that("it is not", lambda: page.get("/readyz").status_code == 503)
+    assert page.get("/readyz").json()["reasons"] == [
+        "123: the API refused the access token for site 123: invalid_token"
+    ]
+    assert page.get("/healthz").json() == {"status": "ok", "reasons": []}
+    await_that("it is counted", lambda: page.sum("lanes", state="credentials") == 1)
+    assert page.sum("ready") == 0
+    for path in ("/", "/status.json", "/metrics", "/readyz"):
+        assert EXPIRED not in page.get(path).text
+        assert TOKEN not in page.get(path).text
+
+
+def test_the_page_may_load_nothing_but_itself(stand: Stand, page: Page) -> None:
+    start(stand, page)
+    answer = page.get("/")
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert not re.search(r"""(src|href)=["']https?:""", answer.text)
+    assert page.get("/absent").status_code == 404
+
+
+def test_metrics_come_in_the_format_that_is_asked_for(stand: Stand, page: Page) -> None:
+    start(stand, page)
+    headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    answer = requests.get(f"http://{page.address}/metrics", headers=headers, timeout=10)
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+    assert page.get("/metrics").headers["Content-Type"].startswith("text/plain")
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_an_address_that_was_asked_for_and_cant_be_had_ends_the_member(stand: Stand, taken: str) -> None:
+    member = stand.member(CONSUMER_HTTP_ADDRESS=taken)
+    assert member.wait() == 2
+    last = member.log.read_text().splitlines()[-1]
+    assert last == f"jirafe-consumer: CONSUMER_HTTP_ADDRESS: can't listen at {taken}: Address already in use."
+
+
+def test_the_default_address_is_done_without_if_it_is_taken(stand: Stand) -> None:
+    stand.environment.pop("CONSUMER_HTTP_ADDRESS")
+    first, second = stand.member(), stand.member()
+    stand.await_assigned(first)
+    stand.await_assigned(second)
+    assert first.said('"event": "no_web"') + second.said('"event": "no_web"') >= 1
+    stand.produce(*orders(5))
+    stand.await_results(5)
+
+
+# The dashboard and the alerts use what there is.
+
+
+@pytest.fixture
+def exposed(stand: Stand, page: Page) -> dict[str, set[str]]:
+    """The names of all samples that a member exposes that has done something, each with its labels."""
+    start(stand, page)
+    stand.produce(*orders(3))
+    stand.produce_raw(b"bad", GARBAGE)
+    stand.await_results(4)
+    await_that("statistics", lambda: page.sum("connected_brokers") == 1)
+    labels: dict[str, set[str]] = {"up": set()}
+    for name, has in page.samples():
+        labels.setdefault(name, set()).update(label for label, _ in has)
+    return labels
+
+
+def used(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """The metrics of a query, each with the labels that it is selected by."""
+    for name, selector in re.findall(r"\b((?:jirafe_consumer|process)_\w+|up\b)(?:\{(.*?)\})?", expression):
+        yield name, set(re.findall(r"(\w+)\s*[=!]~?", selector))
+
+
+def test_the_dashboard_uses_metrics_that_there_are(exposed: dict[str, set[str]]) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    expressions = [
+        *(target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())),
+        *(variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable),
+    ]
+    names = set()
+    for expression in expressions:
+        for name, labels in used(expression):
+            names.add(name)
+            assert name in exposed, expression
+            assert labels <= exposed[name] | {"job", "instance", "le"}, expression
+        for by in re.findall(r"\bby \((.*?)\)", expression):
+            of = set().union(*(exposed[name] for name, _ in used(expression)))
+            assert set(by.split(", ")) <= of | {"instance"}, expression
+    assert all(
+        target["datasource"]["uid"] == "${datasource}"
+        for p in dashboard["panels"]
+        for target in p.get("targets", ())
+    )
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+    there_are = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("jirafe_")}
+    assert there_are <= shown, "a metric that nobody sees"
+
+
+def test_alerts_use_metrics_that_there_are_and_say_what_to_do(exposed: dict[str, set[str]]) -> None:
+    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
+    for rule in group["rules"]:
+        names = list(used(rule["expr"]))
+        assert names
+        for name, labels in names:
+            assert name in exposed, rule["alert"]
+            assert labels <= exposed[name] | {"job"}, rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["summary"].endswith(".")
+        assert re.fullmatch(r"docs/operations\.md#[a-z-]+", rule["annotations"]["runbook"])
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_takes_rules_and_metrics(stand: Stand, page: Page, exposed: dict[str, set[str]]) -> None:
+    def check(*arguments: str, given: str | None = None) -> str:
+        done = subprocess.run(["promtool", *arguments], input=given, capture_output=True, text=True, check=False)  # noqa: S607
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    check("check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
+    check("test", "rules", str(ALERTS.with_name("alerts_test.yml")))
+    said = check("check", "metrics", given=page.get("/metrics").text)
+    assert "jirafe_consumer" not in said
