@@ -23,6 +23,8 @@ from consumer.settings import Settings
 
 _REACH_TIMEOUT = 10.0
 _WAIT = 0.2
+# For a whole range: what is fetched ahead of each partition is a multiple of this, as far as it is compressed.
+_AHEAD: dict[str, object] = {"fetch.message.max.bytes": 262_144}
 # For a look at one record: little is fetched, and it is not waited for more.
 _AT_ONCE: dict[str, object] = {"fetch.wait.max.ms": 10, "fetch.message.max.bytes": 16_384}
 
@@ -69,7 +71,7 @@ def read_ranges(settings: Settings, ranges: Collection[Range], log: LibraryLog) 
     and then lets the caller look at other things. Raises Unusable.
     """
     left = {(each.topic, each.partition): each.end for each in ranges if each.start < each.end}
-    with _reader(settings, log) as consumer:
+    with _reader(settings, log, **_AHEAD) as consumer:
         consumer.assign([TopicPartition(each.topic, each.partition, each.start) for each in ranges])
         while left:
             messages, ends = _polled(consumer)

@@ -83,9 +83,13 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, partition by partition; `notes` has sentences that bound what it proves."""
+    """What was found, partition by partition; `notes` has sentences that bound what it proves.
+
+    It is not complete where results or dead letters are behind a transaction that does not end.
+    """
 
     partitions: tuple[Audited, ...]
+    is_complete: bool
     notes: tuple[str, ...]
 
     def total(self, topic: str | None = None) -> Mapping[Count, int]:
@@ -98,9 +102,9 @@ class Report:
 
     @property
     def is_proven(self) -> bool:
-        """Tell whether there is no trouble."""
+        """Tell whether there is no trouble, and none can be hidden."""
         total = self.total()
-        return not any(total[trouble] for trouble in TROUBLES)
+        return self.is_complete and not any(total[trouble] for trouble in TROUBLES)
 
 
 def with_result(seen: int, result: Mapping[str, Any]) -> int:
@@ -216,10 +220,10 @@ class _Auditor:
     def _add_result(self, message: Message) -> None:
         try:
             result = self._codec.decode(message.value() or b"")
-        except Undecodable:
+            place = result["topic"], result["partition"]
+        except (Undecodable, KeyError):  # or it is a message of the hub
             self._unreadable[message.topic() or ""] += 1
             return
-        place = result["topic"], result["partition"]
         if (seen := self._seen.get(place)) is not None:
             at = result["offset"] - self._starts[place]
             if 0 <= at < len(seen):
@@ -239,7 +243,10 @@ class _Auditor:
     def report(self, committed: Mapping[Partition, int | None]) -> Report:
         """Tell what was found."""
         found = tuple(self._audited(each, committed[each.topic, each.partition]) for each in self._ranges)
-        return Report(found, tuple(self._notes(found)))
+        total: Counter[Count] = Counter()
+        for audited in found:
+            total.update(audited.counts)
+        return Report(found, not self._not_to_the_end, tuple(self._notes(found, total)))
 
     def _audited(self, of: Range, committed: int | None) -> Audited:
         seen = self._seen[of.topic, of.partition]
@@ -257,9 +264,8 @@ class _Auditor:
                     offsets += [of.start + match.start() for match in islice(matches, MOST_PLACES - len(offsets))]
         return Audited(of, committed, counts, {trouble: tuple(offsets) for trouble, offsets in first.items()})
 
-    def _notes(self, found: Collection[Audited]) -> Iterator[str]:
+    def _notes(self, found: Collection[Audited], total: Mapping[Count, int]) -> Iterator[str]:
         stream, group = self._settings.stream, self._settings.kafka["group.id"]
-        total = Report(tuple(found), ()).total()
         for topic, trouble in (
             (stream.results_topic, Count.MISSING),
             (stream.dead_letters_topic, Count.WITHOUT_LETTER),
