@@ -26,7 +26,7 @@ RUN ["pip", "install", "--no-deps", "--no-index", "--find-links", "/wheel", "jir
 
 FROM base AS service
 COPY --from=run /opt/consumer /opt/consumer
-ENV CONSUMER_HEALTH_ADDRESS=0.0.0.0:8000
+ENV CONSUMER_HTTP_ADDRESS=0.0.0.0:8000
 EXPOSE 8000
 USER 10001:10001
 STOPSIGNAL SIGTERM
@@ -42,5 +42,5 @@ CMD ["demo"]
 # The last stage is what is built where none is named.
 FROM service AS consumer
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request; \
-    port = os.environ['CONSUMER_HEALTH_ADDRESS'].rpartition(':')[2]; \
+    port = os.environ['CONSUMER_HTTP_ADDRESS'].rpartition(':')[2]; \
     urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=4)"]

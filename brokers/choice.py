@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from brokers import apache
+from brokers import apache, docker
 from brokers.apache import ApacheKafka
+from brokers.docker import DockerKafka
 from consumer.demo.broker import BrokerUnavailable, EmbeddedBroker
 
 SETTING = "TEST_BROKER"
@@ -33,6 +34,7 @@ def _given() -> str:
 
 _SOURCES = (
     Source("given", "the broker of KAFKA_BOOTSTRAP_SERVERS", is_real=True, prepare=_given),
+    Source("docker", "Apache Kafka in a container", is_real=True, prepare=docker.pulled),
     Source(
         "apache", f"Apache Kafka {apache.VERSION} from Maven's artifacts", is_real=True, prepare=apache.resolved
     ),
@@ -74,9 +76,12 @@ def started(source: Source, folder: Path) -> Iterator[str]:
     match source.name:
         case "given":
             yield _given()
-        case "apache":
-            with ApacheKafka(folder) as kafka:
+        case "docker":
+            with DockerKafka() as kafka:
                 yield kafka.bootstrap_servers
+        case "apache":
+            with ApacheKafka(folder) as cluster:
+                yield cluster.bootstrap_servers
         case _:
             with EmbeddedBroker() as broker:
                 yield broker.bootstrap_servers

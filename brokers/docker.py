@@ -5,7 +5,7 @@ import os
 import warnings
 from types import TracebackType
 
-from docker.errors import DockerException
+from docker.errors import DockerException, ImageNotFound
 from testcontainers.core.container import DockerContainer
 
 from consumer.demo.broker import BrokerUnavailable, answers
@@ -73,6 +73,19 @@ class DockerKafka:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._container.stop()
+
+
+def pulled() -> str:
+    """Have the image here, and give its name; raises BrokerUnavailable as `DockerKafka` does."""
+    images = _made().get_docker_client().client.images
+    try:
+        try:
+            images.get(_IMAGE)
+        except ImageNotFound:
+            images.pull(_IMAGE)
+    except DockerException as error:
+        raise BrokerUnavailable(f"the image {_IMAGE} can't be had: {error}") from None
+    return _IMAGE
 
 
 def _made() -> DockerContainer:

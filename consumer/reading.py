@@ -32,25 +32,27 @@ _AT_ONCE: dict[str, object] = {"fetch.wait.max.ms": 10, "fetch.message.max.bytes
 def read_topic(
     settings: Settings, topic: str, log: LibraryLog, *, start: Literal["beginning", "end"], follow: bool
 ) -> Iterator[Record | None]:
-    """Give a topic's committed records, to its present end or for ever.
+    """Give a topic's committed records, to its end as it is now or for ever.
 
     While it follows, a None now and then lets the caller look at other things. Raises Unusable.
     """
-    found = find_topic(settings, topic, log)
+    places = [(topic, number) for number in find_topic(settings, topic, log).partitions]
+    stops = {} if follow else read_ends(settings, places, log)
     with _reader(settings, log) as consumer:
         offset = OFFSET_BEGINNING if start == "beginning" else OFFSET_END
-        open_ends = {(topic, number) for number in found.partitions}
-        consumer.assign([TopicPartition(*place, offset) for place in open_ends])
-        while open_ends or follow:
+        consumer.assign([TopicPartition(*place, offset) for place in places])
+        left = {place for place, stop in stops.items() if stop}
+        while left or follow:
             messages, ends = _polled(consumer)
             if follow and not messages:
                 yield None
-            open_ends -= ends.keys()
+            left -= ends.keys()
             for message in messages:
-                place = _place(message)
-                if (message.offset() or 0) >= ends.get(place, 0):
-                    open_ends.add(place)
-                yield to_record(message)
+                place, offset = _place(message), message.offset() or 0
+                if follow or offset < stops[place]:
+                    yield to_record(message)
+                if not follow and offset + 1 >= stops[place]:
+                    left.discard(place)
 
 
 def find_topic(settings: Settings, topic: str, log: LibraryLog) -> TopicMetadata:

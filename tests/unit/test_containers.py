@@ -113,7 +113,7 @@ def test_prometheus_finds_the_members_and_grafana_finds_prometheus() -> None:
     scraped = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yml").read_text())["scrape_configs"]
     (found,) = scraped[0]["dns_sd_configs"]
     assert found["names"] == ["consumer"]
-    assert environment("consumer")["CONSUMER_HEALTH_ADDRESS"] == f"0.0.0.0:{found['port']}"
+    assert environment("consumer")["CONSUMER_HTTP_ADDRESS"] == f"0.0.0.0:{found['port']}"
     folder = ROOT / "ops/grafana" / Path(environment("grafana")["GF_PATHS_PROVISIONING"]).relative_to("/ops")
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
