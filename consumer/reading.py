@@ -23,6 +23,7 @@ from consumer.settings import Settings
 
 _REACH_TIMEOUT = 10.0
 _WAIT = 0.2
+_AT_A_TIME = 500
 # For a whole range: what is fetched ahead of each partition is a multiple of this, as far as it is compressed.
 _AHEAD: dict[str, object] = {"fetch.message.max.bytes": 262_144}
 # For a look at one record: little is fetched, and it is not waited for more.
@@ -158,7 +159,9 @@ def _reader(settings: Settings, log: LibraryLog, **properties: object) -> Iterat
 def _polled(consumer: Consumer) -> tuple[list[Message], dict[Partition, int]]:
     """Wait a little for records; gives them, and the offset of the end of each partition that came to it."""
     messages, ends = [], {}
-    for message in consumer.consume(500, _WAIT):
+    # To consume so many at once would wait for all of them.
+    first = consumer.poll(_WAIT)
+    for message in [] if first is None else [first, *consumer.consume(_AT_A_TIME, 0)]:
         error = message.error()
         if error is None:
             messages.append(message)

@@ -115,6 +115,14 @@ class Group:
 
         self._answered(alter)
 
+    def delete(self) -> None:
+        """Forget the group and its offsets; it must have no members."""
+
+        def delete() -> None:
+            self._admin.delete_consumer_groups([self.name], request_timeout=_ANSWERED_WITHIN)[self.name].result()
+
+        self._answered(delete)
+
     def _answered(self, ask: Callable[[], T]) -> T:
         """Ask until there is an answer: a coordinator that has just been found, or moved, gives none at first."""
         end = time.monotonic() + _ANSWERED_WITHIN

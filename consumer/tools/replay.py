@@ -9,9 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaException
-
-from consumer.kafka import Unusable, to_record
+from consumer.kafka import to_record
 from consumer.log import LibraryLog
 from consumer.reading import read_ranges
 from consumer.record import Again, Output, Partition, Range, Record
@@ -97,10 +95,7 @@ class Replay:
 
     def end(self) -> None:
         """Forget its place: it is done."""
-        try:
-            self._places.admin.delete_consumer_groups([self._own.name])[self._own.name].result()
-        except KafkaException as error:
-            raise Unusable(f"the group {self._own.name} can't be deleted: {error.args[0].str()}.") from None
+        self._own.delete()
 
     def select(self, ranges: list[Range]) -> Iterator[tuple[int, list[Record]]]:
         """Read ranges in batches: how many records each had, and those to be replayed; changes nothing."""
