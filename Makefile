@@ -1,6 +1,8 @@
 # Every target sets up what it needs: Python >= 3.11, make and PyPI are enough.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests at a time, each with a broker of its own: they mostly wait.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run test test-kafka lint bench chaos lock clean
@@ -26,10 +28,10 @@ run: .venv/ready ## run the service with the settings of the environment and .en
 	@$(BIN)/jirafe-consumer run
 
 test: .venv/ready ## run the tests: on a real Kafka if there is one to be had, else on the embedded broker
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if there is none to be had
-	@TEST_BROKER=real $(BIN)/pytest $(ARGS)
+	@TEST_BROKER=real $(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 lint: .venv/ready ## style, types and import directions
 	@$(BIN)/ruff check

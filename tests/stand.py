@@ -31,18 +31,30 @@ _SESSION_MS = 2000
 
 
 class Stand:
-    """One group with topics of its own at a shared broker, and an API of its own."""
+    """One group with topics of its own at a shared broker, and an API of its own.
 
-    def __init__(self, bootstrap_servers: str, api: SandboxServer, folder: Path) -> None:
+    With `default_names` its group and topics are called as they are where no setting says otherwise.
+    """
+
+    def __init__(
+        self, bootstrap_servers: str, api: SandboxServer, folder: Path, *, default_names: bool = False
+    ) -> None:
         self.api = api.sandbox
         self.folder = folder
         self.codec = Codec()
         self._stack = ExitStack()
         self._members = 0
         name = uuid.uuid4().hex[:8]
+        names = {
+            "KAFKA_GROUP_ID": f"group-{name}",
+            **{
+                f"CONSUMER_{topic.upper()}_TOPIC": f"{name}-{topic}"
+                for topic in ("carts", "orders", "taxons", "results", "dead_letters")
+            },
+        }
         self.environment = {
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
-            "KAFKA_GROUP_ID": f"group-{name}",
+            **({} if default_names else names),
             "KAFKA_SESSION_TIMEOUT_MS": str(max(_SESSION_MS, _shortest_session_ms(bootstrap_servers))),
             "KAFKA_HEARTBEAT_INTERVAL_MS": "500",
             "JIRAFE_URL": api.url,
@@ -53,10 +65,6 @@ class Stand:
             "CONSUMER_BACKOFF_FIRST": "0.05",
             "CONSUMER_BACKOFF_LONGEST": "0.5",
             "CONSUMER_TOPIC_PARTITIONS": str(NUMBER_OF_PARTITIONS),
-            **{
-                f"CONSUMER_{topic.upper()}_TOPIC": f"{name}-{topic}"
-                for topic in ("carts", "orders", "taxons", "results", "dead_letters")
-            },
         }
         self.settings = settings.load(None, self.environment)
         kafka.prepare_topics(self.settings, self.settings.input_topics, NoLibraryLog())
@@ -144,7 +152,7 @@ class Stand:
 
     def reader(self) -> Consumer:
         """A consumer that may ask for what is the group's, and is no member."""
-        servers, group = self.environment["KAFKA_BOOTSTRAP_SERVERS"], self.environment["KAFKA_GROUP_ID"]
+        servers, group = self.environment["KAFKA_BOOTSTRAP_SERVERS"], self.settings.kafka["group.id"]
         return Consumer({"bootstrap.servers": servers, "group.id": group})
 
     def order_places(self) -> dict[int, TopicPartition]:
@@ -160,6 +168,10 @@ class Stand:
                 for number in range(NUMBER_OF_PARTITIONS)
             ]
             found = consumer.committed(partitions, timeout=10)
+        except KafkaException as error:
+            if error.args[0].retriable():
+                return {}  # the group's coordinator has just been found, or moved: it says more the next time
+            raise
         finally:
             consumer.close()
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
