@@ -14,7 +14,7 @@ from consumer.failures import Failures
 from consumer.metrics import Metrics
 from consumer.record import Output
 from consumer.sending import Attempt, Rules, Tally, Trouble, by_site
-from jirafe.client import Client
+from jirafe.client import PROBE, Answered, Client
 from schemas.codec import RegistryUnavailable
 
 REGISTRY = "schema registry"
@@ -55,6 +55,19 @@ class Delivery:
     def use(self, defaults: Defaults) -> None:
         """Go by other credentials and parameters from now on; any thread may call."""
         self._drafts.defaults = defaults
+
+    def give_up_suspects(self, chunk: Chunk, problem: str) -> bool:
+        """Give up the events that fail alone while their sites serve, which a probe shows; tells whether any is.
+
+        For where nothing else is sent meanwhile that would show it. Blocks for the time of a request.
+        """
+        suspects = [
+            event for draft in chunk.drafts for event in draft.events if event.outcome is None and event.suspicion
+        ]
+        for event in suspects:
+            if isinstance(self._client.send(self._drafts.site(event.credentials), [PROBE]), Answered):
+                event.outcome = Fault("failing", f"{problem}, again and again for this event alone")
+        return any(event.outcome for event in suspects)
 
     def deliver(self, chunk: Chunk, is_ours: Callable[[], bool]) -> Done | Retry:
         """Try the chunk once; blocks for the time of its requests, raises nothing.

@@ -55,7 +55,7 @@ class Drafts:
         if record.value is None:
             return Draft(record)  # the tombstone of a compacted topic: nothing to send, nothing wrong
         try:
-            message = self._codec.decode(record.value)
+            message = self._codec.decode_message(record.value)
         except Undecodable as error:
             return Draft(record, fault=Fault("undecodable", str(error)))
         draft = Draft(record, message["message_id"], message["message"])

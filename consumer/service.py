@@ -235,7 +235,8 @@ class Service:
         ]
         if not lanes or now < self._commit_due:
             return
-        self._ends_due = now + _ENDS_INTERVAL
+        if now >= self._ends_due:
+            self._ends_due = now + _ENDS_INTERVAL
         deadline = Deadline(within)
         aborted = False
         for part in [[lane] for lane in lanes] if self._commit_failures else [lanes]:

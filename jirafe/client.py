@@ -134,6 +134,12 @@ BATCH_OVERHEAD = len(batch([Document(array, b"") for array in _ARRAYS]))
 """Bytes that a batch may have beside its documents and the commas between them."""
 
 
+PROBE = Document("category", b'{"name":null}')
+"""What the API was recorded to refuse for its form, in a batch too, after it looked at the token.
+
+It takes in nothing of it, and shows that it serves."""
+
+
 class Client:
     """One API at `url` (up to and with `/v2`); may be shared between threads, each has its own connections.
 

@@ -127,6 +127,13 @@ class Codec:
             raise Undecodable(f"the bytes are not a {writer['name']}: {left} are left over")
         return cast("dict[str, Any]", record)
 
+    def decode_message(self, data: bytes) -> dict[str, Any]:
+        """Decode a record that must be a message of the hub, not a result; raises as `decode` does."""
+        message = self.decode(data)
+        if "payload" not in message:
+            raise Undecodable("the record is a result, not a message of the hub")
+        return message
+
     def _unframed(self, data: bytes) -> tuple[Schema, bytes]:
         if data[:2] == _SINGLE_OBJECT and len(data) >= _HEADER_SINGLE_OBJECT:
             schema = self._by_fingerprint.get(data[2:10])

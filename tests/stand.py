@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,
@@ -20,7 +20,7 @@ from consumer import kafka, reading, settings
 from consumer.demo.processes import CommandProcess, await_that
 from consumer.log import NoLibraryLog
 from consumer.produce import Encoded, produce
-from consumer.record import Record
+from consumer.record import Range, Record
 from jirafe.sandbox import SandboxServer
 from schemas.codec import Codec
 from schemas.hub import key_of, kind_of, to_message
@@ -28,6 +28,12 @@ from schemas.hub import key_of, kind_of, to_message
 SITE, TOKEN = "123", "a-token"
 NUMBER_OF_PARTITIONS = 3
 _SESSION_MS = 2000
+_PATIENCE = 3.0
+_PASSING = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 
 
 class Stand:
@@ -142,10 +148,24 @@ class Stand:
             consumer.close()
 
     def results(self) -> list[dict[str, Any]]:
-        return [self.codec.decode(record.value) for record in self.records("results") if record and record.value]
+        topic = self.settings.stream.results_topic
+        return [self.codec.decode(record.value) for record in self._settled(topic) if record.value]
 
     def dead_letters(self) -> list[Record]:
-        return [record for record in self.records("dead_letters") if record]
+        return list(self._settled(self.settings.stream.dead_letters_topic))
+
+    def _settled(self, topic: str) -> Iterator[Record]:
+        """Read a topic, also what is only being committed now; an open transaction is waited for a little."""
+        log = NoLibraryLog()
+        places = [(topic, number) for number in reading.find_topic(self.settings, topic, log).partitions]
+        ends = reading.read_ends(self.settings, places, log, committed=False)
+        patience = time.monotonic() + _PATIENCE
+        for batch in reading.read_ranges(self.settings, [Range(*place, 0, ends[place]) for place in places], log):
+            yield from map(kafka.to_record, batch)
+            if batch:
+                patience = time.monotonic() + _PATIENCE
+            elif time.monotonic() > patience:
+                return
 
     def read_orders(self) -> Iterator[Record | None]:
         return reading.read_topic(self.settings, self.orders_topic, NoLibraryLog(), start="beginning", follow=False)
@@ -169,7 +189,7 @@ class Stand:
             ]
             found = consumer.committed(partitions, timeout=10)
         except KafkaException as error:
-            if error.args[0].retriable():
+            if error.args[0].code() in _PASSING:
                 return {}  # the group's coordinator has just been found, or moved: it says more the next time
             raise
         finally:

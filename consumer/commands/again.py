@@ -91,7 +91,7 @@ class Bar:
     def tell(self, why: str, seconds: float) -> None:
         """Say why it stands."""
         self._progress.update(self._task, description=f"waiting {seconds:.0f} s")
-        self._progress.console.print(f"waiting {seconds:.1f} s: {why}", highlight=False)
+        self._progress.console.print(f"waiting {seconds:.1f} s: {why}", highlight=False, markup=False)
 
 
 @contextmanager

@@ -225,7 +225,7 @@ def redrive(
     tally, trouble, status = Tally(), "", 0
 
     def chosen(look: Callable[[int, int], None]) -> Iterator[Found]:
-        for found in letters.find(wanted, look):
+        for found in letters.find(wanted, look, settled=True):
             if places and not {found.letter.place, found.letter.of} & set(places):
                 continue
             if again or (not found.redriven and found.letter.redrives < _MOST_REDRIVES):
@@ -246,8 +246,13 @@ def redrive(
         redelivery = Redelivery(
             loaded, wiring.make_delivery(loaded, wiring.make_codec(loaded)), log.NoLibraryLog(), "redrive", watcher
         )
+
+        def look_and_stop(read: int, total: int) -> None:
+            redelivery.wait(0)
+            bar.at(read, total)
+
         try:
-            for outputs in letters.redrive(chosen(bar.at), redelivery, loaded.stream.chunk_records, rate):
+            for outputs in letters.redrive(chosen(look_and_stop), redelivery, loaded.stream.chunk_records, rate):
                 tally.add(outputs)
         except Stopped:
             trouble, status = "stopped", INTERRUPTED

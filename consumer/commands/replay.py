@@ -8,6 +8,7 @@ from typing import Any
 import click
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from consumer import log, settings, wiring
@@ -104,23 +105,36 @@ def replay(
     stopped_at = job.resumed(ranges)
     if resume and stopped_at is None:
         raise Usage(f"no replay of {written} was stopped; leave --resume out to begin it.")
-    if not (resume or restart or dry_run) and stopped_at is not None:
-        raise Usage(f"a replay of {written} was stopped; give --resume to go on, or --restart to begin anew.")
-    if resume and stopped_at is not None:
-        ranges = stopped_at
     if dry_run:
-        return _tell(job, codec, ranges, as_json=as_json)
-    return _replay(loaded, job, codec, ranges, rate=rate, as_json=as_json)
+        return _tell(job, codec, stopped_at if resume and stopped_at else ranges, as_json=as_json)
+    if not (resume or restart) and stopped_at is not None:
+        raise Usage(
+            f"a replay of {written} was stopped, or still runs; give --resume to go on with it, or --restart to "
+            "begin anew."
+        )
+    return _replay(loaded, job, codec, ranges, resume=resume, rate=rate, as_json=as_json)
 
 
 def _replay(
-    loaded: settings.Settings, job: Replay, codec: Codec, ranges: list[Range], *, rate: float | None, as_json: bool
+    loaded: settings.Settings,
+    job: Replay,
+    codec: Codec,
+    ranges: list[Range],
+    *,
+    resume: bool,
+    rate: float | None,
+    as_json: bool,
 ) -> int:
     tally, trouble, status = Tally(), "", 0
     with watched(_size(ranges)) as (bar, watcher):
         delivery = wiring.make_delivery(loaded, codec)
         redelivery = Redelivery(loaded, delivery, log.NoLibraryLog(), job.name, watcher)
-        job.begin(ranges)
+        if resume:
+            # Asked again, now that what an earlier run may have been doing is settled.
+            ranges = job.resumed(ranges) or ranges
+        else:
+            job.begin(ranges)
+        bar.at(0, _size(ranges))
         try:
             for step in job.run(ranges, redelivery, rate):
                 bar.advance(step.passed)
@@ -146,13 +160,15 @@ def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> i
     """Tell what a replay would deliver, by type."""
     types: Counter[str] = Counter()
     left_out = 0
-    with watched(_size(ranges)) as (bar, _):
+    with watched(_size(ranges)) as (bar, watcher):
         for read, wanted in job.select(ranges):
+            if watcher.stopped:
+                return INTERRUPTED
             bar.advance(read)
             left_out += read - len(wanted)
             for record in wanted:
                 try:
-                    types[codec.decode(record.value or b"")["message"]] += 1
+                    types[codec.decode_message(record.value or b"")["message"]] += 1
                 except Undecodable:
                     types["(undecodable)" if record.value else "(tombstone)"] += 1
     if as_json:
@@ -170,7 +186,7 @@ def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> i
     table.add_column()
     table.add_column(justify="right")
     for name, count in types.most_common():
-        table.add_row(name, f"{count:,}")
+        table.add_row(escape(name), f"{count:,}")
     table.add_row("in all", f"{types.total():,}", style="bold")
     table.add_row("left out", f"{left_out:,}")
     console.print(table)

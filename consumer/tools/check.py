@@ -20,15 +20,13 @@ from consumer.kafka import Unusable, make_consumer, make_producer, reach
 from consumer.log import LibraryLog, NoLibraryLog
 from consumer.settings import Settings
 from consumer.tools.group import Group
-from jirafe.client import Accepted, Answered, Client, Document, Failed, Forbidden, Passing, Refused, Rejected, Site
+from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Passing, Refused, Rejected, Site
 
 _ANSWERED_WITHIN = 10.0
 _CLOCKS_DIFFER = timedelta(seconds=30)
 _LETTERS_KEPT = timedelta(days=7)
 # What a dead letter has more than its record: the reason, of 2000 characters, and where it is from.
 _LETTER_HEADERS = 16 * 1024
-# The API was recorded to refuse an event for a null like this, in a batch too, and to take nothing of it in.
-_REFUSABLE = Document("category", b'{"name":null}')
 
 
 class Verdict(StrEnum):
@@ -317,7 +315,7 @@ def _token(settings: Settings) -> Finding:
         return _warning("token", said, "set JIRAFE_SITE_ID and JIRAFE_ACCESS_TOKEN, if messages do not")
     client = Client(api.url, connect_timeout=api.connect_timeout, read_timeout=api.read_timeout)
     mend = "see JIRAFE_URL"
-    match client.send(Site(api.site_id, api.access_token.get_secret_value()), [_REFUSABLE]):
+    match client.send(Site(api.site_id, api.access_token.get_secret_value()), [PROBE]):
         case Answered((Rejected(),)):
             return _ok("token", f"the API accepts it for the site {api.site_id}")
         case Forbidden(error_type):

@@ -23,6 +23,7 @@ _PASSING = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError._TRANSPORT,
 )
 _NONE = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
@@ -86,12 +87,17 @@ class Group:
 
         return self._answered(describe)
 
-    def committed(self, places: Collection[Partition]) -> dict[Partition, int | None]:
-        """Give the offset that is committed of each partition, next to read; None where none is."""
+    def committed(self, places: Collection[Partition], *, settled: bool = False) -> dict[Partition, int | None]:
+        """Give the offset that is committed of each partition, next to read; None where none is.
+
+        With `settled` it waits for transactions that may still commit others.
+        """
 
         def committed() -> dict[Partition, int | None]:
             asked = ConsumerGroupTopicPartitions(self.name, [TopicPartition(*place) for place in places])
-            found = self._admin.list_consumer_group_offsets([asked], request_timeout=_ANSWERED_WITHIN)
+            found = self._admin.list_consumer_group_offsets(
+                [asked], require_stable=settled, request_timeout=_ANSWERED_WITHIN
+            )
             return {
                 (place.topic, place.partition): place.offset if place.offset >= 0 else None
                 for place in _without_error(found[self.name].result())

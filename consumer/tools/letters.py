@@ -1,6 +1,6 @@
 """Dead letters: found in their topic, looked at, and delivered again."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -12,6 +12,7 @@ from consumer.kafka import Unusable, to_record
 from consumer.log import LibraryLog
 from consumer.reading import read_ranges
 from consumer.record import Again, Output, Range, Record
+from consumer.results import Deadline
 from consumer.settings import Settings
 from consumer.tools.ranges import Places
 from consumer.tools.redelivery import Redelivery
@@ -20,6 +21,7 @@ from schemas.hub import key_of
 
 _PREFIX = "dlq."
 _OK = 200
+_MORE_THAN_A_TRANSACTION = 5.0
 
 
 class Letter(NamedTuple):
@@ -63,6 +65,8 @@ def read_letter(record: Record) -> Letter | None:
             headers.append((name, value))
             break
         ours[name] = (value or b"").decode(errors="replace")
+        if name == "dlq.reason":
+            break  # it is the first of ours
     try:
         original = Record(
             ours["dlq.topic"],
@@ -91,7 +95,7 @@ def contents_of(letter: Letter, codec: Codec, *, needed: bool) -> Contents:
     """Decode a letter's record, where it decodes; raises RegistryUnavailable only where it is needed."""
     number = (letter.record.key or b"").decode(errors="replace")
     try:
-        message = codec.decode(letter.record.value or b"")
+        message = codec.decode_message(letter.record.value or b"")
     except Undecodable:
         return Contents(None, "", number)
     except RegistryUnavailable:
@@ -142,14 +146,16 @@ class Letters:
         self._codec = codec
         self._log = log
         self._places = Places(settings, log)
+        self._patience = settings.producer["transaction.timeout.ms"] / 1000 + _MORE_THAN_A_TRANSACTION
         self.foreign = 0
         """Records of the topic that are no letters of ours, so far."""
 
-    def find(
-        self, wanted: Filter, look: Callable[[int, int], None] = lambda _read, _total: None
-    ) -> Iterator[Found]:
-        """Give the letters that are meant, oldest first within each partition; `look` is told how far it is."""
-        redriven = self._redriven()
+    def find(self, wanted: Filter, look: Callable[[int, int], None], *, settled: bool = False) -> Iterator[Found]:
+        """Give the letters that are meant, oldest first within each partition; `look` is told how far it is.
+
+        With `settled` it waits for transactions that may still have redriven some.
+        """
+        redriven = self._redriven(look, settled=settled)
         for letter in self._letters(look):
             contents = contents_of(letter, self._codec, needed=wanted.message_type is not None)
             if wanted.fits(letter, contents):
@@ -157,7 +163,7 @@ class Letters:
 
     def at(self, place: str) -> list[Found]:
         """Give the letters of one place: their own, or that of the record that failed; raises Unusable for none."""
-        redriven = self._redriven()
+        redriven = self._redriven(lambda _read, _total: None, settled=False)
         found = [
             Found(letter, contents_of(letter, self._codec, needed=False), redriven.get(letter.place, ""))
             for letter in self._letters(lambda _read, _total: None)
@@ -169,28 +175,41 @@ class Letters:
         return found
 
     def _letters(self, look: Callable[[int, int], None]) -> Iterator[Letter]:
-        ranges = self._places.resolve(self._settings.stream.dead_letters_topic, None, None)
-        total = sum(each.end - each.start for each in ranges)
-        for read, message in enumerate(_messages(self._settings, ranges, self._log), 1):
-            look(read, total)
+        topic = self._settings.stream.dead_letters_topic
+        for message in self._messages(topic, look, settled=False):
             letter = read_letter(to_record(message))
             if letter is None:
                 self.foreign += 1
             else:
                 yield letter
 
-    def _redriven(self) -> dict[str, str]:
+    def _redriven(self, look: Callable[[int, int], None], *, settled: bool) -> dict[str, str]:
         """Tell, from the results, which letters were delivered again, and how that ended."""
-        ranges = self._places.resolve(self._settings.stream.results_topic, None, None)
         ended: dict[str, str] = {}
-        for message in _messages(self._settings, ranges, self._log):
+        for message in self._messages(self._settings.stream.results_topic, look, settled=settled):
             try:
                 result = self._codec.decode(message.value() or b"")
             except Undecodable:
                 continue
-            if result["redrive"] is not None:
+            if result.get("redrive") is not None:
                 ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
         return ended
+
+    def _messages(self, topic: str, look: Callable[[int, int], None], *, settled: bool) -> Iterator[Message]:
+        """Read a topic to its present end, also behind transactions that are open if it is to be settled."""
+        places = [(topic, number) for number in self._places.partitions(topic)]
+        firsts, ends = self._places.firsts(places), self._places.ends(places, committed=not settled)
+        ranges = [Range(*place, firsts[place], ends[place]) for place in places]
+        read, total = 0, sum(each.end - each.start for each in ranges)
+        patience = Deadline(self._patience)
+        for batch in read_ranges(self._settings, ranges, self._log):
+            look(read, total)
+            yield from batch
+            read += len(batch)
+            if batch:
+                patience = Deadline(self._patience)
+            elif not patience.left:
+                raise Unusable(f"{topic} has a transaction that does not end: what is behind it can't be seen.")
 
     def redrive(
         self, found: Iterable[Found], redelivery: Redelivery, at_once: int, rate: float | None
@@ -212,8 +231,3 @@ class Letters:
 def _again(letter: Letter) -> Record:
     """Give the record of a letter, marked as redriven."""
     return letter.record._replace(again=Again(None, letter.place, letter.attempts, letter.redrives))
-
-
-def _messages(settings: Settings, ranges: Sequence[Range], log: LibraryLog) -> Iterator[Message]:
-    for batch in read_ranges(settings, ranges, log):
-        yield from batch

@@ -49,6 +49,7 @@ class Redelivery:
         stream = settings.stream
         self._settings = settings
         self._watcher = watcher
+        self._delivery = delivery
         self._workers: Workers[Chunk, Done | Retry] = Workers(
             stream.workers, lambda chunk: delivery.deliver(chunk, lambda: not watcher.stopped)
         )
@@ -69,8 +70,8 @@ class Redelivery:
     def deliver(self, records: Iterable[Record]) -> list[Output]:
         """Deliver records, which are in order within each partition; blocks until each has its output.
 
-        Raises Stopped, and GaveUp where credentials of the settings are refused, or the API takes nothing for
-        `max_attempts` tries.
+        An event that the API fails alone, `max_attempts` times while it serves, is given up. Raises Stopped, and
+        GaveUp where credentials of the settings are refused, or the API takes nothing for so many tries.
         """
         chunks: dict[Partition, Chunk] = {}
         for record in records:
@@ -88,7 +89,11 @@ class Redelivery:
             left = [retry.chunk for retry in retries]
             if retries:
                 failures = 1 if done or any(retry.served for retry in retries) else failures + 1
-                self._wait_after(retries, failures)
+                if failures >= self._settings.stream.max_attempts:
+                    self._give_up(retries, failures)
+                    failures = 0
+                else:
+                    self._wait_after(retries, failures)
         return outputs
 
     def _tried(self, chunks: Sequence[Chunk]) -> list[Done | Retry]:
@@ -102,13 +107,17 @@ class Redelivery:
                 raise Stopped
         return answers
 
+    def _give_up(self, retries: Sequence[Retry], failures: int) -> None:
+        """Give up events that fail alone while the API serves; raises GaveUp where there is none."""
+        given_up = [self._delivery.give_up_suspects(retry.chunk, retry.trouble.problem) for retry in retries]
+        if not any(given_up):
+            raise GaveUp(f"{retries[0].trouble.problem}, {failures} times in a row")
+
     def _wait_after(self, retries: Sequence[Retry], failures: int) -> None:
         troubles = [retry.trouble for retry in retries]
         for trouble in troubles:
             if trouble.held:
                 raise GaveUp(trouble.problem)
-        if failures >= self._settings.stream.max_attempts:
-            raise GaveUp(f"{troubles[0].problem}, {failures} times in a row")
         asked = [trouble.retry_after for trouble in troubles if trouble.retry_after is not None]
         delay = self._settings.backoff.delay(failures, max(asked, default=None), random.random)
         self._watcher.on_wait(troubles[0].problem, delay)

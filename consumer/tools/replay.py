@@ -79,8 +79,11 @@ class Replay:
         ]
 
     def resumed(self, ranges: list[Range]) -> list[Range] | None:
-        """Give what is left of ranges where this replay was stopped; None if it was not begun, or is done."""
-        committed = self._own.committed([(each.topic, each.partition) for each in ranges])
+        """Give what is left of ranges where this replay was stopped; None if it was not begun, or is done.
+
+        What is left is sure only once a `Redelivery` of its name has fenced an earlier run.
+        """
+        committed = self._own.committed([(each.topic, each.partition) for each in ranges], settled=True)
         if all(offset is None for offset in committed.values()):
             return None
         left = []
@@ -109,6 +112,7 @@ class Replay:
         at = {(each.topic, each.partition): each.start for each in ranges}
         ends = {(each.topic, each.partition): each.end for each in ranges}
         for read, wanted in self.select(ranges):
+            redelivery.wait(0)
             left_out = read - len(wanted)
             for records in _portions(wanted, rate):
                 begun = time.monotonic()
@@ -134,7 +138,7 @@ class Replay:
         if plan.message_type is None and plan.site is None:
             return True
         try:
-            message = self._codec.decode(record.value or b"")
+            message = self._codec.decode_message(record.value or b"")
         except Undecodable:
             return False  # it has no type and no site
         site = message["parameters"].get(_SITE_ID) or self._settings.api.site_id

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
+from consumer import kafka
 from consumer.demo.processes import CommandProcess, await_that
+from consumer.log import NoLibraryLog
+from schemas.hub import to_message
 from tests.integration.test_service import orders
 from tests.messages import cart, order
 from tests.stand import SITE, TOKEN, Stand
@@ -105,7 +109,7 @@ def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand,
     assert 5 <= begun < 60
     again = run(stand, "replay", "--topic", stand.orders_topic)
     assert again.returncode == 2
-    assert "--resume to go on, or --restart" in again.stderr
+    assert "--resume to go on with it, or --restart" in again.stderr
     done = run(stand, "replay", "--topic", stand.orders_topic, "--resume", "--json")
     assert json.loads(done.stdout)["delivered"] == 60 - begun
     assert len(replays(stand)) == 60
@@ -129,7 +133,8 @@ def test_a_replay_that_is_killed_doubles_no_result(stand: Stand, tmp_path: Path)
 def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credentials(stand: Stand) -> None:
     stand.produce(*orders(5))
     delivered(stand, 5)
-    stand.api.add_fault({"action": "status", "status": 503, "times": 3})
+    down = json.dumps({"error_type": "internal", "message": "pool [/pool/a] is down"})
+    stand.api.add_fault({"action": "status", "status": 503, "times": 3, "body": down})
     assert run(stand, "replay", "--topic", stand.orders_topic).returncode == 0
     assert len(replays(stand)) == 5
     stand.api.set_credentials({"another": [SITE]})
@@ -139,6 +144,69 @@ def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credenti
     stand.api.set_credentials({TOKEN: [SITE]})
     assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 0
     assert set(replays(stand).values()) == {2}
+
+
+def test_a_replay_that_goes_on_elsewhere_ends_the_first(stand: Stand, tmp_path: Path) -> None:
+    stand.produce(*orders(60))
+    delivered(stand, 60)
+    words = ["replay", "--topic", stand.orders_topic, "--rate", "10"]
+    first = CommandProcess(words, stand.environment, tmp_path / "replay.log")
+    await_that("some results", lambda: len(replays(stand)) >= 5)
+    assert run(stand, *words[:3]).returncode == 2  # it still runs: that alone does not end it
+    assert first.status is None
+    assert run(stand, *words[:3], "--resume").returncode == 0
+    assert first.wait() == 1
+    assert len(replays(stand)) == 60
+    assert set(replays(stand).values()) == {1}
+
+
+def test_a_replay_gives_up_an_event_that_alone_fails(stand: Stand) -> None:
+    stand.produce(*orders(7))
+    delivered(stand, 7)
+    stand.api.add_fault({"action": "status", "status": 500, "times": None, "ids": ["R3"]})
+    done = run(stand, "replay", "--topic", stand.orders_topic, "--json", CONSUMER_MAX_ATTEMPTS="3")
+    shown = json.loads(done.stdout)
+    assert (done.returncode, shown["delivered"], shown["dead_letters"]) == (0, 6, {"failing": 1})
+    (letter,) = stand.dead_letters()
+    assert letter.key == b"R3"
+    assert "dlq.replay" in dict(letter.headers)
+
+
+def test_a_replay_of_nothing_can_be_stopped_while_it_reads(stand: Stand, tmp_path: Path) -> None:
+    value = stand.codec.encode("order", to_message(order("R1", "order:updated")))
+    for number in range(60_000):
+        stand.send_later(f"R{number % 100}".encode(), value)
+    stand.flush()
+    consumer = stand.reader()
+    ends = [consumer.get_watermark_offsets(place, 10)[1] for place in stand.order_places().values()]
+    places = zip(stand.order_places().values(), ends, strict=True)
+    committed = [TopicPartition(place.topic, place.partition, end) for place, end in places]
+    consumer.commit(offsets=committed, asynchronous=False)
+    consumer.close()
+    words = ["replay", "--topic", stand.orders_topic, "--site", "none", "--dry-run"]
+    process = CommandProcess(words, stand.environment, tmp_path / "replay.log")
+    await_that("it reads", lambda: (tmp_path / "replay.log").exists() and _listens(process))
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130
+
+
+def _listens(process: CommandProcess) -> bool:
+    """Tell whether a process has handlers of its own for SIGINT and SIGTERM."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
+    return bool(caught & 1 << signal.SIGTERM - 1)
+
+
+def test_what_others_write_to_our_topics_stops_no_tool(stand: Stand) -> None:
+    failed(stand)
+    producer = kafka.make_producer(stand.settings.client("test"), NoLibraryLog())
+    message = stand.codec.encode("order", to_message(order("R1")))
+    producer.produce(stand.settings.stream.results_topic, message)
+    producer.produce(stand.settings.stream.dead_letters_topic, b"whatever", headers=[("dlq.topic", b"x")])
+    producer.flush(10)
+    assert len(listed(stand)) == 3
+    assert run(stand, "dead-letters", "redrive", "--dry-run").returncode == 0
+    assert run(stand, "audit").returncode == 0
 
 
 @pytest.mark.parametrize(
