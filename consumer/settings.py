@@ -311,6 +311,12 @@ def _contradictions(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
     if stream.backoff_first > stream.backoff_longest:
         faults.append("CONSUMER_BACKOFF_FIRST is over CONSUMER_BACKOFF_LONGEST.")
     faults += _registry_faults(stream)
+    session, heartbeat = kafka.get("session.timeout.ms", "45000"), kafka.get("heartbeat.interval.ms", "3000")
+    if session.isdigit() and heartbeat.isdigit() and 2 * int(heartbeat) > int(session):
+        faults.append(
+            f"KAFKA_HEARTBEAT_INTERVAL_MS ({heartbeat}) is over half of KAFKA_SESSION_TIMEOUT_MS ({session}): the "
+            "group would give a member up between two signs of life."
+        )
     given = kafka.get("max.poll.interval.ms", "300000")
     longest = stream.drain_timeout + 2 * stream.commit_timeout
     if given.isdigit() and longest * 1000 >= int(given):

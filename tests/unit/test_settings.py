@@ -60,6 +60,7 @@ def test_one_sentence_for_each_fault() -> None:
     ("environ", "fault"),
     [
         ({"CONSUMER_CHUNK_RECORDS": "10", "CONSUMER_LANE_RECORDS": "5"}, "CONSUMER_CHUNK_RECORDS (10) is over"),
+        ({"KAFKA_SESSION_TIMEOUT_MS": "5000"}, "KAFKA_HEARTBEAT_INTERVAL_MS (3000) is over half of"),
         ({"CONSUMER_CHUNK_BYTES": "10", "CONSUMER_LANE_BYTES": "5"}, "CONSUMER_CHUNK_BYTES (10) is over"),
         ({"CONSUMER_BACKOFF_FIRST": "5", "CONSUMER_BACKOFF_LONGEST": "1"}, "CONSUMER_BACKOFF_FIRST is over"),
         ({"CONSUMER_SCHEMA_REGISTRY_USER": "ada"}, "CONSUMER_SCHEMA_REGISTRY_USER is set, and no CONSUMER_SCHEMA"),
