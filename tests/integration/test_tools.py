@@ -77,8 +77,9 @@ class Ledger:
         place = {"topic": self._stand.orders_topic, "partition": partition, "offset": offset}
         # The record had headers of that name already: the last of them are ours.
         headers: list[tuple[str, str | bytes | None]] = [("dlq.topic", b"elsewhere")]
-        more = {"kind": "rejected", "reason": "refused", "attempts": 1, "time": 0, "timestamp": 0}
-        headers += [(f"dlq.{name}", str(value)) for name, value in {**place, **more}.items()]
+        why = {"reason": "refused", "kind": "rejected"}
+        said = {**why, **place, "timestamp": 0, "attempts": 1, "time": 0}
+        headers += [(f"dlq.{name}", str(value)) for name, value in said.items()]
         self._producer.produce(self._stand.settings.stream.dead_letters_topic, b"a record", headers=headers)
         assert self._producer.flush(30) == 0
 
