@@ -119,6 +119,9 @@ def test_prometheus_finds_the_members_and_grafana_finds_prometheus() -> None:
     assert source["url"] == "http://prometheus:9090"
     (provider,) = yaml.safe_load((folder / "dashboards/dashboards.yml").read_text())["providers"]
     assert Path(provider["options"]["path"]).relative_to("/ops") == Path("dashboards")
+    assert (ROOT / "ops/grafana/dashboards/jirafe-consumer.json").is_file()
+    rules = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yml").read_text())["rule_files"]
+    assert [(ROOT / "ops/prometheus" / Path(name).name).is_file() for name in rules] == [True]
 
 
 def test_the_production_lock_is_the_part_of_the_whole_that_the_service_needs() -> None:
