@@ -99,14 +99,14 @@ def test_a_replay_of_some(stand: Stand) -> None:
 def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(60))
     delivered(stand, 60)
-    words = ["replay", "--topic", stand.orders_topic, "--rate", "10"]
-    process = CommandProcess(words, stand.environment, tmp_path / "replay.log")
-    await_that("some results", lambda: len(replays(stand)) >= 5)
-    process.signal(signal.SIGINT)
-    assert process.wait() == 130
-    assert process.said("--resume") == 1
+    words = ["replay", "--topic", stand.orders_topic, "--rate", "4"]
+    with CommandProcess(words, stand.environment, tmp_path / "replay.log") as process:
+        await_that("some results", lambda: len(replays(stand)) >= 4)
+        process.signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.said("--resume") == 1
     begun = len(replays(stand))
-    assert 5 <= begun < 60
+    assert 4 <= begun < 60
     again = run(stand, "replay", "--topic", stand.orders_topic)
     assert again.returncode == 2
     assert "--resume to go on with it, or --restart" in again.stderr
@@ -120,11 +120,11 @@ def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand,
 def test_a_replay_that_is_killed_doubles_no_result(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(60))
     delivered(stand, 60)
-    words = ["replay", "--topic", stand.orders_topic, "--rate", "10"]
-    process = CommandProcess(words, stand.environment, tmp_path / "replay.log")
-    await_that("some results", lambda: len(replays(stand)) >= 5)
-    process.signal(signal.SIGKILL)
-    process.wait()
+    words = ["replay", "--topic", stand.orders_topic, "--rate", "4"]
+    with CommandProcess(words, stand.environment, tmp_path / "replay.log") as process:
+        await_that("some results", lambda: len(replays(stand)) >= 4)
+        process.signal(signal.SIGKILL)
+        process.wait()
     assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 0
     assert len(replays(stand)) == 60
     assert set(replays(stand).values()) == {1}
@@ -149,13 +149,13 @@ def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credenti
 def test_a_replay_that_goes_on_elsewhere_ends_the_first(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(60))
     delivered(stand, 60)
-    words = ["replay", "--topic", stand.orders_topic, "--rate", "10"]
-    first = CommandProcess(words, stand.environment, tmp_path / "replay.log")
-    await_that("some results", lambda: len(replays(stand)) >= 5)
-    assert run(stand, *words[:3]).returncode == 2  # it still runs: that alone does not end it
-    assert first.status is None
-    assert run(stand, *words[:3], "--resume").returncode == 0
-    assert first.wait() == 1
+    words = ["replay", "--topic", stand.orders_topic, "--rate", "1"]
+    with CommandProcess(words, stand.environment, tmp_path / "replay.log") as first:
+        await_that("some results", lambda: len(replays(stand)) >= 2)
+        assert run(stand, *words[:3]).returncode == 2  # it still runs: that alone does not end it
+        assert first.status is None
+        assert run(stand, *words[:3], "--resume").returncode == 0
+        assert first.wait() == 1
     assert len(replays(stand)) == 60
     assert set(replays(stand).values()) == {1}
 
@@ -184,10 +184,10 @@ def test_a_replay_of_nothing_can_be_stopped_while_it_reads(stand: Stand, tmp_pat
     consumer.commit(offsets=committed, asynchronous=False)
     consumer.close()
     words = ["replay", "--topic", stand.orders_topic, "--site", "none", "--dry-run"]
-    process = CommandProcess(words, stand.environment, tmp_path / "replay.log")
-    await_that("it reads", lambda: (tmp_path / "replay.log").exists() and _listens(process))
-    process.signal(signal.SIGINT)
-    assert process.wait() == 130
+    with CommandProcess(words, stand.environment, tmp_path / "replay.log") as process:
+        await_that("it reads", lambda: _listens(process))
+        process.signal(signal.SIGINT)
+        assert process.wait() == 130
 
 
 def _listens(process: CommandProcess) -> bool:
@@ -319,11 +319,11 @@ def test_a_redrive_that_is_stopped_goes_on_with_the_rest(stand: Stand, tmp_path:
     stand.produce(*({**each, "parameters": brings} for each in orders(30)))
     delivered(stand, 30)
     stand.api.set_credentials({TOKEN: [SITE], "their-token": [SITE]})
-    words = ["dead-letters", "redrive", "--rate", "5"]
-    process = CommandProcess(words, stand.environment, tmp_path / "redrive.log")
-    await_that("some", lambda: any(result["redrive"] for result in stand.results()))
-    process.signal(signal.SIGINT)
-    assert process.wait() == 130
+    words = ["dead-letters", "redrive", "--rate", "2"]
+    with CommandProcess(words, stand.environment, tmp_path / "redrive.log") as process:
+        await_that("some", lambda: any(result["redrive"] for result in stand.results()))
+        process.signal(signal.SIGINT)
+        assert process.wait() == 130
     assert run(stand, "dead-letters", "redrive").returncode == 0
     redriven = Counter(result["redrive"] for result in stand.results() if result["redrive"])
     assert len(redriven) == 30

@@ -75,7 +75,7 @@ def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_l
     big = b"\x07" * 5000
     stand.produce_raw(b"big", big)
     stand.produce(*orders(30))
-    member = stand.member(KAFKA_MESSAGE_MAX_BYTES="2000")
+    member = stand.member(KAFKA_MESSAGE_MAX_BYTES="2000", CONSUMER_GRACE_TIME="3")
     await_that("it can't be written", lambda: member.said("Message size too large") > 1)
     await_that("the others go on", lambda: len(stand.committed()) == 2)
     assert stand.dead_letters() == []
