@@ -122,7 +122,8 @@ class ResultWriter:
         It does not keep to the timeout if the group's coordinator goes away (confluentinc/librdkafka#5456), and
         may never return. So it is called in a thread that can be left behind, with its producer.
         """
-        outcome: queue.SimpleQueue[KafkaException | None] = queue.SimpleQueue()
+        # As in `workers`: a SimpleQueue's wait may become endless by a signal.
+        outcome: queue.Queue[KafkaException | None] = queue.Queue()
 
         def call() -> None:
             try:

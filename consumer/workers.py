@@ -15,7 +15,8 @@ class Workers(Generic[Task, Answer]):
     def __init__(self, count: int, work: Callable[[Task], Answer]) -> None:
         self._work = work
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
+        # No SimpleQueue: its wait becomes endless by a signal whose handler ends after the timeout.
+        self._answers: queue.Queue[Answer | Exception] = queue.Queue()
         self._threads = [
             threading.Thread(target=self._run, name=f"worker-{number}", daemon=True) for number in range(count)
         ]

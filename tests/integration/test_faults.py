@@ -79,9 +79,7 @@ def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_l
     await_that("it can't be written", lambda: member.said("Message size too large") > 1)
     await_that("the others go on", lambda: len(stand.committed()) == 2)
     assert stand.dead_letters() == []
-    member.signal(signal.SIGKILL)
-    member.wait()
-    stand.end_transaction_of(member)
+    assert member.stop() == 0
     stand.member()
     await_that("all is committed", lambda: sum(stand.committed().values()) == 31)
     (letter,) = stand.dead_letters()
