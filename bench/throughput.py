@@ -70,7 +70,7 @@ def service_seconds(messages: list[Produced], partitions: int) -> tuple[float, f
         loaded, quiet = settings.load(None, environment), NoLibraryLog()
         kafka.prepare_topics(loaded, [*loaded.input_topics, loaded.stream.results_topic], quiet)
         producer = kafka.make_producer(loaded.client("bench"), quiet)
-        topics = dict(zip(("cart", "order", "taxon"), loaded.input_topics, strict=True))
+        topics = loaded.topics_by_kind
         for message in messages:
             producer.produce(topics[message.topic_kind], message.value, message.key)
             producer.poll(0)

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -43,10 +44,10 @@ class Node:
             raise BrokerUnavailable(f"Apache Kafka's storage could not be formatted; see {self.log}.")
 
     def start(self) -> None:
-        """Start it; does not wait."""
-        self._process = self._java("kafka.Kafka", str(self._properties))
+        """Start it if it is stopped; does not wait."""
+        self._process = self._process or self._java("kafka.Kafka", str(self._properties))
 
-    def stop(self, *, kindly: bool = True) -> None:
+    def stop(self, *, kindly: bool) -> None:
         """Stop it, by SIGKILL if not kindly, and wait until it is gone."""
         if self._process:
             java.stop(self._process, kindly=kindly)
@@ -119,10 +120,9 @@ class ApacheKafka:
     def start(self) -> None:
         """Start all that is stopped and wait until each answers."""
         for node in self._nodes:
-            if not node._process:
-                node.start()
+            node.start()
         for servers in self._servers:
-            await_that(f"Apache Kafka answers at {servers}", lambda at=servers: answers(at), _STARTED_WITHIN)  # type: ignore[misc]
+            await_that(f"Apache Kafka answers at {servers}", partial(answers, servers), _STARTED_WITHIN)
 
     def restart(self, *, kindly: bool, node: int = 0) -> None:
         """Stop a node, kindly or by SIGKILL, and start it again on the same data."""

@@ -9,12 +9,10 @@ import click
 
 from consumer import kafka, settings
 from consumer.commands import audit, check, dead_letters, lag, local, messages, offsets, replay, run, schemas
-from consumer.commands.usage import PROGRAM, Usage
+from consumer.commands.usage import INTERRUPTED, PROGRAM, Usage
 from consumer.demo.broker import BrokerUnavailable
 from schemas.codec import RegistryUnavailable
 from schemas.hub import HubError
-
-_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -37,7 +35,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except RegistryUnavailable as error:
         status = _say(f"{PROGRAM}: {error}; see CONSUMER_SCHEMA_REGISTRY_URL.")
     except (click.Abort, KeyboardInterrupt):
-        status = _INTERRUPTED
+        status = INTERRUPTED
     sys.exit(status)
 
 

@@ -214,7 +214,8 @@ class _Gauges(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        now, lanes = self._status(), self._status().lanes
+        now = self._status()
+        lanes = now.lanes
 
         def gauge(name: str, meaning: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
             family = GaugeMetricFamily(f"{_PREFIX}_{name}", meaning, labels=labels)

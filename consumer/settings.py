@@ -176,9 +176,15 @@ class Settings:
         self.instance = self.kafka.get("group.instance.id") or f"{self._host}-{uuid.uuid4().hex[:8]}"
 
     @property
+    def topics_by_kind(self) -> dict[str, str]:
+        """The topics that are consumed, by the kind of message that each has."""
+        stream = self.stream
+        return {"cart": stream.carts_topic, "order": stream.orders_topic, "taxon": stream.taxons_topic}
+
+    @property
     def input_topics(self) -> list[str]:
         """The topics that are consumed."""
-        return [self.stream.carts_topic, self.stream.orders_topic, self.stream.taxons_topic]
+        return list(self.topics_by_kind.values())
 
     def client(self, purpose: str) -> dict[str, Any]:
         """Properties that every client has; brokers and their tools name it by its purpose and its host."""

@@ -88,7 +88,7 @@ class Stand:
             self.produce_bytes(kind, key.encode() if key else None, self.codec.encode(kind, message))
 
     def produce_bytes(self, kind: str, key: bytes | None, value: bytes) -> None:
-        topics = dict(zip(("cart", "order", "taxon"), self.settings.input_topics, strict=True))
+        topics = self.settings.topics_by_kind
         produce(self._producer, [(topics[kind], Encoded(kind, key, value))])
 
     def send_later(self, key: bytes, value: bytes) -> None:

@@ -25,8 +25,6 @@ from rich.text import Text
 from consumer.record import Output
 from consumer.tools.redelivery import Watcher
 
-INTERRUPTED = 130
-
 
 @dataclass(slots=True)
 class Tally:

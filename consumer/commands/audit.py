@@ -14,11 +14,10 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 
 from consumer import log, settings, wiring
-from consumer.commands.usage import PROGRAM, Usage, a_place
+from consumer.commands.usage import PROGRAM, a_place, consumed, of_partitions
 from consumer.tools import audit
 from consumer.tools.audit import Audited, Count, Report
 from consumer.tools.ranges import Place
-from schemas.codec import RegistryUnavailable
 
 _COLUMNS = {
     Count.RECORDS: "records",
@@ -41,9 +40,7 @@ _TROUBLES = {
 
 @click.command("audit")
 @click.option("--topic", metavar="TOPIC", help="The topic of records. Default: all that are consumed.")
-@click.option(
-    "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
-)
+@of_partitions
 @click.option("--from", "start", type=a_place, metavar="TIME|OFFSET", help="The first record. Default: all.")
 @click.option("--to", "end", type=a_place, metavar="TIME|OFFSET", help="The first record after. Default: all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -72,14 +69,9 @@ def audit_command(
       jirafe-consumer audit --topic orders --from 2014-03-01 --to 2014-03-02 --json
     """
     loaded = source.load()
-    if topic and topic not in loaded.input_topics:
-        raise Usage(f"the topic {topic} is none that is consumed: {', '.join(loaded.input_topics)}.")
-    topics = dict.fromkeys([topic] if topic else loaded.input_topics, partitions)
+    topics = dict.fromkeys(consumed(loaded, topic), partitions)
     steps = audit.audit(loaded, wiring.make_codec(loaded), log.NoLibraryLog(), topics, (start, end))
-    try:
-        report = _with_progress(steps)
-    except RegistryUnavailable as error:
-        raise Usage(f"{error}; see CONSUMER_SCHEMA_REGISTRY_URL.") from None
+    report = _with_progress(steps)
     if as_json:
         click.echo(orjson.dumps(_object(report)))
     else:

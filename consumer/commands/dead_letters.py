@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from consumer import log, settings, wiring
-from consumer.commands.again import INTERRUPTED, Tally, watched
-from consumer.commands.usage import PROGRAM, a_time
+from consumer.commands.again import Tally, watched
+from consumer.commands.usage import INTERRUPTED, PROGRAM, a_time
 from consumer.tools.letters import Filter, Found, Letters
 from consumer.tools.preview import preview
 from consumer.tools.redelivery import GaveUp, Redelivery, Stopped

@@ -15,7 +15,6 @@ from consumer import kafka, log, produce, settings, wiring
 from consumer.commands.usage import PROGRAM, Usage
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
-from schemas.codec import RegistryUnavailable
 
 
 @click.command()
@@ -96,7 +95,7 @@ def shop_command(source: settings.Source, rate: float, messages: int | None) -> 
     loaded = source.load()
     library_log = log.NoLibraryLog()
     kafka.prepare_topics(loaded, loaded.input_topics, library_log)
-    topics = dict(zip(("cart", "order", "taxon"), loaded.input_topics, strict=True))
+    topics = loaded.topics_by_kind
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())
@@ -107,8 +106,6 @@ def shop_command(source: settings.Source, rate: float, messages: int | None) -> 
     )
     try:
         count = produce.produce(kafka.make_producer(loaded.client("shop"), library_log), addressed)
-    except RegistryUnavailable as error:
-        raise Usage(f"{error}; see CONSUMER_SCHEMA_REGISTRY_URL.") from None
     except produce.NotProduced as error:
         click.echo(f"{PROGRAM} shop: {error}", err=True)
         return 1

@@ -69,15 +69,12 @@ def produce_command(source: settings.Source, files: tuple[str, ...], topic: str 
     loaded = source.load()
     codec = wiring.make_codec(loaded)
     standard_input = sys.stdin.buffer
-    try:
-        encoded = [
-            message
-            for file in files
-            for message in produce.encode_all(file, produce.read_source(file, standard_input), codec)
-        ]
-    except RegistryUnavailable as error:
-        raise Usage(f"{error}; see CONSUMER_SCHEMA_REGISTRY_URL.") from None
-    topics = dict(zip(("cart", "order", "taxon"), loaded.input_topics, strict=True))
+    encoded = [
+        message
+        for file in files
+        for message in produce.encode_all(file, produce.read_source(file, standard_input), codec)
+    ]
+    topics = loaded.topics_by_kind
     addressed = [(topic or topics[message.kind], message) for message in encoded]
     library_log = log.NoLibraryLog()
     kafka.prepare_topics(loaded, dict.fromkeys(to for to, _ in addressed), library_log)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer import log, settings
-from consumer.commands.usage import Usage, a_time
+from consumer.commands.usage import Usage, a_time, consumed, of_partitions
 from consumer.tools.offsets import Move, Offsets, Target
 
 
@@ -26,9 +26,7 @@ def offsets() -> None:
 @click.option("--earliest", is_flag=True, help="The first record that is there.")
 @click.option("--latest", is_flag=True, help="Behind the last record.")
 @click.option("--topic", metavar="TOPIC", help="Of this topic only. Default: of all that are consumed.")
-@click.option(
-    "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
-)
+@of_partitions
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -64,10 +62,9 @@ def reset(
             "offsets reset asks before it changes anything, and here is nobody to ask: give --yes or --dry-run."
         )
     loaded = source.load()
-    if topic and topic not in loaded.input_topics:
-        raise Usage(f"the topic {topic} is none that is consumed: {', '.join(loaded.input_topics)}.")
+    topics = dict.fromkeys(consumed(loaded, topic), partitions)
     tool = Offsets(loaded, log.NoLibraryLog())
-    moves = tool.moves(dict.fromkeys([topic] if topic else loaded.input_topics, partitions), target)
+    moves = tool.moves(topics, target)
     changes = [move for move in moves if move.committed != move.to]
     if not as_json:
         _show(tool.group.name, moves)

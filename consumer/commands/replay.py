@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer import log, settings, wiring
-from consumer.commands.again import INTERRUPTED, Tally, watched
-from consumer.commands.usage import PROGRAM, Usage, a_place
+from consumer.commands.again import Tally, watched
+from consumer.commands.usage import INTERRUPTED, PROGRAM, Usage, a_place, consumed, of_partitions
 from consumer.record import Range
 from consumer.tools.redelivery import GaveUp, Redelivery, Stopped
 from consumer.tools.replay import Plan, Replay
@@ -25,9 +25,7 @@ from schemas.codec import Codec, Undecodable
 @click.option("--from", "start", metavar="TIME", help="The first record, by time. Default: the first there is.")
 @click.option("--from-offset", type=click.IntRange(min=0), metavar="N", help="The first one, by offset.")
 @click.option("--to", "end", metavar="TIME|OFFSET", help="The first record after. Default: what is committed.")
-@click.option(
-    "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
-)
+@of_partitions
 @click.option("--type", "message_type", metavar="TYPE", help="Messages of this type only, such as order:new.")
 @click.option("--key", metavar="KEY", help="Records of this key only: a number, or a taxon's id.")
 @click.option("--site", metavar="ID", help="Messages that go to this site only.")
@@ -74,8 +72,7 @@ def replay(
     if resume and restart:
         raise click.UsageError("give --resume or --restart, not both", click.get_current_context())
     loaded = source.load()
-    if topic not in loaded.input_topics:
-        raise Usage(f"the topic {topic} is none that is consumed: {', '.join(loaded.input_topics)}.")
+    consumed(loaded, topic)
     words: dict[str, Sequence[object]] = {
         "--topic": [topic],
         "--from": [start],

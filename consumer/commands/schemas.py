@@ -14,7 +14,6 @@ from consumer import settings, wiring
 from consumer.commands.usage import Usage
 from consumer.tools import subjects
 from consumer.tools.subjects import Subject
-from schemas.codec import RegistryUnavailable
 from schemas.registry import SchemaRegistry
 
 _STATES = {
@@ -72,10 +71,7 @@ def _asked(source: settings.Source, ask: Callable[[SchemaRegistry], list[Subject
     registry = wiring.make_registry(source.load())
     if registry is None:
         raise Usage("no Schema Registry is set; see CONSUMER_SCHEMA_REGISTRY_URL.")
-    try:
-        return ask(registry)
-    except RegistryUnavailable as error:
-        raise Usage(f"{error}; see CONSUMER_SCHEMA_REGISTRY_URL.") from None
+    return ask(registry)
 
 
 def _shown(found: list[Subject], *, as_json: bool) -> int:

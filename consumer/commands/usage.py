@@ -4,13 +4,29 @@ from datetime import UTC, datetime
 
 import click
 
+from consumer.settings import Settings
 from consumer.tools.ranges import NotAPlace, Place, parse_place, parse_time
 
 PROGRAM = "jirafe-consumer"
+INTERRUPTED = 130
+"""The exit status of a command that was told to end."""
+
+
+of_partitions = click.option(
+    "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
+)
+"""The option that chooses some partitions of a topic."""
 
 
 class Usage(Exception):
     """What was asked for can't be done as it was asked; the sentence says why and how to mend it."""
+
+
+def consumed(loaded: Settings, topic: str | None) -> list[str]:
+    """Give the topic that was asked for, all that are consumed for None; raises Usage for one that is not."""
+    if topic is not None and topic not in loaded.input_topics:
+        raise Usage(f"the topic {topic} is none that is consumed: {', '.join(loaded.input_topics)}.")
+    return loaded.input_topics if topic is None else [topic]
 
 
 def a_place(text: str) -> Place:

@@ -107,7 +107,7 @@ class _Demo:
 
     def _produce(self, count: int) -> None:
         producer = kafka.make_producer(self._settings.client("shop"), self._log)
-        topics = dict(zip(("cart", "order", "taxon"), self._settings.input_topics, strict=True))
+        topics = self._settings.topics_by_kind
         for message in shop(count):
             producer.produce(topics[message.topic_kind], message.value, message.key)
             self._broken += message.broken is not None

@@ -1,10 +1,8 @@
 """Delivering again through the public door: `replay` and `dead-letters`."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from consumer import kafka
 from consumer.demo.processes import CommandProcess, await_that
 from consumer.log import NoLibraryLog
 from schemas.hub import to_message
+from tests import command
 from tests.integration.test_service import orders
 from tests.messages import cart, order
 from tests.stand import SITE, TOKEN, Stand
@@ -24,14 +23,7 @@ GARBAGE = b"\x07not Avro"
 
 
 def run(stand: Stand, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [sys.executable, "-m", "consumer", *arguments],
-        env={**os.environ, "COLUMNS": "80", **stand.environment, **changed},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
+    done = command.run(*arguments, **{"COLUMNS": "80", **stand.environment, **changed})
     assert "Traceback" not in done.stderr, done.stderr
     assert TOKEN not in done.stdout + done.stderr
     return done

@@ -1,9 +1,6 @@
 """TLS and SASL between us and a real broker: what is right goes through, what is wrong is one sentence."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from brokers.apache import ApacheKafka
 from consumer.demo.broker import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
+from tests.command import run
 from tests.integration.test_service import assert_one_result_each, orders
 from tests.messages import taxon
 from tests.stand import SITE, TOKEN, Stand
@@ -62,17 +60,6 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(kafka, environment)
 
 
-def run(secured: Secured, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "consumer", *arguments],
-        env={**os.environ, **secured.environment, **changed},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def test_a_member_works_over_tls_with_a_password(secured: Secured, tmp_path: Path) -> None:
     with SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
         stand = Stand(secured.kafka.bootstrap_servers, api, tmp_path)
@@ -105,7 +92,7 @@ def test_what_is_wrong_is_one_sentence_without_the_password(
     file.write_text(json.dumps(taxon("9", "Bags")))
     folder = Path(secured.environment["KAFKA_SSL_CA_LOCATION"]).parent
     changed = {name: str(folder / value) if value.endswith(".pem") else value}
-    done = run(secured, command, *([str(file)] if command == "produce" else []), **changed)
+    done = run(command, *([str(file)] if command == "produce" else []), **{**secured.environment, **changed})
     assert (done.returncode, done.stdout) == (2, "")
     sentence = done.stderr.splitlines()[-1]
     assert told in sentence
