@@ -1,7 +1,7 @@
 """Runs members against a broker and a sandbox, does to them what the plan says, and settles the ledger.
 
 The sandbox is a thread of this process: at the paced rate it takes a small part of a core, and its log of
-arrivals is read from memory, where none can be missed.
+arrivals is read from memory, and keeps the bodies of far more than come in while a broker restarts.
 """
 
 import argparse
@@ -47,6 +47,7 @@ _LAST_WORDS = 2000
 _MOST_DEAD = 5
 _KINDLY = 0.5
 _UNCOMMITTED = 10.0
+_UNREAD = 200_000
 
 
 class Stalled(Exception):
@@ -387,7 +388,7 @@ def run(arguments: argparse.Namespace) -> int:
             broker = Kafka(arguments.bootstrap_servers)
         else:
             broker = Embedded(stack.enter_context(EmbeddedBroker()))
-        server = stack.enter_context(SandboxServer(Sandbox(seed=arguments.seed)))
+        server = stack.enter_context(SandboxServer(Sandbox(seed=arguments.seed, keep_bodies=_UNREAD)))
         chaos = Run(broker, arguments, server, folder)
         stack.callback(chaos.close)
         for _ in range(arguments.members):
