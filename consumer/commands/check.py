@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from consumer import settings
+from consumer import settings, wiring
 from consumer.tools.check import Finding, Verdict, check
 
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"}
@@ -48,11 +48,12 @@ def check_command(source: settings.Source, as_json: bool) -> int:
 def _findings(source: settings.Source) -> Iterator[Finding]:
     try:
         loaded = source.load()
+        wiring.make_codec(loaded)  # for the folder of schemas, which is a setting too
     except settings.SettingsError as error:
         for fault in error.faults:
             yield Finding("settings", Verdict.FAILED, fault, "see the settings in the README")
         return
-    yield from check(loaded)
+    yield from check(loaded, wiring.make_registry(loaded))
 
 
 def _line(finding: Finding) -> Table:

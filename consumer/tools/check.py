@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from http import HTTPStatus
 from typing import Any
 
 import requests
@@ -19,8 +18,11 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
 from consumer.kafka import Unusable, make_consumer, make_producer, reach
 from consumer.log import LibraryLog, NoLibraryLog
 from consumer.settings import Settings
+from consumer.tools import subjects
 from consumer.tools.group import Group
 from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Passing, Refused, Rejected, Site
+from schemas.codec import RegistryUnavailable
+from schemas.registry import SchemaRegistry
 
 _ANSWERED_WITHIN = 10.0
 _CLOCKS_DIFFER = timedelta(seconds=30)
@@ -59,7 +61,7 @@ def _failed(check: str, said: str, mend: str) -> Finding:
     return Finding(check, Verdict.FAILED, said, mend)
 
 
-def check(settings: Settings) -> Iterator[Finding]:
+def check(settings: Settings, registry: SchemaRegistry | None) -> Iterator[Finding]:
     """Check everything, one after the other; raises nothing of what it finds."""
     log = NoLibraryLog()
     try:
@@ -70,7 +72,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     else:
         yield _ok("settings", f"the group {settings.kafka['group.id']}")
         yield from _kafka(settings, log)
-    yield from _registry(settings)
+    yield from _registry(registry)
     yield from _api(settings)
 
 
@@ -264,31 +266,25 @@ def _transactions(settings: Settings) -> Finding:
     return _ok("transactions", f"may write in transactions, as {name}")
 
 
-def _registry(settings: Settings) -> Iterator[Finding]:
-    stream = settings.stream
-    if not stream.schema_registry_url:
+def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
+    """Ask where each of our schemas stands, over the connection that the service would have."""
+    if registry is None:
         yield _ok("registry", "none is set: records have the single-object framing, schemas are local")
         return
-    password = stream.schema_registry_password
-    auth = (stream.schema_registry_user or "", password.get_secret_value()) if password else None
-    mend = "see CONSUMER_SCHEMA_REGISTRY_URL"
     try:
-        answer = requests.get(
-            f"{stream.schema_registry_url}/subjects", auth=auth, timeout=_ANSWERED_WITHIN, allow_redirects=False
-        )
-        subjects = answer.json() if answer.status_code == HTTPStatus.OK else None
-    except requests.RequestException as error:  # of no answer, and of one that is not JSON
-        yield _failed("registry", f"it does not answer as one ({type(error).__name__}).", mend)
+        found = subjects.check(registry)
+    except RegistryUnavailable as error:
+        yield _failed("registry", f"{error}.", "see CONSUMER_SCHEMA_REGISTRY_URL, _USER, _PASSWORD and _CA")
         return
-    if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        mend = "see CONSUMER_SCHEMA_REGISTRY_USER and _PASSWORD"
-        yield _failed("registry", f"it refuses our user ({answer.status_code}).", mend)
-    elif not isinstance(subjects, list):
-        yield _failed("registry", f"it answers {answer.status_code}, not as a registry does.", mend)
-    else:
-        absent = [topic for topic in settings.input_topics if f"{topic}-value" not in subjects]
-        known = f"it has {_counted(len(subjects), 'subject')}"
-        yield _ok("registry", f"{known}; none yet of {', '.join(absent)}" if absent else known)
+    refused = [each for each in found if each.state == "incompatible"]
+    for each in refused:
+        said = f"our schema may not follow the latest of {each.subject}: {each.reason}."
+        mend = "give the topic another name by its setting, or change the subject's compatibility"
+        yield _failed("registry", said, mend)
+    if new := [each.subject for each in found if each.state == "new"]:
+        yield _ok("registry", f"not there yet: {', '.join(new)}; schemas register puts them there")
+    elif not refused:
+        yield _ok("registry", "has all our schemas")
 
 
 def _api(settings: Settings) -> Iterator[Finding]:

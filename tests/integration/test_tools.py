@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from consumer import kafka
@@ -22,6 +25,7 @@ from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.log import NoLibraryLog
 from tests.command import run
 from tests.messages import order
+from tests.registry import PASSWORD, USER, RegistryServer
 from tests.stand import NUMBER_OF_PARTITIONS, SITE, TOKEN, Stand
 
 LEFT_OUT = "records that can't be read and were left out: 1."
@@ -510,25 +514,63 @@ class TestCheck:
         assert clock["verdict"] == "warning"
         assert said in clock["said"]
 
+    def test_a_registry_is_asked_for_our_schemas(self, stand: Stand, registry_server: RegistryServer) -> None:
+        environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
+        new = finding(asked(stand, "check", status=0, **environment), "registry")
+        assert new["verdict"] == "ok"
+        assert new["said"].startswith(f"not there yet: {stand.settings.stream.carts_topic}-value, ")
+        done = run("schemas", "register", **stand.environment, **environment)
+        assert done.returncode == 0, done.stderr
+        found = finding(asked(stand, "check", status=0, **environment), "registry")
+        assert (found["verdict"], found["said"]) == ("ok", "has all our schemas")
+
+    def test_a_schema_that_is_incompatible_fails(self, stand: Stand, registry_server: RegistryServer) -> None:
+        subject = f"{stand.settings.stream.results_topic}-value"
+        registry_server.keep("{}", subject)
+        registry_server.incompatible = ["READER_FIELD_MISSING_DEFAULT_VALUE: code"]
+        report = asked(stand, "check", status=1, CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url)
+        (refused,) = (each for each in report["checks"] if each["verdict"] == "failed")
+        assert refused["check"] == "registry"
+        assert refused["said"] == (
+            f"our schema may not follow the latest of {subject}: READER_FIELD_MISSING_DEFAULT_VALUE: code."
+        )
+
     @pytest.mark.parametrize(
-        ("status", "body", "verdict", "said"),
+        ("page", "said"),
         [
-            (200, b'["x-value"]', "ok", "it has 1 subject; none yet of"),
-            (401, b"{}", "failed", "it refuses our user (401)."),
-            (404, b"<html>", "failed", "it answers 404, not as a registry does."),
-            (200, b"<html>", "failed", "it does not answer as one"),
+            ((401, b"{}"), "the schema registry answered 401."),
+            ((404, b"<html>"), "the schema registry answered 404."),
+            ((200, b"<html>"), "the schema registry's answer is not one of a schema registry."),
         ],
     )
-    def test_a_registry_is_asked_for_its_subjects(
-        self, stand: Stand, status: int, body: bytes, verdict: str, said: str
+    def test_a_registry_that_is_none_fails(
+        self, stand: Stand, registry_server: RegistryServer, page: tuple[int, bytes], said: str
     ) -> None:
-        def answer(request: BaseHTTPRequestHandler) -> None:
-            request.send_response_only(status)
-            request.end_headers()
-            request.wfile.write(body)
-
-        with served(answer) as url:
-            report = asked(stand, "check", status=int(verdict == "failed"), CONSUMER_SCHEMA_REGISTRY_URL=url)
+        registry_server.page = page
+        report = asked(stand, "check", status=1, CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url)
         found = finding(report, "registry")
-        assert found["verdict"] == verdict
-        assert said in found["said"]
+        assert (found["verdict"], found["said"]) == ("failed", said)
+
+    def test_a_registry_is_asked_as_the_service_would(self, stand: Stand, tmp_path: Path) -> None:
+        authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        with RegistryServer(context, protected=True) as server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+            environment = {
+                "CONSUMER_SCHEMA_REGISTRY_URL": server.url,
+                "CONSUMER_SCHEMA_REGISTRY_USER": USER,
+                "CONSUMER_SCHEMA_REGISTRY_PASSWORD": PASSWORD,
+            }
+            trust = {"CONSUMER_SCHEMA_REGISTRY_CA": str(tmp_path / "ca.pem")}
+            trusted = asked(stand, "check", status=0, **environment, **trust)
+            untrusted = asked(stand, "check", status=1, **environment)
+            server.shutdown()
+        assert finding(trusted, "registry")["verdict"] == "ok"
+        assert "certificate verify failed" in finding(untrusted, "registry")["said"]
+        assert PASSWORD not in json.dumps([trusted, untrusted], ensure_ascii=False)
+
+    def test_a_folder_of_schemas_that_is_wrong_is_a_finding(self, stand: Stand, tmp_path: Path) -> None:
+        (tmp_path / "broken.avsc").write_text("{")
+        report = asked(stand, "check", status=1, CONSUMER_SCHEMAS_FOLDER=str(tmp_path))
+        assert "CONSUMER_SCHEMAS_FOLDER" in finding(report, "settings")["said"]
