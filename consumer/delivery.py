@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from consumer.chunk import Chunk, Fault, Outgoing
 from consumer.drafts import Defaults, Drafts
-from consumer.failures import Failures
-from consumer.metrics import Metrics
 from consumer.record import Output
 from consumer.sending import Attempt, Rules, Tally, Trouble, by_site
+from consumer.telemetry.failures import Failures
+from consumer.telemetry.metrics import Metrics
 from jirafe.client import PROBE, Answered, Client
 from schemas.codec import RegistryUnavailable
 

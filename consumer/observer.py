@@ -11,8 +11,8 @@ from consumer.delivery import REGISTRY
 from consumer.lane import Lane
 from consumer.lanes import Lanes
 from consumer.record import Partition
-from consumer.statistics import Reach, Statistics
-from consumer.status import LaneStatus, State
+from consumer.telemetry.statistics import Reach, Statistics
+from consumer.telemetry.status import LaneStatus, State
 
 _INTERVAL = 1.0
 _UNKNOWN = Reach(None, None)

@@ -8,8 +8,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from consumer.metrics import Metrics
 from consumer.record import Again, DeadLetter, Output, Partition, Record
+from consumer.telemetry.metrics import Metrics
 
 Group = Any
 """The group's metadata as the consumer gives it (opaque): by it the broker fences stale members (KIP-447)."""

@@ -18,14 +18,14 @@ from consumer.flood import FloodGuard
 from consumer.kafka import make_admin, make_consumer, make_producer, to_record
 from consumer.lanes import Lanes
 from consumer.log import LibraryLog, Logger
-from consumer.metrics import Metrics
 from consumer.observer import Observer
 from consumer.pulse import Pulse
 from consumer.record import Partition
 from consumer.results import Aborted, Deadline, Fenced, Lost, ResultWriter
 from consumer.settings import Settings, SettingsError, Source
-from consumer.statistics import LogEnds, read_statistics
-from consumer.status import Status
+from consumer.telemetry.metrics import Metrics
+from consumer.telemetry.statistics import LogEnds, read_statistics
+from consumer.telemetry.status import Status
 from consumer.workers import Workers
 
 _IDLE_WAIT = 0.1

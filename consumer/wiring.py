@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry
 
 from consumer.delivery import Delivery
 from consumer.drafts import Drafts
-from consumer.failures import Failures
 from consumer.log import Logger
-from consumer.metrics import Metrics
 from consumer.sending import Rules
 from consumer.service import Service
 from consumer.settings import Settings, SettingsError, Source
+from consumer.telemetry.failures import Failures
+from consumer.telemetry.metrics import Metrics
 from consumer.web.report import About
 from consumer.web.server import Web
 from jirafe.client import Client

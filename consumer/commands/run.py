@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry
 
 from consumer import kafka, log, settings, wiring
 from consumer.commands.usage import Usage
-from consumer.failures import Failures
-from consumer.metrics import Metrics
 from consumer.results import Refused
 from consumer.service import Fatal, Service
+from consumer.telemetry.failures import Failures
+from consumer.telemetry.metrics import Metrics
 from consumer.web.server import Web
 
 

@@ -1,16 +1,19 @@
 """Our own commands as processes: started, watched and ended by a demo, a test or a bench."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 _STOPPED_WITHIN = 60.0
+_PORTS = range(20_000, 32_000)
 
 
 class NotInTime(Exception):
@@ -18,11 +21,16 @@ class NotInTime(Exception):
 
 
 def free_port() -> int:
-    """Find a port of 127.0.0.1 that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a port of 127.0.0.1 that nobody has now.
+
+    It is none of those that the system gives to outgoing connections, which could take it before its user does;
+    and it is picked by chance, as others may look for one at the same time.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def await_that(what: str, holds: Callable[[], bool], within: float = 60.0) -> None:

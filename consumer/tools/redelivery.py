@@ -14,10 +14,10 @@ from consumer.chunk import Chunk
 from consumer.delivery import Delivery, Done, Retry
 from consumer.kafka import Unusable, make_consumer, make_producer
 from consumer.log import LibraryLog
-from consumer.metrics import Metrics
 from consumer.record import Output, Partition, Record
 from consumer.results import Aborted, Deadline, Lost, Refused, ResultWriter
 from consumer.settings import Settings
+from consumer.telemetry.metrics import Metrics
 from consumer.workers import Workers
 
 _LOOK = 0.1

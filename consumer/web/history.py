@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from consumer.metrics import Totals
+from consumer.telemetry.metrics import Totals
 
 STEP = 5.0
 """Seconds from one point to the next."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from consumer.failures import Failure
-from consumer.metrics import Totals
-from consumer.status import LaneStatus, Status
+from consumer.telemetry.failures import Failure
+from consumer.telemetry.metrics import Totals
+from consumer.telemetry.status import LaneStatus, Status
 from consumer.web.history import STEP, Point
 
 STUCK_AFTER = 120.0

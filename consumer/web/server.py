@@ -17,9 +17,9 @@ from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 
-from consumer.failures import Failures
-from consumer.metrics import Metrics
-from consumer.status import Status
+from consumer.telemetry.failures import Failures
+from consumer.telemetry.metrics import Metrics
+from consumer.telemetry.status import Status
 from consumer.web.history import History, Reading
 from consumer.web.report import About, Seen, is_stuck, report
 

@@ -19,13 +19,13 @@ from consumer.backoff import Backoff
 from consumer.chunk import Chunk, Credentials
 from consumer.delivery import Delivery
 from consumer.drafts import Defaults, Drafts
-from consumer.failures import Failures
 from consumer.lane import Bounds
 from consumer.lanes import Lanes
 from consumer.log import configure
-from consumer.metrics import Metrics
 from consumer.record import Output, Partition, Record
 from consumer.sending import Rules
+from consumer.telemetry.failures import Failures
+from consumer.telemetry.metrics import Metrics
 from jirafe.client import (
     Accepted,
     Answer,

@@ -6,10 +6,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.failures import Failures
-from consumer.metrics import MOST_SITES, OTHER, Metrics
 from consumer.record import DeadLetter, Output, Record
-from consumer.status import LaneStatus, Status
+from consumer.telemetry.failures import Failures
+from consumer.telemetry.metrics import MOST_SITES, OTHER, Metrics
+from consumer.telemetry.status import LaneStatus, Status
 from jirafe.client import Answer, Answered, Exchange, Failed, Forbidden, Refused
 
 LANE = LaneStatus(("orders", 3), "site", 5, 7, 1, 2, 3, 40, True, "1", "down", 9.0, 0.0)  # noqa: FBT003

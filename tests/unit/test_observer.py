@@ -8,8 +8,8 @@ from consumer.log import configure
 from consumer.observer import Observer
 from consumer.record import Output, Record
 from consumer.sending import Trouble
-from consumer.statistics import Reach, Statistics, read_statistics
-from consumer.status import LaneStatus
+from consumer.telemetry.statistics import Reach, Statistics, read_statistics
+from consumer.telemetry.status import LaneStatus
 
 PLACE = ("orders", 0)
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from consumer.failures import Failure
-from consumer.metrics import Totals
-from consumer.status import LaneStatus, State, Status
+from consumer.telemetry.failures import Failure
+from consumer.telemetry.metrics import Totals
+from consumer.telemetry.status import LaneStatus, State, Status
 from consumer.web.history import Point, Reading, point, quantile
 from consumer.web.report import STUCK_AFTER, About, Seen, overall, report
 

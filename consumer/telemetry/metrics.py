@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, Pro
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from consumer.status import STATES, Status
+from consumer.telemetry.status import STATES, Status
 from jirafe.client import Answered, Exchange, Failed, Forbidden, Refused
 
 OTHER = "other"
