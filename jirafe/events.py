@@ -18,6 +18,7 @@ Body = dict[str, Any]
 Section = Mapping[str, Any]
 
 _NOTHING: Section = {}
+_WEB = ("http://", "https://")
 _VISIT = ("visit_id", "visitor_id", "pageview_id", "last_pageview_id")
 
 
@@ -174,14 +175,12 @@ def _either(one: Section, other: Section, name: str) -> str | None:
 
 def _dates(first: Section, second: Section, created: str) -> tuple[str, str]:
     """Give the dates of creation and change: the field `created` leads, any other of the kind stands in."""
-    names = (created, "placed_on", "completed_at", "created_at")
-    place = next((name for name in names if _either(first, second, name)), None)
-    if place is None:
-        changed_only = _either(first, second, "updated_at") or _missing(created)
-        return (date("updated_at", changed_only),) * 2
-    create_date = date(place, _either(first, second, place) or "")
     changed = _either(first, second, "updated_at")
-    return create_date, date("updated_at", changed) if changed else create_date
+    for name in (created, "placed_on", "completed_at", "created_at"):
+        if text := _either(first, second, name):
+            create_date = date(name, text)
+            return create_date, date("updated_at", changed) if changed else create_date
+    return (date("updated_at", changed or _missing(created)),) * 2
 
 
 def _amount(first: Section, second: Section, name: str) -> float:
@@ -209,7 +208,9 @@ def _totals(first: Section, second: Section) -> Body:
 def _discounts(first: Section, second: Section) -> float:
     """Sum the negative adjustments that count, as a positive number."""
     adjustments = first.get("adjustments") or second.get("adjustments") or ()
-    amounts = (a["amount"] for a in adjustments if a["eligible"] and a["amount"] is not None)
+    if not adjustments:
+        return 0
+    amounts = [a["amount"] for a in adjustments if a["eligible"] and a["amount"] is not None]
     return round(-_finite("adjustments", sum(amount for amount in amounts if not amount >= 0)), 4) or 0
 
 
@@ -260,22 +261,23 @@ def _product(place: str, item: Section, created: str, changed: str, parameters: 
         "change_date": date(f"{place}.updated_at", product_changed) if product_changed else changed,
     }
     _add(body, "name", variant.get("name") or item["name"])
-    taxons = variant.get("taxons") or ()
-    brand_taxonomy = parameters.get("jirafe.brand_category_taxonomy")
-    if brand_taxonomy:
-        _add(body, "brand", next((t["name"] for t in taxons if t["taxonomy_id"] == brand_taxonomy), None))
-    # A dict drops the repeated, and keeps the order of the first.
-    categories = {(t["id"], t["name"]): None for t in taxons if t["id"] and t["name"]}
-    _add(body, "categories", [{"id": identity, "name": name} for identity, name in categories])
-    store = parameters.get("jirafe.store_url", "")
-    urls = (_absolute(store, path) for path in variant.get("images") or ())
-    _add(body, "images", [{"url": url} for url in urls if url.startswith(("http://", "https://"))])
+    if taxons := variant.get("taxons"):
+        brand_taxonomy = parameters.get("jirafe.brand_category_taxonomy")
+        if brand_taxonomy:
+            _add(body, "brand", next((t["name"] for t in taxons if t["taxonomy_id"] == brand_taxonomy), None))
+        # A dict drops the repeated, and keeps the order of the first.
+        categories = {(t["id"], t["name"]): None for t in taxons if t["id"] and t["name"]}
+        _add(body, "categories", [{"id": identity, "name": name} for identity, name in categories])
+    if images := variant.get("images"):
+        store = parameters.get("jirafe.store_url", "")
+        urls = [_absolute(store, path) for path in images]
+        _add(body, "images", [{"url": url} for url in urls if url.startswith(_WEB)])
     return body
 
 
 def _absolute(store: str, path: str) -> str:
     """Put the store's address before an image's path, where it has none itself."""
-    if path.startswith(("http://", "https://")):
+    if path.startswith(_WEB):
         return path
     if path.startswith("//"):
         return f"https:{path}"
@@ -285,21 +287,23 @@ def _absolute(store: str, path: str) -> str:
 def _customer(normalised: Section, original: Section, created: str, changed: str) -> Body:
     """Make the customer; its dates are the order's, so that a replay gives the same bytes."""
     email = _either(normalised, original, "email")
-    addresses = [section.get("billing_address") or _NOTHING for section in (normalised, original)]
-    address = next((each for each in addresses if each.get("firstname") or each.get("lastname")), _NOTHING)
     body: Body = {
         "id": _either(original, normalised, "user_id") or email or "anonymous",
         "create_date": created,
         "change_date": changed,
     }
     _add(body, "email", email)
-    _add(body, "first_name", address.get("firstname"))
-    _add(body, "last_name", address.get("lastname"))
+    for section in (normalised, original):
+        address = section.get("billing_address") or _NOTHING
+        if address.get("firstname") or address.get("lastname"):
+            _add(body, "first_name", address["firstname"])
+            _add(body, "last_name", address["lastname"])
+            break
     return body
 
 
 def _visit(original: Section, normalised: Section) -> Body | None:
-    visit = {name: _either(original, normalised, name) or "" for name in _VISIT}
+    visit = {name: original.get(name) or normalised.get(name) or "" for name in _VISIT}
     return visit if any(visit.values()) else None
 
 
