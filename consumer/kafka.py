@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from consumer.log import LibraryLog
 from consumer.record import Record
-from consumer.settings import Settings
+from consumer.settings import LARGEST_LETTER, Settings
 
 _REACH_TIMEOUT = 10.0
 _REACH_TRY = 1.0
@@ -100,7 +100,11 @@ def prepare_topics(settings: Settings, topics: Iterable[str], log: LibraryLog) -
             f"topics are absent at {settings.kafka['bootstrap.servers']}: {', '.join(absent)}; create them, or set "
             "CONSUMER_CREATE_TOPICS=true."
         )
-    new = [NewTopic(topic, stream.topic_partitions, stream.topic_replication) for topic in absent]
+    configs = {stream.dead_letters_topic: {"max.message.bytes": str(LARGEST_LETTER)}}
+    new = [
+        NewTopic(topic, stream.topic_partitions, stream.topic_replication, config=configs.get(topic, {}))
+        for topic in absent
+    ]
     created = []
     for topic, future in admin.create_topics(new, operation_timeout=_REACH_TIMEOUT).items():
         try:

@@ -38,7 +38,9 @@ class Observer:
         """Take ends of logs that were asked for: the library's own are older."""
         self._ends.update(ends)
 
-    def look(self, lanes: Lanes, now: float, *, flooded: bool, commit_fails: bool) -> tuple[LaneStatus, ...]:
+    def look(
+        self, lanes: Lanes, now: float, *, flooded: bool, commit_problem: str | None
+    ) -> tuple[LaneStatus, ...]:
         """Tell how the lanes are; anew once a second, else as a moment ago."""
         if now >= self._due:
             self._due = now + _INTERVAL
@@ -46,19 +48,21 @@ class Observer:
             self._marks = marks
             self._ends = {lane.partition: self._ends[lane.partition] for lane in lanes if self._is_asked(lane)}
             self._seen = tuple(
-                self._look_at(lane, lanes, now, flooded=flooded, commit_fails=commit_fails) for lane in lanes
+                self._look_at(lane, lanes, now, flooded=flooded, commit_problem=commit_problem) for lane in lanes
             )
         return self._seen
 
     def _is_asked(self, lane: Lane) -> bool:
         return lane.paused and lane.partition in self._ends
 
-    def _look_at(self, lane: Lane, lanes: Lanes, now: float, *, flooded: bool, commit_fails: bool) -> LaneStatus:
+    def _look_at(
+        self, lane: Lane, lanes: Lanes, now: float, *, flooded: bool, commit_problem: str | None
+    ) -> LaneStatus:
         reach = self._reach(lane)
         finished, in_flight = len(lane.finished), lane.records_in_flight
         state, due, reason = _state(lane, lanes, now)
-        if finished and (flooded or commit_fails):
-            state, due, reason = ("flood", None, None) if flooded else ("commit", None, None)
+        if finished and (flooded or commit_problem):
+            state, due, reason = ("flood", None, None) if flooded else ("commit", None, commit_problem)
         return LaneStatus(
             partition=lane.partition,
             state=state,

@@ -60,10 +60,10 @@ class Service:
         self._workers: Workers[Chunk, Done | Retry] = Workers(stream.workers, self._deliver)
         self._lanes = Lanes(settings.bounds, settings.backoff, stream.hold_interval, random.random, log)
         self._flood = FloodGuard(stream.flood_window, stream.flood_share)
-        self._flooded = False
         self._commit_due = 0.0
         self._ends_due = 0.0
         self._commit_failures = 0
+        self._commit_problem: str | None = None
         self._quiet_until: dict[int, float] = {}
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
@@ -163,15 +163,17 @@ class Service:
         """Say how the member is, to those outside."""
         now = time.monotonic()
         self._observer.note_ends(self._log_ends.answers())
-        lanes = self._observer.look(self._lanes, now, flooded=self._flooded, commit_fails=self._commit_failures > 0)
+        lanes = self._observer.look(
+            self._lanes, now, flooded=self._flood.holds, commit_problem=self._commit_problem
+        )
         self._status = Status(now, self._not_ready(), lanes, self._observer.brokers, is_stopping=self._stopping)
 
     def _not_ready(self) -> tuple[str, ...]:
         reasons = [f"{name}: {problem}" for name, problem in self._lanes.waiting_for.items()]
-        if self._flooded:
+        if self._flood.holds:
             reasons.append("dead letters: too many of the last records; SIGHUP lets them through")
-        if self._commit_failures:
-            reasons.append("results can't be committed")
+        if self._commit_problem:
+            reasons.append(f"results can't be committed: {self._commit_problem}")
         if not any(True for _ in self._lanes):
             reasons.append(_NOT_ASSIGNED)
         return tuple(reasons)
@@ -230,6 +232,8 @@ class Service:
         After an abort each lane has a transaction of its own, so that what can't be written stops only its lane.
         """
         now = time.monotonic()
+        if self._flood.holds:
+            return
         lanes = [
             lane for lane in self._lanes if lane.finished or (now >= self._ends_due and lane.offset is not None)
         ]
@@ -238,38 +242,37 @@ class Service:
         if now >= self._ends_due:
             self._ends_due = now + _ENDS_INTERVAL
         deadline = Deadline(within)
-        aborted = False
+        problem = None
         for part in [[lane] for lane in lanes] if self._commit_failures else [lanes]:
             outputs = list(chain.from_iterable(lane.finished for lane in part))
             letters = [output.dead_letter is not None for output in outputs]
             if not self._flood.admits(letters):
-                self._hold_flood(sum(letters), len(letters))
-                continue
+                self._say_flood(sum(letters), len(letters))
+                break
             offsets = {lane.partition: lane.offset for lane in part if lane.offset is not None}
             try:
                 self._writer.write(outputs, offsets, self._consumer.consumer_group_metadata(), deadline)
             except Aborted as error:
-                aborted = True
-                self._log.warning("commit_aborted", reason=str(error), records=len(outputs))
+                problem = str(error)
+                self._log.warning("commit_aborted", reason=problem, records=len(outputs))
                 continue
             self._flood.note(letters)
             for lane in part:
                 lane.committed()
-        self._commit_failures = self._commit_failures + 1 if aborted else 0
-        if aborted:
+        self._commit_problem = problem
+        self._commit_failures = self._commit_failures + 1 if problem else 0
+        if problem:
             delay = self._settings.backoff.delay(self._commit_failures, None, random.random)
             self._commit_due = time.monotonic() + delay
 
-    def _hold_flood(self, letters: int, records: int) -> None:
-        if not self._flooded:
-            self._flooded = True
-            self._log.error(
-                "held",
-                on="dead letters",
-                cause="flood",
-                reason=f"too many dead letters: {letters} of the next {records} records; mend what is upstream, "
-                "or send SIGHUP to let them through",
-            )
+    def _say_flood(self, letters: int, records: int) -> None:
+        self._log.error(
+            "held",
+            on="dead letters",
+            cause="flood",
+            reason=f"too many dead letters: {letters} of the next {records} records; mend what is upstream, "
+            "or send SIGHUP to let them through",
+        )
 
     # settings
 
@@ -282,7 +285,6 @@ class Service:
             self._log.error("settings_refused", faults=error.faults)
             return
         self._flood.release()
-        self._flooded = False
         self._lanes.try_again(time.monotonic())
         self._log.info("settings_reloaded")
 
@@ -306,7 +308,9 @@ class Service:
     def _drain(self, partitions: list[Partition], deadline: Deadline) -> None:
         """Let chunks in flight finish and be committed, up to the deadline; then drop the lanes."""
         leaving = [lane for lane in self._lanes if lane.partition in partitions]
-        while deadline.left and any(lane.in_flight or (lane.finished and not self._flooded) for lane in leaving):
+        while deadline.left and any(
+            lane.in_flight or (lane.finished and not self._flood.holds) for lane in leaving
+        ):
             self._take_answers(min(_BUSY_WAIT, deadline.left))
             self._commit(min(self._settings.stream.commit_timeout, deadline.left))
             self._look()

@@ -73,6 +73,9 @@ def _visible_secret(secret: SecretStr) -> SecretStr:
 Url = Annotated[str, AfterValidator(_http_url)]
 
 
+LARGEST_LETTER = 20 * 1024 * 1024
+"""Bytes of the largest dead letter: it is as large as its record, and its headers come on top."""
+
 OFF = "off"
 
 
@@ -219,8 +222,7 @@ class Settings:
             "transactional.id": f"{self.kafka['group.id']}-{self.instance}",
             # What a crash leaves open blocks its readers no longer than this.
             "transaction.timeout.ms": int(self.stream.commit_timeout * 1000) + 10_000,
-            # A dead letter is as large as its record, and its headers come on top.
-            "message.max.bytes": 20 * 1024 * 1024,
+            "message.max.bytes": LARGEST_LETTER,
             "compression.type": "lz4",
             "linger.ms": 5,
             **self.client("results"),

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from consumer import kafka
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, await_that, free_port
+from consumer.log import NoLibraryLog
 from jirafe.sandbox import Sandbox, SandboxServer
 from schemas.codec import Codec
 from schemas.hub import to_message
@@ -71,12 +73,47 @@ def test_a_flood_of_dead_letters_holds_until_an_operator_lets_it_through(stand: 
     assert_one_result_each(stand.await_results(count), count)
 
 
+def test_a_flood_is_held_though_good_records_come_beside_it(stand: Stand) -> None:
+    for _ in range(10):
+        stand.produce_raw(b"k", GARBAGE)
+    port = str(free_port())
+    settings = {"CONSUMER_FLOOD_WINDOW": "10", "CONSUMER_CHUNK_RECORDS": "5", "CONSUMER_HTTP_ADDRESS": port}
+    member = stand.member(**settings)
+    await_that("it holds", lambda: member.said('"cause": "flood"') > 0)
+    held = len(stand.dead_letters())
+    stand.produce(*orders(20))
+    await_that("good ones are delivered", lambda: len(numbers(stand)) > 2)
+    reason = "dead letters: too many of the last records; SIGHUP lets them through"
+    assert (held, len(stand.dead_letters()), health(port, "readyz")) == (held, held, (503, [reason]))
+    assert held < 10
+    member.signal(signal.SIGHUP)
+    assert_one_result_each(stand.await_results(30), 30)
+    await_that("it is ready", lambda: health(port, "readyz") == (200, []))
+    assert member.said('"cause": "flood"') == 1
+
+
+def test_a_record_as_large_as_can_be_is_a_dead_letter_too(stand: Stand) -> None:
+    largest = b"\x07" * (1024 * 1024 - 200)  # a topic takes 1 MiB and 12 bytes, with key and overhead, by default
+    producer = kafka.make_producer(
+        {**stand.settings.client("test"), "message.max.bytes": 2_000_000}, NoLibraryLog()
+    )
+    producer.produce(stand.orders_topic, largest, b"largest")
+    assert producer.flush(10) == 0
+    stand.member()
+    assert_one_result_each(stand.await_results(1), 1)
+    (letter,) = stand.dead_letters()
+    assert (letter.key, letter.value) == (b"largest", largest)
+
+
 def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_lane(stand: Stand) -> None:
     big = b"\x07" * 5000
     stand.produce_raw(b"big", big)
     stand.produce(*orders(30))
-    member = stand.member(KAFKA_MESSAGE_MAX_BYTES="2000", CONSUMER_GRACE_TIME="3")
+    port = str(free_port())
+    small = {"KAFKA_MESSAGE_MAX_BYTES": "2000", "CONSUMER_GRACE_TIME": "3"}
+    member = stand.member(CONSUMER_HTTP_ADDRESS=port, **small)
     await_that("it can't be written", lambda: member.said("Message size too large") > 1)
+    await_that("it says why", lambda: "Message size too large" in "".join(health(port, "readyz")[1]))
     await_that("the others go on", lambda: len(stand.committed()) == 2)
     assert stand.dead_letters() == []
     assert member.stop() == 0

@@ -28,9 +28,9 @@ class World:
         self.observer = Observer()
         self.now = 100.0
 
-    def look(self, *, flooded: bool = False, commit_fails: bool = False, after: float = 1.0) -> LaneStatus:
+    def look(self, *, flooded: bool = False, commit_problem: str | None = None, after: float = 1.0) -> LaneStatus:
         self.now += after
-        (lane,) = self.observer.look(self.lanes, self.now, flooded=flooded, commit_fails=commit_fails)
+        (lane,) = self.observer.look(self.lanes, self.now, flooded=flooded, commit_problem=commit_problem)
         return lane
 
     def tell(self, following: int | None, end: int | None) -> None:
@@ -132,7 +132,8 @@ def test_what_a_lane_does_or_waits_for() -> None:
     world.now += 40
     world.finish()
     assert world.look(flooded=True).state == "flood"
-    assert world.look(commit_fails=True).state == "commit"
+    lane = world.look(commit_problem="too large")
+    assert (lane.state, lane.reason) == ("commit", "too large")
     world.commit()
     assert world.look(flooded=True).state == "idle"
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import orjson
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumer.chunk import Chunk, Credentials, Fault, Outgoing
 from consumer.flood import FloodGuard
@@ -221,7 +223,6 @@ def test_nothing_is_sent_once_the_partition_is_not_ours() -> None:
 def test_the_flood_guard_watches_a_window_and_lets_one_through_when_released() -> None:
     guard = FloodGuard(window=10, share=0.5)
     assert guard.admits([True] * 9)
-    assert not guard.admits([True] * 10)
     assert guard.admits([True, False] * 10)
     guard.note([True, False] * 5)
     assert not guard.admits([True, True])
@@ -231,6 +232,26 @@ def test_the_flood_guard_watches_a_window_and_lets_one_through_when_released() -
     assert guard.admits([True])
     guard.note([True])
     assert not guard.admits([True])
+
+
+def test_the_flood_guard_holds_until_it_is_released_whatever_comes_behind() -> None:
+    guard = FloodGuard(window=10, share=0.5)
+    assert not guard.admits([False] * 10 + [True] * 6 + [False] * 50)
+    assert guard.holds
+    assert not guard.admits([False])
+    guard.release()
+    assert not guard.holds
+    assert guard.admits([False])
+
+
+@given(letters=st.lists(st.booleans(), max_size=40), noted=st.lists(st.booleans(), max_size=12))
+def test_the_flood_guard_looks_at_each_window(letters: list[bool], noted: list[bool]) -> None:
+    guard = FloodGuard(window=5, share=0.4)
+    guard.note(noted)
+    row = [*noted[-5:], *letters]
+    ends = range(max(len(row) - len(letters) + 1, 5), len(row) + 1)
+    is_flood = any(letters) and any(sum(row[end - 5 : end]) > 2 for end in ends)
+    assert guard.admits(letters) != is_flood
 
 
 def test_the_pulse_tells_that_the_process_stood_still_and_does_not_forget() -> None:
