@@ -131,7 +131,8 @@ def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
         Count.REDRIVEN: bool(seen & REDRIVEN),
         Count.REPLAYED: bool(seen & REPLAYED),
         Count.WITHOUT_LETTER: bool(seen & FAILED) and not has_letter,
-        Count.STRAY_LETTER: has_letter and not seen & FAILED,
+        # Of what is not due the letter may be read when its result was not there yet.
+        Count.STRAY_LETTER: has_letter and not seen & FAILED and (due or has_result),
     }
     return frozenset(count for count, is_so in holds.items() if is_so)
 

@@ -67,7 +67,7 @@ def test_what_is_counted_is_what_is_there(*, found: list[dict[str, Any]], has_le
     assert (Count.REDRIVEN in counts) == any(each["redrive"] for each in found)
     assert (Count.DEAD_LETTERED in counts) == has_letter
     assert (Count.WITHOUT_LETTER in counts) == (bool(own_failed) and not has_letter)
-    assert (Count.STRAY_LETTER in counts) == (has_letter and not own_failed)
+    assert (Count.STRAY_LETTER in counts) == (has_letter and not own_failed and (due or bool(own)))
 
 
 @given(found=st.lists(results, max_size=5).flatmap(lambda each: st.tuples(st.just(each), st.permutations(each))))
