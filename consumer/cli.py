@@ -19,13 +19,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 it failed, 2 wrong usage or settings, 130 interrupted."""
     try:
         status = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        status = _say(error.format_message())
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else PROGRAM
         status = _say(f"{command}: {error.format_message().rstrip('.')}; see {command} --help.")
     except settings.SettingsError as error:
         status = max(_say(fault) for fault in error.faults)
-    except BrokenPipeError:
-        # The reader has gone (`... | head`): nothing more to say, nor a place to say it.
+    except (BrokenPipeError, SystemExit):
+        # The reader has gone (`... | head`): nothing more to say, nor a place to say it. Click and rich make a
+        # SystemExit of it, and nothing else here does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:

@@ -142,17 +142,18 @@ def date(place: str, text: str) -> str:
     Read are ISO 8601 with any offset, UTC where there is none, and Ruby's `01/31/2013 12:34:22 UTC`.
     """
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            moment = datetime.strptime(text, "%m/%d/%Y %H:%M:%S UTC").replace(tzinfo=UTC)
-        except ValueError:
-            raise Unmappable(f"{place}: '{text}' is not a date") from None
-    try:
+        moment = _moment(text)
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except OverflowError:
+    except (ValueError, OverflowError):
         raise Unmappable(f"{place}: '{text}' is not a date") from None
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _moment(text: str) -> datetime:
+    # Without dashes fromisoformat takes plain numbers too, milliseconds among them.
+    if text[4:5] == text[7:8] == "-":
+        return datetime.fromisoformat(text)
+    return datetime.strptime(text, "%m/%d/%Y %H:%M:%S UTC").replace(tzinfo=UTC)
 
 
 def _missing(place: str, why: str = "missing in the message") -> Any:
@@ -220,7 +221,11 @@ def _items(payload: Section, shared: _Shared) -> list[Body]:
 
 
 def _previous_items(payload: Section, shared: _Shared) -> list[Body]:
-    return _made("previous_items", (payload["previous"] or _NOTHING).get("line_items") or (), shared)
+    """Make the items that there were before; as the API can do without, what can't be made is left out."""
+    try:
+        return _made("previous_items", (payload["previous"] or _NOTHING).get("line_items") or (), shared)
+    except Unmappable:
+        return []
 
 
 def _made(place: str, items: Iterable[Section], shared: _Shared) -> list[Body]:
@@ -250,7 +255,7 @@ def _item(place: str, item_number: str, item: Section, shared: _Shared) -> Body:
 def _product(place: str, item: Section, created: str, changed: str, parameters: Mapping[str, str]) -> Body:
     variant = item["variant"] or _NOTHING
     identifier = variant.get("product_id") or item["product_id"] or item["variant_id"] or item["sku"]
-    code = variant.get("sku") or item["sku"] or item["product_id"]
+    code = variant.get("sku") or item["sku"] or item["product_id"] or variant.get("product_id")
     product_created, product_changed = variant.get("created_at"), variant.get("updated_at")
     body: Body = {
         "id": identifier or _missing(f"{place}.id"),

@@ -13,6 +13,8 @@ import orjson
 
 KINDS = ("cart", "order", "taxon")
 
+_INEXACT = 2.0**53
+
 Message = dict[str, Any]
 """A message as the schemas of `cart.avsc`, `order.avsc` or `taxon.avsc` have it."""
 
@@ -77,7 +79,7 @@ def to_message(document: object) -> Message:
 
     The message's type is `message`, or, for the later hubs that send none, told from the object: a `cart` is
     `cart:new`, a `taxon` is `taxon:new`, an `order` is `order:new`, or `order:updated` where the hub also
-    says what it was before. Raises HubError.
+    says what it was before, or that it is canceled. Raises HubError.
     """
     envelope = _object(document, "the message")
     payload = _object(envelope.get("payload"), "payload") if envelope.get("payload") is not None else envelope
@@ -88,7 +90,7 @@ def to_message(document: object) -> Message:
     return {
         "message": message_type,
         "message_id": _text(envelope, "", "message_id", "request_id") or "",
-        "parameters": _parameters(payload.get("parameters") or envelope.get("parameters")),
+        "parameters": {**_parameters(envelope.get("parameters")), **_parameters(payload.get("parameters"))},
         "payload": _taxon_payload(payload) if kind == "taxon" else _order_payload(payload, kind),
     }
 
@@ -97,8 +99,12 @@ def _inferred_type(payload: Mapping[str, Any]) -> str:
     kind = next((kind for kind in KINDS if payload.get(kind) is not None), None)
     if kind is None:
         raise HubError("message: missing, and there is no cart, order or taxon that would tell the type")
-    changed = kind == "order" and (payload.get("previous") is not None or payload.get("diff") is not None)
-    return f"{kind}:updated" if changed else f"{kind}:new"
+    if kind != "order":
+        return f"{kind}:new"
+    changed = payload.get("previous") is not None or payload.get("diff") is not None
+    sections = [section for section in (payload["order"], payload.get("original")) if isinstance(section, Mapping)]
+    canceled = any("canceled" in (section.get("status"), section.get("state")) for section in sections)
+    return "order:updated" if changed or canceled else "order:new"
 
 
 def _order_payload(payload: Mapping[str, Any], kind: str) -> Message:
@@ -216,8 +222,8 @@ def _parameters(raw: object) -> dict[str, str]:
         # A wrong value is not quoted: it may be an access token.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise HubError(f"parameters.{dotted}: must be text or a number")
-        if str(value).strip():
-            found[dotted] = str(value)
+        if (text := _written(value, f"parameters.{dotted}")).strip():
+            found[dotted] = text
     return found
 
 
@@ -262,10 +268,19 @@ def _text(raw: Mapping[str, Any], at: str, *names: str) -> str | None:
             continue
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise HubError(f"{f'{at}.{name}'.lstrip('.')}: must be text or a number, and is {_said(value)}")
-        text = str(value)
+        text = _written(value, f"{at}.{name}".lstrip("."))
         if text.strip():
             return text
     return None
+
+
+def _written(value: str | float, at: str) -> str:
+    """Write an id as text; one that JSON's numbers have lost digits of would be another's."""
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) >= _INEXACT:
+            raise HubError(f"{at}: is too large a number to be read exactly; write it as text")
+        return str(int(value))
+    return str(value)
 
 
 def _number(raw: Mapping[str, Any], at: str, name: str) -> float | None:
@@ -294,9 +309,8 @@ def _first(one: float | None, other: float | None) -> float | None:
 
 
 def _said(value: object) -> str:
-    """Say a wrong value in a few characters."""
-    try:
-        text = str(orjson.dumps(value), "utf-8")
-    except TypeError:
-        text = "nested too deep"
+    """Say a wrong value in a few characters; of what has parts, which may be secrets, only what it is."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = str(orjson.dumps(value), "utf-8")
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - a line's worth

@@ -163,7 +163,9 @@ def test_nothing_is_produced_if_one_message_is_invalid(stand: Stand, tmp_path: P
     file.write_text(json.dumps([order("R1"), order("R2", totals={"order": []})]))
     done = run("produce", str(file), **stand.environment)
     assert done.returncode == 2
-    assert done.stderr == (f"jirafe-consumer: {file}, message 2: order.totals.order: must be a number, and is []\n")
+    assert done.stderr == (
+        f"jirafe-consumer: {file}, message 2: order.totals.order: must be a number, and is a list\n"
+    )
     assert [record for record in stand.read_orders() if record] == []
 
 
