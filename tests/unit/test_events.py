@@ -230,6 +230,11 @@ class TestDates:
         with pytest.raises(Unmappable, match=r"^items\.1\.created_at: 'soon' is not a date$"):
             cart({"line_items": [ITEM, {**ITEM, "created_at": "soon"}]})
 
+    @pytest.mark.parametrize("text", ["1386100481200", "1533110850136", "20140101", "2014-1-1", "01/31/2013"])
+    def test_numbers_are_no_dates(self, text: str) -> None:
+        with pytest.raises(Unmappable, match=f"^placed_on: '{text}' is not a date$"):
+            accepted(placed_on=text)
+
     def test_cancel_date(self) -> None:
         def date(**normalised: str) -> object:
             return events.order_cancelled(payload(normalised), {})["cancel_date"]
@@ -374,6 +379,10 @@ class TestProducts:
     def test_comes_from_the_variant(self) -> None:
         made = product({"product_id": "x", "name": "x", "sku": "x"})
         assert (made["id"], made["code"], made["name"]) == ("5", "MUG-1", "Mug")
+
+    def test_the_products_id_is_a_code_where_there_is_no_sku(self) -> None:
+        made = product(variant(sku=None, product_id=3))
+        assert (made["id"], made["code"]) == ("3", "3")
 
     def test_else_from_the_line_item(self) -> None:
         made = product({"variant": None, "product_id": "p", "name": "n", "sku": "s"})
