@@ -146,7 +146,7 @@ class Letters:
         self._codec = codec
         self._log = log
         self._places = Places(settings, log)
-        self._patience = settings.producer["transaction.timeout.ms"] / 1000 + _MORE_THAN_A_TRANSACTION
+        self._patience = int(settings.producer["transaction.timeout.ms"]) / 1000 + _MORE_THAN_A_TRANSACTION
         self.foreign = 0
         """Records of the topic that are no letters of ours, so far."""
 

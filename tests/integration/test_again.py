@@ -243,7 +243,7 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
     assert by_kind.keys() == {"rejected", "forbidden", "undecodable"}
     assert (by_kind["rejected"]["message"], by_kind["rejected"]["number"]) == ("order:new", "R8")
     assert by_kind["undecodable"]["number"] == "bad"
-    table = run(stand, "dead-letters", "list").stdout
+    table = run(stand, "dead-letters", "list", KAFKA_TRANSACTION_TIMEOUT_MS="50000").stdout
     assert "3 dead letters" in table
     assert "total: -1.0 is less than the minimum of 0" in " ".join(table.split())
     for options, kinds in (
