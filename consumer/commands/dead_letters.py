@@ -67,7 +67,7 @@ def _filters(command: Callable[..., T]) -> Callable[..., T]:
 
 @dead_letters.command("list")
 @_filters
-@click.option("--open", "only_open", is_flag=True, help="Those only that were not delivered since.")
+@click.option("--open", "only_open", is_flag=True, help="Those only that were not redriven since: one of each record.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def list_command(source: settings.Source, wanted: Filter, only_open: bool, as_json: bool) -> int:
@@ -87,7 +87,7 @@ def list_command(source: settings.Source, wanted: Filter, only_open: bool, as_js
     states: Counter[str] = Counter()
     with _reading() as look:
         for found in letters.find(wanted, look):
-            if only_open and found.redriven == "delivered":
+            if only_open and found.redriven:
                 continue
             kinds[found.letter.kind] += 1
             states[found.redriven] += 1

@@ -304,6 +304,20 @@ def test_what_fails_again_is_a_new_letter_and_goes_round_no_more_than_three_time
     assert all(sum(name == "dlq.topic" for name, _ in each.headers) == 1 for each in letters)
     done = run(stand, "dead-letters", "redrive", "--kind", "undecodable", "--json")
     assert (json.loads(done.stdout)["failed"], json.loads(done.stdout)["left_out"]) == (0, 4)
+    assert listed(stand, "--kind", "undecodable", "--open") == [newest]
+
+
+def test_a_record_is_open_by_its_last_letter_until_it_is_delivered(stand: Stand) -> None:
+    failed(stand)
+    assert json.loads(run(stand, "dead-letters", "redrive", "--kind", "forbidden", "--json").stdout)["failed"] == 1
+    (letter,) = listed(stand, "--kind", "forbidden", "--open")
+    assert letter["redrives"] == 1
+    stand.api.set_credentials({TOKEN: [SITE], "their-token": [SITE]})
+    done = run(stand, "dead-letters", "redrive", "--kind", "forbidden", "--json")
+    assert json.loads(done.stdout)["delivered"] == 1
+    assert listed(stand, "--kind", "forbidden", "--open") == []
+    states = {each["redrives"]: each["redriven"] for each in listed(stand, "--kind", "forbidden")}
+    assert states == {0: "failed", 1: "delivered"}
 
 
 def test_a_redrive_that_is_stopped_goes_on_with_the_rest(stand: Stand, tmp_path: Path) -> None:
