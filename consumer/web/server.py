@@ -50,6 +50,9 @@ class Web:
             def do_GET(self) -> None:
                 web.answer(self)
 
+            def do_HEAD(self) -> None:
+                web.answer(self)  # without its body
+
         self._server = _Server((host, int(port)), Handler)
         self._history = History(self._read)
         threading.Thread(target=self._server.serve_forever, name="web", daemon=True).start()
@@ -140,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Keep probes out of the log."""

@@ -136,6 +136,10 @@ def test_readiness_says_what_stands_in_the_way(stand: Stand, page: Page) -> None
     assert page.get("/healthz").json() == {"status": "ok", "reasons": []}
     await_that("it is counted", lambda: page.sum("lanes", state="credentials") == 1)
     assert page.sum("ready") == 0
+    for path in ("/", "/status.json", "/metrics", "/readyz", "/healthz", "/none"):
+        head, got = requests.head(f"http://{page.address}{path}", timeout=10), page.get(path)
+        assert (head.status_code, head.text) == (got.status_code, "")
+        assert head.headers["Content-Type"] == got.headers["Content-Type"]
     for path in ("/", "/status.json", "/metrics", "/readyz"):
         assert EXPIRED not in page.get(path).text
         assert TOKEN not in page.get(path).text
