@@ -1,5 +1,6 @@
 """`lag`: how far the group is behind."""
 
+import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -40,10 +41,17 @@ def lag(source: settings.Source, watch: bool, as_json: bool) -> int:
     if as_json:
         for look in _looks(looker, watch=watch):
             click.echo(orjson.dumps({"error": look} if isinstance(look, str) else _object(name, look)))
+        return 0
+    console = Console(highlight=False)
+    shown = (escape(look) if isinstance(look, str) else _shown(name, look) for look in _looks(looker, watch=watch))
+    if sys.stdout.isatty():
+        with Live(console=console, auto_refresh=False) as live:
+            for each in shown:
+                live.update(each, refresh=True)
     else:
-        with Live(console=Console(highlight=False), auto_refresh=False) as live:
-            for look in _looks(looker, watch=watch):
-                live.update(escape(look) if isinstance(look, str) else _shown(name, look), refresh=True)
+        # A pipe keeps every look, each with an empty line behind it where more are to come.
+        for each in shown:
+            console.print(each, *([""] if watch else []), sep="\n")
     return 0
 
 

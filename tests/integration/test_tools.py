@@ -294,6 +294,15 @@ class TestLag:
         looks = [json.loads(line) for line in log.read_text().splitlines()[:3]]
         assert sorted({look["at"] for look in looks}) == [look["at"] for look in looks]
 
+    def test_a_file_gets_every_look_in_whole_lines(self, stand: Stand) -> None:
+        assert shown(stand, "lag").endswith("\n")
+        log = stand.folder / "lag.log"
+        with CommandProcess(["lag", "--watch"], stand.environment, log) as watch:
+            await_that("two looks", lambda: watch.said(f"group {stand.settings.kafka['group.id']}: ") >= 2)
+            watch.signal(signal.SIGINT)
+            assert watch.wait() == 130
+        assert "\n\ngroup " in log.read_text()
+
 
 class TestReset:
     def test_a_dry_run_shows_and_changes_nothing(self, stand: Stand, ledger: Ledger) -> None:
