@@ -66,7 +66,7 @@ def audit_command(
     \b
     Examples:
       jirafe-consumer audit --topic orders --from 2h
-      jirafe-consumer audit --topic orders --from 2014-03-01 --to 2014-03-02 --json
+      jirafe-consumer audit --topic orders --from 2014-03-01 --to 2014-03-02
     """
     loaded = source.load()
     topics = dict.fromkeys(consumed(loaded, topic), partitions)

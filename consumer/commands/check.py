@@ -26,8 +26,9 @@ def check_command(source: settings.Source, as_json: bool) -> int:
     warnings are let pass.
 
     \b
-    Example:
-      jirafe-consumer check --json | jq -r '.checks[] | select(.verdict != "ok") | .mend'
+    Examples:
+      jirafe-consumer check
+      jirafe-consumer check --json | jq '.checks[] | select(.verdict != "ok")'
     """
     found: list[Finding] = []
     console = Console(highlight=False)

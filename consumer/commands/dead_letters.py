@@ -32,9 +32,14 @@ _STATES = {
 T = TypeVar("T")
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", no_args_is_help=False)
 def dead_letters() -> None:
-    """Look at what could not be delivered, and deliver it again."""
+    """Look at what could not be delivered, and deliver it again.
+
+    \b
+    Example:
+      jirafe-consumer dead-letters list --open
+    """
 
 
 def _filters(command: Callable[..., T]) -> Callable[..., T]:

@@ -15,9 +15,14 @@ from consumer.commands.usage import Usage, a_time, consumed, of_partitions
 from consumer.tools.offsets import Move, Offsets, Target
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def offsets() -> None:
-    """Change where the group goes on."""
+    """Change where the group goes on.
+
+    \b
+    Example:
+      jirafe-consumer offsets reset --to-time 2h --dry-run
+    """
 
 
 @offsets.command()

@@ -64,8 +64,9 @@ def replay(
 
     \b
     Examples:
-      jirafe-consumer replay --topic orders --from 2014-03-01T00:00Z --dry-run
-      jirafe-consumer replay --topic orders --partition 0 --from-offset 17 --rate 50
+      jirafe-consumer replay --topic orders --from 2014-03-01 --dry-run
+      jirafe-consumer replay --topic orders --from 12h --rate 50
+      jirafe-consumer replay --topic orders --partition 0 --from-offset 17
     """
     if start is not None and from_offset is not None:
         raise click.UsageError("give --from or --from-offset, not both", click.get_current_context())

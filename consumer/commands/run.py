@@ -28,7 +28,9 @@ def run(source: settings.Source) -> int:
 
     \b
     Example:
-      KAFKA_BOOTSTRAP_SERVERS=localhost:9092 JIRAFE_SITE_ID=123 JIRAFE_ACCESS_TOKEN=... jirafe-consumer run
+      export KAFKA_BOOTSTRAP_SERVERS=localhost:9092
+      export JIRAFE_SITE_ID=123 JIRAFE_ACCESS_TOKEN=...
+      jirafe-consumer run
     """
     loaded = source.load()
     logger = log.configure(loaded.stream.log_level, loaded.stream.log_format)

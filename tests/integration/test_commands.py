@@ -115,11 +115,14 @@ def test_an_unreachable_broker_is_one_sentence_and_status_2(command: str, tmp_pa
         "results",
         "audit",
         "lag",
+        "offsets",
         "offsets reset",
         "replay",
+        "dead-letters",
         "dead-letters list",
         "dead-letters show",
         "dead-letters redrive",
+        "schemas",
         "schemas check",
         "schemas register",
         "check",
@@ -129,10 +132,18 @@ def test_an_unreachable_broker_is_one_sentence_and_status_2(command: str, tmp_pa
         "demo",
     ],
 )
-def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = run(*command.split(), "--help")
+def test_every_command_has_help_with_an_example_that_fits_a_terminal(command: str) -> None:
+    done = run(*command.split(), "--help", COLUMNS="80")
     assert done.returncode == 0
     assert f"jirafe-consumer {command}" in done.stdout.partition("Example")[2]
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("group", ["offsets", "dead-letters", "schemas"])
+def test_a_group_without_a_command_is_one_sentence(group: str) -> None:
+    done = run(group)
+    sentence = f"jirafe-consumer {group}: Missing command; see jirafe-consumer {group} --help.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 
 
 def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> None:
