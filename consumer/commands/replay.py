@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from consumer import log, settings, wiring
 from consumer.commands.again import Tally, watched
-from consumer.commands.usage import INTERRUPTED, PROGRAM, Usage, a_place, consumed, of_partitions
+from consumer.commands.usage import INTERRUPTED, PROGRAM, Usage, a_lasting, a_place, consumed, of_partitions
 from consumer.record import Range
 from consumer.tools.redelivery import GaveUp, Redelivery, Stopped
 from consumer.tools.replay import Plan, Replay
@@ -59,8 +59,9 @@ def replay(
     has not committed. Each has a further result that names the replay; what fails is a dead letter again. The
     API keeps what it is given last: replay up to the present, or what has changed since goes back.
 
-    Ctrl-C stops it in good order, and the same command with --resume goes on. A TIME is ISO 8601 with a zone, a
-    date (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if it could not be finished.
+    Ctrl-C stops it in good order, and the command that it tells then, the same with --resume, goes on. A TIME
+    is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago, which is told as the moment that it
+    was. Exit status 1 if it could not be finished.
 
     \b
     Examples:
@@ -74,23 +75,23 @@ def replay(
         raise click.UsageError("give --resume or --restart, not both", click.get_current_context())
     loaded = source.load()
     consumed(loaded, topic)
+    # How long ago is another moment at each call: the same replay is that of the same moments.
+    first, after = (None if text is None else a_lasting(text) for text in (start, end))
     words: dict[str, Sequence[object]] = {
         "--topic": [topic],
-        "--from": [start],
+        "--from": [first],
         "--from-offset": [from_offset],
-        "--to": [end],
+        "--to": [after],
         "--partition": partitions,
         "--type": [message_type],
         "--key": [key],
         "--site": [site],
     }
-    written = shlex.join(
-        f"{name}={value}" for name, values in words.items() for value in values if value is not None
-    )
+    written = _written(words)
     plan = Plan(
         topic,
-        from_offset if start is None else a_place(start),
-        None if end is None else a_place(end),
+        from_offset if first is None else a_place(first),
+        None if after is None else a_place(after),
         partitions,
         message_type,
         key,
@@ -101,8 +102,12 @@ def replay(
     job = Replay(loaded, codec, log.NoLibraryLog(), plan)
     ranges = job.ranges()
     stopped_at = job.resumed(ranges)
+    is_relative = (first, after) != (start, end)
     if resume and stopped_at is None:
-        raise Usage(f"no replay of {written} was stopped; leave --resume out to begin it.")
+        how = "give the times that it told when it began, or leave --resume out to begin one"
+        raise Usage(
+            f"no replay of {written} was stopped; {how if is_relative else 'leave --resume out to begin it'}."
+        )
     if dry_run:
         return _tell(job, codec, stopped_at if resume and stopped_at else ranges, as_json=as_json)
     if not (resume or restart) and stopped_at is not None:
@@ -110,7 +115,17 @@ def replay(
             f"a replay of {written} was stopped, or still runs; give --resume to go on with it, or --restart to "
             "begin anew."
         )
-    return _replay(loaded, job, codec, ranges, resume=resume, rate=rate, as_json=as_json)
+    env_file = click.get_current_context().find_root().params["env_file"]
+    options, rest = _written({"--env-file": [env_file]}), _written({"--rate": [rate]})
+    goes_on = " ".join(filter(None, (PROGRAM, options, "replay", written, rest, "--resume")))
+    if is_relative:
+        click.echo(f"{PROGRAM} replay: begins; should it be killed, go on with: {goes_on}", err=True)
+    return _replay(loaded, job, codec, ranges, goes_on, resume=resume, rate=rate, as_json=as_json)
+
+
+def _written(words: Mapping[str, Sequence[object]]) -> str:
+    """Write options as a shell takes them; None is one that was not given."""
+    return shlex.join(f"{name}={value}" for name, values in words.items() for value in values if value is not None)
 
 
 def _replay(
@@ -118,6 +133,7 @@ def _replay(
     job: Replay,
     codec: Codec,
     ranges: list[Range],
+    goes_on: str,
     *,
     resume: bool,
     rate: float | None,
@@ -148,9 +164,7 @@ def _replay(
     else:
         tally.show(f"Replay {job.plan.id} of {job.plan.topic}")
     if status:
-        click.echo(
-            f"{PROGRAM} replay: {trouble}; go on with: {PROGRAM} replay {job.plan.written} --resume", err=True
-        )
+        click.echo(f"{PROGRAM} replay: {trouble}; go on with: {goes_on}", err=True)
     return status
 
 

@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 import click
 
 from consumer.settings import Settings
-from consumer.tools.ranges import NotAPlace, Place, parse_place, parse_time
+from consumer.tools.ranges import NotAPlace, Place, lasting, parse_place, parse_time
 
 PROGRAM = "jirafe-consumer"
 INTERRUPTED = 130
 """The exit status of a command that was told to end."""
 
+_NOW = datetime.now(UTC)  # one for all times of a command, so that none is before another of the same words
 
 of_partitions = click.option(
     "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
@@ -32,7 +33,15 @@ def consumed(loaded: Settings, topic: str | None) -> list[str]:
 def a_place(text: str) -> Place:
     """Take an option's value as a time or an offset: `type=a_place, metavar="TIME|OFFSET"`."""
     try:
-        return parse_place(text, datetime.now(UTC))
+        return parse_place(text, _NOW)
+    except NotAPlace as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def a_lasting(text: str) -> str:
+    """Take what was written for a time or an offset, how long ago as the moment that it means now."""
+    try:
+        return lasting(text, _NOW)
     except NotAPlace as error:
         raise click.BadParameter(str(error)) from None
 
@@ -40,6 +49,6 @@ def a_place(text: str) -> Place:
 def a_time(text: str) -> datetime:
     """Take an option's value as a time: `type=a_time, metavar="TIME"`."""
     try:
-        return parse_time(text, datetime.now(UTC))
+        return parse_time(text, _NOW)
     except NotAPlace as error:
         raise click.BadParameter(str(error)) from None

@@ -49,6 +49,14 @@ def parse_place(text: str, now: datetime) -> Place:
     return int(text) if text.isascii() and text.isdigit() else parse_time(text, now)
 
 
+def lasting(text: str, now: datetime) -> str:
+    """Give the words of a place that mean the same later: how long ago becomes a moment; raises NotAPlace."""
+    place = parse_place(text, now)
+    if isinstance(place, int) or not _AGO.fullmatch(text.strip()):
+        return text
+    return place.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class Places:
     """Where a broker's topics have their records; every method raises Unusable where it does not answer."""
 

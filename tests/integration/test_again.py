@@ -1,6 +1,7 @@
 """Delivering again through the public door: `replay` and `dead-letters`."""
 
 import json
+import shlex
 import signal
 import subprocess
 from collections import Counter
@@ -109,6 +110,29 @@ def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand,
     assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 2
 
 
+def test_a_replay_of_times_ago_goes_on_to_the_end_that_it_had(stand: Stand, tmp_path: Path) -> None:
+    stand.produce(*orders(30))
+    delivered(stand, 30)
+    words = ["replay", "--topic", stand.orders_topic, "--from", "1h", "--to", "0s", "--rate", "4"]
+    log = tmp_path / "replay.log"
+    with CommandProcess(words, stand.environment, log) as process:
+        await_that("some results", lambda: len(replays(stand)) >= 4)
+        process.signal(signal.SIGINT)
+        assert process.wait() == 130
+    stand.produce(*orders(10, start=100))  # after the end: not asked for
+    delivered(stand, 40)
+    again = run(stand, *words, "--resume")
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    assert "was stopped; give the times that it told when it began" in again.stderr
+    at_once, at_the_end = (line for line in log.read_text().splitlines() if "--resume" in line)
+    told = shlex.split(at_the_end.partition("go on with: jirafe-consumer ")[2])
+    assert told == shlex.split(at_once.partition("go on with: jirafe-consumer ")[2])
+    assert "--rate=4.0" in told
+    assert run(stand, *told).returncode == 0
+    assert len(replays(stand)) == 30
+    assert set(replays(stand).values()) == {1}
+
+
 def test_a_replay_that_is_killed_doubles_no_result(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(60))
     delivered(stand, 60)
@@ -132,7 +156,8 @@ def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credenti
     stand.api.set_credentials({"another": [SITE]})
     refused = run(stand, "replay", "--topic", stand.orders_topic)
     assert refused.returncode == 1
-    assert "invalid_token; go on with: jirafe-consumer replay --topic=" in refused.stderr
+    told = f"go on with: jirafe-consumer --env-file=/dev/null replay --topic={stand.orders_topic} --resume"
+    assert f"invalid_token; {told}" in refused.stderr
     stand.api.set_credentials({TOKEN: [SITE]})
     assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 0
     assert set(replays(stand).values()) == {2}

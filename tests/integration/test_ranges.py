@@ -11,7 +11,7 @@ from consumer import reading
 from consumer.kafka import Unusable
 from consumer.log import NoLibraryLog
 from consumer.record import Range
-from consumer.tools.ranges import NotAPlace, Place, Places, parse_place, parse_time
+from consumer.tools.ranges import NotAPlace, Place, Places, lasting, parse_place, parse_time
 from tests.stand import NUMBER_OF_PARTITIONS, Stand
 
 NOW = datetime(2014, 3, 1, 12, tzinfo=UTC)
@@ -45,6 +45,15 @@ def test_what_is_no_place_is_told_what_to_write(text: str) -> None:
 def test_a_time_without_a_zone_is_nobodys_time() -> None:
     with pytest.raises(NotAPlace, match="has no zone: add Z for UTC"):
         parse_time("2014-02-28T10:30", NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("120", "120"), ("2014-02-28", "2014-02-28"), ("90s", "2014-03-01T11:58:30.000Z")],
+)
+def test_how_long_ago_is_told_as_a_moment(text: str, words: str) -> None:
+    assert lasting(text, NOW) == words
+    assert parse_place(words, NOW + timedelta(days=1)) == parse_place(text, NOW)
 
 
 @pytest.fixture
