@@ -17,7 +17,7 @@ from rich.text import Text
 
 from consumer import log, settings, wiring
 from consumer.commands.again import Tally, watched
-from consumer.commands.usage import INTERRUPTED, PROGRAM, a_time
+from consumer.commands.usage import INTERRUPTED, PROGRAM, a_time, consumed
 from consumer.tools.letters import Filter, Found, Letters
 from consumer.tools.preview import preview
 from consumer.tools.redelivery import GaveUp, Redelivery, Stopped
@@ -64,6 +64,7 @@ def _filters(command: Callable[..., T]) -> Callable[..., T]:
         until: datetime | None,
         **options: Any,
     ) -> T:
+        consumed(click.get_current_context().obj.load(), topic)
         wanted = Filter(kind, topic, message_type, key, reason, since, until)
         return command(*arguments, wanted=wanted, **options)
 
@@ -72,7 +73,9 @@ def _filters(command: Callable[..., T]) -> Callable[..., T]:
 
 @dead_letters.command("list")
 @_filters
-@click.option("--open", "only_open", is_flag=True, help="Those only that were not redriven since: one of each record.")
+@click.option(
+    "--open", "only_open", is_flag=True, help="Those only that were not redriven since: one of each record."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def list_command(source: settings.Source, wanted: Filter, only_open: bool, as_json: bool) -> int:
@@ -167,7 +170,7 @@ def show(source: settings.Source, place: str) -> int:
       jirafe-consumer dead-letters show orders/0/17
     """
     loaded = source.load()
-    for found in _letters(source).at(place):
+    for found in _letters(source).at([place]):
         letter, message = found.letter, found.contents.message
         shown = {
             **_object(found),
@@ -230,9 +233,10 @@ def redrive(
     tally, trouble, status = Tally(), "", 0
 
     def chosen(look: Callable[[int, int], None]) -> Iterator[Found]:
-        for found in letters.find(wanted, look, settled=True):
-            if places and not {found.letter.place, found.letter.of} & set(places):
-                continue
+        meant = (
+            letters.at(places, wanted, look, settled=True) if places else letters.find(wanted, look, settled=True)
+        )
+        for found in meant:
             if again or (not found.redriven and found.letter.redrives < _MOST_REDRIVES):
                 yield found
             else:

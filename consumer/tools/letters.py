@@ -1,6 +1,6 @@
 """Dead letters: found in their topic, looked at, and delivered again."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -161,17 +161,28 @@ class Letters:
             if wanted.fits(letter, contents):
                 yield Found(letter, contents, redriven.get(letter.place, ""))
 
-    def at(self, place: str) -> list[Found]:
-        """Give the letters of one place: their own, or that of the record that failed; raises Unusable for none."""
-        redriven = self._redriven(lambda _read, _total: None, settled=False)
+    def at(
+        self,
+        places: Collection[str],
+        wanted: Filter = Filter(),
+        look: Callable[[int, int], None] = lambda _read, _total: None,
+        *,
+        settled: bool = False,
+    ) -> list[Found]:
+        """Give the letters of places, their own or of the record that failed; raises Unusable for one of none."""
+        chosen = set(places)
         found = [
-            Found(letter, contents_of(letter, self._codec, needed=False), redriven.get(letter.place, ""))
-            for letter in self._letters(lambda _read, _total: None)
-            if place in (letter.place, letter.of)
+            each
+            for each in self.find(wanted, look, settled=settled)
+            if chosen & {each.letter.place, each.letter.of}
         ]
-        if not found:
+        without = chosen - {place for each in found for place in (each.letter.place, each.letter.of)}
+        if without:
             topic = self._settings.stream.dead_letters_topic
-            raise Unusable(f"{topic} has no dead letter of {place}; dead-letters list shows the places.")
+            fitting = "" if wanted == Filter() else " that fits"
+            raise Unusable(
+                f"{topic} has no dead letter of {min(without)}{fitting}; dead-letters list shows the places."
+            )
         return found
 
     def _letters(self, look: Callable[[int, int], None]) -> Iterator[Letter]:

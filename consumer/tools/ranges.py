@@ -71,10 +71,14 @@ class Places:
         """Give the ranges of a topic's partitions between two places, its first and its present end by default.
 
         A moment is the first record of that time or later. A range is never wider than what is there, up to
-        the end of what is committed; it is empty where nothing is. No partitions: all of them.
+        the end of what is committed; it is empty where nothing is. No partitions: all of them. Raises Unusable
+        also for a range that is reversed, or begins behind the end of all of them.
         """
+        _check_order(start, end)
         places = [(topic, number) for number in self.chosen(topic, partitions)]
         firsts, ends = self.firsts(places), self.ends(places)
+        if isinstance(start, int) and start > (last := max(ends.values())):
+            raise Unusable(f"the offset {start} is behind the end of {topic}, which is {last}; choose another.")
         lows, highs = self._at(start, firsts, ends), self._at(end, ends, ends)
         ranges = []
         for place in places:
@@ -137,3 +141,11 @@ class Places:
                 raise Unusable(f"the offsets of {place.topic}/{place.partition} can't be had: {why}.") from None
             found[place.topic, place.partition] = (listed.offset, listed.timestamp)
         return found
+
+
+def _check_order(start: Place | None, end: Place | None) -> None:
+    # Which offset a moment is at is another question for each partition.
+    both_offsets = isinstance(start, int) and isinstance(end, int) and start > end
+    both_moments = isinstance(start, datetime) and isinstance(end, datetime) and start > end
+    if both_offsets or both_moments:
+        raise Unusable(f"the range is reversed: it begins at {start}, and ends before that, at {end}.")

@@ -233,6 +233,8 @@ def test_what_others_write_to_our_topics_stops_no_tool(stand: Stand) -> None:
         (["--from", "yesterday"], "'yesterday' is not a time"),
         (["--from", "2h", "--from-offset", "1"], "give --from or --from-offset, not both"),
         (["--rate", "0"], "--rate"),
+        (["--from", "2h", "--to", "3h"], "the range is reversed: it begins at"),
+        (["--from-offset", "99999999"], "the offset 99999999 is behind the end of"),
     ],
 )
 def test_a_replay_that_is_asked_wrongly_is_one_sentence(stand: Stand, arguments: list[str], sentence: str) -> None:
@@ -278,7 +280,6 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
         (["--reason", "LESS THAN"], {"rejected"}),
         (["--from", "1h"], {"rejected", "forbidden", "undecodable"}),
         (["--to", "1h"], set()),
-        (["--topic", "other"], set()),
     ):
         assert {letter["kind"] for letter in listed(stand, *options)} == kinds, options
 
@@ -292,6 +293,16 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
     absent = run(stand, "dead-letters", "show", f"{stand.orders_topic}/0/999")
     assert (absent.returncode, absent.stdout) == (2, "")
     assert "has no dead letter of" in absent.stderr
+    for words, sentence in (
+        (["list", "--topic", "other"], "the topic other is none that is consumed"),
+        (["redrive", "nonsense"], "has no dead letter of nonsense; dead-letters list shows the places."),
+        (["redrive", by_kind["rejected"]["place"], f"{stand.orders_topic}/0/999"], "/0/999; dead-letters list"),
+        (["redrive", by_kind["rejected"]["place"], "--kind", "forbidden", "--dry-run"], "that fits; dead-letters"),
+    ):
+        done = run(stand, "dead-letters", *words)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+        assert sentence in done.stderr
+    assert not any(result["redrive"] for result in stand.results())
 
 
 def test_a_redrive_delivers_what_was_mended_once(stand: Stand) -> None:

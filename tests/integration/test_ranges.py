@@ -92,11 +92,22 @@ def test_a_range_by_offsets_stays_within_what_is_there(stand: Stand, places: Pla
     (one,) = places.resolve(stand.orders_topic, 2, 5, [1])
     assert one == Range(stand.orders_topic, 1, 2, 5)
     assert list(read(stand, [one])) == [(1, 2), (1, 3), (1, 4)]
-    for each in places.resolve(stand.orders_topic, 5, 2):
+    for each in places.resolve(stand.orders_topic, 5, 5):
         assert each.start == each.end
-    assert places.resolve(stand.orders_topic, 1_000, 2_000) == [
+    longest = max(each.end for each in everything)
+    assert places.resolve(stand.orders_topic, longest, 2_000) == [
         each._replace(start=each.end) for each in everything
     ]
+
+
+def test_a_range_that_no_record_can_be_in_is_refused(stand: Stand, places: Places) -> None:
+    stand.produce_raw(b"one key", b"a value")
+    with pytest.raises(Unusable, match=r"the offset 2 is behind the end of .*, which is 1; choose another\."):
+        places.resolve(stand.orders_topic, 2, None)
+    for start, end in ((5, 2), (NOW, NOW - timedelta(hours=1))):
+        with pytest.raises(Unusable, match="the range is reversed: it begins at"):
+            places.resolve(stand.orders_topic, start, end)
+    assert sum(each.end - each.start for each in places.resolve(stand.orders_topic, NOW, NOW)) == 0
 
 
 def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand: Stand, places: Places) -> None:

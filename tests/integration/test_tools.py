@@ -228,6 +228,7 @@ class TestAudit:
             (["--topic", "elsewhere"], "the topic elsewhere is none that is consumed"),
             (["--from", "yesterday"], "Invalid value for '--from': 'yesterday' is not a time"),
             (["--partition", "9"], "has no partition 9: it has 3, from 0."),
+            (["--from", "2014-03-02", "--to", "2014-03-01"], "the range is reversed: it begins at 2014-03-02"),
         ],
     )
     def test_wrong_usage_is_one_sentence(self, stand: Stand, arguments: list[str], said: str) -> None:
