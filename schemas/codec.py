@@ -122,7 +122,8 @@ class Codec:
             # Resolution costs: it is left out where the writer's schema is ours.
             record = schemaless_reader(buffer, writer, None if writer is reader else reader)
         except Exception as error:  # noqa: BLE001 - damaged bytes surface as any error of the decoder
-            raise Undecodable(f"the bytes are not a {writer['name']}: {error or type(error).__name__}") from None
+            why = str(error) or type(error).__name__
+            raise Undecodable(f"the bytes are not a {writer['name']}: {why}") from None
         if left := len(body) - buffer.tell():
             raise Undecodable(f"the bytes are not a {writer['name']}: {left} are left over")
         return cast("dict[str, Any]", record)
@@ -133,6 +134,13 @@ class Codec:
         if "payload" not in message:
             raise Undecodable("the record is a result, not a message of the hub")
         return message
+
+    def decode_result(self, data: bytes) -> dict[str, Any]:
+        """Decode a record that must be a result, not a message of the hub; raises as `decode` does."""
+        result = self.decode(data)
+        if "payload" in result:
+            raise Undecodable("the record is a message of the hub, not a result")
+        return result
 
     def _unframed(self, data: bytes) -> tuple[Schema, bytes]:
         if data[:2] == _SINGLE_OBJECT and len(data) >= _HEADER_SINGLE_OBJECT:

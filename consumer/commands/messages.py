@@ -1,6 +1,7 @@
 """`preview`, `produce` and `results`: a message before, on and after its way."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import click
@@ -10,10 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer import kafka, log, produce, reading, settings, wiring
-from consumer.commands.usage import PROGRAM, Usage
+from consumer.commands.usage import PROGRAM
+from consumer.record import Record
 from consumer.tools.preview import preview as preview_of
 from jirafe import services
-from schemas.codec import RegistryUnavailable, Undecodable
+from schemas.codec import Codec, Undecodable
 from schemas.hub import HubError, parse, to_message
 
 _NOTHING_SENT = {"level": "", "description": "nothing to send"}
@@ -117,21 +119,30 @@ def results(
     records = reading.read_topic(
         loaded, loaded.stream.results_topic, log.NoLibraryLog(), start=start, follow=follow
     )
-    decoded = (codec.decode(record.value) for record in records if record and record.value)
+    decoded = _readable(records, codec)
     if of:
         decoded = (result for result in decoded if _place(result) == of)
     console = Console(soft_wrap=not sys.stdout.isatty())
-    try:
-        for index, result in enumerate(decoded):
-            if as_json:
-                click.echo(orjson.dumps(result))
-            else:
-                console.print(_result_rows(result, header=index == 0))
-            if index + 1 == most:
-                break
-    except (Undecodable, RegistryUnavailable) as error:
-        raise Usage(f"a result can't be read: {error}.") from None
+    for index, result in enumerate(decoded):
+        if as_json:
+            click.echo(orjson.dumps(result))
+        else:
+            console.print(_result_rows(result, header=index == 0))
+        if index + 1 == most:
+            break
     return 0
+
+
+def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[dict[str, Any]]:
+    """Give the results that can be read; what can't be is told, so that it hides none that come later."""
+    for record in records:
+        if record is None or not record.value:
+            continue
+        try:
+            yield codec.decode_result(record.value)
+        except Undecodable as error:
+            place = f"{record.topic}/{record.partition}/{record.offset}"
+            click.echo(f"{PROGRAM} results: {place} is passed over: {error}.", err=True)
 
 
 def _place(result: dict[str, Any]) -> str:

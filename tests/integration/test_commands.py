@@ -1,6 +1,7 @@
 """The commands as a user runs them: arguments in, output and exit status out."""
 
 import json
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 import pytest
 import requests
 
+from consumer import kafka
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import FAULTS
 from consumer.log import NoLibraryLog
+from consumer.produce import Encoded, produce
 from consumer.reading import read_topic
 from schemas.codec import Codec
+from schemas.hub import to_message
 from tests.command import run
 from tests.messages import cart, order, taxon
 from tests.registry import RegistryServer
@@ -167,6 +171,29 @@ def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> 
     table = run("results", COLUMNS="300", **stand.environment).stdout
     assert "A cart event for R1 was sent to Jirafe." in table
     assert "total: -1.0 is less than the minimum of 0" in table
+
+
+def test_what_is_no_result_is_named_and_hides_none(stand: Stand) -> None:
+    stand.member()
+    stand.produce(order("R1"))
+    stand.await_results(1)
+    topic = stand.settings.stream.results_topic
+    message = stand.codec.encode(
+        "order", to_message({**order("R2"), "parameters": {"jirafe.access_token": "their-token"}})
+    )
+    foreign = [(topic, Encoded("order", b"R1", value)) for value in (message, b"{}", message[:11])]
+    produce(kafka.make_producer(stand.settings.client("test"), NoLibraryLog()), foreign)
+    stand.produce(order("R1", "order:updated"))
+    await_that("the second result", lambda: sum(record is not None for record in stand.records("results")) == 5)
+    done = run("results", "--json", **stand.environment)
+    assert done.returncode == 0
+    assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["order:new", "order:updated"]
+    assert "their-token" not in done.stdout + done.stderr
+    hub_message, framing, cut = done.stderr.splitlines()
+    place = rf"jirafe-consumer results: {re.escape(topic)}/\d+/\d+ is passed over: "
+    assert re.fullmatch(place + "the record is a message of the hub, not a result\\.", hub_message)
+    assert re.match(place + "the first bytes .* are no framing of Avro", framing)
+    assert re.match(place + r"the bytes are not a [\w.]+: \w", cut)
 
 
 def test_nothing_is_produced_if_one_message_is_invalid(stand: Stand, tmp_path: Path) -> None:

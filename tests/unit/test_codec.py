@@ -274,6 +274,13 @@ class TestDamage:
                 codec.decode(whole[:length])
 
     @pytest.mark.parametrize(("name", "record"), RECORDS)
+    def test_any_cut_has_its_reason(self, name: str, record: dict[str, Any]) -> None:
+        whole = CODEC.encode(name, record)
+        for length in range(10, len(whole)):
+            with pytest.raises(Undecodable, match=r"^the bytes are not a [\w.]+: \S"):
+                CODEC.decode(whole[:length])
+
+    @pytest.mark.parametrize(("name", "record"), RECORDS)
     def test_bytes_left_over(self, name: str, record: dict[str, Any]) -> None:
         with pytest.raises(Undecodable, match="3 are left over"):
             Codec().decode(Codec().encode(name, record) + b"\x00\x01\x02")
