@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer import kafka, log, produce, reading, settings, wiring
-from consumer.commands.usage import PROGRAM
+from consumer.commands.usage import PROGRAM, Usage, a_record
 from consumer.record import Record
 from consumer.tools.preview import preview as preview_of
 from jirafe import services
@@ -69,6 +69,10 @@ def produce_command(source: settings.Source, files: tuple[str, ...], topic: str 
       jirafe-consumer produce messages.jsonl
     """
     loaded = source.load()
+    if topic == "":
+        raise click.UsageError("--topic names no topic", click.get_current_context())
+    if topic in (loaded.stream.results_topic, loaded.stream.dead_letters_topic):
+        raise Usage(f"messages can't be produced to {topic}: the consumer publishes there; see --topic.")
     codec = wiring.make_codec(loaded)
     standard_input = sys.stdin.buffer
     encoded = [
@@ -94,7 +98,7 @@ def produce_command(source: settings.Source, files: tuple[str, ...], topic: str 
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--from", "start", type=click.Choice(["beginning", "end"]), default="beginning", show_default=True)
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N results.")
-@click.option("--of", metavar="TOPIC/PARTITION/OFFSET", help="The results of this record alone.")
+@click.option("--of", type=a_record, metavar="TOPIC/PARTITION/OFFSET", help="The results of this record alone.")
 @click.pass_obj
 def results(
     source: settings.Source,
@@ -106,7 +110,7 @@ def results(
 ) -> int:
     """Show what became of each message.
 
-    Reads the results topic from outside the group: nothing is committed.
+    Reads the results topic from outside the group: nothing is committed. Exit status 1 if --of has no result.
 
     \b
     Examples:
@@ -123,13 +127,17 @@ def results(
     if of:
         decoded = (result for result in decoded if _place(result) == of)
     console = Console(soft_wrap=not sys.stdout.isatty())
-    for index, result in enumerate(decoded):
+    count = 0
+    for count, result in enumerate(decoded, 1):
         if as_json:
             click.echo(orjson.dumps(result))
         else:
-            console.print(_result_rows(result, header=index == 0))
-        if index + 1 == most:
+            console.print(_result_rows(result, header=count == 1))
+        if count == most:
             break
+    if of and not count and not follow:
+        click.echo(f"{PROGRAM} results: no result of {of}.", err=True)
+        return 1
     return 0
 
 

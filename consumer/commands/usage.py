@@ -1,5 +1,6 @@
 """What all commands share: their program's name, what they take, and how they say that they were asked wrongly."""
 
+import re
 from datetime import UTC, datetime
 
 import click
@@ -12,6 +13,8 @@ INTERRUPTED = 130
 """The exit status of a command that was told to end."""
 
 _NOW = datetime.now(UTC)  # one for all times of a command, so that none is before another of the same words
+_RECORD = re.compile(r"([^/]+)/(\d{1,10})/(\d{1,19})", re.ASCII)
+
 
 of_partitions = click.option(
     "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
@@ -52,3 +55,11 @@ def a_time(text: str) -> datetime:
         return parse_time(text, _NOW)
     except NotAPlace as error:
         raise click.BadParameter(str(error)) from None
+
+
+def a_record(text: str) -> str:
+    """Take an option's value as the place of a record: `type=a_record, metavar="TOPIC/PARTITION/OFFSET"`."""
+    place = _RECORD.fullmatch(text)
+    if place is None:
+        raise click.BadParameter(f"'{text}' is not TOPIC/PARTITION/OFFSET, such as orders/0/17")
+    return f"{place[1]}/{int(place[2])}/{int(place[3])}"

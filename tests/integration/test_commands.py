@@ -78,6 +78,11 @@ def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, 
         ),
         (["preview", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),
         (["produce", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),
+        (
+            ["produce", "absent.json", "--topic", ""],
+            {},
+            "jirafe-consumer produce: --topic names no topic; see jirafe-consumer produce --help.",
+        ),
         (["run"], {"CONSUMER_WORKERS": "0"}, "CONSUMER_WORKERS: must be greater than 0."),
         (
             ["run"],
@@ -96,6 +101,20 @@ def test_wrong_usage_is_one_sentence_and_status_2(
 ) -> None:
     done = run(*arguments, **environment)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence + "\n")
+
+
+@pytest.mark.parametrize("place", ["foo", "orders/0", "orders/0/x", "/0/1", "orders/0/1/2", "orders/0/²", ""])
+def test_results_are_those_of_a_place(place: str) -> None:
+    done = run("results", "--of", place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"'--of': '{place}' is not TOPIC/PARTITION/OFFSET, such as orders/0/17; see" in done.stderr
+
+
+@pytest.mark.parametrize("topic", ["what-became", "jirafe.dead-letters"])
+def test_messages_are_not_produced_where_the_consumer_publishes(topic: str) -> None:
+    done = run("produce", "absent.json", "--topic", topic, CONSUMER_RESULTS_TOPIC="what-became")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"jirafe-consumer: messages can't be produced to {topic}: the consumer publishes")
 
 
 @pytest.mark.parametrize("command", ["run", "produce"])
@@ -167,6 +186,14 @@ def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> 
     assert sorted(result["message"] for result in shown) == ["cart:new", "order:new", "order:new", "taxon:new"]
     first = run("results", "--json", "--max", "1", "--follow", **stand.environment)
     assert len(first.stdout.splitlines()) == 1
+
+    one, *_ = shown
+    place = f"{one['topic']}/{one['partition']}"
+    of_one = run("results", "--json", "--of", f"{place}/0{one['offset']}", **stand.environment)
+    assert [json.loads(line) for line in of_one.stdout.splitlines()] == [one]
+    of_none = run("results", "--of", f"{place}/999", **stand.environment)
+    assert (of_none.returncode, of_none.stdout) == (1, "")
+    assert of_none.stderr == f"jirafe-consumer results: no result of {place}/999.\n"
 
     table = run("results", COLUMNS="300", **stand.environment).stdout
     assert "A cart event for R1 was sent to Jirafe." in table
