@@ -47,6 +47,15 @@ class SettingsError(ValueError):
         self.faults = faults
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether a text from outside was UTF-8: Python marks the bytes that were not, and can't write them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _http_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -162,6 +171,9 @@ class Stream(_Group):
     )
 
 
+PARAMETERS = ("jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url")
+"""The parameters of messages that have a setting for messages without them."""
+
 GROUPS: dict[str, type[_Group]] = {"JIRAFE_": Api, "CONSUMER_": Stream}
 
 
@@ -252,9 +264,11 @@ class Settings:
     def defaults(self) -> Defaults:
         """What applies where a message says nothing."""
         token = self.api.access_token.get_secret_value() if self.api.access_token else None
-        names = ("product_category_taxonomy", "brand_category_taxonomy", "store_url")
-        given = {f"jirafe.{name}": value for name in names if (value := getattr(self.api, name)) is not None}
-        return Defaults(Credentials(self.api.site_id, token), given)
+        given = {name: getattr(self.api, name.removeprefix("jirafe.")) for name in PARAMETERS}
+        return Defaults(
+            Credentials(self.api.site_id, token),
+            {name: value for name, value in given.items() if value is not None},
+        )
 
 
 class Source:
@@ -288,7 +302,10 @@ class Source:
 def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; the environment goes before the file. Raises SettingsError with all faults."""
     given = {**_file(env_file), **environ}
-    faults: list[str] = []
+    ours = {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
+    faults = [f"{name}: must be UTF-8." for name, value in ours.items() if not is_utf8(value)]
+    if faults:
+        raise SettingsError(faults)
     groups: dict[str, Any] = {}
     for prefix, group in GROUPS.items():
         values = {name[len(prefix) :].lower(): value for name, value in _named(prefix, given).items()}
@@ -369,8 +386,10 @@ def _file(path: Path | None) -> dict[str, str]:
     try:
         with path.open(encoding="utf-8") as lines:
             values = dotenv_values(stream=lines, interpolate=False)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"the env file {path} can't be read: {error}."]) from None
+    except OSError as error:
+        raise SettingsError([f"the env file {path} can't be read: {error.strerror or error}."]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"the env file {path} can't be read: it is not UTF-8."]) from None
     return {name: value or "" for name, value in values.items()}
 
 

@@ -25,20 +25,23 @@ _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
 @click.command()
 @click.argument("file")
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Give a parameter; may be repeated.")
-def preview(file: str, given: tuple[str, ...]) -> int:
+@click.pass_obj
+def preview(source: settings.Source, file: str, given: tuple[str, ...]) -> int:
     """Show what a message would send.
 
     Reads one hub message from FILE (- for standard input), and sends nothing. Needs neither network nor
-    credentials. Prints JSON: the events and the notifications. Exit status 1 if a notification is an error.
+    credentials. A parameter is that of --set, else of the message, else of the settings. Prints JSON: the events
+    and the notifications. Exit status 1 if a notification is an error.
 
     \b
     Example:
       jirafe-consumer preview order.json --set jirafe.product_category_taxonomy=2
     """
     overrides = dict(_parameter(text) for text in given)
+    defaults = source.load().defaults.parameters
     text = produce.read_source(file, sys.stdin.buffer)
     try:
-        shown = preview_of(to_message(parse(text)), {}, overrides)
+        shown = preview_of(to_message(parse(text)), defaults, overrides)
     except HubError as error:
         unreadable = services.notification_of_unreadable(str(error))
         shown = {"message_id": "", "message": "", "events": [], "notifications": [unreadable]}
@@ -47,10 +50,18 @@ def preview(file: str, given: tuple[str, ...]) -> int:
 
 
 def _parameter(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise click.UsageError(f"--set takes NAME=VALUE, not '{text}'", click.get_current_context())
-    return name, value
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not (name and value):
+        raise _wrong_set(f"takes NAME=VALUE, not '{text}'")
+    if not name.startswith(("jirafe.", "jirafe_")):
+        raise _wrong_set(f"takes parameters such as {', '.join(settings.PARAMETERS)}, not '{name}'")
+    if not settings.is_utf8(text):
+        raise _wrong_set(f"takes UTF-8, which the value of {name} is not")
+    return f"jirafe.{name[7:]}", value
+
+
+def _wrong_set(why: str) -> click.UsageError:
+    return click.UsageError(f"--set {why}", click.get_current_context())
 
 
 @click.command("produce")

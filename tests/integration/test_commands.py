@@ -16,6 +16,7 @@ from consumer.demo.shop import FAULTS
 from consumer.log import NoLibraryLog
 from consumer.produce import Encoded, produce
 from consumer.reading import read_topic
+from consumer.settings import PARAMETERS
 from schemas.codec import Codec
 from schemas.hub import to_message
 from tests.command import run
@@ -24,8 +25,9 @@ from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
 
 
-def preview(document: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
-    done = run("preview", "-", *arguments, text=document if isinstance(document, str) else json.dumps(document))
+def preview(document: Any, *arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
+    text = document if isinstance(document, str) else json.dumps(document)
+    done = run("preview", "-", *arguments, text=text, **environment)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)
 
@@ -45,6 +47,35 @@ def test_preview_takes_parameters() -> None:
     assert "jirafe.product_category_taxonomy: missing" in shown["notifications"][0]["description"]
     status, shown = preview(taxon("9", "Bags"), "--set", "jirafe.product_category_taxonomy=2")
     assert (status, [event["kind"] for event in shown["events"]]) == (0, ["category"])
+
+
+def test_preview_takes_parameters_of_options_the_message_and_the_settings_in_this_order() -> None:
+    def kinds(document: dict[str, Any], *arguments: str) -> list[str]:
+        status, shown = preview(document, *arguments, JIRAFE_PRODUCT_CATEGORY_TAXONOMY="2")
+        assert status == 0
+        return [event["kind"] for event in shown["events"]]
+
+    bags = taxon("9", "Bags")
+    other = {**bags, "parameters": {"jirafe.product_category_taxonomy": "3"}}
+    assert (kinds(bags), kinds(other)) == (["category"], [])
+    assert kinds(other, "--set", "jirafe_product_category_taxonomy = 2 ") == ["category"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("jirafe.store_url= ", "NAME=VALUE, not 'jirafe.store_url= '"),
+        (
+            "store_url=http://x",
+            f"parameters such as {', '.join(PARAMETERS)}, not 'store_url'",
+        ),
+        ("jirafe.store_url=http://x/\udcff", "UTF-8, which the value of jirafe.store_url is not"),
+    ],
+)
+def test_a_parameter_that_preview_does_not_take(given: str, said: str) -> None:
+    done = run("preview", "-", "--set", given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"jirafe-consumer preview: --set takes {said}; see jirafe-consumer preview --help.\n"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +107,7 @@ def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, 
             {},
             "jirafe-consumer preview: --set takes NAME=VALUE, not 'x'; see jirafe-consumer preview --help.",
         ),
+        (["run"], {"JIRAFE_STORE_URL": "http://x/\udcff"}, "JIRAFE_STORE_URL: must be UTF-8."),
         (["preview", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),
         (["produce", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),
         (

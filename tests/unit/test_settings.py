@@ -69,6 +69,7 @@ def test_one_sentence_for_each_fault() -> None:
             "CONSUMER_SCHEMA_REGISTRY_KEY is set, and no CONSUMER_SCHEMA",
         ),
         ({"JIRAFE_URL": "https://user:secret@event.jirafe.com"}, "JIRAFE_URL: must be a plain address"),
+        ({"JIRAFE_STORE_URL": "shop.example/secret"}, "JIRAFE_STORE_URL: must be an http:// or https:// address"),
         ({"JIRAFE_READ_TIMEOUT": "0"}, "JIRAFE_READ_TIMEOUT: must be greater than 0"),
         (
             {"CONSUMER_HTTP_ADDRESS": "nowhere"},
@@ -166,8 +167,16 @@ def test_what_kubernetes_adds_for_services_is_no_setting() -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    (said,) = faults({}, tmp_path / "absent.env")
-    assert "absent.env can't be read" in said
+    absent = tmp_path / "absent.env"
+    assert faults({}, absent) == [f"the env file {absent} can't be read: No such file or directory."]
+
+
+def test_what_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    odd = {"JIRAFE_STORE_URL": "http://x/\udcff", "KAFKA_SASL_PASSWORD": "\udcff"}
+    assert faults(odd) == [f"{name}: must be UTF-8." for name in odd]
+    env_file = tmp_path / ".env"
+    env_file.write_bytes(b"JIRAFE_STORE_URL=http://x/\xff\n")
+    assert faults({}, env_file) == [f"the env file {env_file} can't be read: it is not UTF-8."]
 
 
 def test_secrets_show_in_no_text_of_the_settings() -> None:
