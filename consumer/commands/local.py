@@ -34,11 +34,13 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     """
     if (site is None) != (token is None):
         raise click.UsageError("--site and --token go together", click.get_current_context())
+    if "" in (site, token):
+        raise click.UsageError("--site and --token must not be empty", click.get_current_context())
     try:
         from jirafe.sandbox import Sandbox, serve  # noqa: PLC0415 - of an extra
     except ImportError as error:
         raise Usage(f"the sandbox needs the extra: install jirafe-consumer[demo] ({error}).") from None
-    api = Sandbox(credentials={token: [site]} if site and token else None)
+    api = Sandbox(credentials={token: [site]} if site is not None and token is not None else None)
     try:
         serve(api, host, port, lambda url: click.echo(f"Jirafe sandbox at {url}; Ctrl-C ends it."))
     except OSError as error:
@@ -57,9 +59,9 @@ def broker(port: int) -> int:
     Example:
       jirafe-consumer broker --port 9092
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     with EmbeddedBroker(port) as embedded:
         click.echo(f"Kafka broker at {embedded.bootstrap_servers}, in memory; Ctrl-C ends it.")
-        signal.signal(signal.SIGTERM, _interrupt)
         try:
             embedded.wait()
         except KeyboardInterrupt:
@@ -139,4 +141,5 @@ def demo(messages: int, keep: bool) -> int:
         from consumer.demo.demo import run_demo  # noqa: PLC0415 - of an extra
     except ImportError as error:
         raise Usage(f"the demo needs the extra: install jirafe-consumer[demo] ({error}).") from None
+    signal.signal(signal.SIGTERM, _interrupt)
     return run_demo(Console(), messages, keep=keep)

@@ -54,10 +54,16 @@ class EmbeddedBroker:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us: we stop it once we are done with it
         )
+        try:
+            self._await_answer(self._process)
+        except BaseException:  # an interrupt too must not leave it behind
+            self.stop()
+            raise
+
+    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + _STARTED_WITHIN
         while not answers(self.bootstrap_servers):
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.stop()
+            if process.poll() is not None or time.monotonic() > end:
                 raise BrokerUnavailable(f"the embedded broker did not start on port {self.port}.")
 
     @staticmethod

@@ -164,7 +164,7 @@ class _Demo:
 
 def _stay(console: Console, environment: dict[str, str], api: str, page: str) -> None:
     """Leave all running until Ctrl-C, and say what to try."""
-    program = shlex.quote(str(Path(sys.argv[0])))
+    program = _program()
     console.print(f"\nWhat the consumer does, live: {page}", style="bold")
     console.print("\nAll is left running. In another terminal:", style="bold")
     for name, value in environment.items():
@@ -186,3 +186,9 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
         signal.pause()
     except KeyboardInterrupt:
         console.print("Ending.")
+
+
+def _program() -> str:
+    """Give what a shell starts us with, as it did: by our script, or by our package."""
+    script = Path(sys.argv[0])
+    return shlex.join([sys.executable, "-m", "consumer"] if script.name == "__main__.py" else [str(script)])

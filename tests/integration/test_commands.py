@@ -1,8 +1,12 @@
 """The commands as a user runs them: arguments in, output and exit status out."""
 
 import json
+import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -120,6 +124,11 @@ def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, 
             ["run"],
             {"KAFKA_FOO_BAR": "1"},
             'jirafe-consumer: KAFKA_FOO_BAR is wrong: No such configuration property: "foo.bar".',
+        ),
+        (
+            ["sandbox", "--site", "", "--token", ""],
+            {},
+            "jirafe-consumer sandbox: --site and --token must not be empty; see jirafe-consumer sandbox --help.",
         ),
         (
             ["sandbox", "--site", "1"],
@@ -334,3 +343,40 @@ def test_the_demo_adds_up() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every message has exactly one result" in done.stdout
     assert "messages produced" in done.stdout
+
+
+def children(pid: int) -> dict[int, int]:
+    """The processes that a process has started and not yet waited for, and how many threads each has."""
+    table = ["ps", "-A", "-o", "ppid=,pid=,nlwp="]
+    lines = subprocess.run(table, capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = [[int(number) for number in line.split()] for line in lines]
+    return {child: threads for parent, child, threads in rows if parent == pid}
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--messages", "1000000"], 130), (["--messages", "20", "--keep"], 0)]
+)
+def test_a_demo_that_is_stopped_leaves_nothing_running(arguments: list[str], status: int, tmp_path: Path) -> None:
+    with CommandProcess(["demo", *arguments], {}, tmp_path / "log") as demo:
+
+        def all_run() -> bool:
+            """Tell whether broker, sandbox and consumer run, the last so far that it has a client of Kafka."""
+            found = children(demo.pid)
+            return len(found) == 3 and found[max(found)] > 1
+
+        await_that("broker, sandbox and consumer", all_run)
+        if "--keep" in arguments:
+            await_that("what to try", lambda: demo.said("Ctrl-C ends it.") == 1)
+            assert demo.said(f"{shlex.quote(sys.executable)} -m consumer results --follow") == 1
+        started = children(demo.pid)
+        assert demo.stop() == status
+    assert [pid for pid in started if lives(pid)] == []
+    assert "Traceback" not in demo.log.read_text()
