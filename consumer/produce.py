@@ -1,5 +1,6 @@
 """Puts hub JSON into Kafka: validated, encoded, keyed by number or id."""
 
+import codecs
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -44,8 +45,9 @@ def encode_all(source: str, text: bytes, codec: Codec) -> list[Encoded]:
 
 
 def read_source(name: str, standard_input: Iterable[bytes]) -> bytes:
-    """Read a file, or standard input for `-`; raises OSError."""
-    return b"".join(standard_input) if name == "-" else Path(name).read_bytes()
+    """Read a file, or standard input for `-`, without the byte order mark it may begin with; raises OSError."""
+    text = b"".join(standard_input) if name == "-" else Path(name).read_bytes()
+    return text.removeprefix(codecs.BOM_UTF8)
 
 
 def produce(producer: Producer, messages: Iterable[tuple[str, Encoded]]) -> int:

@@ -45,6 +45,11 @@ def test_preview_shows_events_and_notifications_without_credentials() -> None:
     assert [notification["level"] for notification in shown["notifications"]] == ["info"] * 3
 
 
+def test_a_byte_order_mark_is_no_part_of_a_message() -> None:
+    status, shown = preview("\ufeff" + json.dumps(order("R1")))
+    assert (status, len(shown["events"])) == (0, 3)
+
+
 def test_preview_takes_parameters() -> None:
     status, shown = preview(taxon("9", "Bags"))
     assert (status, shown["events"]) == (1, [])
@@ -212,7 +217,7 @@ def test_a_group_without_a_command_is_one_sentence(group: str) -> None:
 
 def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> None:
     one, many = tmp_path / "one.json", tmp_path / "many.jsonl"
-    one.write_text(json.dumps(taxon("9", "Bags")))
+    one.write_text(json.dumps(taxon("9", "Bags")), encoding="utf-8-sig")
     many.write_text(
         "\n".join(json.dumps(each) for each in (cart("R1"), order("R2"), order("R3", totals={"order": -1})))
     )
