@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import struct
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import fields, replace
@@ -258,7 +259,7 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise ValueError(text)
-    return number
+    return min(number, sys.maxsize)
 
 
 def _bad_request(message: str) -> web.Response:

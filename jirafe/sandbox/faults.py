@@ -145,7 +145,7 @@ def _action(fields: dict[str, Any]) -> Action:
         case "delay":
             if "seconds" not in fields:
                 raise FaultError("A delay needs seconds.")
-            return Delay(_take(fields, "seconds", 0, _is_seconds, "a number of at least 0"))
+            return Delay(_take(fields, "seconds", 0, _is_seconds, "a number from 0 to 86400"))
         case "reset":
             return Reset(_take(fields, "after", False, _is_bool, "true or false"))  # noqa: FBT003 - a default
         case str(name) if name in _PLAIN:
@@ -189,7 +189,7 @@ def _is_probability(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return _is_number(value) and value >= 0
+    return _is_number(value) and 0 <= value <= 86_400  # noqa: PLR2004 - a day
 
 
 def _is_status(value: Any) -> bool:

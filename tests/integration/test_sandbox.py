@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -353,6 +354,8 @@ class TestMemory:
         assert found("after=2") == [3, 4]
         assert found("after=1&limit=2") == [2, 3]
         assert found("after=99") == []
+        most = 10**20 - 1
+        assert (found(f"limit={most}"), found(f"after={most}")) == ([1, 2, 3, 4], [])
         assert [event.sequence for event in client.sandbox.events(event_id="a", after=1)] == [3, 4]
 
     @pytest.mark.parametrize("query", ["after=x", "limit=-1", "ids=a"])
@@ -553,7 +556,8 @@ class TestFaults:
                 "An action is one of status, delay, reset, truncate, html, partial, mismatch, redirect.",
             ),
             ({"action": "delay"}, "A delay needs seconds."),
-            ({"action": "delay", "seconds": -1}, "seconds must be a number of at least 0, not -1."),
+            ({"action": "delay", "seconds": -1}, "seconds must be a number from 0 to 86400, not -1."),
+            ({"action": "delay", "seconds": 1e5}, "seconds must be a number from 0 to 86400, not 100000.0."),
             ({"action": "html", "times": 0}, "times must be a positive integer or null, not 0."),
             ({"action": "html", "times": True}, "times must be a positive integer or null, not True."),
             ({"action": "html", "ids": []}, "ids must be a list of at least one string, not []."),
@@ -573,6 +577,16 @@ class TestFaults:
         assert (answer.status_code, answer.json()["message"]) == (400, sentence)
         with pytest.raises(FaultError):
             shared.sandbox.add_fault(description)
+        assert shared.sandbox.faults() == []
+
+    @pytest.mark.parametrize("seconds", ["1e400", "1" + "0" * 400])
+    def test_refuses_a_delay_without_an_end(self, shared: Client, seconds: str) -> None:
+        description = f'{{"action": "delay", "seconds": {seconds}}}'
+        answer = shared.control("POST", "/sandbox/faults", data=description)
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith("seconds must be a number from 0 to 86400, not ")
+        with pytest.raises(FaultError):
+            shared.sandbox.add_fault({"action": "delay", "seconds": math.nan})
         assert shared.sandbox.faults() == []
 
 
