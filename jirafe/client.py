@@ -292,6 +292,10 @@ def _problem(body: dict[str, Any]) -> str:
     errors = body.get("errors")
     if isinstance(errors, dict) and errors:
         return "; ".join(f"{path}: {message}" for path, message in errors.items())
+    if isinstance(errors, list):
+        errors = "; ".join(map(str, errors))
+    if errors:
+        return str(errors)[:_QUOTED]
     said = [str(body[name])[:_QUOTED] for name in ("error_type", "message") if body.get(name)]
     return ": ".join(said) or "no reason given"
 

@@ -190,6 +190,11 @@ class TestItems:
             ({"success": True}, Accepted()),
             ({"success": False, "errors": {"id": "bad"}}, Rejected("id: bad")),
             (
+                {"success": False, "errors": ["id is bad", {"total": "low"}]},
+                Rejected("id is bad; {'total': 'low'}"),
+            ),
+            ({"success": False, "errors": "b" * 999}, Rejected("b" * 200)),
+            (
                 {"success": False, "error_type": "invalid_type", "message": "no such"},
                 Rejected("invalid_type: no such"),
             ),
