@@ -153,15 +153,18 @@ def results(
 
 
 def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[dict[str, Any]]:
-    """Give the results that can be read; what can't be is told, so that it hides none that come later."""
+    """Give the results that can be read. What can't be hides none that come later: the first of it is told."""
+    is_told = False
     for record in records:
         if record is None or not record.value:
             continue
         try:
             yield codec.decode_result(record.value)
         except Undecodable as error:
-            place = f"{record.topic}/{record.partition}/{record.offset}"
-            click.echo(f"{PROGRAM} results: {place} is passed over: {error}.", err=True)
+            if not is_told:
+                place = f"{record.topic}/{record.partition}/{record.offset}"
+                click.echo(f"{PROGRAM} results: {place} is passed over, and others like it: {error}.", err=True)
+            is_told = True
 
 
 def _place(result: dict[str, Any]) -> str:
