@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,9 @@ from schemas.hub import HubError
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 it failed, 2 wrong usage or settings, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack letters that a message has
     try:
         status = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -32,7 +36,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        status = _say(f"{PROGRAM}: {error.filename or 'input'}: {error.strerror or error}.")
+        of = f"{error.filename}: " if error.filename else ""
+        status = _say(f"{PROGRAM}: {of}{error.strerror or error}.")
     except (Usage, kafka.Unusable, BrokerUnavailable, HubError) as error:
         status = _say(f"{PROGRAM}: {error}")
     except RegistryUnavailable as error:
