@@ -260,8 +260,8 @@ class Service:
             for lane in part:
                 lane.committed()
         self._commit_problem = problem
-        self._commit_failures = self._commit_failures + 1 if problem else 0
-        if problem:
+        self._commit_failures = 0 if problem is None else self._commit_failures + 1
+        if problem is not None:
             delay = self._settings.backoff.delay(self._commit_failures, None, random.random)
             self._commit_due = time.monotonic() + delay
 

@@ -64,7 +64,6 @@ def _filters(command: Callable[..., T]) -> Callable[..., T]:
         until: datetime | None,
         **options: Any,
     ) -> T:
-        consumed(click.get_current_context().obj.load(), topic)
         wanted = Filter(kind, topic, message_type, key, reason, since, until)
         return command(*arguments, wanted=wanted, **options)
 
@@ -89,7 +88,7 @@ def list_command(source: settings.Source, wanted: Filter, only_open: bool, as_js
       jirafe-consumer dead-letters list --open --from 2h
       jirafe-consumer dead-letters list --json | jq -r .reason | sort | uniq -c
     """
-    letters = _letters(source)
+    letters = _letters(source.load(), wanted.topic)
     console = Console(highlight=False)
     kinds: Counter[str] = Counter()
     states: Counter[str] = Counter()
@@ -170,7 +169,7 @@ def show(source: settings.Source, place: str) -> int:
       jirafe-consumer dead-letters show orders/0/17
     """
     loaded = source.load()
-    for found in _letters(source).at([place]):
+    for found in _letters(loaded).at([place]):
         letter, message = found.letter, found.contents.message
         shown = {
             **_object(found),
@@ -229,7 +228,7 @@ def redrive(
       jirafe-consumer dead-letters redrive orders/0/17 --again
     """
     loaded = source.load()
-    letters = _letters(source)
+    letters = _letters(loaded, wanted.topic)
     tally, trouble, status = Tally(), "", 0
 
     def chosen(look: Callable[[int, int], None]) -> Iterator[Found]:
@@ -282,6 +281,7 @@ def _told(found: Found, console: Console, *, as_json: bool) -> str:
     return found.letter.kind
 
 
-def _letters(source: settings.Source) -> Letters:
-    loaded = source.load()
+def _letters(loaded: settings.Settings, topic: str | None = None) -> Letters:
+    """Give the dead letters; raises Usage where they are to be of a topic that is not consumed."""
+    consumed(loaded, topic)
     return Letters(loaded, wiring.make_codec(loaded), log.NoLibraryLog())

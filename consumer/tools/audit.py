@@ -220,11 +220,11 @@ class _Auditor:
 
     def _add_result(self, message: Message) -> None:
         try:
-            result = self._codec.decode(message.value() or b"")
-            place = result["topic"], result["partition"]
-        except (Undecodable, KeyError):  # or it is a message of the hub
+            result = self._codec.decode_result(message.value() or b"")
+        except Undecodable:
             self._unreadable[message.topic() or ""] += 1
             return
+        place = result["topic"], result["partition"]
         if (seen := self._seen.get(place)) is not None:
             at = result["offset"] - self._starts[place]
             if 0 <= at < len(seen):

@@ -199,10 +199,10 @@ class Letters:
         ended: dict[str, str] = {}
         for message in self._messages(self._settings.stream.results_topic, look, settled=settled):
             try:
-                result = self._codec.decode(message.value() or b"")
+                result = self._codec.decode_result(message.value() or b"")
             except Undecodable:
                 continue
-            if result.get("redrive") is not None:
+            if result["redrive"] is not None:
                 ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
         return ended
 

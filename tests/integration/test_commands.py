@@ -215,6 +215,20 @@ def test_a_group_without_a_command_is_one_sentence(group: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 
 
+def test_without_a_command_the_whole_help_is_shown() -> None:
+    done = subprocess.run([sys.executable, "-m", "consumer"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == run("--help").stdout
+
+
+def test_what_a_terminal_has_no_letters_for_is_written_in_another_way() -> None:
+    wrong = {"KAFKA_F\xd6\xd6": "1", "JIRAFE_URL": f"http://127.0.0.1:{free_port()}/v2"}
+    done = run("check", PYTHONIOENCODING="ascii", **wrong)
+    assert done.returncode == 1
+    assert r"KAFKA_F\xd6\xd6 is wrong" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> None:
     one, many = tmp_path / "one.json", tmp_path / "many.jsonl"
     one.write_text(json.dumps(taxon("9", "Bags")), encoding="utf-8-sig")
