@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-kafka lint bench chaos lock clean
+.PHONY: help setup demo run test test-kafka coverage lint bench chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: .venv/ready ## run the tests: on a real Kafka if there is one to be had, e
 
 test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if there is none to be had
 	@TEST_BROKER=real $(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+coverage: .venv/ready ## measure how much of the core the fast tests cover, and fail under 95 %
+	@$(BIN)/pytest -n $(WORKERS) -q --cov --cov-report=term tests/unit
 
 lint: .venv/ready ## style, types and import directions
 	@$(BIN)/ruff check

@@ -15,12 +15,13 @@ import orjson
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer import kafka, reading, settings
+from consumer import app, settings
+from consumer.admin.reading import read_topic
+from consumer.admin.topics import prepare_topics
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import Produced, shop
-from consumer.log import NoLibraryLog
-from consumer.record import Record
+from consumer.engine.records import Record
 from jirafe.services import Event, make_events, notification_of_sent
 from schemas.codec import Codec
 
@@ -62,15 +63,16 @@ def service_seconds(messages: list[Produced], partitions: int) -> tuple[float, f
         environment = {
             "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
             "KAFKA_SESSION_TIMEOUT_MS": "6000",
-            "CONSUMER_TOPIC_PARTITIONS": str(partitions),
             "CONSUMER_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
             "JIRAFE_URL": f"http://127.0.0.1:{port}/v2",
             "JIRAFE_SITE_ID": "1",
             "JIRAFE_ACCESS_TOKEN": "token",
         }
-        loaded, quiet = settings.load(None, environment), NoLibraryLog()
-        kafka.prepare_topics(loaded, [*loaded.input_topics, loaded.stream.results_topic], quiet)
-        producer = kafka.make_producer(loaded.client("bench"), quiet)
+        loaded = settings.load(None, environment)
+        deployment = app.make_deployment(loaded)
+        cluster = deployment.cluster
+        prepare_topics(deployment, [*deployment.input_topics, deployment.results_topic], partitions=partitions)
+        producer = cluster.make_producer(cluster.client_properties("bench"))
         topics = loaded.topics_by_kind
         for message in messages:
             producer.produce(topics[message.topic_kind], message.value, message.key)
@@ -83,9 +85,7 @@ def service_seconds(messages: list[Produced], partitions: int) -> tuple[float, f
         await_that("the member", lambda: _answers(metrics))
         results: list[Record] = []
         before = _processor_seconds(metrics)
-        for record in reading.read_topic(
-            loaded, loaded.stream.results_topic, quiet, start="beginning", follow=True
-        ):
+        for record in read_topic(cluster, deployment.results_topic, start="beginning", follow=True):
             if record:
                 results.append(record)
             if len(results) == len(messages):

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import TracebackType
 
 from brokers import java
-from consumer.demo.broker import BrokerUnavailable, answers
+from consumer.demo.broker import answers
 from consumer.demo.processes import await_that, free_port
+from consumer.errors import BrokerUnavailable
 
 VERSION = "4.1.0"
 _POM = Path(__file__).with_name("pom.xml")

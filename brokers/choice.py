@@ -9,7 +9,8 @@ from pathlib import Path
 from brokers import apache, docker
 from brokers.apache import ApacheKafka
 from brokers.docker import DockerKafka
-from consumer.demo.broker import BrokerUnavailable, EmbeddedBroker
+from consumer.demo.broker import EmbeddedBroker
+from consumer.errors import BrokerUnavailable
 
 SETTING = "TEST_BROKER"
 """The setting that chooses: auto (the default), real (any but the embedded one), or one source by name."""

@@ -8,8 +8,9 @@ from types import TracebackType
 from docker.errors import DockerException, ImageNotFound
 from testcontainers.core.container import DockerContainer
 
-from consumer.demo.broker import BrokerUnavailable, answers
+from consumer.demo.broker import answers
 from consumer.demo.processes import NotInTime, await_that, free_port
+from consumer.errors import BrokerUnavailable
 
 # Not KAFKA_IMAGE: every KAFKA_* is a property of librdkafka.
 _IMAGE = os.environ.get("DOCKER_KAFKA_IMAGE", "apache/kafka:4.1.0")

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from consumer.demo.broker import BrokerUnavailable
+from consumer.errors import BrokerUnavailable
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jirafe-consumer"
 _FETCHED_WITHIN = 600.0

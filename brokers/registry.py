@@ -13,8 +13,8 @@ from types import TracebackType
 import requests
 
 from brokers import java
-from consumer.demo.broker import BrokerUnavailable
 from consumer.demo.processes import NotInTime, await_that, free_port
+from consumer.errors import BrokerUnavailable
 
 _POM = Path(__file__).with_name("registry-pom.xml")
 _STARTED_WITHIN = 60.0

@@ -17,9 +17,9 @@ from confluent_kafka.admin import AdminClient
 
 from brokers.apache import ApacheKafka
 from consumer.demo.broker import EmbeddedBroker
-from consumer.log import NoLibraryLog
+from consumer.engine.kafka import LibraryLog
 
-Place = tuple[int, int]
+Offset = tuple[int, int]
 """A partition's number, and an offset in it."""
 
 _FETCH, _VERSION = 1, 4
@@ -43,7 +43,7 @@ class Broker(Protocol):
     def fence(self, transactional_id: str) -> None:
         """See to it that a member that was killed or stopped commits no more."""
 
-    def uncommitted(self, topic: str) -> set[Place]:
+    def uncommitted(self, topic: str) -> set[Offset]:
         """Tell which records that readers are shown belong to transactions that were not committed."""
 
     def restart(self, *, kindly: bool) -> None:
@@ -71,7 +71,7 @@ class Kafka:
     def fence(self, transactional_id: str) -> None:
         """Leave it to the broker, which goes by the group's generation (KIP-447) and transaction.timeout.ms."""
 
-    def uncommitted(self, topic: str) -> set[Place]:  # noqa: ARG002 - the protocol's
+    def uncommitted(self, topic: str) -> set[Offset]:  # noqa: ARG002 - the protocol's
         """Tell that there are none."""
         return set()
 
@@ -98,11 +98,11 @@ class Embedded:
     def fence(self, transactional_id: str) -> None:
         """Take the transactional id over, as it neither times transactions out nor looks at generations."""
         config = {"bootstrap.servers": self.bootstrap_servers, "transactional.id": transactional_id}
-        Producer(config, logger=NoLibraryLog()).init_transactions(30)
+        Producer(config, logger=LibraryLog()).init_transactions(30)
 
-    def uncommitted(self, topic: str) -> set[Place]:
+    def uncommitted(self, topic: str) -> set[Offset]:
         """Read the whole log of a topic for it."""
-        client = AdminClient({"bootstrap.servers": self.bootstrap_servers}, logger=NoLibraryLog())
+        client = AdminClient({"bootstrap.servers": self.bootstrap_servers}, logger=LibraryLog())
         partitions = client.list_topics(topic, timeout=10).topics[topic].partitions
         return {(number, offset) for number in partitions for offset in self._uncommitted(topic, number)}
 

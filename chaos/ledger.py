@@ -28,13 +28,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, NamedTuple
 
-from consumer.record import Record
+from consumer.engine.records import Place, Record
 from jirafe.sandbox.arrivals import Arrival
 from schemas.codec import Codec
 from schemas.hub import to_message
-
-Place = tuple[str, int, int]
-"""Topic, partition and offset of a record that was produced."""
 
 Key = tuple[str, str]
 """The kind of an event, and its id."""
@@ -149,7 +146,7 @@ class Ledger:
     def place_of(self, result: Record) -> Place:
         """Tell which record a result is of."""
         read = self._codec.decode(result.value or b"")
-        return (read["topic"], read["partition"], read["offset"])
+        return Place(read["topic"], read["partition"], read["offset"])
 
     def settle(
         self,
@@ -175,7 +172,7 @@ class Ledger:
         times: Counter[Place] = Counter()
         for record in results:
             read = self._codec.decode(record.value or b"")
-            place = (read["topic"], read["partition"], read["offset"])
+            place = Place(read["topic"], read["partition"], read["offset"])
             codes[place] = read["code"]
             times[place] += 1
         expected = {place: 500 if sent.broken else 200 for place, sent in self.produced.items()}
@@ -194,7 +191,7 @@ class Ledger:
             topic, number, offset = (
                 (headers[f"dlq.{n}"] or b"").decode() for n in ("topic", "partition", "offset")
             )
-            place = (topic, int(number), int(offset))
+            place = Place(topic, int(number), int(offset))
             times[place] += 1
             sent = self.produced.get(place)
             if sent and (letter.key, letter.value) != (sent.key.encode(), sent.value):

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-Fault = dict[str, Any]
+StormFault = dict[str, Any]
 """A fault as the sandbox describes it."""
 
 _STORM_EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlanStep:
     """One thing that is done `at` so many seconds from the start.
 
     `pick` (0 to 1) chooses the member it is done to, among those that run then. `lasts` is how long a pause
@@ -22,7 +22,7 @@ class Step:
     action: Literal["kill", "pause", "leave", "join", "storm", "restart"]
     pick: float = 0.0
     lasts: float = 0.0
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[StormFault] = field(default_factory=list)
 
     def __str__(self) -> str:
         if self.faults:
@@ -30,7 +30,7 @@ class Step:
         return self.action
 
 
-def make_plan(seed: int, seconds: float, kills: int, pauses: int, restarts: int) -> list[Step]:
+def make_plan(seed: int, seconds: float, kills: int, pauses: int, restarts: int) -> list[PlanStep]:
     """Spread kills, pauses, restarts, a third as many leaves and joins, and storms over the time, in order."""
     chance = Random(f"plan {seed}")  # noqa: S311 - chance, not cryptography
     steps = []
@@ -38,25 +38,25 @@ def make_plan(seed: int, seconds: float, kills: int, pauses: int, restarts: int)
     def spread(count: int) -> list[float]:
         return [seconds * (turn + 0.1 + 0.8 * chance.random()) / count for turn in range(count)]
 
-    steps += [Step(at, "kill", chance.random()) for at in spread(kills)]
-    steps += [Step(at, "pause", chance.random(), 1.2 + chance.random()) for at in spread(pauses)]
-    steps += [Step(at, "restart", chance.random()) for at in spread(restarts)]
+    steps += [PlanStep(at, "kill", chance.random()) for at in spread(kills)]
+    steps += [PlanStep(at, "pause", chance.random(), 1.2 + chance.random()) for at in spread(pauses)]
+    steps += [PlanStep(at, "restart", chance.random()) for at in spread(restarts)]
     moves = max(1, kills // 3)
-    steps += [Step(at, "leave", chance.random()) for at in spread(moves)]
-    steps += [Step(at, "join") for at in spread(moves)]
+    steps += [PlanStep(at, "leave", chance.random()) for at in spread(moves)]
+    steps += [PlanStep(at, "join") for at in spread(moves)]
     for at in spread(max(2, round(seconds / _STORM_EVERY))):
         faults = [_fault(chance) for _ in range(chance.choice((1, 1, 2)))]
-        steps.append(Step(at, "storm", 0.0, 0.5 + 2.5 * chance.random(), faults))
+        steps.append(PlanStep(at, "storm", 0.0, 0.5 + 2.5 * chance.random(), faults))
     return sorted(steps, key=lambda step: step.at)
 
 
-def _fault(chance: Random) -> Fault:
+def _fault(chance: Random) -> StormFault:
     """Make a fault for some of the requests, until it is cleared.
 
     Slow answers stay well under the members' read timeout and the group's session: a request that its sender
     has given up, and that the API takes in later all the same, no client could take back.
     """
-    faults: list[Fault] = [
+    faults: list[StormFault] = [
         {"action": "status", "status": 429, "retry_after": "1"},
         {"action": "status", "status": 503},
         {"action": "status", "status": 500},
@@ -71,7 +71,7 @@ def _fault(chance: Random) -> Fault:
     return {**chance.choice(faults), "times": None, "probability": round(0.3 + 0.6 * chance.random(), 2)}
 
 
-def _named(fault: Fault) -> str:
+def _named(fault: StormFault) -> str:
     detail = next((str(fault[name]) for name in ("status", "seconds") if name in fault), "")
     after = {True: "after", False: "before"}.get(fault.get("after"), "")  # type: ignore[arg-type]
     return " ".join(part for part in (str(fault["action"]), detail, after) if part)

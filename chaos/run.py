@@ -25,13 +25,14 @@ from confluent_kafka import KafkaError, Message, TopicPartition
 
 from brokers.apache import ApacheKafka
 from chaos.broker import Broker, Embedded, Kafka
-from chaos.ledger import Ledger, Place, Process, Sent, make_messages
-from chaos.plan import Step, make_plan
-from consumer import kafka, reading, settings
+from chaos.ledger import Ledger, Process, Sent, make_messages
+from chaos.plan import PlanStep, make_plan
+from consumer import app, settings
+from consumer.admin.reading import read_topic
+from consumer.admin.topics import prepare_topics
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess
-from consumer.log import NoLibraryLog
-from consumer.record import Record
+from consumer.engine.records import Partition, Place, Record
 from jirafe.sandbox import Sandbox, SandboxServer
 from schemas.codec import Codec
 
@@ -54,7 +55,7 @@ class Stalled(Exception):
     """No progress any more, though nothing is in the way; the sentence says where."""
 
 
-class Member:
+class MemberProcess:
     """One member process, and what was done to it."""
 
     def __init__(self, name: str, environment: dict[str, str], folder: Path) -> None:
@@ -150,11 +151,9 @@ class Run:
             "CONSUMER_CHUNK_RECORDS": str(arguments.chunk_records),
             "CONSUMER_HTTP_ADDRESS": "off",
             "CONSUMER_COMMIT_TIMEOUT": "8",
-            "CONSUMER_BACKOFF_FIRST": "0.05",
             "CONSUMER_BACKOFF_LONGEST": "0.5",
             # No event is given up: a storm may well strike the same one ten times.
             "CONSUMER_MAX_ATTEMPTS": "1000",
-            "CONSUMER_TOPIC_PARTITIONS": str(_PARTITIONS),
             **{
                 f"CONSUMER_{topic.upper()}_TOPIC": f"{name}.{topic}"
                 for topic in ("carts", "orders", "taxons", "results", "dead_letters")
@@ -162,17 +161,20 @@ class Run:
         }
         self._settings = settings.load(None, self._environment)
         stream = self._settings.stream
+        self._cluster = app.make_cluster(self._settings)
         isolation = {"isolation.level": broker.isolation}  # nothing that a member could be set to
-        self._reading = settings.Settings(self._settings.api, stream, {**self._settings.kafka, **isolation})
+        reading = settings.Settings(self._settings.api, stream, {**self._settings.kafka, **isolation})
+        self._reading = app.make_cluster(reading)
         self._outputs = (stream.results_topic, stream.dead_letters_topic)
-        kafka.prepare_topics(self._settings, [*self._settings.input_topics, *self._outputs], NoLibraryLog())
-        config = {**self._settings.client("chaos"), "enable.idempotence": True, "linger.ms": 5}
-        self._producer = kafka.make_producer(config, NoLibraryLog())
+        topics = [*self._settings.input_topics, *self._outputs]
+        prepare_topics(app.make_deployment(self._settings), topics, partitions=_PARTITIONS)
+        config = {**self._cluster.client_properties("chaos"), "enable.idempotence": True, "linger.ms": 5}
+        self._producer = self._cluster.make_producer(config)
         self._codec = Codec()
         self.ledger = Ledger(self._codec, arguments.chunk_records)
         self.breaches: list[str] = []
         self.done: dict[str, int] = {}
-        self._members: list[Member] = []
+        self._members: list[MemberProcess] = []
         self._numbers, self._turns = count(1), count()
         self._follow_ups: list[tuple[float, int, Callable[[], None]]] = []
         self._calm()
@@ -184,9 +186,9 @@ class Run:
     def start_member(self) -> None:
         """Add a member to the group."""
         name = f"member-{next(self._numbers)}"
-        self._members.append(Member(name, self._environment, self._folder))
+        self._members.append(MemberProcess(name, self._environment, self._folder))
 
-    def _running(self) -> list[Member]:
+    def _running(self) -> list[MemberProcess]:
         return [member for member in self._members if member.runs]
 
     def _is_settled(self) -> bool:
@@ -194,7 +196,7 @@ class Run:
         shares = [len(member.holds()) for member in self._running()]
         return bool(shares) and sum(shares) == _PARTITIONS * 3 and max(shares) - min(shares) <= 1
 
-    def _may(self, step: Step, elapsed: float) -> bool:
+    def _may(self, step: PlanStep, elapsed: float) -> bool:
         """Tell whether it is time for a step, and the broker is up to it."""
         if step.at > elapsed:
             return False
@@ -203,7 +205,7 @@ class Run:
         is_free = step.action == "storm" or (self._broker.regroups and step.action != "restart")
         return is_free or waited or self._is_settled()
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: PlanStep) -> None:
         """Do a step, or leave it out where it would take the last member away, or bring one too many."""
         running = self._running()
         member = running[int(step.pick * len(running))] if running else None
@@ -239,7 +241,7 @@ class Run:
         is_of_member = member and step.action in {"kill", "pause", "leave"}
         self._tell(f"{step} {member.record.name}" if member and is_of_member else str(step))
 
-    def _fence(self, member: Member) -> None:
+    def _fence(self, member: MemberProcess) -> None:
         member.holds()
         if member.transactional_id:
             self._broker.fence(member.transactional_id)
@@ -305,7 +307,8 @@ class Run:
         if error:
             self.breaches.append(f"the harness could not produce: {error.str()}")
             return
-        self.ledger.note_produced((message.topic() or "", message.partition() or 0, message.offset() or 0), sent)
+        place = Place(message.topic() or "", message.partition() or 0, message.offset() or 0)
+        self.ledger.note_produced(place, sent)
 
     def finish(self) -> None:
         """Let the faults end, wait for a result of each record, stop the members and settle; raises Stalled."""
@@ -346,22 +349,21 @@ class Run:
 
     def _said(self, missing: set[Place]) -> str:
         """Say by partition how many records have no result, from which offset on, and what is committed."""
-        config = {**self._settings.consumer, "group.id": self._settings.kafka["group.id"]}
-        consumer = kafka.make_consumer(config, NoLibraryLog())
-        partitions = Counter(place[:2] for place in missing)
+        consumer = self._cluster.make_consumer(self._cluster.consumer_properties)
+        partitions = Counter(place.of for place in missing)
         try:
             found = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout=10)
         finally:
             consumer.close()
-        committed = {(each.topic, each.partition): each.offset for each in found}
+        committed = {Partition(each.topic, each.partition): each.offset for each in found}
         lines = []
-        for (topic, number), count_of_it in sorted(partitions.items()):
-            first = min(place[2] for place in missing if place[:2] == (topic, number))
-            lines.append(f"{count_of_it} of {topic}/{number} from {first} on, committed {committed[topic, number]}")
+        for partition, records in sorted(partitions.items()):
+            first = min(place.offset for place in missing if place.of == partition)
+            lines.append(f"{records} of {partition} from {first} on, committed {committed[partition]}")
         return "; ".join(lines)
 
     def _read(self, topic: str, *, follow: bool) -> Iterator[Record | None]:
-        return reading.read_topic(self._reading, topic, NoLibraryLog(), start="beginning", follow=follow)
+        return read_topic(self._reading, topic, start="beginning", follow=follow)
 
     def last_words(self) -> str:
         """Give the end of the log of each member that runs."""

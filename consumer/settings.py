@@ -1,8 +1,8 @@
 """Typed settings, read from the environment and an env file: the only place that reads the environment.
 
 `KAFKA_*` reaches every property of librdkafka: KAFKA_SESSION_TIMEOUT_MS sets `session.timeout.ms`
-(https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md). `JIRAFE_*` is the API's side,
-`CONSUMER_*` our own.
+(https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md). `JIRAFE_*` configures the API's side,
+`CONSUMER_*` the consumer itself.
 """
 
 import difflib
@@ -22,10 +22,7 @@ import urllib3
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from consumer.backoff import Backoff
-from consumer.chunk import Credentials
-from consumer.drafts import Defaults
-from consumer.lane import Bounds
+from consumer.errors import SettingsError
 
 # Kubernetes adds these to every container's environment, for every service of the namespace.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_.*)?)")
@@ -39,12 +36,21 @@ _FIXED = {
 }
 
 
-class SettingsError(ValueError):
-    """Settings are wrong; `faults` has one sentence for each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+# Settings that are gone, and what to do instead.
+_REMOVED = {
+    "JIRAFE_CONNECT_TIMEOUT": "connecting may take 5 seconds, and JIRAFE_READ_TIMEOUT limits the rest",
+    "JIRAFE_MAX_REQUEST_BYTES": "a request has at most 10 MiB, the API's own limit",
+    "CONSUMER_CHUNK_BYTES": "a chunk has at most 1 MiB; CONSUMER_CHUNK_RECORDS limits its records",
+    "CONSUMER_LANE_RECORDS": "a partition holds at most 4 chunks; see CONSUMER_CHUNK_RECORDS",
+    "CONSUMER_LANE_BYTES": "a partition holds at most 8 MiB",
+    "CONSUMER_BACKOFF_FIRST": "the first delay is a sixtieth of CONSUMER_BACKOFF_LONGEST",
+    "CONSUMER_RETRY_AFTER_LONGEST": "a Retry-After is obeyed up to 5 minutes",
+    "CONSUMER_HOLD_INTERVAL": "what is held is retried every CONSUMER_BACKOFF_LONGEST",
+    "CONSUMER_FLOOD_SHARE": "it is half of CONSUMER_FLOOD_WINDOW",
+    "CONSUMER_DRAIN_TIMEOUT": "a revoked partition's chunk in flight has 20 seconds to finish",
+    "CONSUMER_TOPIC_PARTITIONS": "create topics with: jirafe-consumer topics create --partitions N",
+    "CONSUMER_TOPIC_REPLICATION": "create topics with: jirafe-consumer topics create --replication N",
+}
 
 
 def is_utf8(text: str) -> bool:
@@ -82,10 +88,10 @@ def _visible_secret(secret: SecretStr) -> SecretStr:
 Url = Annotated[str, AfterValidator(_http_url)]
 
 
-LARGEST_LETTER = 20 * 1024 * 1024
-"""Bytes of the largest dead letter: it is as large as its record, and its headers come on top."""
-
 OFF = "off"
+
+DRAIN_TIMEOUT = 20.0
+"""Seconds that chunks in flight of a revoked partition have to finish."""
 
 
 def _host_and_port(text: str) -> str:
@@ -109,7 +115,7 @@ class _Group(BaseModel):
 
 
 class Api(_Group):
-    """The Jirafe Events API: `JIRAFE_*`. Times in seconds."""
+    """The Jirafe Events API: `JIRAFE_*`."""
 
     url: Url = Field("https://event.jirafe.com/v2", description="the API, up to and with its version")
     site_id: SiteId | None = Field(None, description="the site, for messages that name none")
@@ -117,57 +123,43 @@ class Api(_Group):
     product_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are categories")
     brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
     store_url: Url | None = Field(None, description="prefix of image paths that are not absolute")
-    connect_timeout: Seconds = Field(5, description="to connect")
-    read_timeout: Seconds = Field(30, description="to wait for the answer")
-    max_request_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="bound of one request")
+    read_timeout: Seconds = Field(30, description="seconds to wait for an answer")
 
 
 class Stream(_Group):
-    """The consumer itself: `CONSUMER_*`. Times in seconds."""
+    """The consumer itself: `CONSUMER_*`."""
 
     carts_topic: str = Field("carts", description="topic of cart messages")
     orders_topic: str = Field("orders", description="topic of order messages")
     taxons_topic: str = Field("taxons", description="topic of taxon messages")
     results_topic: str = Field("jirafe.results", description="topic of results")
     dead_letters_topic: str = Field("jirafe.dead-letters", description="topic of dead letters")
-    create_topics: bool = Field(default=True, description="create topics that are absent")
-    topic_partitions: int = Field(6, ge=1, description="partitions of a topic it creates")
-    topic_replication: int = Field(-1, ge=-1, description="its replication factor; -1: the broker's default")
-    schema_registry_url: Url | None = Field(None, description="a Schema Registry; none: single-object framing")
-    schema_registry_user: str | None = Field(None, description="its user")
-    schema_registry_password: SecretStr | None = Field(None, description="its password")
+    create_topics: bool = Field(default=True, description="create missing topics when the service starts")
+    schema_registry_url: Url | None = Field(None, description="a Schema Registry; unset: single-object framing")
+    schema_registry_user: str | None = Field(None, description="the user to log in with")
+    schema_registry_password: SecretStr | None = Field(None, description="the user's password")
     schema_registry_ca: Path | None = Field(
-        None, description="certificates that its own is checked by, a PEM file; none: the usual"
+        None, description="CA certificates to verify the registry with, a PEM file; unset: the system's"
     )
-    schema_registry_certificate: Path | None = Field(None, description="our certificate for it, a PEM file")
+    schema_registry_certificate: Path | None = Field(None, description="client certificate, a PEM file")
     schema_registry_key: Path | None = Field(
-        None, description="our key, a PEM file; none: it is with the certificate"
+        None, description="the client certificate's key, a PEM file; unset: it is in the certificate's file"
     )
-    schemas_folder: Path | None = Field(None, description="further writers' schemas, *.avsc")
-    workers: Count = Field(8, description="chunks in flight at a time")
-    chunk_records: Count = Field(500, description="bound of one chunk, in records")
-    chunk_bytes: Count = Field(1024 * 1024, description="bound of one chunk, in bytes of the records")
-    lane_records: Count = Field(2000, description="records held of a partition; more, and it is paused")
-    lane_bytes: Count = Field(8 * 1024 * 1024, description="bytes held of a partition; more, and it is paused")
-    backoff_first: Seconds = Field(0.5, description="bound of the first delay before a retry")
-    backoff_longest: Seconds = Field(30, description="bound of every delay")
-    retry_after_longest: Seconds = Field(300, description="how much of a Retry-After is obeyed")
-    hold_interval: Seconds = Field(30, description="between tries while our credentials are refused")
-    max_attempts: Count = Field(10, description="tries of an event that alone fails while others pass")
-    flood_window: Count = Field(1000, description="records over which the share of dead letters is watched")
-    flood_share: float = Field(0.5, gt=0, le=1, description="share of dead letters over which it holds")
-    commit_timeout: Seconds = Field(30, description="bound of one transaction")
-    drain_timeout: Seconds = Field(20, description="for chunks in flight of a partition that is revoked")
-    grace_time: Seconds = Field(25, description="for chunks in flight at SIGTERM")
+    schemas_folder: Path | None = Field(None, description="a folder of further writers' schemas, *.avsc")
+    workers: Count = Field(8, description="chunks delivered at the same time")
+    chunk_records: Count = Field(500, description="maximum records in a chunk; a partition holds 4 chunks")
+    backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
+    max_attempts: Count = Field(10, description="tries of an event that alone fails while others succeed")
+    flood_window: Count = Field(1000, description="hold a topic once over half of so many records are dead letters")
+    commit_timeout: Seconds = Field(30, description="maximum duration of a transaction, in seconds")
+    grace_time: Seconds = Field(25, description="seconds for chunks in flight to finish at SIGTERM")
     http_address: Address = Field(
         "127.0.0.1:8000",
-        description="the status page, /metrics, /healthz, /readyz: HOST:PORT, a PORT of loopback, or off",
+        description="where to serve the status page, /metrics, /healthz and /readyz: HOST:PORT, PORT, or off",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level that is logged"
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum level to log")
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto: console on a terminal, else json"
+        "auto", description="log format; auto: console on a terminal, else json"
     )
 
 
@@ -180,15 +172,15 @@ GROUPS: dict[str, type[_Group]] = {"JIRAFE_": Api, "CONSUMER_": Stream}
 class Settings:
     """All settings: `api`, `stream`, and `kafka`, librdkafka's properties as they were given.
 
-    `instance` names this process, or, where it is a static member, the member that it is.
+    `host` is this machine's name. `instance` names this process, or the static member that it is.
     """
 
     def __init__(self, api: Api, stream: Stream, kafka: dict[str, str]) -> None:
         self.api = api
         self.stream = stream
         self.kafka = {"bootstrap.servers": "localhost:9092", "group.id": "jirafe-consumer", **kafka}
-        self._host = socket.gethostname()
-        self.instance = self.kafka.get("group.instance.id") or f"{self._host}-{uuid.uuid4().hex[:8]}"
+        self.host = socket.gethostname()
+        self.instance = self.kafka.get("group.instance.id") or f"{self.host}-{uuid.uuid4().hex[:8]}"
 
     @property
     def topics_by_kind(self) -> dict[str, str]:
@@ -201,77 +193,19 @@ class Settings:
         """The topics that are consumed."""
         return list(self.topics_by_kind.values())
 
-    def client(self, purpose: str) -> dict[str, Any]:
-        """Properties that every client has; brokers and their tools name it by its purpose and its host."""
-        return {"client.id": f"jirafe-{purpose}-{self._host}", **self.kafka}
+    @property
+    def access_token(self) -> str | None:
+        """The API's token, in clear."""
+        return self.api.access_token.get_secret_value() if self.api.access_token else None
 
     @property
-    def consumer(self) -> dict[str, Any]:
-        """The group member's properties."""
-        assignment = (
-            {}
-            if self.kafka.get("group.protocol") == "consumer"
-            else {"partition.assignment.strategy": "cooperative-sticky"}
-        )
-        return {
-            # A new group loses nothing; a reader sees only what is committed.
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            # What is fetched ahead is memory beside the lanes' own bounds.
-            "queued.max.messages.kbytes": 16_384,
-            # How often the library tells how far it is, and where the logs end.
-            "statistics.interval.ms": 5000,
-            **assignment,
-            **self.client("consumer"),
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-
-    @property
-    def producer(self) -> dict[str, Any]:
-        """The transactional writer's properties; one transactional id for each member."""
-        return {
-            "transactional.id": f"{self.kafka['group.id']}-{self.instance}",
-            # What a crash leaves open blocks its readers no longer than this.
-            "transaction.timeout.ms": int(self.stream.commit_timeout * 1000) + 10_000,
-            "message.max.bytes": LARGEST_LETTER,
-            "compression.type": "lz4",
-            "linger.ms": 5,
-            **self.client("results"),
-        }
-
-    @property
-    def longest_silence(self) -> float:
-        """Seconds that a member may stand still and be sure that the group has not given it up.
-
-        The session runs from the last heartbeat, which may have been an interval ago (defaults: librdkafka's).
-        """
-        session = int(self.kafka.get("session.timeout.ms", 45_000))
-        return max(1, session - int(self.kafka.get("heartbeat.interval.ms", 3_000))) / 1000
-
-    @property
-    def bounds(self) -> Bounds:
-        """How much lanes and chunks take on."""
-        stream = self.stream
-        return Bounds(stream.lane_records, stream.lane_bytes, stream.chunk_records, stream.chunk_bytes)
-
-    @property
-    def backoff(self) -> Backoff:
-        """When to try again."""
-        return Backoff(self.stream.backoff_first, self.stream.backoff_longest, self.stream.retry_after_longest)
-
-    @property
-    def defaults(self) -> Defaults:
-        """What applies where a message says nothing."""
-        token = self.api.access_token.get_secret_value() if self.api.access_token else None
+    def parameters(self) -> dict[str, str]:
+        """What applies to messages that lack a parameter, by the parameter's dotted name."""
         given = {name: getattr(self.api, name.removeprefix("jirafe.")) for name in PARAMETERS}
-        return Defaults(
-            Credentials(self.api.site_id, token),
-            {name: value for name, value in given.items() if value is not None},
-        )
+        return {name: value for name, value in given.items() if value is not None}
 
 
-class Source:
+class SettingsSource:
     """Where settings come from: the environment, and an env file that may change meanwhile."""
 
     def __init__(self, env_file: Path | None) -> None:
@@ -304,6 +238,7 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Sett
     given = {**_file(env_file), **environ}
     ours = {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
     faults = [f"{name}: must be UTF-8." for name, value in ours.items() if not is_utf8(value)]
+    faults += [f"{name} is no longer a setting: {instead}." for name, instead in _REMOVED.items() if name in ours]
     if faults:
         raise SettingsError(faults)
     groups: dict[str, Any] = {}
@@ -328,14 +263,7 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Sett
 
 
 def _contradictions(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
-    faults = []
-    for what in ("records", "bytes"):
-        chunk, lane = getattr(stream, f"chunk_{what}"), getattr(stream, f"lane_{what}")
-        if chunk > lane:
-            faults.append(f"CONSUMER_CHUNK_{what.upper()} ({chunk}) is over CONSUMER_LANE_{what.upper()} ({lane}).")
-    if stream.backoff_first > stream.backoff_longest:
-        faults.append("CONSUMER_BACKOFF_FIRST is over CONSUMER_BACKOFF_LONGEST.")
-    faults += _registry_faults(stream)
+    faults = _registry_faults(stream)
     session, heartbeat = kafka.get("session.timeout.ms", "45000"), kafka.get("heartbeat.interval.ms", "3000")
     if session.isdigit() and heartbeat.isdigit() and 2 * int(heartbeat) > int(session):
         faults.append(
@@ -343,11 +271,11 @@ def _contradictions(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
             "group would give a member up between two signs of life."
         )
     given = kafka.get("max.poll.interval.ms", "300000")
-    longest = stream.drain_timeout + 2 * stream.commit_timeout
+    longest = DRAIN_TIMEOUT + 2 * stream.commit_timeout
     if given.isdigit() and longest * 1000 >= int(given):
         faults.append(
-            f"CONSUMER_DRAIN_TIMEOUT and twice CONSUMER_COMMIT_TIMEOUT ({longest:g} s) reach "
-            f"KAFKA_MAX_POLL_INTERVAL_MS ({given}): the group would give a busy member up."
+            f"KAFKA_MAX_POLL_INTERVAL_MS ({given}) must be over {longest * 1000:.0f}: {DRAIN_TIMEOUT:g} s and "
+            "twice CONSUMER_COMMIT_TIMEOUT: the group would give up a busy member."
         )
     return faults
 

@@ -25,7 +25,7 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category")
 _QUOTED = 200
-_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+_TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _SHORTEST_SECRET = 8
 _READ_AT_ONCE = 65_536
 _LONGEST_ANSWER = 64 * 1024 * 1024
@@ -54,19 +54,19 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The event will never be accepted as it is; `problem` quotes the API's own errors, path first."""
+    """The API will never accept the event as it is; `message` quotes the API's own errors, path first."""
 
-    problem: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Passing:
-    """The API could not take this item now, with no word against the event itself."""
+class Transient:
+    """The API could not take this event now, and names no error in the event itself."""
 
-    problem: str
+    message: str
 
 
-Item = Accepted | Rejected | Passing
+Item = Accepted | Rejected | Transient
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Answered:
 class Refused:
     """The API will not take the batch as a whole (400, 413): something in it is at fault."""
 
-    problem: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,14 @@ class Forbidden:
 class Failed:
     """The request as a whole did not serve: the same one may serve later.
 
-    `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), `problem` the
+    `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), `message` the
     sentence. `retry_after` is in seconds, as the API asked, None where it did not. `is_final` marks a status
     that the same request will bring again unless something is mended (4xx, but 408, 425 and 429). Whether the
     events were taken in is not known.
     """
 
     cause: str
-    problem: str
+    message: str
     retry_after: float | None = None
     is_final: bool = False
 
@@ -213,19 +213,21 @@ class Client:
         return session
 
     def _read(self, response: requests.Response, content: bytes, documents: Sequence[Document]) -> Answer:
-        status, body = response.status_code, _json_object(content)
-        error_type = str(body.get("error_type", "")) if body else ""
-        if status == HTTPStatus.OK:
-            items = None if body is None else _items(body, documents)
-            return Failed("unreadable", f"200 with {_unlike_a_batch(body)}") if items is None else Answered(items)
+        body = _json_object(content)
+        if response.status_code == HTTPStatus.OK:
+            return _read_items(body, documents)
+        return self._read_error(response, body or {})
+
+    def _read_error(self, response: requests.Response, body: dict[str, Any]) -> Answer:
+        status, error_type = response.status_code, str(body.get("error_type", ""))
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and error_type:
             return Forbidden(error_type)
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return Refused("413: the request is too large for the API")
-        if status == HTTPStatus.BAD_REQUEST and body and (error_type or body.get("errors")):
-            return Refused(f"400: {_problem(body)}")
-        said = f": {_problem(body)}" if body else ""
-        is_final = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING
+        if status == HTTPStatus.BAD_REQUEST and (error_type or body.get("errors")):
+            return Refused(f"400: {_message(body)}")
+        said = f": {_message(body)}" if body else ""
+        is_final = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _TRANSIENT
         return Failed(str(status), f"the API answered {status}{said}", self._retry_after(response), is_final)
 
     def _retry_after(self, response: requests.Response) -> float | None:
@@ -259,6 +261,15 @@ def _json_object(content: bytes) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
+def _read_items(body: dict[str, Any] | None, documents: Sequence[Document]) -> Answered | Failed:
+    if body is None:
+        return Failed("unreadable", "200 with a body that is not a JSON object")
+    items = _items(body, documents)
+    if items is None:
+        return Failed("unreadable", "200 with arrays that do not match the request")
+    return Answered(items)
+
+
 def _items(body: dict[str, Any], documents: Sequence[Document]) -> tuple[Item, ...] | None:
     """Match the answer's arrays to the documents; None where they differ in kind, length or form."""
     places: dict[str, list[int]] = {}
@@ -283,11 +294,11 @@ def _item(verdict: object) -> Item | None:
         return Accepted()
     # Only what speaks of the event itself is final: its errors, or its form.
     if verdict.get("errors") or verdict.get("error_type") in ("validation", "bad_json", "invalid_type"):
-        return Rejected(_problem(verdict))
-    return Passing(_problem(verdict))
+        return Rejected(_message(verdict))
+    return Transient(_message(verdict))
 
 
-def _problem(body: dict[str, Any]) -> str:
+def _message(body: dict[str, Any]) -> str:
     """Word an answer's errors: `total: None is not of type 'number'`, else its message or its type."""
     errors = body.get("errors")
     if isinstance(errors, dict) and errors:
@@ -298,7 +309,3 @@ def _problem(body: dict[str, Any]) -> str:
         return str(errors)[:_QUOTED]
     said = [str(body[name])[:_QUOTED] for name in ("error_type", "message") if body.get(name)]
     return ": ".join(said) or "no reason given"
-
-
-def _unlike_a_batch(body: dict[str, Any] | None) -> str:
-    return "a body that is not a JSON object" if body is None else "arrays that do not match the request"

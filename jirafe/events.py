@@ -149,6 +149,11 @@ def date(place: str, text: str) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _date_or(otherwise: str, place: str, name: str, text: str | None) -> str:
+    """Write the date of a part of the message, `otherwise` where it has none; raises Unmappable."""
+    return date(f"{place}.{name}", text) if text else otherwise
+
+
 def _moment(text: str) -> datetime:
     # Without dashes fromisoformat takes plain numbers too, milliseconds among them.
     if text[4:5] == text[7:8] == "-":
@@ -234,8 +239,8 @@ def _made(place: str, items: Iterable[Section], shared: _Shared) -> list[Body]:
 
 def _item(place: str, item_number: str, item: Section, shared: _Shared) -> Body:
     variant = item["variant"] or _NOTHING
-    created = date(f"{place}.created_at", item["created_at"]) if item["created_at"] else shared.created
-    changed = date(f"{place}.updated_at", item["updated_at"]) if item["updated_at"] else shared.changed
+    created = _date_or(shared.created, place, "created_at", item["created_at"])
+    changed = _date_or(shared.changed, place, "updated_at", item["updated_at"])
     price = item["price"] if item["price"] is not None else variant.get("price")
     body: Body = {
         "id": item["id"] or item["variant_id"] or item["product_id"] or item["sku"] or _missing(f"{place}.id"),
@@ -254,30 +259,49 @@ def _item(place: str, item_number: str, item: Section, shared: _Shared) -> Body:
 
 def _product(place: str, item: Section, created: str, changed: str, parameters: Mapping[str, str]) -> Body:
     variant = item["variant"] or _NOTHING
-    identifier = variant.get("product_id") or item["product_id"] or item["variant_id"] or item["sku"]
-    code = variant.get("sku") or item["sku"] or item["product_id"] or variant.get("product_id")
-    product_created, product_changed = variant.get("created_at"), variant.get("updated_at")
     body: Body = {
-        "id": identifier or _missing(f"{place}.id"),
-        "code": code or _missing(f"{place}.code", "the line item has no sku"),
+        "id": _product_id(item, variant) or _missing(f"{place}.id"),
+        "code": _product_code(item, variant) or _missing(f"{place}.code", "the line item has no sku"),
         "is_product": True,
         "is_sku": True,
-        "create_date": date(f"{place}.created_at", product_created) if product_created else created,
-        "change_date": date(f"{place}.updated_at", product_changed) if product_changed else changed,
+        "create_date": _date_or(created, place, "created_at", variant.get("created_at")),
+        "change_date": _date_or(changed, place, "updated_at", variant.get("updated_at")),
     }
     _add(body, "name", variant.get("name") or item["name"])
     if taxons := variant.get("taxons"):
-        brand_taxonomy = parameters.get("jirafe.brand_category_taxonomy")
-        if brand_taxonomy:
-            _add(body, "brand", next((t["name"] for t in taxons if t["taxonomy_id"] == brand_taxonomy), None))
-        # A dict drops the repeated, and keeps the order of the first.
-        categories = {(t["id"], t["name"]): None for t in taxons if t["id"] and t["name"]}
-        _add(body, "categories", [{"id": identity, "name": name} for identity, name in categories])
+        if brand_taxonomy := parameters.get("jirafe.brand_category_taxonomy"):
+            _add(body, "brand", _brand(taxons, brand_taxonomy))
+        _add(body, "categories", _categories(taxons))
     if images := variant.get("images"):
-        store = parameters.get("jirafe.store_url", "")
-        urls = [_absolute(store, path) for path in images]
-        _add(body, "images", [{"url": url} for url in urls if url.startswith(_WEB)])
+        _add(body, "images", _images(images, parameters.get("jirafe.store_url", "")))
     return body
+
+
+def _product_id(item: Section, variant: Section) -> str | None:
+    identifier: str | None = variant.get("product_id") or item["product_id"] or item["variant_id"] or item["sku"]
+    return identifier
+
+
+def _product_code(item: Section, variant: Section) -> str | None:
+    return variant.get("sku") or item["sku"] or item["product_id"] or variant.get("product_id")
+
+
+def _brand(taxons: Iterable[Section], taxonomy: str) -> str | None:
+    """Name the first taxon of the brands' taxonomy; None where there is none."""
+    names: list[str] = [taxon["name"] for taxon in taxons if taxon["taxonomy_id"] == taxonomy]
+    return names[0] if names else None
+
+
+def _categories(taxons: Iterable[Section]) -> list[Body]:
+    # A dict drops the repeated, and keeps the order of the first.
+    named = {(t["id"], t["name"]): None for t in taxons if t["id"] and t["name"]}
+    return [{"id": identity, "name": name} for identity, name in named]
+
+
+def _images(paths: Iterable[str], store: str) -> list[Body]:
+    """Make the images that have an absolute address, or get one by the store's."""
+    urls = [_absolute(store, path) for path in paths]
+    return [{"url": url} for url in urls if url.startswith(_WEB)]
 
 
 def _absolute(store: str, path: str) -> str:

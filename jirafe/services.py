@@ -86,11 +86,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Unsendable:
-    """An event that the message should have made and could not; `problem` is `place: what is wrong`."""
+    """An event that the message should have made and could not; `message` is `place: what is wrong`."""
 
     kind: Kind
     name: str
-    problem: str
+    message: str
 
 
 def make_events(message_type: str, payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
@@ -151,15 +151,15 @@ def notification_of_sent(kind: Kind, name: str) -> dict[str, str]:
     return {"level": "info", "subject": kind.sent, "description": kind.told.format(name)}
 
 
-def notification_of_failed(kind: Kind, problem: str) -> dict[str, str]:
+def notification_of_failed(kind: Kind, message: str) -> dict[str, str]:
     """Word the notification of an event that could not be sent or was refused."""
-    return {"level": "error", "subject": kind.failed, "description": problem}
+    return {"level": "error", "subject": kind.failed, "description": message}
 
 
-def notification_of_unreadable(problem: str) -> dict[str, str]:
+def notification_of_unreadable(message: str) -> dict[str, str]:
     """Word the notification of a record that could not be made into events at all."""
     return {
         "level": "error",
         "subject": "There was a problem while reading a message for Jirafe.",
-        "description": problem,
+        "description": message,
     }

@@ -87,7 +87,7 @@ class Codec:
         self._readers = {}
         self._by_fingerprint: dict[bytes, Schema] = {}
         self._by_id: dict[int, Schema] = {}
-        self._refused = _Refused(clock)
+        self._refused = _RefusedIds(clock)
         self._headers: dict[str, bytes] = {}
         self._own: dict[str, Schema] = {}
         for name in OWN_SCHEMAS:
@@ -161,17 +161,17 @@ class Codec:
         # look like an outage for ever.
         if schema_id > _LARGEST_ID:
             raise UnknownSchema(f"the schema id {schema_id} is larger than any that a registry gives")
-        if problem := self._refused.problem(schema_id):
-            raise UnknownSchema(problem)
+        if reason := self._refused.reason(schema_id):
+            raise UnknownSchema(reason)
         try:
             schema = _parsed(self._registry.schema(schema_id))
         except RegistryUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - the registry holds any schema, and the parser fails in many ways
             known = isinstance(error, UnknownSchema)
-            problem = str(error) if known else f"the schema with the id {schema_id} can't be used: {error}"
-            self._refused.add(schema_id, problem)
-            raise UnknownSchema(problem) from None
+            reason = str(error) if known else f"the schema with the id {schema_id} can't be used: {error}"
+            self._refused.add(schema_id, reason)
+            raise UnknownSchema(reason) from None
         # An equal schema is replaced by ours itself, so that decode can tell it by identity.
         return self._by_id.setdefault(schema_id, self._by_fingerprint.get(_fingerprint(schema), schema))
 
@@ -183,7 +183,7 @@ class Codec:
         return self._headers.setdefault(name, header)
 
 
-class _Refused:
+class _RefusedIds:
     """Ids that are unknown, or whose schemas can't be used, and why: for a while they are not asked for again.
 
     So a flood of such records does not become one of requests, and an id that was only late is found.
@@ -192,18 +192,18 @@ class _Refused:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._problems: dict[int, tuple[float, str]] = {}
+        self._reasons: dict[int, tuple[float, str]] = {}
 
-    def problem(self, schema_id: int) -> str | None:
-        until, problem = self._problems.get(schema_id, (0.0, ""))
-        return problem if self._clock() < until else None
+    def reason(self, schema_id: int) -> str | None:
+        until, reason = self._reasons.get(schema_id, (0.0, ""))
+        return reason if self._clock() < until else None
 
-    def add(self, schema_id: int, problem: str) -> None:
+    def add(self, schema_id: int, reason: str) -> None:
         with self._lock:
-            self._problems.pop(schema_id, None)
-            if len(self._problems) >= _MOST_REFUSED:
-                del self._problems[next(iter(self._problems))]  # the oldest
-            self._problems[schema_id] = (self._clock() + _REFUSED_FOR, problem)
+            self._reasons.pop(schema_id, None)
+            if len(self._reasons) >= _MOST_REFUSED:
+                del self._reasons[next(iter(self._reasons))]  # the oldest
+            self._reasons[schema_id] = (self._clock() + _REFUSED_FOR, reason)
 
 
 def _parsed(schemas: list[Schema]) -> Schema:

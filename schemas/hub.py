@@ -6,7 +6,7 @@ numbers may be strings; sections and fields may be missing or null. What the sch
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -102,9 +102,13 @@ def _inferred_type(payload: Mapping[str, Any]) -> str:
     if kind != "order":
         return f"{kind}:new"
     changed = payload.get("previous") is not None or payload.get("diff") is not None
-    sections = [section for section in (payload["order"], payload.get("original")) if isinstance(section, Mapping)]
-    canceled = any("canceled" in (section.get("status"), section.get("state")) for section in sections)
-    return "order:updated" if changed or canceled else "order:new"
+    if changed or _is_canceled(payload["order"]) or _is_canceled(payload.get("original")):
+        return "order:updated"
+    return "order:new"
+
+
+def _is_canceled(section: object) -> bool:
+    return isinstance(section, Mapping) and "canceled" in (section.get("status"), section.get("state"))
 
 
 def _order_payload(payload: Mapping[str, Any], kind: str) -> Message:
@@ -206,16 +210,8 @@ def _named(raw: Mapping[str, Any], at: str, name: str, *inner: str) -> str | Non
 
 def _parameters(raw: object) -> dict[str, str]:
     """Take the parameters that are ours: other integrations' settings, passwords among them, stay behind."""
-    if raw is None:
-        return {}
-    if isinstance(raw, list) and all(isinstance(parameter, Mapping) for parameter in raw):
-        pairs = [(parameter.get("name"), parameter.get("value")) for parameter in raw]
-    elif isinstance(raw, Mapping):
-        pairs = list(raw.items())
-    else:
-        raise HubError("parameters: must be a list of objects with name and value, or one object")
     found = {}
-    for name, value in pairs:
+    for name, value in _pairs(raw):
         if not isinstance(name, str) or name[:7] not in {"jirafe.", "jirafe_"} or value is None:
             continue
         dotted = f"jirafe.{name[7:]}"
@@ -225,6 +221,17 @@ def _parameters(raw: object) -> dict[str, str]:
         if (text := _written(value, f"parameters.{dotted}")).strip():
             found[dotted] = text
     return found
+
+
+def _pairs(raw: object) -> Iterable[tuple[Any, Any]]:
+    """Give names and values of parameters, which are an object or a list of objects."""
+    if raw is None:
+        return ()
+    if isinstance(raw, Mapping):
+        return raw.items()
+    if isinstance(raw, list) and all(isinstance(parameter, Mapping) for parameter in raw):
+        return [(parameter.get("name"), parameter.get("value")) for parameter in raw]
+    raise HubError("parameters: must be a list of objects with name and value, or one object")
 
 
 def _diff(raw: object) -> dict[str, list[str | None]]:

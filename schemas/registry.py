@@ -24,8 +24,8 @@ _QUOTED = 500
 _NO_REASON = "the registry gives no reason"
 
 
-class Refused(RegistryUnavailable):
-    """The registry will not have a schema of ours beside those that its subject has, for its `reason`."""
+class SchemaRefused(RegistryUnavailable):
+    """The registry refuses our schema as incompatible with its subject's; `reason` quotes the registry."""
 
     def __init__(self, subject: str, reason: str) -> None:
         super().__init__(f"the schema registry refuses our schema for {subject}: {reason}")
@@ -110,16 +110,19 @@ class SchemaRegistry:
         return _quoted("; ".join(map(str, said)) if isinstance(said, list) else str(said))
 
     def register(self, name: str, schema: Schema) -> int:
-        """Give the id of our schema `name`, registering it where it is new; raises Refused, RegistryUnavailable."""
+        """Give the id of our schema `name`, registering it where it is new.
+
+        Raises SchemaRefused, RegistryUnavailable.
+        """
         # Asked for first: what is there already takes no right to write.
         if found := self.registered(name, schema):
             return found.id
         answer = self._asked("POST", f"/subjects/{self._subject(name)}/versions", _request(schema))
         if answer.status == HTTPStatus.CONFLICT:
-            raise Refused(self.subjects[name], answer.message or _NO_REASON)
+            raise SchemaRefused(self.subjects[name], answer.message or _NO_REASON)
         return answer.whole_number("id")
 
-    def _with_references(self, answer: "_Answer", what: str, seen: set[tuple[str, int]]) -> list[Schema]:
+    def _with_references(self, answer: "_RegistryAnswer", what: str, seen: set[tuple[str, int]]) -> list[Schema]:
         text = answer.expected("schema", str)
         if (kind := answer.body.get("schemaType") or "AVRO") != "AVRO":
             raise UnknownSchema(f"{what} is of {kind}, not of Avro")
@@ -143,7 +146,7 @@ class SchemaRegistry:
     def _subject(self, name: str) -> str:
         return quote(self.subjects[name], safe="")
 
-    def _asked(self, method: str, path: str, body: bytes | None = None) -> "_Answer":
+    def _asked(self, method: str, path: str, body: bytes | None = None) -> "_RegistryAnswer":
         """Make one request; blocks up to the timeout, raises RegistryUnavailable."""
         try:
             answer = self._session.request(
@@ -151,10 +154,10 @@ class SchemaRegistry:
             )
         except OSError as error:  # also those of certificates that are gone meanwhile
             raise RegistryUnavailable(f"the schema registry did not answer: {_reason(error)}") from None
-        return _Answer(answer)
+        return _RegistryAnswer(answer)
 
 
-class _Answer:
+class _RegistryAnswer:
     """An answer's status and JSON; what is not a JSON object is as good as an empty one."""
 
     def __init__(self, answer: requests.Response) -> None:
@@ -214,7 +217,7 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 def _reason(error: OSError) -> str:
     """Name what stood in the way: the error's class and what lies at its bottom, not its text with the address."""
     bottom: BaseException = error
-    while deeper := bottom.__cause__ or bottom.__context__:
+    while deeper := bottom.__context__:
         bottom = deeper
     said = bottom.strerror if isinstance(bottom, OSError) else None
     return f"{type(error).__name__} ({said})" if said else type(error).__name__

@@ -7,7 +7,7 @@ import pytest
 from brokers import choice
 from brokers.choice import Choice
 from brokers.registry import ApicurioRegistry
-from consumer.demo.broker import BrokerUnavailable
+from consumer.errors import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
 from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand

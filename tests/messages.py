@@ -2,6 +2,9 @@
 
 from typing import Any
 
+CHARACTERS = "aZ09 ._:/%\n\0ä€\U0001f45c"
+"""What drawn texts are made of: some of each sort. To set up a strategy for all of Unicode takes seconds."""
+
 
 def line_item(**changed: Any) -> dict[str, Any]:
     return {"id": 1, "sku": "BAG-1", "name": "Bag", "product_id": 7, "quantity": 2, "price": "10.50", **changed}

@@ -20,6 +20,7 @@ class RegistryServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64  # with the usual 5, one of many that connect at once would wait a second
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, protected: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _RegistryHandler)
@@ -30,6 +31,7 @@ class RegistryServer(ThreadingHTTPServer):
         self.protected = protected
         self.asked: list[str] = []
         self.authorizations: list[str | None] = []
+        self.cookies: list[str | None] = []
         self.schemas: list[str] = []
         self.references: dict[int, list[dict[str, Any]]] = {}
         self.subjects: dict[str, list[int]] = {}
@@ -81,7 +83,8 @@ class _RegistryHandler(BaseHTTPRequestHandler):
                 else:
                     self._answer(404, {"error_code": 40403 if known else 40401, "message": "not found"})
             case ["subjects", subject, "versions"] if self.server.incompatible:
-                self._answer(409, {"error_code": 409, "message": f"{subject}: {self.server.incompatible[0]}"})
+                reason = self.server.incompatible[0]
+                self._answer(409, {"error_code": 409, "message": reason and f"{subject}: {reason}"})
             case ["subjects", subject, "versions"]:
                 self._answer(200, {"id": self.server.keep(text, subject)})
             case ["compatibility", "subjects", subject, "versions", "latest"]:
@@ -100,6 +103,7 @@ class _RegistryHandler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: object) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
         self.server.authorizations.append(self.headers["Authorization"])
+        self.server.cookies.append(self.headers["Cookie"])
         self.server.answering.wait()
         text = json.dumps(body).encode()
         if self.server.protected and self.headers["Authorization"] != BASIC:
@@ -107,6 +111,7 @@ class _RegistryHandler(BaseHTTPRequestHandler):
         if self.server.page:
             status, text = self.server.page
         self.send_response(status)
+        self.send_header("Set-Cookie", "session=1; Path=/")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)

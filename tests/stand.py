@@ -16,11 +16,13 @@ from confluent_kafka.admin import (
     ConfigResource,
 )
 
-from consumer import kafka, reading, settings
+from consumer import app, settings
+from consumer.admin import reading
+from consumer.admin.produce import Encoded, produce
+from consumer.admin.topics import prepare_topics
 from consumer.demo.processes import CommandProcess, await_that
-from consumer.log import NoLibraryLog
-from consumer.produce import Encoded, produce
-from consumer.record import Range, Record
+from consumer.engine.kafka import LibraryLog, to_record
+from consumer.engine.records import Partition, Range, Record
 from jirafe.sandbox import SandboxServer
 from schemas.codec import Codec
 from schemas.hub import key_of, kind_of, to_message
@@ -29,7 +31,7 @@ SITE, TOKEN = "123", "a-token"
 NUMBER_OF_PARTITIONS = 3
 _SESSION_MS = 2000
 _PATIENCE = 3.0
-_PASSING = (
+_TRANSIENT = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -68,13 +70,13 @@ class Stand:
             "JIRAFE_ACCESS_TOKEN": TOKEN,
             "JIRAFE_PRODUCT_CATEGORY_TAXONOMY": "2",
             "CONSUMER_HTTP_ADDRESS": "off",
-            "CONSUMER_BACKOFF_FIRST": "0.05",
             "CONSUMER_BACKOFF_LONGEST": "0.5",
-            "CONSUMER_TOPIC_PARTITIONS": str(NUMBER_OF_PARTITIONS),
         }
         self.settings = settings.load(None, self.environment)
-        kafka.prepare_topics(self.settings, self.settings.input_topics, NoLibraryLog())
-        self._producer = kafka.make_producer(self.settings.client("test"), NoLibraryLog())
+        self.deployment = app.make_deployment(self.settings)
+        self.cluster = self.deployment.cluster
+        prepare_topics(self.deployment, self.deployment.input_topics, partitions=NUMBER_OF_PARTITIONS)
+        self._producer = self.cluster.make_producer(self.cluster.client_properties("test"))
 
     @property
     def orders_topic(self) -> str:
@@ -117,8 +119,8 @@ class Stand:
     def end_transaction_of(self, member: CommandProcess) -> None:
         """Do what a real broker does by its own clock: end the transaction that a member has left open."""
         started = next(line for line in member.log.read_text().splitlines() if '"event": "started"' in line)
-        config = {**self.settings.producer, "transactional.id": json.loads(started)["transactional_id"]}
-        kafka.make_producer(config, NoLibraryLog()).init_transactions(30)
+        own = {"transactional.id": json.loads(started)["transactional_id"]}
+        self.cluster.make_producer({**self.cluster.producer_properties, **own}).init_transactions(30)
 
     def await_assigned(self, member: CommandProcess) -> None:
         await_that(f"an assignment in {member.log}", lambda: member.said('"event": "assigned"') > 0)
@@ -127,7 +129,7 @@ class Stand:
         self, topic: Literal["results", "dead_letters"], *, follow: bool = False
     ) -> Iterator[Record | None]:
         name = getattr(self.settings.stream, f"{topic}_topic")
-        return reading.read_topic(self.settings, name, NoLibraryLog(), start="beginning", follow=follow)
+        return reading.read_topic(self.cluster, name, start="beginning", follow=follow)
 
     def await_results(self, count: int, within: float = 60.0) -> list[dict[str, Any]]:
         """Wait for so many results, and give all there are, in the order of the topic's partitions."""
@@ -156,19 +158,19 @@ class Stand:
 
     def _settled(self, topic: str) -> Iterator[Record]:
         """Read a topic, also what is only being committed now; an open transaction is waited for a little."""
-        log = NoLibraryLog()
-        places = [(topic, number) for number in reading.find_topic(self.settings, topic, log).partitions]
-        ends = reading.read_ends(self.settings, places, log, committed=False)
+        partitions = [Partition(topic, number) for number in reading.find_topic(self.cluster, topic).partitions]
+        ends = reading.read_ends(self.cluster, partitions, committed=False)
         patience = time.monotonic() + _PATIENCE
-        for batch in reading.read_ranges(self.settings, [Range(*place, 0, ends[place]) for place in places], log):
-            yield from map(kafka.to_record, batch)
+        ranges = [Range(*partition, 0, ends[partition]) for partition in partitions]
+        for batch in reading.read_ranges(self.cluster, ranges):
+            yield from map(to_record, batch)
             if batch:
                 patience = time.monotonic() + _PATIENCE
             elif time.monotonic() > patience:
                 return
 
     def read_orders(self) -> Iterator[Record | None]:
-        return reading.read_topic(self.settings, self.orders_topic, NoLibraryLog(), start="beginning", follow=False)
+        return reading.read_topic(self.cluster, self.orders_topic, start="beginning", follow=False)
 
     def reader(self) -> Consumer:
         """A consumer that may ask for what is the group's, and is no member."""
@@ -189,7 +191,7 @@ class Stand:
             ]
             found = consumer.committed(partitions, timeout=10)
         except KafkaException as error:
-            if error.args[0].code() in _PASSING:
+            if error.args[0].code() in _TRANSIENT:
                 return {}  # the group's coordinator has just been found, or moved: it says more the next time
             raise
         finally:
@@ -221,7 +223,7 @@ class Stand:
 @cache
 def _shortest_session_ms(bootstrap_servers: str) -> int:
     """Ask the broker for the shortest session that it grants to members of a group; 0 if it does not say."""
-    client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=NoLibraryLog())
+    client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=LibraryLog())
     broker = ConfigResource(ConfigResource.Type.BROKER, str(client.list_topics(timeout=10).orig_broker_id))
     try:
         configs = client.describe_configs([broker], request_timeout=10)[broker].result()

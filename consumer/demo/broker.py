@@ -10,14 +10,11 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.demo.processes import free_port
-from consumer.log import NoLibraryLog
+from consumer.engine.kafka import LibraryLog
+from consumer.errors import BrokerUnavailable
 
 _STARTED_WITHIN = 20.0
 _STOPPED_WITHIN = 5.0
-
-
-class BrokerUnavailable(Exception):
-    """The embedded broker can't be had or does not start; the sentence says why."""
 
 
 class EmbeddedBroker:
@@ -114,7 +111,7 @@ class EmbeddedBroker:
 
 def answers(bootstrap_servers: str) -> bool:
     """Tell whether a broker answers there within a second."""
-    client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=NoLibraryLog())
+    client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=LibraryLog())
     try:
         client.list_topics(timeout=1)
     except KafkaException:

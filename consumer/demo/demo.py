@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from consumer import kafka, reading, settings
+from consumer import app, settings
+from consumer.admin.reading import read_topic
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, NotInTime, await_that, free_port
 from consumer.demo.shop import shop
-from consumer.log import NoLibraryLog
-from consumer.record import Record
+from consumer.engine.records import Place, Record
 from schemas.codec import Codec
 
 _SITE, _TOKEN = "demo", "demo-token"
@@ -69,7 +69,7 @@ class _Demo:
         self._settings = loaded
         self._api = api
         self._consumer = consumer
-        self._log = NoLibraryLog()
+        self._cluster = app.make_cluster(loaded)
         self._produced = 0
         self._broken = 0
         self._seconds = 0.0
@@ -86,7 +86,7 @@ class _Demo:
         """Produce the shop's messages and follow the results until each message has one; raises NotInTime."""
         producing = threading.Thread(target=self._produce, args=(count,), daemon=True)
         producing.start()
-        seen = set[tuple[str, int, int]]()
+        seen = set[Place]()
         begun = progressed = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console) as progress:
@@ -94,7 +94,7 @@ class _Demo:
             results_bar = progress.add_task("results published", total=count)
             for result in self._results(follow=True):
                 if result is not None:
-                    seen.add((result["topic"], result["partition"], result["offset"]))
+                    seen.add(Place(result["topic"], result["partition"], result["offset"]))
                     progressed = time.monotonic()
                 progress.update(produced_bar, completed=self._produced)
                 progress.update(results_bar, completed=len(seen))
@@ -106,7 +106,7 @@ class _Demo:
         producing.join()
 
     def _produce(self, count: int) -> None:
-        producer = kafka.make_producer(self._settings.client("shop"), self._log)
+        producer = self._cluster.make_producer(self._cluster.client_properties("shop"))
         topics = self._settings.topics_by_kind
         for message in shop(count):
             producer.produce(topics[message.topic_kind], message.value, message.key)
@@ -122,12 +122,12 @@ class _Demo:
             yield codec.decode(record.value) if record and record.value else None
 
     def _read(self, topic: str, *, follow: bool) -> Iterator[Record | None]:
-        return reading.read_topic(self._settings, topic, self._log, start="beginning", follow=follow)
+        return read_topic(self._cluster, topic, start="beginning", follow=follow)
 
     def check(self, count: int) -> bool:
         """Add up from the topics and the API what became of the messages, print it, and tell if it is right."""
         results = [result for result in self._results(follow=False) if result]
-        places = Counter((result["topic"], result["partition"], result["offset"]) for result in results)
+        places = Counter(Place(result["topic"], result["partition"], result["offset"]) for result in results)
         levels = Counter(n["level"] for result in results for n in result["notifications"])
         codes = Counter(result["code"] for result in results)
         letters = sum(1 for _ in self._read(self._settings.stream.dead_letters_topic, follow=False))

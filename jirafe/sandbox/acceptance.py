@@ -49,23 +49,12 @@ def compile_checks(schemas: Mapping[str, Schema]) -> dict[str, Check]:
             return named(schema["$ref"])
         if schema.keys() == {"enum"}:
             return _one_of(schema["enum"])
-        match schema["type"]:
-            case "object":
-                properties = {name: compiled(part) for name, part in schema.get("properties", {}).items()}
-                check = _is_object(frozenset(schema.get("required", ())), properties)
-            case "array":
-                check = _is_array(compiled(schema["items"]), unique=schema.get("uniqueItems", False))
-            case "string":
-                check = _is_string
-            case "boolean":
-                check = _is_boolean
-            case "integer":
-                check = _is_number((int,), schema)
-            case "number":
-                check = _is_number((int, float), schema)
-            case other:
-                raise ValueError(f"schema type that no check is written for: {other}")
-        return check
+        if schema["type"] == "object":
+            properties = {name: compiled(part) for name, part in schema.get("properties", {}).items()}
+            return _is_object(frozenset(schema.get("required", ())), properties)
+        if schema["type"] == "array":
+            return _is_array(compiled(schema["items"]), unique=schema.get("uniqueItems", False))
+        return _is_scalar(schema)
 
     for name in schemas:
         named(name)
@@ -73,6 +62,20 @@ def compile_checks(schemas: Mapping[str, Schema]) -> dict[str, Check]:
 
 
 # Types are compared exactly: a bool is an int to isinstance, but not to JSON Schema.
+
+
+def _is_scalar(schema: Schema) -> Check:
+    match schema["type"]:
+        case "string":
+            return _is_string
+        case "boolean":
+            return _is_boolean
+        case "integer":
+            return _is_number((int,), schema)
+        case "number":
+            return _is_number((int, float), schema)
+        case other:
+            raise ValueError(f"schema type that no check is written for: {other}")
 
 
 def _is_string(value: object) -> bool:

@@ -25,7 +25,7 @@ def refusal(status: int, error_type: str, message: str) -> Answer:
 
 
 @dataclass(frozen=True)
-class Event:
+class ReceivedEvent:
     """An event as sent: any JSON value, until it is judged."""
 
     kind: str
@@ -57,10 +57,10 @@ class Event:
 class Single:
     """A request with one event."""
 
-    event: Event
+    event: ReceivedEvent
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[ReceivedEvent, ...]:
         """The events in order of arrival."""
         return (self.event,)
 
@@ -76,10 +76,10 @@ class Single:
 class Batch:
     """A request with arrays of events, by kind."""
 
-    arrays: Mapping[str, tuple[Event, ...]]
+    arrays: Mapping[str, tuple[ReceivedEvent, ...]]
 
     @cached_property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[ReceivedEvent, ...]:
         """The events in order of arrival."""
         return tuple(event for array in self.arrays.values() for event in array)
 
@@ -117,7 +117,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _batch(body: Mapping[str, object]) -> Batch | Answer:
-    arrays: dict[str, tuple[Event, ...]] = {}
+    arrays: dict[str, tuple[ReceivedEvent, ...]] = {}
     for kind, array in body.items():
         if kind not in KINDS:
             return _invalid_type(kind)
@@ -127,21 +127,21 @@ def _batch(body: Mapping[str, object]) -> Batch | Answer:
     return Batch(arrays)
 
 
-def _event(kind: str, body: object) -> Event:
+def _event(kind: str, body: object) -> ReceivedEvent:
     # A number like 1e999 is infinite once read, which no JSON can say: refused as unreadable.
-    return Event(kind, body, json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False))
+    return ReceivedEvent(kind, body, json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
 def _invalid_type(kind: str) -> Answer:
     return refusal(400, "invalid_type", f"There is no {kind!r}; there are {', '.join(KINDS)}, and batch of these.")
 
 
-def judge(validator: Validator, event: Event) -> Mapping[str, object]:
+def judge(validator: Validator, event: ReceivedEvent) -> Mapping[str, object]:
     """Return the result of one event."""
     errors = validator.errors(event.kind, event.body)
     return {"error_type": "validation", "errors": errors, "success": False} if errors else {"success": True}
 
 
-def passing_error() -> Mapping[str, object]:
+def transient_error() -> Mapping[str, object]:
     """Return the result of an event that may do better another time."""
     return {"error_type": "unknown", "message": "An unexpected error occurred.", "success": False}

@@ -14,13 +14,14 @@ from aiohttp import web
 from jirafe.sandbox.api import Answer, Batch, Call, parse_json, read, refusal
 from jirafe.sandbox.arrivals import Arrival
 from jirafe.sandbox.faults import (
+    AnswerStatus,
     FaultError,
     Html,
+    Injection,
     Mismatch,
     Partial,
     Redirect,
     Reset,
-    Status,
     Traits,
     Truncate,
 )
@@ -106,16 +107,16 @@ class _EventsApi:
         site = request.match_info["site"]
         call = await self._read(request, site)
         received, number = time.time(), self._sandbox.next_request()
-        choice = self._sandbox.choose_fault(_traits(site, call))
-        if choice.delay:
-            await asyncio.sleep(choice.delay)
+        injection = self._sandbox.choose_fault(_traits(site, call))
+        if injection.delay:
+            await asyncio.sleep(injection.delay)
 
         def process(failing: Collection[int] = ()) -> Answer:
             if isinstance(call, Answer):
                 return call
             return self._sandbox.process(call, site=site, request=number, received=received, failing=failing)
 
-        match choice.action:
+        match injection.action:
             case Reset(after=after):
                 if after:
                     process()
@@ -125,18 +126,7 @@ class _EventsApi:
                 answer = process()
                 self._sandbox.count_answer("truncated")
                 return await _truncate(request, answer)
-            case Status() as action:
-                response = _canned(action)
-            case Html():
-                response = web.Response(text=_HTML, content_type="text/html")
-            case Redirect():
-                response = web.Response(status=302, headers={"Location": "/"})
-            case Partial() if not isinstance(call, Answer):
-                response = _response(process(choice.failing([event.id for event in call.events])))
-            case Mismatch():
-                response = _response(_without_last(process()))
-            case _:
-                response = _response(process())
+        response = _whole_response(injection, call, process)
         self._sandbox.count_answer(str(response.status))
         return response
 
@@ -156,11 +146,29 @@ def _traits(site: str, call: Call | Answer) -> Traits:
     return Traits(site, ids, events=len(call.events), batch=isinstance(call, Batch))
 
 
-def _canned(action: Status) -> web.Response:
+def _whole_response(
+    injection: Injection, call: Call | Answer, process: Callable[[Collection[int]], Answer]
+) -> web.Response:
+    """Return what a request is answered that keeps its connection; `process` is told which events fail."""
+    match injection.action:
+        case AnswerStatus() as action:
+            return _canned(action)
+        case Html():
+            return web.Response(text=_HTML, content_type="text/html")
+        case Redirect():
+            return web.Response(status=302, headers={"Location": "/"})
+        case Partial() if not isinstance(call, Answer):
+            return _response(process(injection.failing([event.id for event in call.events])))
+        case Mismatch():
+            return _response(_without_last(process(())))
+    return _response(process(()))
+
+
+def _canned(action: AnswerStatus) -> web.Response:
     headers = {} if action.retry_after is None else {"Retry-After": action.retry_after}
-    if action.page is not None:
-        headers["Content-Type"] = action.page.content_type
-        return web.Response(body=action.page.text.encode(), status=action.status, headers=headers)
+    if action.body is not None:
+        headers["Content-Type"] = action.body.content_type
+        return web.Response(body=action.body.text.encode(), status=action.status, headers=headers)
     error_type, message = _ERRORS.get(action.status, ("unknown", "An unexpected error occurred."))
     return _response(refusal(action.status, error_type, message), headers)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class ArrivalVerdict(StrEnum):
     """What became of an event."""
 
     ACCEPTED = "accepted"
@@ -32,13 +32,13 @@ class Arrival:
     id: str | None
     digest: str
     """SHA-256 of its canonical JSON (keys sorted, no spaces, ASCII), in hex."""
-    verdict: Verdict
+    verdict: ArrivalVerdict
     body: object = None
     """The event itself while it is among the most recent ones."""
 
 
 @dataclass(frozen=True)
-class Filter:
+class ArrivalFilter:
     """Which arrivals are asked for; None is any."""
 
     site: str | None = None
@@ -62,7 +62,7 @@ class ArrivalLog:
         self._keep_bodies = keep_bodies
         self._arrivals: dict[int, Arrival] = {}  # by sequence, which has no gaps
         self._texts: dict[int, str] = {}
-        self._counts: Counter[tuple[str, Verdict]] = Counter()
+        self._counts: Counter[tuple[str, ArrivalVerdict]] = Counter()
         self._last = 0
 
     @property
@@ -84,7 +84,7 @@ class ArrivalLog:
         self._texts[self._last] = text
         self._texts.pop(self._last - self._keep_bodies, None)
 
-    def find(self, wanted: Filter, after: int) -> Iterator[Arrival]:
+    def find(self, wanted: ArrivalFilter, after: int) -> Iterator[Arrival]:
         """Yield the arrivals asked for with a sequence number over `after`, oldest first."""
         first = self._last - len(self._arrivals) + 1
         for sequence in range(max(first, after + 1), self._last + 1):

@@ -14,7 +14,7 @@ class FaultError(ValueError):
 
 
 @dataclass(frozen=True)
-class Page:
+class CannedBody:
     """A text that is answered as it stands."""
 
     text: str
@@ -22,12 +22,12 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Status:
+class AnswerStatus:
     """Answer this status; the events are not processed."""
 
     status: int
     retry_after: str | None
-    page: Page | None
+    body: CannedBody | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Html:
 
 @dataclass(frozen=True)
 class Partial:
-    """Answer some items with a passing error, and process the others."""
+    """Answer some items with a transient error, and process the others."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Redirect:
     """Answer 302; the events are not processed."""
 
 
-Action: TypeAlias = Status | Delay | Reset | Truncate | Html | Partial | Mismatch | Redirect
+Action: TypeAlias = AnswerStatus | Delay | Reset | Truncate | Html | Partial | Mismatch | Redirect
 
 
 _PLAIN: Mapping[str, Action] = {
@@ -82,7 +82,7 @@ _PLAIN: Mapping[str, Action] = {
 
 
 @dataclass(frozen=True)
-class Fault:
+class InjectedFault:
     """An action and the requests it is for."""
 
     action: Action
@@ -106,7 +106,7 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Injection:
     """What to do to a request: wait so many seconds, then act, or serve it as usual if there is no action."""
 
     delay: float
@@ -120,12 +120,12 @@ class Choice:
         )
 
 
-def parse(description: object) -> Fault:
+def parse(description: object) -> InjectedFault:
     """Read the description of a fault. Raises FaultError."""
     if not isinstance(description, Mapping):
         raise FaultError("A fault is described by one JSON object.")
     fields = dict(description)
-    fault = Fault(
+    fault = InjectedFault(
         action=_action(fields),
         times=_take(fields, "times", 1, _is_times, "a positive integer or null"),
         ids=frozenset(_take(fields, "ids", (), _is_ids, "a list of at least one string")),
@@ -153,14 +153,14 @@ def _action(fields: dict[str, Any]) -> Action:
     raise FaultError(f"An action is one of status, delay, reset, {', '.join(_PLAIN)}.")
 
 
-def _status(fields: dict[str, Any]) -> Status:
+def _status(fields: dict[str, Any]) -> AnswerStatus:
     status = _take(fields, "status", 503, _is_status, "an integer from 200 to 599")
     retry_after = _take(fields, "retry_after", None, _is_header, "a string that can stand in a header")
     if "body" not in fields:
-        return Status(status, retry_after, None)
+        return AnswerStatus(status, retry_after, None)
     text = _take(fields, "body", "", _is_text, "a string")
     content_type = _take(fields, "content_type", "text/html", _is_header, "a string that can stand in a header")
-    return Status(status, retry_after, Page(text, content_type))
+    return AnswerStatus(status, retry_after, CannedBody(text, content_type))
 
 
 def _take(fields: dict[str, Any], name: str, default: Any, fits: Callable[[Any], bool], wanted: str) -> Any:
@@ -211,7 +211,7 @@ def _is_bool(value: Any) -> bool:
 @dataclass
 class _Entry:
     number: int
-    fault: Fault
+    fault: InjectedFault
     applied: int = 0
 
     @property
@@ -219,7 +219,7 @@ class _Entry:
         return None if self.fault.times is None else self.fault.times - self.applied
 
 
-class Faults:
+class InjectedFaults:
     """The faults in force, in the order in which they were given. Not thread-safe."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -227,7 +227,7 @@ class Faults:
         self._entries: list[_Entry] = []
         self._last = 0
 
-    def add(self, fault: Fault) -> int:
+    def add(self, fault: InjectedFault) -> int:
         """Put a fault in force and return its number."""
         self._last += 1
         self._entries.append(_Entry(self._last, fault))
@@ -249,7 +249,7 @@ class Faults:
             for entry in self._entries
         ]
 
-    def choose(self, request: Traits) -> Choice:
+    def choose(self, request: Traits) -> Injection:
         """Count and return the first fault that is for this request, and the delays on the way to it."""
         delay = 0.0
         for entry in self._entries:
@@ -257,18 +257,24 @@ class Faults:
                 continue
             entry.applied += 1
             if not isinstance(entry.fault.action, Delay):
-                return Choice(delay, entry.fault.action, entry.fault.ids)
+                return Injection(delay, entry.fault.action, entry.fault.ids)
             delay += entry.fault.action.seconds
-        return Choice(delay)
+        return Injection(delay)
 
-    def _is_for(self, fault: Fault, request: Traits) -> bool:
+    def _is_for(self, fault: InjectedFault, request: Traits) -> bool:
         if fault.site is not None and fault.site != request.site:
             return False
         if fault.ids and fault.ids.isdisjoint(request.ids):
             return False
-        match fault.action:
-            case Partial() if request.events == 0:
-                return False
-            case Mismatch() if request.events == 0 or not request.batch:
-                return False
+        if not _has_what_it_takes(fault.action, request):
+            return False
         return fault.probability >= 1 or self._chance.random() < fault.probability
+
+
+def _has_what_it_takes(action: Action, request: Traits) -> bool:
+    match action:
+        case Partial():
+            return request.events > 0
+        case Mismatch():
+            return request.events > 0 and request.batch
+    return True

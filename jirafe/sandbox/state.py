@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from itertools import count, islice
 from types import MappingProxyType
 
-from jirafe.sandbox.api import Answer, Call, Event, judge, passing_error, refusal
-from jirafe.sandbox.arrivals import Arrival, ArrivalLog, Filter, Verdict
-from jirafe.sandbox.faults import Choice, Faults, Traits, parse
+from jirafe.sandbox.api import Answer, Call, ReceivedEvent, judge, refusal, transient_error
+from jirafe.sandbox.arrivals import Arrival, ArrivalFilter, ArrivalLog, ArrivalVerdict
+from jirafe.sandbox.faults import InjectedFaults, Injection, Traits, parse
 from jirafe.sandbox.validation import Validator
 
 
@@ -35,7 +35,7 @@ class Sandbox:
         self._lock = threading.Lock()  # guards all below
         self._log = ArrivalLog(keep_events, keep_bodies)
         self._requests: Counter[str] = Counter()
-        self._faults = Faults(random.Random(seed))  # noqa: S311 - chance, not cryptography
+        self._faults = InjectedFaults(random.Random(seed))  # noqa: S311 - chance, not cryptography
         self.set_credentials(credentials)
 
     def set_credentials(self, credentials: Mapping[str, Collection[str]] | None) -> None:
@@ -67,9 +67,9 @@ class Sandbox:
     def process(
         self, call: Call, *, site: str, request: int, received: float, failing: Collection[int] = ()
     ) -> Answer:
-        """Judge and log the events of a request; those at the places in `failing` end in a passing error."""
+        """Judge and log the events of a request; those at the places in `failing` end in a transient error."""
         results = [
-            passing_error() if place in failing else judge(self._validator, event)
+            transient_error() if place in failing else judge(self._validator, event)
             for place, event in enumerate(call.events)
         ]
         with self._lock:
@@ -78,12 +78,12 @@ class Sandbox:
         return call.answer(results)
 
     def _arrival(
-        self, event: Event, result: Mapping[str, object], site: str, request: int, received: float
+        self, event: ReceivedEvent, result: Mapping[str, object], site: str, request: int, received: float
     ) -> Arrival:
         if result["success"]:
-            verdict = Verdict.ACCEPTED
+            verdict = ArrivalVerdict.ACCEPTED
         else:
-            verdict = Verdict.REJECTED if result["error_type"] == "validation" else Verdict.UNKNOWN
+            verdict = ArrivalVerdict.REJECTED if result["error_type"] == "validation" else ArrivalVerdict.UNKNOWN
         return Arrival(
             sequence=self._log.next,
             request=request,
@@ -112,7 +112,7 @@ class Sandbox:
     ) -> list[Arrival]:
         """Return the logged events that fit, in order of arrival, from the one after sequence `after` on."""
         with self._lock:
-            return list(islice(self._log.find(Filter(site, kind, event_id), after), limit))
+            return list(islice(self._log.find(ArrivalFilter(site, kind, event_id), after), limit))
 
     def stats(self) -> dict[str, object]:
         """Return counts: events by kind and verdict, requests by status, and the state of the log."""
@@ -146,7 +146,7 @@ class Sandbox:
         with self._lock:
             self._faults.clear()
 
-    def choose_fault(self, request: Traits) -> Choice:
+    def choose_fault(self, request: Traits) -> Injection:
         """Return what shall be done to this request, and count it."""
         with self._lock:
             return self._faults.choose(request)

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition
 
-from consumer import kafka
 from consumer.demo.processes import CommandProcess, await_that
-from consumer.log import NoLibraryLog
 from schemas.hub import to_message
 from tests import command
 from tests.integration.test_service import orders
@@ -216,7 +214,7 @@ def _listens(process: CommandProcess) -> bool:
 
 def test_what_others_write_to_our_topics_stops_no_tool(stand: Stand) -> None:
     failed(stand)
-    producer = kafka.make_producer(stand.settings.client("test"), NoLibraryLog())
+    producer = stand.cluster.make_producer(stand.cluster.client_properties("test"))
     message = stand.codec.encode("order", to_message(order("R1")))
     producer.produce(stand.settings.stream.results_topic, message)
     producer.produce(stand.settings.stream.dead_letters_topic, b"whatever", headers=[("dlq.topic", b"x")])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from brokers.docker import DockerKafka
-from consumer.demo.broker import BrokerUnavailable
+from consumer.errors import BrokerUnavailable
 
 
 def test_a_docker_engine_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 import requests
 
-from consumer import kafka
+from consumer.admin.produce import Encoded, produce
+from consumer.admin.reading import read_topic
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import FAULTS
-from consumer.log import NoLibraryLog
-from consumer.produce import Encoded, produce
-from consumer.reading import read_topic
 from consumer.settings import PARAMETERS
 from schemas.codec import Codec, Undecodable
 from schemas.hub import to_message
@@ -269,7 +267,7 @@ def test_what_is_no_result_is_named_and_hides_none(stand: Stand) -> None:
         "order", to_message({**order("R2"), "parameters": {"jirafe.access_token": "their-token"}})
     )
     foreign = [(topic, Encoded("order", b"R1", value)) for value in (message, b"{}", message[:11])]
-    produce(kafka.make_producer(stand.settings.client("test"), NoLibraryLog()), foreign)
+    produce(stand.cluster.make_producer(stand.cluster.client_properties("test")), foreign)
     stand.produce(order("R1", "order:updated"))
     await_that("the second result", lambda: sum(record is not None for record in stand.records("results")) == 5)
     done = run("results", "--json", **stand.environment)
@@ -341,11 +339,7 @@ def test_the_shop_produces_until_it_is_stopped(stand: Stand, tmp_path: Path) -> 
         await_that("an order", lambda: any(stand.read_orders()))
         assert shop.stop() == 0
     topics = stand.settings.input_topics
-    kept = sum(
-        1
-        for topic in topics
-        for _ in read_topic(stand.settings, topic, NoLibraryLog(), start="beginning", follow=False)
-    )
+    kept = sum(1 for topic in topics for _ in read_topic(stand.cluster, topic, start="beginning", follow=False))
     assert shop.log.read_text() == f"{kept} messages produced\n"
 
 

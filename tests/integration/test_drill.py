@@ -40,7 +40,7 @@ def produce_all(stand: Stand) -> None:
 @pytest.mark.real_broker("what a crash leaves is hidden from readers")
 def test_a_bad_night_is_found_out_mended_and_proven(stand: Stand) -> None:
     topic, poisoned = stand.orders_topic, MESSAGES // POISON_EVERY
-    quick = {"CONSUMER_CHUNK_RECORDS": "200", "CONSUMER_HOLD_INTERVAL": "3600", "CONSUMER_COMMIT_TIMEOUT": "5"}
+    quick = {"CONSUMER_CHUNK_RECORDS": "200", "CONSUMER_BACKOFF_LONGEST": "3600", "CONSUMER_COMMIT_TIMEOUT": "5"}
     member = stand.member(**quick)
     stand.await_assigned(member)
     produce_all(stand)
@@ -53,7 +53,7 @@ def test_a_bad_night_is_found_out_mended_and_proven(stand: Stand) -> None:
     assert behind["total"]["records"] > 0
     findings = {each["check"]: each for each in asked(stand, "check", status=1)[0]["checks"]}
     assert findings["token"]["verdict"] == "failed"
-    assert "invalid_token" in findings["token"]["said"]
+    assert "invalid_token" in findings["token"]["message"]
     stand.api.set_credentials({TOKEN: [SITE]})
     member.signal(signal.SIGHUP)
 

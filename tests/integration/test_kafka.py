@@ -14,9 +14,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from brokers.apache import ApacheKafka, java_command
-from consumer.demo.broker import BrokerUnavailable
 from consumer.demo.processes import await_that
-from consumer.log import NoLibraryLog
+from consumer.engine.kafka import LibraryLog
+from consumer.errors import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
 from schemas.hub import to_message
 from tests.integration.test_service import assert_one_result_each, orders
@@ -73,7 +73,7 @@ def in_transaction(stand: Stand, numbers: range, *, commit: bool) -> None:
     """Produce orders as a transactional producer does."""
     producer = Producer(
         {"bootstrap.servers": stand.environment["KAFKA_BOOTSTRAP_SERVERS"], "transactional.id": stand.orders_topic},
-        logger=NoLibraryLog(),
+        logger=LibraryLog(),
     )
     producer.init_transactions(30)
     producer.begin_transaction()
@@ -178,7 +178,7 @@ def test_each_of_three_brokers_restarts_while_messages_flow(cluster: ApacheKafka
 
 def test_nothing_is_committed_while_too_few_replicas_are_in_sync(cluster: ApacheKafka, on_three: Stand) -> None:
     stand = on_three
-    admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers}, logger=NoLibraryLog())
+    admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers}, logger=LibraryLog())
     results = NewTopic(stand.settings.stream.results_topic, 3, 3, config={"min.insync.replicas": "3"})
     admin.create_topics([results])[results.topic].result()
     cluster.stop_node(2, kindly=False)

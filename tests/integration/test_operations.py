@@ -38,7 +38,7 @@ class Situation:
         stand.produce(*orders(20), *({**each, "parameters": brings} for each in orders(3, start=100)))
         stand.produce(order("R200", totals={"order": -1}))
         self.address = f"127.0.0.1:{free_port()}"
-        stand.member(CONSUMER_HTTP_ADDRESS=self.address, CONSUMER_HOLD_INTERVAL="0.2")
+        stand.member(CONSUMER_HTTP_ADDRESS=self.address)
         stand.await_results(24)
         await_that("all is committed", lambda: sum(stand.committed().values()) == 24)
         (self.letter,) = (result for result in stand.results() if result["message"] == "order:new")

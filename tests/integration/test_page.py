@@ -95,7 +95,7 @@ def test_it_follows_what_happens_without_a_reload(stand: Stand, browser: Browser
     assert f"jirafe-consumer dead-letters show {place}" in browser.text("failures")
     assert place.rpartition("/")[2].isdecimal()
     await_that(
-        "its reason", browser.says("reasons", "the first bytes (076e6f74) are no framing of Avro that we know")
+        "its reason", browser.says("kinds", "the first bytes (076e6f74) are no framing of Avro that we know")
     )
     lanes = browser.driver.find_elements(By.CSS_SELECTOR, "#lanes tr")
     assert len(lanes) == 9
@@ -110,7 +110,7 @@ def test_it_says_what_is_held_and_what_to_do(stand: Stand, browser: Browser) -> 
     await_that("it is held", browser.says("state", "Held: an operator is needed"))
     state = browser.text("state")
     assert "the API refused the access token for site 123: invalid_token" in state
-    assert "Mend JIRAFE_ACCESS_TOKEN" in state
+    assert "Fix JIRAFE_ACCESS_TOKEN" in state
     assert "docs/operations.md#token-expired" in state
     await_that("the lanes tell", browser.says("lanes", f"site {SITE}; next try in"))
     assert browser.driver.title.startswith("Held")
@@ -126,7 +126,7 @@ def test_it_says_that_the_api_is_down_and_when_it_serves_again(stand: Stand, bro
     start(stand, browser)
     stand.produce(*orders(20))
     browser.open()
-    await_that("it waits", browser.says("state", "Site 123 of the API does not serve"))
+    await_that("it waits", browser.says("state", "The API does not serve site 123"))
     assert "the API answered 503" in browser.text("state")
     await_that("the lag", browser.says("lanes", "API down"))
     stand.api.clear_faults()
@@ -145,8 +145,7 @@ def test_what_messages_say_is_text_and_nothing_else(stand: Stand, browser: Brows
 
 
 def test_it_fits_a_phone_with_much_to_say_and_says_when_the_member_is_gone(stand: Stand, browser: Browser) -> None:
-    long = {"CONSUMER_LANE_RECORDS": "10", "CONSUMER_CHUNK_RECORDS": "10"}
-    member = start(stand, browser, **long)
+    member = start(stand, browser, CONSUMER_CHUNK_RECORDS="2")
     for number in range(12):
         stand.produce_raw(f"poison-{number}".encode(), b"\x07not Avro")
     await_that("dead letters", lambda: len(stand.dead_letters()) == 12)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from confluent_kafka import Producer
 
-from consumer import reading
-from consumer.kafka import Unusable
-from consumer.log import NoLibraryLog
-from consumer.record import Range
-from consumer.tools.ranges import NotAPlace, Place, Places, lasting, parse_place, parse_time
+from consumer.admin import reading
+from consumer.admin.ranges import NotAPosition, Position, Topics, lasting, parse_position, parse_time
+from consumer.engine.kafka import LibraryLog
+from consumer.engine.records import Partition, Range
+from consumer.errors import KafkaUnusable
 from tests.stand import NUMBER_OF_PARTITIONS, Stand
 
 NOW = datetime(2014, 3, 1, 12, tzinfo=UTC)
@@ -32,18 +32,18 @@ PLUS_ONE = timezone(timedelta(hours=1))
         ("7d", NOW - timedelta(days=7)),
     ],
 )
-def test_a_place_is_an_offset_a_moment_or_how_long_ago(text: str, place: Place) -> None:
-    assert parse_place(text, NOW) == place
+def test_a_place_is_an_offset_a_moment_or_how_long_ago(text: str, place: Position) -> None:
+    assert parse_position(text, NOW) == place
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "-1", "2014-02-30", "2w", "99999999999d", "10:30Z", "1.5h", "²"])
 def test_what_is_no_place_is_told_what_to_write(text: str) -> None:
-    with pytest.raises(NotAPlace, match="is not a time: write ISO 8601 with a zone"):
-        parse_place(text, NOW)
+    with pytest.raises(NotAPosition, match="is not a time: write ISO 8601 with a zone"):
+        parse_position(text, NOW)
 
 
 def test_a_time_without_a_zone_is_nobodys_time() -> None:
-    with pytest.raises(NotAPlace, match="has no zone: add Z for UTC"):
+    with pytest.raises(NotAPosition, match="has no zone: add Z for UTC"):
         parse_time("2014-02-28T10:30", NOW)
 
 
@@ -53,21 +53,21 @@ def test_a_time_without_a_zone_is_nobodys_time() -> None:
 )
 def test_how_long_ago_is_told_as_a_moment(text: str, words: str) -> None:
     assert lasting(text, NOW) == words
-    assert parse_place(words, NOW + timedelta(days=1)) == parse_place(text, NOW)
+    assert parse_position(words, NOW + timedelta(days=1)) == parse_position(text, NOW)
 
 
 @pytest.fixture
-def places(stand: Stand) -> Places:
-    return Places(stand.settings, NoLibraryLog())
+def places(stand: Stand) -> Topics:
+    return Topics(stand.cluster)
 
 
 def read(stand: Stand, ranges: list[Range]) -> Iterator[tuple[int, int]]:
-    for batch in reading.read_ranges(stand.settings, ranges, NoLibraryLog()):
+    for batch in reading.read_ranges(stand.cluster, ranges):
         for message in batch:
             yield message.partition() or 0, message.offset() or 0
 
 
-def test_a_range_by_time_has_the_records_of_that_time(stand: Stand, places: Places) -> None:
+def test_a_range_by_time_has_the_records_of_that_time(stand: Stand, places: Topics) -> None:
     moments = []
     for number in range(6):
         time.sleep(0.01)  # a later record has a later time
@@ -82,7 +82,7 @@ def test_a_range_by_time_has_the_records_of_that_time(stand: Stand, places: Plac
     assert len(list(read(stand, places.resolve(stand.orders_topic, earlier, later)))) == 6
 
 
-def test_a_range_by_offsets_stays_within_what_is_there(stand: Stand, places: Places) -> None:
+def test_a_range_by_offsets_stays_within_what_is_there(stand: Stand, places: Topics) -> None:
     for number in range(30):
         stand.send_later(str(number).encode(), b"a value")
     stand.flush()
@@ -100,18 +100,20 @@ def test_a_range_by_offsets_stays_within_what_is_there(stand: Stand, places: Pla
     ]
 
 
-def test_a_range_that_no_record_can_be_in_is_refused(stand: Stand, places: Places) -> None:
+def test_a_range_that_no_record_can_be_in_is_refused(stand: Stand, places: Topics) -> None:
     stand.produce_raw(b"one key", b"a value")
-    with pytest.raises(Unusable, match=r"the offset 2 is behind the end of .*, which is 1; choose another\."):
+    with pytest.raises(KafkaUnusable, match=r"the offset 2 is behind the end of .*, which is 1; choose another\."):
         places.resolve(stand.orders_topic, 2, None)
     for start, end in ((5, 2), (NOW, NOW - timedelta(hours=1))):
-        with pytest.raises(Unusable, match="the range is reversed: it begins at"):
+        with pytest.raises(KafkaUnusable, match="the range is reversed: it begins at"):
             places.resolve(stand.orders_topic, start, end)
     assert sum(each.end - each.start for each in places.resolve(stand.orders_topic, NOW, NOW)) == 0
 
 
-def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand: Stand, places: Places) -> None:
-    writer = Producer({**stand.settings.producer, "transactional.id": stand.orders_topic}, logger=NoLibraryLog())
+def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand: Stand, places: Topics) -> None:
+    writer = Producer(
+        {**stand.cluster.producer_properties, "transactional.id": stand.orders_topic}, logger=LibraryLog()
+    )
     writer.init_transactions(30)
     for end in (writer.commit_transaction, writer.abort_transaction):
         writer.begin_transaction()
@@ -125,23 +127,25 @@ def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand:
     assert {offset for _, offset in read_here} <= {0, 2}  # the embedded broker shows what was aborted
 
 
-def test_a_range_that_ends_in_an_open_transaction_waits_for_its_end(stand: Stand, places: Places) -> None:
-    writer = Producer({**stand.settings.producer, "transactional.id": stand.orders_topic}, logger=NoLibraryLog())
+def test_a_range_that_ends_in_an_open_transaction_waits_for_its_end(stand: Stand, places: Topics) -> None:
+    writer = Producer(
+        {**stand.cluster.producer_properties, "transactional.id": stand.orders_topic}, logger=LibraryLog()
+    )
     writer.init_transactions(30)
     writer.begin_transaction()
     writer.produce(stand.orders_topic, b"", b"", partition=0)
     assert writer.flush(10) == 0
-    place = (stand.orders_topic, 0)
+    place = Partition(stand.orders_topic, 0)
     (end,) = places.ends([place], committed=False).values()
     assert end == 1
-    batches = reading.read_ranges(stand.settings, [Range(*place, 0, end)], NoLibraryLog())
+    batches = reading.read_ranges(stand.cluster, [Range(*place, 0, end)])
     assert next(batches) == next(batches) == []
     writer.commit_transaction()
     assert [message.offset() for batch in batches for message in batch] == [0]
 
 
-def test_what_is_not_there_is_named(stand: Stand, places: Places) -> None:
-    with pytest.raises(Unusable, match=r"has no partition 7: it has 3, from 0\."):
+def test_what_is_not_there_is_named(stand: Stand, places: Topics) -> None:
+    with pytest.raises(KafkaUnusable, match=r"has no partition 7: it has 3, from 0\."):
         places.resolve(stand.orders_topic, None, None, [1, 7])
-    with pytest.raises(Unusable, match=r"there is no topic absent at"):
+    with pytest.raises(KafkaUnusable, match=r"there is no topic absent at"):
         places.resolve("absent", None, None)

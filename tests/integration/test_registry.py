@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from brokers.registry import ApicurioRegistry
-from consumer import settings, wiring
+from consumer import app, settings
 from consumer.demo.processes import await_that, free_port
 from schemas.codec import OWN_SCHEMAS, Codec, own_schema
 from schemas.hub import to_message
@@ -58,7 +58,7 @@ def states(output: str) -> dict[str, str]:
 def with_registry(stand: Stand, registry: ApicurioRegistry) -> Stand:
     """A stand whose members and codec use the real registry."""
     stand.environment["CONSUMER_SCHEMA_REGISTRY_URL"] = registry.url
-    stand.codec = wiring.make_codec(settings.load(None, stand.environment))
+    stand.codec = app.make_codec(settings.load(None, stand.environment))
     return stand
 
 

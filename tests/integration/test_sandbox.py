@@ -27,6 +27,7 @@ from jirafe.sandbox import Sandbox, SandboxServer, serve
 from jirafe.sandbox.acceptance import compile_checks
 from jirafe.sandbox.faults import FaultError
 from jirafe.sandbox.validation import load_schemas
+from tests.messages import CHARACTERS
 
 DATES = {"create_date": "2013-12-23T16:13:11.000Z", "change_date": "2013-12-23T16:13:11.000Z"}
 VISIT = {"visit_id": "1", "visitor_id": "2", "pageview_id": "", "last_pageview_id": ""}
@@ -119,7 +120,7 @@ def cart(cart_id: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Client:
+class ApiClient:
     """A client of a sandbox, over one session."""
 
     server: SandboxServer
@@ -143,16 +144,16 @@ class Client:
 
 
 @pytest.fixture
-def client() -> Iterator[Client]:
+def client() -> Iterator[ApiClient]:
     with SandboxServer(Sandbox()) as server, requests.Session() as session:
-        yield Client(server, session)
+        yield ApiClient(server, session)
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Client]:
+def shared() -> Iterator[ApiClient]:
     """A client of a sandbox that many tests use: for what needs no fresh memory."""
     with SandboxServer(Sandbox()) as server, requests.Session() as session:
-        yield Client(server, session)
+        yield ApiClient(server, session)
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -164,7 +165,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 class TestVerdicts:
     @pytest.mark.parametrize(("kind", "event"), EVENTS)
-    def test_accepts_a_valid_event(self, shared: Client, kind: str, event: dict[str, Any]) -> None:
+    def test_accepts_a_valid_event(self, shared: ApiClient, kind: str, event: dict[str, Any]) -> None:
         answer = shared.post(f"/1/{kind}", event)
         assert (answer.status_code, answer.text) == (200, '{\n  "success": true\n}')
         assert answer.headers["Content-Type"] == "application/json"
@@ -204,7 +205,7 @@ class TestVerdicts:
         ],
     )
     def test_names_what_is_wrong(
-        self, shared: Client, event: dict[str, Any], path: str, value: object, message: str | None
+        self, shared: ApiClient, event: dict[str, Any], path: str, value: object, message: str | None
     ) -> None:
         kind = next(kind for kind, known in EVENTS if known is event)
         answer = shared.post(f"/1/{kind}", changed(event, path, value))
@@ -226,16 +227,18 @@ class TestVerdicts:
             ),
         ],
     )
-    def test_accepts_what_the_api_does_not_look_at(self, shared: Client, kind: str, event: dict[str, Any]) -> None:
+    def test_accepts_what_the_api_does_not_look_at(
+        self, shared: ApiClient, kind: str, event: dict[str, Any]
+    ) -> None:
         assert shared.post(f"/1/{kind}", event).json() == SUCCESS
 
-    def test_lists_all_errors_of_an_event(self, shared: Client) -> None:
+    def test_lists_all_errors_of_an_event(self, shared: ApiClient) -> None:
         event = changed(changed(CART, "currency", ...), "customer.email", 5)
         assert shared.post("/1/cart", event).json() == invalid(
             **{"currency": "'currency' is a required property", "customer.email": "5 is not of type 'string'"}
         )
 
-    def test_judges_each_item_of_a_batch(self, shared: Client) -> None:
+    def test_judges_each_item_of_a_batch(self, shared: ApiClient) -> None:
         batch = {
             "order": [PLACED, changed(ACCEPTED, "total", None), CANCELLED],
             "cart": [changed(CART, "id", ...), CART, 5],
@@ -271,7 +274,7 @@ class TestRefusals:
             ("/1/carts", b"{}", "invalid_type"),
         ],
     )
-    def test_refuses_what_it_cannot_read(self, shared: Client, path: str, body: bytes, error_type: str) -> None:
+    def test_refuses_what_it_cannot_read(self, shared: ApiClient, path: str, body: bytes, error_type: str) -> None:
         answer = shared.post(path, body)
         assert answer.status_code == 400
         assert answer.json() == {"error_type": error_type, "message": answer.json()["message"], "success": False}
@@ -279,14 +282,14 @@ class TestRefusals:
     def test_refuses_a_body_over_the_limit_and_serves_on(self) -> None:
         body = json.dumps(CART).encode()
         with SandboxServer(Sandbox(max_body=len(body))) as server, requests.Session() as session:
-            client = Client(server, session)
+            client = ApiClient(server, session)
             assert client.post("/1/cart", body).status_code == 200
             for too_large in (body + b" ", body.ljust(3_000_000)):
                 answer = client.post("/1/cart", too_large)
                 assert (answer.status_code, answer.json()["error_type"]) == (413, "too_large")
             assert client.post("/1/cart", body).status_code == 200
 
-    def test_knows_only_post(self, shared: Client) -> None:
+    def test_knows_only_post(self, shared: ApiClient) -> None:
         answer = shared.control("GET", "/v2/1/cart")
         assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
         assert answer.json()["error_type"] == "method_not_allowed"
@@ -295,14 +298,14 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "authorization", [None, "", "Bearer", "Bearer ", "Basic c2VjcmV0", "secret", "Bearer a b"]
     )
-    def test_wants_a_token(self, shared: Client, authorization: str | None) -> None:
+    def test_wants_a_token(self, shared: ApiClient, authorization: str | None) -> None:
         answer = shared.post("/1/cart", CART, headers={"Authorization": authorization} if authorization else {})
         assert (answer.status_code, answer.json()["error_type"]) == (403, "invalid_token")
 
     def test_knows_its_shops_and_learns_new_tokens(self) -> None:
         sandbox = Sandbox(credentials={"secret": {"1", "2"}, "other": {"3"}})
         with SandboxServer(sandbox) as server, requests.Session() as session:
-            client = Client(server, session)
+            client = ApiClient(server, session)
 
             def error(site: str, token: str) -> str | None:
                 answer = client.post(f"/{site}/cart", CART, headers={"Authorization": f"Bearer {token}"})
@@ -322,7 +325,7 @@ class TestRefusals:
 
 
 class TestMemory:
-    def test_remembers_events_in_order_of_arrival(self, client: Client) -> None:
+    def test_remembers_events_in_order_of_arrival(self, client: ApiClient) -> None:
         client.post("/1/cart", CART)
         client.post("/2/batch", {"order": [PLACED, changed(CANCELLED, "cancel_date", ...)], "category": [CATEGORY]})
         client.post("/1/cart", b"nonsense")
@@ -340,7 +343,7 @@ class TestMemory:
         assert events[0]["digest"] == hashlib.sha256(canonical.encode()).hexdigest()
         assert events[0]["received"] <= events[1]["received"] == events[2]["received"]
 
-    def test_finds_events(self, client: Client) -> None:
+    def test_finds_events(self, client: ApiClient) -> None:
         client.post("/1/batch", {"cart": [cart("a"), cart("b")], "category": [{**CATEGORY, "id": "a"}]})
         client.post("/2/cart", cart("a"))
 
@@ -359,11 +362,11 @@ class TestMemory:
         assert [event.sequence for event in client.sandbox.events(event_id="a", after=1)] == [3, 4]
 
     @pytest.mark.parametrize("query", ["after=x", "limit=-1", "ids=a"])
-    def test_refuses_a_query_it_does_not_understand(self, shared: Client, query: str) -> None:
+    def test_refuses_a_query_it_does_not_understand(self, shared: ApiClient, query: str) -> None:
         answer = shared.control("GET", f"/sandbox/events?{query}")
         assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
 
-    def test_counts(self, client: Client) -> None:
+    def test_counts(self, client: ApiClient) -> None:
         client.post("/1/batch", {"cart": [CART, {}], "category": [CATEGORY]})
         client.post("/1/cart", {})
         client.post("/1/cart", CART, headers={})
@@ -374,7 +377,7 @@ class TestMemory:
             "requests": {"200": 1, "400": 1, "403": 1},
         }
 
-    def test_forgets_but_never_reuses_a_sequence_number(self, client: Client) -> None:
+    def test_forgets_but_never_reuses_a_sequence_number(self, client: ApiClient) -> None:
         client.post("/1/cart", CART)
         assert client.control("DELETE", "/sandbox/events").ok
         assert client.control("GET", "/sandbox/events").json() == []
@@ -384,13 +387,13 @@ class TestMemory:
 
     def test_its_memory_is_bounded(self) -> None:
         with SandboxServer(Sandbox(keep_events=3, keep_bodies=2)) as server, requests.Session() as session:
-            Client(server, session).post("/1/batch", {"cart": [cart(name) for name in "abcde"]})
+            ApiClient(server, session).post("/1/batch", {"cart": [cart(name) for name in "abcde"]})
             kept = server.sandbox.events()
             assert [(e.sequence, e.id) for e in kept] == [(3, "c"), (4, "d"), (5, "e")]
             assert [e.body for e in kept] == [None, cart("d"), cart("e")]
             assert server.sandbox.stats()["events"] == {"cart": {"accepted": 5}}
 
-    def test_shows_no_token(self, client: Client) -> None:
+    def test_shows_no_token(self, client: ApiClient) -> None:
         client.sandbox.set_credentials({"secret": {"1"}})
         client.post("/1/cart", CART)
         client.post("/2/cart", CART)
@@ -400,14 +403,14 @@ class TestMemory:
         ]
         assert "secret" not in "".join(shown)
 
-    def test_says_what_it_is(self, shared: Client) -> None:
+    def test_says_what_it_is(self, shared: ApiClient) -> None:
         about = shared.control("GET", "/").json()
         assert "stand-in" in about["about"]
         assert "GET /sandbox/stats" in about["endpoints"]
 
 
 class TestFaults:
-    def test_fails_as_often_as_told(self, client: Client) -> None:
+    def test_fails_as_often_as_told(self, client: ApiClient) -> None:
         told = client.control("POST", "/sandbox/faults", json={"action": "status", "times": 2})
         assert (told.status_code, told.json()) == (201, {"action": "status", "number": 1, "times": 2})
         answers = [client.post("/1/cart", CART) for _ in range(3)]
@@ -419,7 +422,7 @@ class TestFaults:
         }
         assert len(client.sandbox.events()) == 1
 
-    def test_fails_until_cleared(self, client: Client) -> None:
+    def test_fails_until_cleared(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "status", "status": 500, "times": None})
         assert [client.post("/1/cart", CART).status_code for _ in range(3)] == [500] * 3
         assert client.control("GET", "/sandbox/faults").json() == [
@@ -429,7 +432,7 @@ class TestFaults:
         assert client.sandbox.faults() == []
         assert client.post("/1/cart", CART).status_code == 200
 
-    def test_answers_a_page_and_a_time_to_retry(self, client: Client) -> None:
+    def test_answers_a_page_and_a_time_to_retry(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "status", "status": 429, "retry_after": "7"})
         client.sandbox.add_fault(
             {"action": "status", "status": 502, "body": "<h1>Bad Gateway</h1>", "content_type": "text/html"}
@@ -443,7 +446,7 @@ class TestFaults:
             "text/html",
         )
 
-    def test_the_first_fault_that_matches_wins_after_the_delays(self, client: Client) -> None:
+    def test_the_first_fault_that_matches_wins_after_the_delays(self, client: ApiClient) -> None:
         for description in (
             {"action": "status", "status": 500, "site": "2"},
             {"action": "delay", "seconds": 0.01, "times": None},
@@ -455,7 +458,7 @@ class TestFaults:
         assert client.post("/2/cart", CART).status_code == 500
         assert [fault["applied"] for fault in client.sandbox.faults()] == [1, 3, 1, 1]
 
-    def test_a_delayed_event_is_served_though_the_client_is_gone(self, client: Client) -> None:
+    def test_a_delayed_event_is_served_though_the_client_is_gone(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "delay", "seconds": 0.3})
         with pytest.raises(requests.ReadTimeout):
             client.session.post(
@@ -464,7 +467,7 @@ class TestFaults:
         eventually(lambda: len(client.sandbox.events()) == 1)
 
     @pytest.mark.parametrize("after", [False, True])
-    def test_resets_the_connection(self, client: Client, after: bool) -> None:  # noqa: FBT001 - a case, not a switch
+    def test_resets_the_connection(self, client: ApiClient, after: bool) -> None:  # noqa: FBT001 - a case, not a switch
         client.sandbox.add_fault({"action": "reset", "after": after})
         with pytest.raises(requests.ConnectionError, match="Connection reset by peer"):
             client.post("/1/cart", CART)
@@ -472,33 +475,33 @@ class TestFaults:
         assert client.post("/1/cart", CART).status_code == 200
         assert client.sandbox.stats()["requests"] == {"200": 1, "reset": 1}
 
-    def test_cuts_the_answer_in_the_middle(self, client: Client) -> None:
+    def test_cuts_the_answer_in_the_middle(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "truncate"})
         with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
             client.post("/1/cart", CART)
         assert len(client.sandbox.events()) == 1
         assert client.post("/1/cart", CART).status_code == 200
 
-    def test_answers_a_web_page(self, client: Client) -> None:
+    def test_answers_a_web_page(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "html"})
         answer = client.post("/1/cart", CART)
         assert answer.status_code == 200
         assert answer.headers["Content-Type"].startswith("text/html")
         assert client.sandbox.events() == []
 
-    def test_redirects(self, client: Client) -> None:
+    def test_redirects(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "redirect"})
         answer = client.post("/1/cart", CART, allow_redirects=False)
         assert (answer.status_code, answer.headers["Location"]) == (302, "/")
         assert client.sandbox.events() == []
 
-    def test_some_items_meet_a_passing_error(self, client: Client) -> None:
+    def test_some_items_meet_a_transient_error(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "partial", "ids": ["b", "R1"], "times": None})
-        passing = {"error_type": "unknown", "message": "An unexpected error occurred.", "success": False}
+        transient = {"error_type": "unknown", "message": "An unexpected error occurred.", "success": False}
         batch = {"cart": [cart("a"), cart("b"), {**cart("c"), "total": None}], "order": [PLACED]}
         assert client.post("/1/batch", batch).json() == {
-            "cart": [SUCCESS, passing, invalid(total="None is not of type 'number'")],
-            "order": [passing],
+            "cart": [SUCCESS, transient, invalid(total="None is not of type 'number'")],
+            "order": [transient],
         }
         assert [event.verdict for event in client.sandbox.events()] == [
             "accepted",
@@ -508,22 +511,22 @@ class TestFaults:
         ]
         assert client.post("/1/batch", {"cart": [cart("a")]}).json() == {"cart": [SUCCESS]}
         alone = client.post("/1/cart", cart("b"))
-        assert (alone.status_code, alone.json()) == (503, passing)
+        assert (alone.status_code, alone.json()) == (503, transient)
 
-    def test_by_default_the_first_item_meets_it(self, client: Client) -> None:
+    def test_by_default_the_first_item_meets_it(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "partial"})
         assert client.post("/1/batch", {"cart": []}).json() == {"cart": []}
         answer = client.post("/1/batch", {"cart": [CART, CART]}).json()
         assert [item["success"] for item in answer["cart"]] == [False, True]
 
-    def test_an_item_lacks_its_result(self, client: Client) -> None:
+    def test_an_item_lacks_its_result(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "mismatch"})
         assert client.post("/1/cart", CART).json() == SUCCESS
         answer = client.post("/1/batch", {"order": [PLACED], "cart": [CART, CART], "category": [CATEGORY]})
         assert answer.json() == {"cart": [SUCCESS], "category": [SUCCESS], "order": [SUCCESS]}
         assert len(client.sandbox.events()) == 5
 
-    def test_a_fault_may_be_for_some_ids_only(self, client: Client) -> None:
+    def test_a_fault_may_be_for_some_ids_only(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "status", "ids": ["b"], "times": None})
         batches = [["a"], ["a", "b"], ["c"], ["b"]]
         statuses = [
@@ -531,7 +534,7 @@ class TestFaults:
         ]
         assert statuses == [200, 503, 200, 503]
 
-    def test_a_fault_comes_before_the_question_of_the_token(self, client: Client) -> None:
+    def test_a_fault_comes_before_the_question_of_the_token(self, client: ApiClient) -> None:
         client.sandbox.set_credentials({})
         client.sandbox.add_fault({"action": "status"})
         assert [client.post("/1/cart", CART).status_code for _ in range(2)] == [503, 403]
@@ -541,7 +544,7 @@ class TestFaults:
             sandbox = Sandbox(seed=7)
             sandbox.add_fault({"action": "status", "times": None, "probability": 0.5})
             with SandboxServer(sandbox) as server, requests.Session() as session:
-                return [Client(server, session).post("/1/category", CATEGORY).status_code for _ in range(30)]
+                return [ApiClient(server, session).post("/1/category", CATEGORY).status_code for _ in range(30)]
 
         first = statuses()
         assert set(first) == {200, 503}
@@ -572,7 +575,7 @@ class TestFaults:
             ({"action": "html", "tiems": 1}, "The action html takes no tiems."),
         ],
     )
-    def test_refuses_a_bad_description(self, shared: Client, description: Any, sentence: str) -> None:
+    def test_refuses_a_bad_description(self, shared: ApiClient, description: Any, sentence: str) -> None:
         answer = shared.control("POST", "/sandbox/faults", json=description)
         assert (answer.status_code, answer.json()["message"]) == (400, sentence)
         with pytest.raises(FaultError):
@@ -580,7 +583,7 @@ class TestFaults:
         assert shared.sandbox.faults() == []
 
     @pytest.mark.parametrize("seconds", ["1e400", "1" + "0" * 400])
-    def test_refuses_a_delay_without_an_end(self, shared: Client, seconds: str) -> None:
+    def test_refuses_a_delay_without_an_end(self, shared: ApiClient, seconds: str) -> None:
         description = f'{{"action": "delay", "seconds": {seconds}}}'
         answer = shared.control("POST", "/sandbox/faults", data=description)
         assert answer.status_code == 400
@@ -591,7 +594,7 @@ class TestFaults:
 
 
 class TestServer:
-    def test_serves_many_requests_over_one_connection(self, shared: Client) -> None:
+    def test_serves_many_requests_over_one_connection(self, shared: ApiClient) -> None:
         headers = {"Authorization": "Bearer secret"}
         with closing(HTTPConnection("127.0.0.1", shared.port, timeout=10)) as connection:
             connection.connect()
@@ -602,7 +605,7 @@ class TestServer:
                     assert (answer.status, bool(answer.read())) == (status, True)
                 assert connection.sock is connected
 
-    def test_does_not_mind_a_client_that_leaves(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    def test_does_not_mind_a_client_that_leaves(self, client: ApiClient, caplog: pytest.LogCaptureFixture) -> None:
         head = b"POST /v2/1/cart HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
         with socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection:
             connection.sendall(head + b"half a body")
@@ -613,15 +616,15 @@ class TestServer:
     def test_may_stop_and_start_again_on_its_port(self) -> None:
         sandbox = Sandbox()
         with SandboxServer(sandbox) as server, requests.Session() as session:
-            client = Client(server, session)
+            client = ApiClient(server, session)
             client.post("/1/cart", CART)
         with pytest.raises(requests.ConnectionError):
             requests.get(server.url, timeout=10)
         with SandboxServer(sandbox, client.port) as server, requests.Session() as session:
-            Client(server, session).post("/1/cart", CART)
+            ApiClient(server, session).post("/1/cart", CART)
         assert len(sandbox.events()) == 2
 
-    def test_says_that_its_port_is_taken(self, shared: Client) -> None:
+    def test_says_that_its_port_is_taken(self, shared: ApiClient) -> None:
         with pytest.raises(OSError, match="in use"), SandboxServer(Sandbox(), shared.port):
             pass
         with pytest.raises(OSError, match="in use"):
@@ -660,8 +663,8 @@ DOCUMENTS: list[tuple[str, dict[str, Any]]] = [
     (f"order-{event['status']}.json" if kind == "order" else f"{kind}.json", event) for kind, event in EVENTS
 ]
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(CHARACTERS, max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(CHARACTERS, max_size=5), inner, max_size=3),
     max_leaves=5,
 )
 BOUNDS: st.SearchStrategy[Any] = st.sampled_from(

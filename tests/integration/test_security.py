@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from brokers.apache import ApacheKafka
-from consumer.demo.broker import BrokerUnavailable
+from consumer.errors import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
 from tests.command import run
 from tests.integration.test_service import assert_one_result_each, orders

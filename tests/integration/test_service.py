@@ -321,7 +321,7 @@ def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_bytes(stand: St
 def test_our_own_refused_token_holds_and_drops_nothing(stand: Stand) -> None:
     stand.api.set_credentials({"another": [SITE]})
     stand.produce(*orders(3))
-    member = stand.member(CONSUMER_HOLD_INTERVAL="0.2")
+    member = stand.member()
     await_that("it holds", lambda: member.said('"event": "held"') == 1)
     stand.api.set_credentials({TOKEN: [SITE]})
     assert {result["code"] for result in stand.await_results(3)} == {200}
@@ -329,14 +329,14 @@ def test_our_own_refused_token_holds_and_drops_nothing(stand: Stand) -> None:
     assert member.said(TOKEN) == 0
 
 
-def test_a_batch_that_is_too_large_is_bisected(stand: Stand) -> None:
-    long = order("R5", "order:updated", line_items=[{**sale("")["line_items"][0], "name": "x" * 9000}])
-    stand.produce(*orders(5), long, *orders(5, start=6))
-    stand.member(JIRAFE_MAX_REQUEST_BYTES="8000")
+def test_a_batch_that_the_api_refuses_for_its_size_is_bisected(stand: Stand) -> None:
+    stand.api.add_fault({"action": "status", "status": 413, "times": None, "ids": ["R5"]})
+    stand.produce(*orders(11))
+    stand.member()
     results = stand.await_results(11)
     assert Counter(result["code"] for result in results) == {200: 10, 500: 1}
     (letter,) = stand.dead_letters()
-    assert dict(letter.headers)["dlq.kind"] == b"too-large"
+    assert (letter.key, dict(letter.headers)["dlq.kind"]) == (b"R5", b"refused")
     assert len(stand.accepted()) == 10
 
 

@@ -20,9 +20,9 @@ import pytest
 import trustme
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from consumer import kafka
+from consumer.admin.topics import prepare_topics
 from consumer.demo.processes import CommandProcess, await_that, free_port
-from consumer.log import NoLibraryLog
+from consumer.engine.kafka import LibraryLog
 from tests.command import run
 from tests.messages import order
 from tests.registry import PASSWORD, USER, RegistryServer
@@ -51,10 +51,9 @@ class Ledger:
     """Writes what a group leaves behind, so that a test can leave a part of it out."""
 
     def __init__(self, stand: Stand) -> None:
-        stream = stand.settings.stream
-        kafka.prepare_topics(stand.settings, [stream.results_topic, stream.dead_letters_topic], NoLibraryLog())
+        prepare_topics(stand.deployment, stand.deployment.output_topics)
         self._stand = stand
-        self._producer = Producer(stand.settings.client("test"), logger=NoLibraryLog())
+        self._producer = Producer(stand.cluster.client_properties("test"), logger=LibraryLog())
 
     def records(self, count: int, partition: int = 0) -> None:
         for number in range(count):
@@ -89,7 +88,9 @@ class Ledger:
 
     def commit(self, offset: int, partition: int = 0) -> None:
         group = self._stand.environment["KAFKA_GROUP_ID"]
-        consumer = Consumer({**self._stand.settings.client("test"), "group.id": group}, logger=NoLibraryLog())
+        consumer = Consumer(
+            {**self._stand.cluster.client_properties("test"), "group.id": group}, logger=LibraryLog()
+        )
         place = TopicPartition(self._stand.orders_topic, partition, offset)
         consumer.commit(offsets=[place], asynchronous=False)
         consumer.close()
@@ -194,7 +195,7 @@ class TestAudit:
 
     def test_what_bounds_the_proof_is_said(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(1)
-        producer = Producer(stand.settings.client("test"), logger=NoLibraryLog())
+        producer = Producer(stand.cluster.client_properties("test"), logger=LibraryLog())
         producer.produce(stand.settings.stream.results_topic, b"no result")
         producer.produce(stand.settings.stream.dead_letters_topic, b"no letter of ours")
         assert producer.flush(10) == 0
@@ -210,7 +211,7 @@ class TestAudit:
         ledger.records(1)
         ledger.commit(1)
         results = stand.settings.stream.results_topic
-        writer = Producer({**stand.settings.producer, "transactional.id": results}, logger=NoLibraryLog())
+        writer = Producer({**stand.cluster.producer_properties, "transactional.id": results}, logger=LibraryLog())
         writer.init_transactions(30)
         writer.begin_transaction()
         writer.produce(results, b"a result", partition=0)
@@ -276,8 +277,8 @@ class TestLag:
         assert member.stop() == 0
 
     def test_markers_of_transactions_are_no_lag(self, stand: Stand, ledger: Ledger) -> None:
-        config = {**stand.settings.producer, "transactional.id": stand.orders_topic}
-        writer = Producer(config, logger=NoLibraryLog())
+        config = {**stand.cluster.producer_properties, "transactional.id": stand.orders_topic}
+        writer = Producer(config, logger=LibraryLog())
         writer.init_transactions(30)
         writer.begin_transaction()
         writer.produce(stand.orders_topic, b"a record", partition=0)
@@ -460,7 +461,7 @@ class TestCheck:
     def test_topics_that_are_absent_are_not_created_by_it(self, stand: Stand) -> None:
         report = asked(stand, "check", CONSUMER_ORDERS_TOPIC=f"{stand.orders_topic}-2")
         assert {"verdict": "warning", "check": "topic"}.items() <= next(
-            each for each in report["checks"] if f"{stand.orders_topic}-2 is absent" in each["said"]
+            each for each in report["checks"] if f"{stand.orders_topic}-2 is absent" in each["message"]
         ).items()
         again = asked(
             stand,
@@ -475,8 +476,8 @@ class TestCheck:
         wrong = "a-wrong-secret"
         report = asked(stand, "check", status=1, JIRAFE_ACCESS_TOKEN=wrong)
         refused = finding(report, "token")
-        assert (refused["verdict"], refused["mend"]) == ("failed", "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID")
-        assert refused["said"] == f"the API refuses the token for the site {SITE}: invalid_token."
+        assert (refused["verdict"], refused["fix"]) == ("failed", "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID")
+        assert refused["message"] == f"the API refuses the token for the site {SITE}: invalid_token."
         assert wrong not in json.dumps(report)
         assert TOKEN not in shown(stand, "check")
         assert finding(asked(stand, "check", JIRAFE_ACCESS_TOKEN=""), "token")["verdict"] == "warning"
@@ -495,7 +496,7 @@ class TestCheck:
             ("registry", "failed"),
             ("api", "failed"),
         ]
-        assert f"no Kafka broker answers at {nobody}" in finding(report, "broker")["said"]
+        assert f"no Kafka broker answers at {nobody}" in finding(report, "broker")["message"]
         shown(stand, "check", status=1, **environment)
 
     @pytest.mark.parametrize(
@@ -508,7 +509,7 @@ class TestCheck:
     )
     def test_wrong_settings_are_a_finding(self, stand: Stand, setting: str, value: str, said: str) -> None:
         report = asked(stand, "check", status=1, **{setting: value})
-        assert said in finding(report, "settings")["said"]
+        assert said in finding(report, "settings")["message"]
 
     @pytest.mark.parametrize(("hours", "said"), [(-1, "ahead of the API's"), (1, "behind the API's")])
     def test_a_clock_that_is_off_is_a_warning(self, stand: Stand, hours: int, said: str) -> None:
@@ -522,17 +523,17 @@ class TestCheck:
             report = asked(stand, "check", JIRAFE_URL=f"{url}/v2", JIRAFE_ACCESS_TOKEN="")
         clock = finding(report, "clock")
         assert clock["verdict"] == "warning"
-        assert said in clock["said"]
+        assert said in clock["message"]
 
     def test_a_registry_is_asked_for_our_schemas(self, stand: Stand, registry_server: RegistryServer) -> None:
         environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
         new = finding(asked(stand, "check", status=0, **environment), "registry")
         assert new["verdict"] == "ok"
-        assert new["said"].startswith(f"not there yet: {stand.settings.stream.carts_topic}-value, ")
+        assert new["message"].startswith(f"not there yet: {stand.settings.stream.carts_topic}-value, ")
         done = run("schemas", "register", **stand.environment, **environment)
         assert done.returncode == 0, done.stderr
         found = finding(asked(stand, "check", status=0, **environment), "registry")
-        assert (found["verdict"], found["said"]) == ("ok", "has all our schemas")
+        assert (found["verdict"], found["message"]) == ("ok", "has all our schemas")
 
     def test_a_schema_that_is_incompatible_fails(self, stand: Stand, registry_server: RegistryServer) -> None:
         subject = f"{stand.settings.stream.results_topic}-value"
@@ -541,7 +542,7 @@ class TestCheck:
         report = asked(stand, "check", status=1, CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url)
         (refused,) = (each for each in report["checks"] if each["verdict"] == "failed")
         assert refused["check"] == "registry"
-        assert refused["said"] == (
+        assert refused["message"] == (
             f"our schema may not follow the latest of {subject}: READER_FIELD_MISSING_DEFAULT_VALUE: code."
         )
 
@@ -559,7 +560,7 @@ class TestCheck:
         registry_server.page = page
         report = asked(stand, "check", status=1, CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url)
         found = finding(report, "registry")
-        assert (found["verdict"], found["said"]) == ("failed", said)
+        assert (found["verdict"], found["message"]) == ("failed", said)
 
     def test_a_registry_is_asked_as_the_service_would(self, stand: Stand, tmp_path: Path) -> None:
         authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -577,10 +578,10 @@ class TestCheck:
             untrusted = asked(stand, "check", status=1, **environment)
             server.shutdown()
         assert finding(trusted, "registry")["verdict"] == "ok"
-        assert "certificate verify failed" in finding(untrusted, "registry")["said"]
+        assert "certificate verify failed" in finding(untrusted, "registry")["message"]
         assert PASSWORD not in json.dumps([trusted, untrusted], ensure_ascii=False)
 
     def test_a_folder_of_schemas_that_is_wrong_is_a_finding(self, stand: Stand, tmp_path: Path) -> None:
         (tmp_path / "broken.avsc").write_text("{")
         report = asked(stand, "check", status=1, CONSUMER_SCHEMAS_FOLDER=str(tmp_path))
-        assert "CONSUMER_SCHEMAS_FOLDER" in finding(report, "settings")["said"]
+        assert "CONSUMER_SCHEMAS_FOLDER" in finding(report, "settings")["message"]

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.tools.audit import (
+from consumer.admin.audit import (
     DOUBLED,
     FAILED,
     LETTER,

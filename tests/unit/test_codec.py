@@ -1,6 +1,7 @@
 """Records in their framings: what is written is read back, and what is no record is told apart from an outage."""
 
 import json
+import re
 import threading
 from datetime import UTC, datetime
 from io import BytesIO
@@ -183,6 +184,9 @@ def confluent(schema_id: int, body: bytes) -> bytes:
     return b"\x00" + schema_id.to_bytes(4, "big") + body
 
 
+CODEC = Codec()
+
+
 class TestSingleObject:
     @pytest.mark.parametrize(("name", "record"), RECORDS)
     def test_round_trip(self, name: str, record: dict[str, Any]) -> None:
@@ -214,6 +218,13 @@ class TestSingleObject:
         codec = Codec(more=tmp_path)
         assert codec.decode(single_object(schema, record)) == read
         assert codec.decode(codec.encode("taxon", TAXON)) == TAXON
+
+    def test_every_file_of_the_folder_is_a_writers_schema(self, tmp_path: Path) -> None:
+        for number, (schema, _, _) in enumerate(EVOLVED):
+            (tmp_path / f"{number}.avsc").write_text(json.dumps(schema))
+        codec = Codec(more=tmp_path)
+        for schema, record, read in EVOLVED:
+            assert codec.decode(single_object(schema, record)) == read
 
     def test_unknown_fingerprint(self) -> None:
         with pytest.raises(UnknownSchema) as caught:
@@ -253,18 +264,21 @@ class TestSingleObject:
             Codec().encode("taxon", {**TAXON, **change})
 
 
-CODEC = Codec()
+class TestMessagesAndResults:
+    @pytest.mark.parametrize("name", ["cart", "order", "taxon"])
+    def test_a_message_is_no_result(self, name: str) -> None:
+        record = dict(RECORDS)[name]
+        assert CODEC.decode_message(CODEC.encode(name, record)) == record
+        with pytest.raises(Undecodable, match=r"^the record is a message of the hub, not a result$"):
+            CODEC.decode_result(CODEC.encode(name, record))
+
+    def test_a_result_is_no_message(self) -> None:
+        assert CODEC.decode_result(CODEC.encode("result", RESULT)) == RESULT
+        with pytest.raises(Undecodable, match=r"^the record is a result, not a message of the hub$"):
+            CODEC.decode_message(CODEC.encode("result", RESULT))
 
 
 class TestDamage:
-    @pytest.mark.parametrize(("name", "record"), RECORDS)
-    def test_any_cut_is_undecodable(self, name: str, record: dict[str, Any]) -> None:
-        codec = Codec()
-        whole = codec.encode(name, record)
-        for length in range(len(whole)):
-            with pytest.raises(Undecodable):
-                codec.decode(whole[:length])
-
     def test_any_cut_of_another_writers_record_is_undecodable(self, tmp_path: Path) -> None:
         (tmp_path / "writer.avsc").write_text(json.dumps(MORE))
         codec = Codec(more=tmp_path)
@@ -274,25 +288,29 @@ class TestDamage:
                 codec.decode(whole[:length])
 
     @pytest.mark.parametrize(("name", "record"), RECORDS)
-    def test_any_cut_has_its_reason(self, name: str, record: dict[str, Any]) -> None:
+    def test_any_cut_is_undecodable_and_has_its_reason(self, name: str, record: dict[str, Any]) -> None:
         whole = CODEC.encode(name, record)
-        for length in range(10, len(whole)):
-            with pytest.raises(Undecodable, match=r"^the bytes are not a [\w.]+: \S"):
+        for length in range(len(whole)):
+            with pytest.raises(Undecodable) as caught:
                 CODEC.decode(whole[:length])
+            reason = (
+                r"the bytes are not a [\w.]+: \S" if length >= 10 else "the first bytes .+ are no framing of Avro"
+            )
+            assert re.match(reason, str(caught.value))
 
     @pytest.mark.parametrize(("name", "record"), RECORDS)
     def test_bytes_left_over(self, name: str, record: dict[str, Any]) -> None:
         with pytest.raises(Undecodable, match="3 are left over"):
-            Codec().decode(Codec().encode(name, record) + b"\x00\x01\x02")
+            CODEC.decode(CODEC.encode(name, record) + b"\x00\x01\x02")
 
     @pytest.mark.parametrize(
         "data", [b"", b"\x00", b"\x00\x00\x00\x00", b"\xc3", b"\xc3\x01abc", b'{"message": "x"}']
     )
     def test_no_framing(self, data: bytes) -> None:
         with pytest.raises(Undecodable, match="no framing of Avro"):
-            Codec().decode(data)
+            CODEC.decode(data)
 
-    @given(st.binary(max_size=60), st.sampled_from([b"", b"\x00", *(Codec().encode(*r)[:10] for r in RECORDS)]))
+    @given(st.binary(max_size=60), st.sampled_from([b"", b"\x00", *(CODEC.encode(*r)[:10] for r in RECORDS)]))
     def test_any_bytes_are_a_record_or_undecodable(self, data: bytes, start: bytes) -> None:
         try:
             record = CODEC.decode(start + data)
@@ -418,35 +436,44 @@ class TestConfluent:
 
 class TestOddRegistries:
     @pytest.mark.parametrize(
-        ("status", "body", "trouble"),
+        ("status", "body", "said"),
         [
-            (404, b"<html>not here</html>", RegistryUnavailable),
-            (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}', RegistryUnavailable),
-            (404, b'{"error_code": 40403, "message": "Schema 7 not found"}', UnknownSchema),
-            (401, b"{}", RegistryUnavailable),
-            (500, b"", RegistryUnavailable),
-            (200, b"{}", RegistryUnavailable),
-            (200, b"[]", RegistryUnavailable),
-            (200, b'{"schema": "message Order {}", "schemaType": "PROTOBUF"}', UnknownSchema),
-            (200, b'{"schema": "not JSON"}', UnknownSchema),
-            (200, b'{"schema": "{\\"type\\": \\"array\\", \\"items\\": \\"string\\"}"}', UnknownSchema),
-            (200, b'{"schema": "{\\"type\\": \\"record\\", \\"name\\": \\"A\\"}"}', UnknownSchema),
-            (
-                200,
-                json.dumps(
-                    {"schema": json.dumps({**LESS, "fields": [{"name": "b", "type": "Elsewhere"}]})}
-                ).encode(),
-                UnknownSchema,
-            ),
+            (404, b"<html>not here</html>", " answered 404"),
+            (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}', " answered 404: HTTP 404 Not Found"),
+            (401, b"{}", " answered 401"),
+            (500, b"", " answered 500"),
+            (200, b"{}", "'s answer is not one of a schema registry"),
+            (200, b"[]", "'s answer is not one of a schema registry"),
+            (200, b'{"schema": {}}', "'s answer is not one of a schema registry"),
         ],
     )
-    def test_an_outage_is_told_from_bad_data(
-        self, registry_server: RegistryServer, status: int, body: bytes, trouble: type[Exception]
-    ) -> None:
+    def test_an_outage(self, registry_server: RegistryServer, status: int, body: bytes, said: str) -> None:
         registry_server.page = (status, body)
-        with pytest.raises(trouble) as caught:
+        with pytest.raises(RegistryUnavailable) as caught:
             Codec(registry_server.registry()).decode(confluent(7, b""))
-        assert type(caught.value) is trouble
+        assert str(caught.value) == f"the schema registry{said}"
+
+    @pytest.mark.parametrize(
+        ("schema", "more", "said"),
+        [
+            ("message Order {}", {"schemaType": "PROTOBUF"}, " is of PROTOBUF, not of Avro"),
+            (json.dumps(LESS), {"schemaType": "JSON"}, " is of JSON, not of Avro"),
+            ("not JSON", {"schemaType": "AVRO"}, " is not JSON: "),
+            ('{"type": "array", "items": "string"}', {}, " can't be used: it is not a record's schema"),
+            ('{"type": "record", "name": "A", "fields": [{"name": "a"}]}', {}, " can't be used: "),
+            (json.dumps({**LESS, "fields": [{"name": "b", "type": "Elsewhere"}]}), {}, " can't be used: "),
+        ],
+    )
+    def test_bad_data(self, registry_server: RegistryServer, schema: str, more: dict[str, str], said: str) -> None:
+        registry_server.page = (200, json.dumps({"schema": schema, **more}).encode())
+        with pytest.raises(UnknownSchema) as caught:
+            Codec(registry_server.registry()).decode(confluent(7, b""))
+        assert str(caught.value).startswith(f"the schema with the id 7{said}")
+
+    def test_an_unknown_id(self, registry_server: RegistryServer) -> None:
+        registry_server.page = (404, b'{"error_code": 40403, "message": "Schema 7 not found"}')
+        with pytest.raises(UnknownSchema, match=r"^the schema registry knows no schema with the id 7$"):
+            Codec(registry_server.registry()).decode(confluent(7, b""))
 
     @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"id": "x"}', b"<html>"])
     def test_a_registration_without_an_id_is_an_outage(self, registry_server: RegistryServer, body: bytes) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from consumer import settings
-from consumer.cli import cli
+from consumer.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from jirafe.sandbox.validation import Validator
 from jirafe.services import Event, Unsendable, make_events
 from schemas.codec import Codec, own_schema
 from schemas.hub import to_message
+from tests.messages import CHARACTERS
 
 T1, T2, T3, T4 = (f"2014-03-0{day}T00:00:00.000Z" for day in (1, 2, 3, 4))
 ITEM: dict[str, Any] = {
@@ -297,6 +299,8 @@ class TestDiscounts:
             ([{"value": -5}, {"value": 3}, {"value": -0.5}], 5.5),
             ([{"value": 3}], 0),
             ([{"value": -0.1}, {"value": -0.2}], 0.3),
+            ([{"value": -0.12344}], 0.1234),
+            ([{"value": -0.12346}], 0.1235),
             ([{"value": -5}, {"value": -1, "eligible": False}, {"name": "Tax"}], 5),
         ],
     )
@@ -346,7 +350,7 @@ class TestItems:
         assert (item["product"]["create_date"], item["product"]["change_date"]) == (T3, T4)
 
     @pytest.mark.parametrize(
-        ("lacking", "problem"),
+        ("lacking", "message"),
         [
             ({"quantity": None}, "items.1.quantity: missing in the message"),
             ({"price": None}, "items.1.price: missing in the message"),
@@ -354,10 +358,10 @@ class TestItems:
             ({"variant": None}, "items.1.product.code: the line item has no sku"),
         ],
     )
-    def test_what_the_api_requires_is_named(self, lacking: dict[str, None], problem: str) -> None:
+    def test_what_the_api_requires_is_named(self, lacking: dict[str, None], message: str) -> None:
         with pytest.raises(Unmappable) as caught:
             cart({"line_items": [ITEM, {**ITEM, **lacking}]})
-        assert str(caught.value) == problem
+        assert str(caught.value) == message
 
     @pytest.mark.parametrize(
         ("make", "numbered"),
@@ -491,6 +495,12 @@ class TestVisits:
     def test_present_partial_absent(self, make: Any, fields: dict[str, Any], visit: object) -> None:
         assert make(payload(None, {**ORIGINAL, **fields}), {}).get("visit") == visit
 
+    @pytest.mark.parametrize("make", [events.cart, events.order_placed])
+    def test_each_field_is_the_shops_first(self, make: Any) -> None:
+        shop, hub = {**ORIGINAL, "visit_id": "1"}, {"visit_id": "2", "visitor_id": "3"}
+        visit = {**dict.fromkeys(VISIT, ""), "visit_id": "1", "visitor_id": "3"}
+        assert make(payload(hub, shop), {})["visit"] == visit
+
     def test_of_a_hub_that_sends_no_original(self) -> None:
         assert events.cart(payload({**ORIGINAL, **VISIT}, None, kind="cart"), {})["visit"] == VISIT
 
@@ -535,7 +545,7 @@ class TestAddresses:
 
 class TestLacks:
     @pytest.mark.parametrize(
-        ("make", "fields", "problem"),
+        ("make", "fields", "message"),
         [
             (events.cart, {"number": None}, "id: the cart or order has no number"),
             (events.cart, {"currency": None}, "currency: missing in the message"),
@@ -547,10 +557,10 @@ class TestLacks:
             (events.order_cancelled, {"number": None}, "order_number: missing in the message"),
         ],
     )
-    def test_are_named(self, make: Any, fields: dict[str, None], problem: str) -> None:
+    def test_are_named(self, make: Any, fields: dict[str, None], message: str) -> None:
         with pytest.raises(Unmappable) as caught:
             make(payload(None, {**ORIGINAL, **fields}), {})
-        assert str(caught.value) == problem
+        assert str(caught.value) == message
 
     @pytest.mark.parametrize("field", ["id", "name"])
     def test_of_taxons_are_named(self, field: str) -> None:
@@ -599,9 +609,9 @@ WRITTEN = {
     "01/31/2013 12:34:22 UTC": "2013-01-31T12:34:22.000Z",
 }
 DATES = st.sampled_from(list(WRITTEN))
-TEXTS = st.sampled_from(["1", "2", "", "canceled", "complete", "http://a/b.png", "/c.png"]) | st.text(max_size=6)
-IN_RANGE = st.floats(0, 1e6)
-ANY_NUMBER = st.floats() | st.floats(-1e6, 1e6)
+TEXTS = st.sampled_from(["1", "2", "canceled", "complete", "http://a/b.png", "/c.png"]) | st.text(
+    CHARACTERS, max_size=6
+)
 PARAMETERS = st.fixed_dictionaries(
     {"jirafe.product_category_taxonomy": st.sampled_from(["1", "2"])},
     optional={
@@ -611,64 +621,130 @@ PARAMETERS = st.fixed_dictionaries(
 )
 
 
-class Shapes:
-    """Strategies for values of the schemas. `complete`: with every plain field given, and every date a date."""
-
-    def __init__(self, numbers: st.SearchStrategy[float], longs: st.SearchStrategy[int], *, complete: bool) -> None:
-        self._numbers = numbers
-        self._longs = longs
-        self._complete = complete
-        self._named: dict[str, st.SearchStrategy[Any]] = {}
-
-    def payload(self, kind: str) -> st.SearchStrategy[Any]:
-        (field,) = [field for field in own_schema(kind)["fields"] if field["name"] == "payload"]
-        return self._of(field["type"], "payload")
-
-    def _of(self, schema: Any, name: str) -> st.SearchStrategy[Any]:
-        made: st.SearchStrategy[Any]
-        match schema:
-            case ["null", inner]:
-                made = self._of(inner, name)
-                plain = inner in ("string", "double", "long") or name in ("cart", "order", "original", "taxon")
-                made = made if self._complete and plain else st.none() | made
-            case {"type": "record", "name": str(known), "fields": fields}:
-                made = self._named[known] = st.fixed_dictionaries(
-                    {field["name"]: self._of(field["type"], field["name"]) for field in fields}
-                )
-            case {"type": "array", "items": items}:
-                made = st.lists(self._of(items, name), max_size=3)
-            case {"type": "map", "values": values}:
-                made = st.dictionaries(st.just("status") | TEXTS, self._of(values, name), max_size=2)
-            case "string":
-                made = self._text(dated=name.endswith(("_at", "_on")))
-            case "double":
-                # A sum of huge adjustments is not what is tried here.
-                made = st.floats(-1e6, 1e6) if name == "amount" else self._numbers
-            case "long":
-                made = self._longs
-            case "boolean":
-                made = st.booleans()
-            case _:
-                made = self._named[schema]
-        return made
-
-    def _text(self, *, dated: bool) -> st.SearchStrategy[str]:
-        if self._complete:
-            return DATES if dated else TEXTS.filter(bool)
-        return DATES | TEXTS if dated else TEXTS
+def filled(schema: Any, name: str, named: dict[str, Any]) -> Any:
+    """Make a value of the schema with everything in it. `named` collects the types that the schema has defined."""
+    match schema:
+        case ["null", inner]:
+            value = filled(inner, name, named)
+        case {"type": "record", "name": str(known), "fields": fields}:
+            named[known] = schema
+            value = {field["name"]: filled(field["type"], field["name"], named) for field in fields}
+        case {"type": "array", "items": items}:
+            value = [filled(items, name, named) for _ in range(2)]
+        case {"type": "map"}:
+            value = {}
+        case "string":
+            value = next(iter(WRITTEN)) if is_date(name) else name
+        case "double" | "long" | "boolean":
+            value = {"double": 1.5, "long": 2, "boolean": True}[schema]
+        case _:
+            value = filled(named[schema], name, named)
+    return value
 
 
-def messages(shapes: Shapes) -> st.SearchStrategy[tuple[str, Any]]:
-    """Draw a message's type and payload."""
-    return st.one_of([st.tuples(st.sampled_from(types), shapes.payload(kind)) for kind, types in TYPES.items()])
+def hollowed(value: Any) -> Any:
+    """Take every text and number away, but leave what they stand in."""
+    if isinstance(value, dict):
+        return {name: hollowed(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [hollowed(part) if isinstance(part, dict) else part for part in value]
+    return value if isinstance(value, bool) else None
 
 
+def is_date(name: str) -> bool:
+    return name.endswith(("_at", "_on"))
+
+
+def payload_of(kind: str) -> Any:
+    (field,) = [field for field in own_schema(kind)["fields"] if field["name"] == "payload"]
+    return filled(field["type"], "payload", {})
+
+
+FULL = {kind: payload_of(kind) for kind in TYPES}
+NEEDED = {"cart", "order", "original", "taxon"}
+IN_RANGE = st.floats(0, 1e6)
 IN_RANGE_LONGS = st.integers(-(2**53), 2**53)
-COMPLETE = messages(Shapes(IN_RANGE, IN_RANGE_LONGS, complete=True))
-SPARSE = messages(Shapes(IN_RANGE, IN_RANGE_LONGS, complete=False))
-WILD = messages(Shapes(ANY_NUMBER, st.integers(-(2**63), 2**63 - 1), complete=False)) | messages(
-    Shapes(ANY_NUMBER, st.integers(-(2**63), 2**63 - 1), complete=True)
-)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What may stand in a payload. `complete`: every text and number is there, and every date is one."""
+
+    complete: bool = False
+    numbers: st.SearchStrategy[float] = IN_RANGE
+    longs: st.SearchStrategy[int] = IN_RANGE_LONGS
+
+    def instead(self, name: str, value: object, *, listed: bool) -> st.SearchStrategy[Any]:
+        """Draw what may stand in a field of this name instead of this value."""
+        match value:
+            case bool():
+                return st.booleans()
+            case list():
+                return st.just([])
+            case dict() if name == "diff":
+                sides = st.lists(st.none() | TEXTS, max_size=2)
+                return st.dictionaries(st.just("status") | TEXTS, sides, max_size=2)
+            case dict():
+                whole = st.builds(copy.deepcopy, st.just(value))
+                return whole if listed or (self.complete and name in NEEDED) else st.none() | whole
+        plain = self._plain(name, value)
+        return plain if self.complete or listed else st.none() | plain
+
+    def _plain(self, name: str, value: object) -> st.SearchStrategy[Any]:
+        match value:
+            case float():
+                # A sum of huge adjustments is not what is tried here.
+                return st.floats(-1e6, 1e6) if name == "amount" else self.numbers
+            case int():
+                return self.longs
+        if self.complete:
+            return DATES if is_date(name) else TEXTS.map(lambda text: text or "0")
+        return DATES | TEXTS if is_date(name) else TEXTS
+
+
+@st.composite
+def messages(draw: st.DrawFn, values: Values) -> tuple[str, Any]:
+    """Draw a message's type and payload: a full or a hollow one with a few changes.
+
+    So an example takes few draws, and one that fails shrinks to the changes that matter.
+    """
+    kind = draw(st.sampled_from(list(TYPES)))
+    hollow = not values.complete and draw(st.booleans())
+    payload = hollowed(FULL[kind]) if hollow else copy.deepcopy(FULL[kind])
+    for way, value in draw(st.lists(st.sampled_from(WAYS[kind]), max_size=8)):
+        name = next(step for step in reversed(way) if isinstance(step, str))
+        put(payload, way, draw(values.instead(name, value, listed=isinstance(way[-1], int))))
+    return draw(st.sampled_from(TYPES[kind])), payload
+
+
+def ways(value: object, way: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], object]]:
+    """List the way to each value inside another, and that value."""
+    inner: list[tuple[Any, object]] = []
+    if isinstance(value, dict):
+        inner = list(value.items())
+    elif isinstance(value, list):
+        inner = list(enumerate(value))
+    return [((*way, step), part) for step, part in inner] + [
+        found for step, part in inner for found in ways(part, (*way, step))
+    ]
+
+
+WAYS = {kind: ways(payload) for kind, payload in FULL.items()}
+
+
+def put(payload: Any, way: tuple[Any, ...], value: object) -> None:
+    """Put a value at a place, if an earlier change has left the place there."""
+    *steps, last = way
+    part = payload
+    for step in steps:
+        part = part[step] if part else None
+    if part:
+        part[last] = value
+
+
+COMPLETE = messages(Values(complete=True))
+ANY = messages(Values())
+WILD = messages(Values(numbers=st.floats() | st.floats(-1e6, 1e6), longs=st.integers(-(2**63), 2**63 - 1)))
 
 
 def parts(value: object, name: str = "") -> list[tuple[str, object]]:
@@ -681,7 +757,7 @@ def parts(value: object, name: str = "") -> list[tuple[str, object]]:
     return [(name, value), *inner]
 
 
-@given(COMPLETE | SPARSE, PARAMETERS)
+@given(COMPLETE | ANY, PARAMETERS)
 def test_every_event_is_valid_and_without_null(message: tuple[str, Any], parameters: dict[str, str]) -> None:
     for event in make_events(*message, parameters):
         if isinstance(event, Event):
@@ -689,9 +765,10 @@ def test_every_event_is_valid_and_without_null(message: tuple[str, Any], paramet
             assert VALIDATOR.errors(event.kind.array, body) == {}
             assert None not in [value for _, value in parts(body)]
         else:
-            assert ": " in event.problem
+            assert ": " in event.message
 
 
+@settings(max_examples=50)
 @given(COMPLETE, PARAMETERS)
 def test_complete_messages_make_all_their_events(message: tuple[str, Any], parameters: dict[str, str]) -> None:
     message_type, payload = message
@@ -701,6 +778,7 @@ def test_complete_messages_make_all_their_events(message: tuple[str, Any], param
         assert len(made) == (3 if message_type == "order:new" else 1)
 
 
+@settings(max_examples=50)
 @given(COMPLETE, PARAMETERS)
 def test_every_date_is_one_of_the_messages(message: tuple[str, Any], parameters: dict[str, str]) -> None:
     known = {WRITTEN[value] for _, value in parts(message[1]) if isinstance(value, str) and value in WRITTEN}
@@ -714,7 +792,8 @@ def test_every_date_is_one_of_the_messages(message: tuple[str, Any], parameters:
     assert set(dates) <= known
 
 
-@given(COMPLETE | SPARSE, PARAMETERS)
+@settings(max_examples=50)
+@given(COMPLETE | ANY, PARAMETERS)
 def test_the_same_message_gives_the_same_bytes(message: tuple[str, Any], parameters: dict[str, str]) -> None:
     message_type, payload = message
     kind = message_type.partition(":")[0]
@@ -729,10 +808,9 @@ def test_the_same_message_gives_the_same_bytes(message: tuple[str, Any], paramet
 
 
 def dump(made: list[Event | Unsendable]) -> list[bytes | str]:
-    return [orjson.dumps(event.body) if isinstance(event, Event) else event.problem for event in made]
+    return [orjson.dumps(event.body) if isinstance(event, Event) else event.message for event in made]
 
 
-@settings(max_examples=200)
 @given(WILD, PARAMETERS | st.dictionaries(TEXTS, TEXTS))
 def test_whatever_the_numbers_only_their_range_is_refused(
     message: tuple[str, Any], parameters: dict[str, str]

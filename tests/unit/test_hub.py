@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import Codec
 from schemas.hub import HubError, key_of, kind_of, parse, parse_all, to_message
+from tests.messages import CHARACTERS
 
 CODEC = Codec()
 
@@ -321,20 +322,50 @@ class TestShapes:
         assert order(**fields)["number"] == number
 
     @pytest.mark.parametrize(
-        ("value", "number"), [("9.99", 9.99), (" 7 ", 7.0), (0, 0.0), ("-1e2", -100.0), ("", None), (None, None)]
+        ("value", "number"),
+        [("9.99", 9.99), (" 7 ", 7.0), (0, 0.0), ("-1e2", -100.0), ("", None), (" ", None), (None, None)],
     )
     def test_amounts_may_be_text(self, value: object, number: float | None) -> None:
         assert order(totals={"tax": value})["tax_total"] == number
         assert order(tax_total=value)["tax_total"] == number
 
-    def test_totals_go_before_the_orders_own_fields(self) -> None:
-        assert order(totals={"order": 0}, total="9")["total"] == 0
+    @pytest.mark.parametrize(
+        ("total", "own"),
+        [
+            ("item", "item_total"),
+            ("order", "total"),
+            ("tax", "tax_total"),
+            ("shipping", "ship_total"),
+            ("payment_fee", "payment_fee"),
+        ],
+    )
+    def test_totals_go_before_the_orders_own_fields(self, total: str, own: str) -> None:
+        assert order(totals={total: 0}, **{own: "9"})[own] == 0
+        assert order(totals={}, **{own: "9"})[own] == 9
 
-    @pytest.mark.parametrize("value", [3, "3", 3.0, "3.0"])
-    def test_quantities_are_whole(self, value: object) -> None:
-        quantity = order(line_items=[{"quantity": value}])["line_items"][0]["quantity"]
-        assert quantity == 3
-        assert type(quantity) is int
+    def test_adjustments_go_by_either_form(self) -> None:
+        adjustment = {"name": "A", "label": "B", "value": 0, "amount": 2}
+        assert order(adjustments=[adjustment])["adjustments"] == [{"label": "A", "amount": 0, "eligible": True}]
+
+    @pytest.mark.parametrize(
+        ("value", "quantity"),
+        [
+            (3, 3),
+            ("3", 3),
+            (3.0, 3),
+            ("3.0", 3),
+            (-1, -1),
+            (1000, 1000),
+            (2**62, 2**62),
+            (-(2**62), -(2**62)),
+            (" ", None),
+            (None, None),
+        ],
+    )
+    def test_quantities_are_whole(self, value: object, quantity: int | None) -> None:
+        item = order(line_items=[{"sku": "A", "quantity": value}])["line_items"][0]
+        assert item["quantity"] == quantity
+        assert type(item["quantity"]) is type(quantity)
 
     def test_elided_list_members_are_passed_over(self) -> None:
         assert [item["sku"] for item in order(line_items=[{}, {"sku": "A"}, None])["line_items"]] == ["A"]
@@ -411,6 +442,7 @@ class TestErrors:
             ({"order": {"email": []}}, "order.email: must be text or a number, and is a list"),
             ({"order": {"total": "ten"}}, 'order.total: must be a number, and is "ten"'),
             ({"order": {"total": "NaN"}}, 'order.total: must be a number, and is "NaN"'),
+            ({"order": {"total": "1_000"}}, 'order.total: must be a number, and is "1_000"'),
             ({"order": {"total": True}}, "order.total: must be a number, and is true"),
             ({"order": {"total": {}}}, "order.total: must be a number, and is an object"),
             ({"order": {"totals": {"item": "1,99"}}}, 'order.totals.item: must be a number, and is "1,99"'),
@@ -422,8 +454,12 @@ class TestErrors:
                 "order.line_items.0.quantity: must be a whole number, and is 1.5",
             ),
             (
-                {"order": {"line_items": [{"quantity": 1e30}]}},
-                "order.line_items.0.quantity: must be a whole number, and is 1e+30",
+                {"order": {"line_items": [{"quantity": 2**63}]}},
+                "order.line_items.0.quantity: must be a whole number, and is 9223372036854775808",
+            ),
+            (
+                {"order": {"line_items": [{"quantity": -1e30}]}},
+                "order.line_items.0.quantity: must be a whole number, and is -1e+30",
             ),
             (
                 {"order": {"previous": {}}, "previous": {"line_items": [{"variant": {"images": ["a.png"]}}]}},
@@ -549,8 +585,8 @@ class TestKeys:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(CHARACTERS, max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(CHARACTERS, max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 

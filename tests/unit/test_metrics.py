@@ -1,35 +1,63 @@
+import json
 import math
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+import yaml
+from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.record import DeadLetter, Output, Record
-from consumer.telemetry.failures import Failures
-from consumer.telemetry.metrics import MOST_SITES, OTHER, Metrics
-from consumer.telemetry.status import LaneStatus, Status
+from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
+from consumer.monitor.failures import Failures
+from consumer.monitor.metrics import MOST_SITES, OTHER, Metrics
+from consumer.monitor.status import LaneStatus, MemberStatus
 from jirafe.client import Answer, Answered, Exchange, Failed, Forbidden, Refused
 
-LANE = LaneStatus(("orders", 3), "site", 5, 7, 1, 2, 3, 40, True, "1", "down", 9.0, 0.0)  # noqa: FBT003
+DASHBOARD = Path("ops/grafana/dashboards/jirafe-consumer.json")
+ALERTS = Path("ops/prometheus/alerts.yml")
+
+LANE = LaneStatus(
+    partition=Partition("orders", 3),
+    state="site",
+    position=5,
+    lag=7,
+    waiting=1,
+    in_flight=2,
+    finished=3,
+    held_bytes=40,
+    is_paused=True,
+    waits_for="1",
+    message="down",
+    due=9.0,
+    oldest_since=0.0,
+)
+NOTHING = MemberStatus(0.0, ())
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
-
-
-def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(f"jirafe_consumer_{name}", labels)
-
-
-def exchange(site_id: str = "1", answer: Answer | None = None) -> Exchange:
-    return Exchange(site_id, events=3, size=2000, seconds=0.07, answer=answer or Answered(()))
+    return Metrics(lambda: NOTHING)
 
 
 def families(metrics: Metrics) -> Iterable[Metric]:
     return text_string_to_metric_families(generate_latest(metrics.registry).decode())
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """One sample as Prometheus would read it, None if it is not there."""
+    for family in families(metrics):
+        for sample in family.samples:
+            if sample.name == f"jirafe_consumer_{name}" and sample.labels == labels:
+                return sample.value
+    return None
+
+
+def exchange(site_id: str = "1", answer: Answer | None = None) -> Exchange:
+    return Exchange(site_id, events=3, size=2000, seconds=0.07, answer=answer or Answered(()))
 
 
 def test_sites_are_bounded(metrics: Metrics) -> None:
@@ -43,7 +71,7 @@ def test_sites_are_bounded(metrics: Metrics) -> None:
 
 def test_what_the_api_or_a_mistake_may_make_up_is_no_label(metrics: Metrics) -> None:
     for cause in ("503", "timeout", "599", "a new error type"):
-        metrics.to_be_retried(cause)
+        metrics.retried(cause)
         metrics.exchanged(exchange(answer=Failed(cause, "")))
         metrics.committed(1, [cause], 0.1)
     metrics.exchanged(exchange(answer=Forbidden("a new error type")))
@@ -54,47 +82,80 @@ def test_what_the_api_or_a_mistake_may_make_up_is_no_label(metrics: Metrics) -> 
     assert value(metrics, "requests_total", site="1", answer=OTHER) == 2
     assert value(metrics, "requests_total", site="1", answer="forbidden") == 1
     assert value(metrics, "requests_total", site="1", answer="refused") == 1
-    assert value(metrics, "dead_letters_total", reason=OTHER) == 4
+    assert value(metrics, "dead_letters_total", kind=OTHER) == 4
 
 
-def test_a_transaction_is_counted_by_code_and_reason(metrics: Metrics) -> None:
+def test_a_transaction_is_counted_by_code_and_kind(metrics: Metrics) -> None:
     metrics.committed(10, ["rejected", "rejected", "undecodable"], 0.02)
     assert value(metrics, "results_total", code="200") == 7
     assert value(metrics, "results_total", code="500") == 3
-    assert value(metrics, "dead_letters_total", reason="rejected") == 2
-    assert value(metrics, "dead_letters_total", reason="failing") == 0
+    assert value(metrics, "dead_letters_total", kind="rejected") == 2
+    assert value(metrics, "dead_letters_total", kind="failing") == 0
     assert value(metrics, "commit_duration_seconds_count") == 1
 
 
 def test_totals_add_up_what_was_counted(metrics: Metrics) -> None:
     metrics.committed(10, ["rejected"], 0.02)
-    metrics.to_be_retried("503")
+    metrics.retried("503")
     metrics.exchanged(exchange())
     totals = metrics.totals()
     assert (totals.results, totals.dead_letters, totals.retries) == (10, 1, 1)
-    assert totals.reasons == {"rejected": 1}
+    assert totals.kinds == {"rejected": 1}
     assert dict(totals.latency)[0.05] == 0
     assert dict(totals.latency)[0.1] == dict(totals.latency)[math.inf] == 1
 
 
-def test_gauges_tell_of_the_status_as_it_is_when_they_are_collected(metrics: Metrics) -> None:
-    status = Status(0.0, ("down",), (LANE,), brokers=2)
-    metrics.show(lambda: status)
+def test_events_are_counted_by_kind_and_outcome(metrics: Metrics) -> None:
+    metrics.decided({("cart", "accepted"): 3, ("cart", "rejected"): 1})
+    metrics.decided({("cart", "accepted"): 2})
+    assert value(metrics, "events_total", kind="cart", outcome="accepted") == 5
+    assert value(metrics, "events_total", kind="cart", outcome="rejected") == 1
+
+
+def test_a_request_is_measured(metrics: Metrics) -> None:
+    metrics.exchanged(exchange())
+    assert value(metrics, "request_duration_seconds_sum") == 0.07
+    assert value(metrics, "request_size_bytes_sum") == 2000
+    assert value(metrics, "request_events_sum") == 3
+
+
+def test_gauges_tell_of_the_status_as_it_is_when_they_are_collected() -> None:
+    status = MemberStatus(0.0, ("down",), (LANE,), brokers=2)
+    metrics = Metrics(lambda: status)
     assert value(metrics, "ready") == 0
     assert value(metrics, "lanes", state="site") == value(metrics, "paused_lanes", state="site") == 1
     assert value(metrics, "lanes", state="idle") == 0
     assert value(metrics, "lag_records", topic="orders", partition="3") == 7
-    assert value(metrics, "held_records", stage="in_flight") == 2
+    assert [value(metrics, "held_records", stage=stage) for stage in ("waiting", "in_flight", "finished")] == [
+        1,
+        2,
+        3,
+    ]
+    assert value(metrics, "held_bytes") == 40
+    assert value(metrics, "in_flight_chunks") == 1
     assert value(metrics, "connected_brokers") == 2
-    status = Status(0.0, (), ())
+    status = MemberStatus(0.0, (), ())
     assert value(metrics, "ready") == 1
     assert value(metrics, "lanes", state="site") == 0
     assert value(metrics, "lag_records", topic="orders", partition="3") is None
+    assert value(metrics, "in_flight_chunks") == 0
     assert value(metrics, "connected_brokers") is None
 
 
-def test_names_and_units_follow_the_conventions(metrics: Metrics) -> None:
-    metrics.show(lambda: Status(0.0, (), (LANE,), brokers=1))
+def test_the_age_is_that_of_the_oldest_record_of_all_lanes() -> None:
+    now = time.monotonic()
+    ages = {0: now - 1000, 1: now - 5000, 2: None}
+    status = MemberStatus(
+        now, (), tuple(replace(LANE, partition=Partition("orders", n), oldest_since=at) for n, at in ages.items())
+    )
+    age = value(Metrics(lambda: status), "oldest_unfinished_age_seconds")
+    assert age is not None
+    assert 5000 <= age < 10_000
+    assert value(Metrics(lambda: NOTHING), "oldest_unfinished_age_seconds") == 0
+
+
+def test_names_and_units_follow_the_conventions() -> None:
+    metrics = Metrics(lambda: MemberStatus(0.0, (), (LANE,), brokers=1))
     own = [family for family in families(metrics) if not family.name.startswith("process_")]
     assert len(own) > 20
     for family in own:
@@ -108,18 +169,103 @@ def test_names_and_units_follow_the_conventions(metrics: Metrics) -> None:
             assert sample.labels.keys().isdisjoint({"key", "offset", "id", "job", "instance"})
 
 
+# The dashboard and the alerts use metrics that exist.
+
+
+@pytest.fixture
+def exposed() -> dict[str, set[str]]:
+    """The names of all samples that a busy member exposes, each with its labels."""
+    metrics = Metrics(lambda: MemberStatus(0.0, (), (LANE,), brokers=1))
+    metrics.received({"orders": 1})
+    metrics.decided({("cart", "accepted"): 1})
+    metrics.exchanged(exchange())
+    labels: dict[str, set[str]] = {"up": set()}
+    for family in families(metrics):
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):  # a member switches these off
+                labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
+
+
+def used(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """The metrics of a query, each with the labels that it is selected by."""
+    for name, selector in re.findall(r"\b((?:jirafe_consumer|process)_\w+|up\b)(?:\{(.*?)\})?", expression):
+        yield name, set(re.findall(r"(\w+)\s*[=!]~?", selector))
+
+
+def assert_exists(expression: str, exposed: dict[str, set[str]]) -> set[str]:
+    """Check the metrics of a query, and the labels it selects and groups by; gives the metrics."""
+    metrics = list(used(expression))
+    assert metrics, expression
+    has = {"job", "instance", "le"}
+    for name, labels in metrics:
+        assert name in exposed, expression
+        assert labels <= exposed[name] | has, expression
+    for by in re.findall(r"\bby \((.*?)\)", expression):
+        assert set(by.split(", ")) <= has.union(*(exposed[name] for name, _ in metrics)), expression
+    return {name for name, _ in metrics}
+
+
+def test_the_dashboard_shows_every_metric_and_no_other(exposed: dict[str, set[str]]) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    variables = [each["definition"] for each in dashboard["templating"]["list"] if "definition" in each]
+    names: set[str] = set()
+    for expression in (*(target["expr"] for target in targets), *variables):
+        names |= assert_exists(expression, exposed)
+    for target in targets:
+        assert target["datasource"]["uid"] == "${datasource}"
+        for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+            assert re.search(rf"\bby \([^)]*\b{label}\b|^(?!.*\bby \()", target["expr"]), target
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+    there_are = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("jirafe_")}
+    assert there_are <= shown, "a metric that nobody sees"
+
+
+def test_alerts_use_metrics_that_exist_and_say_what_to_do(exposed: dict[str, set[str]]) -> None:
+    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
+    for rule in group["rules"]:
+        assert_exists(rule["expr"], exposed)
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["annotations"]["summary"].endswith(".")
+        assert re.fullmatch(r"docs/operations\.md#[a-z-]+", rule["annotations"]["runbook"])
+        for label in re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())):
+            assert label in rule["expr"] or label in ("job", "instance"), rule["alert"]
+
+
+def test_what_the_alerts_are_expected_to_say_is_what_they_say() -> None:
+    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
+    rules = {rule["alert"]: rule["annotations"] for rule in group["rules"]}
+    expectations = [
+        (case["alertname"], alert["exp_annotations"])
+        for test in yaml.safe_load(ALERTS.with_name("alerts_test.yml").read_text())["tests"]
+        for case in test["alert_rule_test"]
+        for alert in case["exp_alerts"]
+    ]
+    assert expectations
+    for name, expected in expectations:
+        assert expected.keys() == rules[name].keys()
+        for key, text in expected.items():
+            template = ".+".join(map(re.escape, re.split(r"\{\{.*?\}\}", rules[name][key])))
+            assert re.fullmatch(template, text), name
+
+
 def failed(offset: int, reason: str = "why", kind: str = "rejected") -> Output:
     return Output(Record("orders", 1, offset, 0, None, None, ()), b"", DeadLetter(kind, reason, 1))
 
 
-def test_the_last_failures_are_kept_newest_first_each_record_once() -> None:
+def test_the_last_failures_are_kept_newest_first() -> None:
     failures = Failures(epoch_ms=iter(range(1000)).__next__)
-    failures.note([failed(1), failed(2), Output(failed(3).record, b"", None), failed(1, "again")])
-    assert [(failure.offset, failure.reason, failure.at_ms) for failure in failures.last] == [
-        (1, "again", 2),
-        (2, "why", 1),
+    failures.note([failed(1), failed(2, "how"), Output(failed(3).record, b"", None)])
+    assert [(failure.place, failure.reason, failure.at_ms) for failure in failures.last] == [
+        (Place("orders", 1, 2), "how", 1),
+        (Place("orders", 1, 1), "why", 0),
     ]
-    failures.note(failed(offset, "x" * 5000) for offset in range(10, 200))
-    assert len(failures.last) == 50
-    assert failures.last[0].offset == 199
-    assert len(failures.last[0].reason) < 500
+    failures.note(failed(offset) for offset in range(10, 200))
+    assert [failure.place.offset for failure in failures.last] == list(range(199, 149, -1))
+
+
+def test_a_reason_is_kept_whole() -> None:
+    failures = Failures()
+    failures.note([failed(1, "x" * 2000)])
+    assert failures.last[0].reason == "x" * 2000

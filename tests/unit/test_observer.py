@@ -1,175 +1,475 @@
+"""What a monitor makes of what the engine tells it. The hooks are called as the engine calls them."""
+
 import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, cast
 
-from consumer.backoff import Backoff
-from consumer.delivery import REGISTRY, Done, Retry
-from consumer.lane import Bounds
-from consumer.lanes import Lanes
-from consumer.log import configure
-from consumer.observer import Observer
-from consumer.record import Output, Record
-from consumer.sending import Trouble
-from consumer.telemetry.statistics import Reach, Statistics, read_statistics
-from consumer.telemetry.status import LaneStatus
+import pytest
+import structlog
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
-PLACE = ("orders", 0)
+from consumer.engine.backoff import Backoff
+from consumer.engine.lane import Bounds
+from consumer.engine.lanes import Lanes
+from consumer.engine.ports import Chunk, Done, LaneView, MemberView, Retry, Trouble
+from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
+from consumer.monitor.monitor import Monitor
+from consumer.monitor.status import LaneStatus, State
+
+PARTITION = Partition("orders", 0)
+IDLE = LaneView(
+    partition=PARTITION,
+    epoch=1,
+    waiting=0,
+    in_flight=0,
+    finished=0,
+    held_bytes=0,
+    is_paused=False,
+    oldest=None,
+    newest=None,
+    committed=None,
+    waits_for=None,
+    cause=None,
+    message=None,
+    held=False,
+    due=None,
+)
+QUIET = MemberView(now=100.0, lanes=(IDLE,), gates={}, is_flooded=False, commit_trouble=None, is_stopping=False)
 
 
-def record(offset: int) -> Record:
-    return Record(*PLACE, offset, 0, b"k", b"value", ())
+class ScriptedAdmin:
+    """An admin client whose answers come when the test gives them."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.asked: list[dict[Partition, Future[ListOffsetsResultInfo]]] = []
+
+    def make(self) -> AdminClient:
+        self.made += 1
+        return cast("AdminClient", self)
+
+    def list_offsets(
+        self, requests: Iterable[TopicPartition], *, isolation_level: IsolationLevel, request_timeout: float
+    ) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
+        assert isolation_level == IsolationLevel.READ_COMMITTED
+        assert request_timeout > 0
+        futures: dict[TopicPartition, Future[ListOffsetsResultInfo]] = {of: Future() for of in requests}
+        self.asked.append({Partition(of.topic, of.partition): future for of, future in futures.items()})
+        return futures
+
+    def answer(self, end: int, of: Partition = PARTITION) -> None:
+        self.asked[-1][of].set_result(ListOffsetsResultInfo(end, -1, -1))
 
 
-class World:
-    """Lanes of one partition, and who looks at them; the clock is moved by hand."""
+@pytest.fixture
+def admin() -> ScriptedAdmin:
+    return ScriptedAdmin()
 
-    def __init__(self, hold_interval: float = 30.0) -> None:
-        bounds = Bounds(lane_records=4, lane_bytes=1000, chunk_records=2, chunk_bytes=1000)
-        self.lanes = Lanes(bounds, Backoff(8, 8, 60), hold_interval, lambda: 1.0, configure("error", "json"))
-        self.lanes.assign([PLACE])
-        self.observer = Observer()
+
+@pytest.fixture
+def monitor(admin: ScriptedAdmin) -> Monitor:
+    return Monitor(admin.make)
+
+
+def see(monitor: Monitor, lane: LaneView = IDLE, view: MemberView = QUIET) -> LaneStatus:
+    """Show a member with this one lane, and give its status."""
+    monitor.viewed(replace(view, lanes=(lane,)))
+    (status,) = monitor.status.lanes
+    return status
+
+
+def holding(*offsets: int, **changed: Any) -> LaneView:
+    """A lane that holds these records, all waiting."""
+    return replace(IDLE, oldest=offsets[0], newest=offsets[-1], waiting=len(offsets), **changed)
+
+
+def statistics(
+    following: int = 0, end: int = 0, *, brokers: Mapping[str, Any] | None = None, **changed: Any
+) -> str:
+    """What librdkafka tells of one partition with nothing fetched ahead."""
+    partition = {
+        "partition": 0,
+        "fetch_state": "active",
+        "fetchq_cnt": 0,
+        "next_offset": following,
+        "app_offset": following,
+        "ls_offset": end,
+        **changed,
+    }
+    topic = {"topic": "orders", "partitions": {str(partition["partition"]): partition}}
+    return json.dumps({"brokers": brokers or {}, "topics": {"orders": topic}})
+
+
+def values(monitor: Monitor, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """All samples of a name that are not zero, by the values of these labels, as Prometheus would read them."""
+    return {
+        tuple(sample.labels[label] for label in labels): sample.value
+        for family in text_string_to_metric_families(generate_latest(monitor.metrics.registry).decode())
+        for sample in family.samples
+        if sample.name == f"jirafe_consumer_{name}" and sample.value
+    }
+
+
+# counters
+
+
+def output(offset: int, letter: DeadLetter | None = None) -> Output:
+    return Output(Record("orders", 1, offset, 0, None, None, ()), b"", letter)
+
+
+def test_records_received_are_counted_by_topic(monitor: Monitor) -> None:
+    monitor.received({"orders": 3, "carts": 1})
+    monitor.received({"orders": 2})
+    assert values(monitor, "records_received_total", "topic") == {("orders",): 5, ("carts",): 1}
+
+
+def test_retries_are_counted_by_cause(monitor: Monitor) -> None:
+    monitor.retried(Trouble("123", "503", "the API answered 503"))
+    monitor.retried(Trouble("123", "503", "the API answered 503, again"))
+    monitor.retried(Trouble("schema registry", "registry", "away"))
+    assert values(monitor, "retries_total", "cause") == {("503",): 2, ("registry",): 1}
+
+
+def test_a_commit_counts_results_and_dead_letters_and_notes_failures(monitor: Monitor) -> None:
+    monitor.committed([output(1), output(2, DeadLetter("rejected", "total: wrong", 1)), output(3)], 0.5)
+    monitor.committed([output(4, DeadLetter("undecodable", "no Avro", 1))], 0.25)
+    assert values(monitor, "results_total", "code") == {("200",): 2, ("500",): 2}
+    assert values(monitor, "dead_letters_total", "kind") == {("rejected",): 1, ("undecodable",): 1}
+    assert values(monitor, "commit_duration_seconds_sum") == {(): 0.75}
+    assert values(monitor, "commit_duration_seconds_count") == {(): 2}
+    assert [(failure.place, failure.kind, failure.reason) for failure in monitor.failures.last] == [
+        (Place("orders", 1, 4), "undecodable", "no Avro"),
+        (Place("orders", 1, 2), "rejected", "total: wrong"),
+    ]
+
+
+def test_aborts_rejoins_and_rebalances_are_counted(monitor: Monitor) -> None:
+    monitor.aborted()
+    monitor.rejoining()
+    monitor.rejoining()
+    monitor.rebalanced("assigned", [PARTITION])
+    monitor.rebalanced("lost", [PARTITION])
+    monitor.rebalanced("assigned", [])
+    assert values(monitor, "transaction_aborts_total") == {(): 1}
+    assert values(monitor, "rejoins_total") == {(): 2}
+    assert values(monitor, "rebalances_total", "event") == {("assigned",): 2, ("lost",): 1}
+
+
+# views
+
+
+def test_a_view_is_due_once_a_second(monitor: Monitor) -> None:
+    assert monitor.is_view_due(100.0)
+    assert monitor.is_view_due(100.0)  # it was not taken
+    monitor.viewed(QUIET)
+    assert not monitor.is_view_due(100.0)
+    assert not monitor.is_view_due(100.99)
+    assert monitor.is_view_due(101.0)
+
+
+def test_each_turn_counts_as_progress_with_or_without_a_view(monitor: Monitor) -> None:
+    monitor.is_view_due(100.0)
+    monitor.viewed(QUIET)
+    assert monitor.status.turned_at == 100.0
+    monitor.is_view_due(100.5)
+    assert monitor.status.turned_at == 100.5
+    assert len(monitor.status.lanes) == 1
+
+
+def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> None:
+    assert monitor.status.not_ready == ("no partition is assigned",)
+    assert monitor.status.lanes == ()
+    assert monitor.status.brokers is None
+    assert values(monitor, "ready") == {}
+    monitor.viewed(QUIET)
+    assert values(monitor, "ready") == {(): 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reasons"),
+    [
+        ({}, ()),
+        ({"gates": {"123": "down", "schema registry": "away"}}, ("123: down", "schema registry: away")),
+        ({"is_flooded": True}, ("dead letters: too many of the last records; SIGHUP lets them through",)),
+        ({"commit_trouble": "too large"}, ("results can't be committed: too large",)),
+        ({"commit_trouble": ""}, ("results can't be committed: ",)),
+        ({"lanes": ()}, ("no partition is assigned",)),
+        (
+            {"gates": {"123": "down"}, "is_flooded": True, "commit_trouble": "too large", "lanes": ()},
+            (
+                "123: down",
+                "dead letters: too many of the last records; SIGHUP lets them through",
+                "results can't be committed: too large",
+                "no partition is assigned",
+            ),
+        ),
+    ],
+)
+def test_readiness_gives_every_reason(monitor: Monitor, changed: dict[str, Any], reasons: tuple[str, ...]) -> None:
+    monitor.viewed(replace(QUIET, **changed))
+    assert monitor.status.not_ready == reasons
+
+
+def test_a_member_that_stops_says_so(monitor: Monitor) -> None:
+    monitor.viewed(QUIET)
+    assert not monitor.status.is_stopping
+    monitor.viewed(replace(QUIET, is_stopping=True))
+    assert monitor.status.is_stopping
+
+
+DOWN = {"waits_for": "123", "cause": "503", "message": "down", "due": 107.0}
+AWAY = {"waits_for": "schema registry", "cause": "registry", "message": "away", "due": 107.0}
+REFUSED = {"waits_for": "123", "cause": "invalid_token", "message": "refused", "due": 130.0, "held": True}
+LATER = {"cause": "500", "message": "one event fails", "due": 107.0}
+FLOODED = replace(QUIET, is_flooded=True)
+ABORTED = replace(QUIET, commit_trouble="too large")
+
+
+@pytest.mark.parametrize(
+    ("view", "changed", "expected"),
+    [
+        (QUIET, {}, ("idle", None, None)),
+        (QUIET, {"finished": 1}, ("idle", None, None)),
+        (QUIET, {"waiting": 1}, ("working", None, None)),
+        (QUIET, {"in_flight": 1}, ("working", None, None)),
+        (QUIET, {"waiting": 1, **LATER}, ("backoff", "one event fails", 107.0)),
+        (QUIET, {"waiting": 1, **LATER, "due": 0.0}, ("backoff", "one event fails", 0.0)),
+        (QUIET, {"waiting": 1, **DOWN}, ("site", "down", 107.0)),
+        (QUIET, {"in_flight": 1, **DOWN}, ("site", "down", 107.0)),
+        (QUIET, {"waiting": 1, **AWAY}, ("registry", "away", 107.0)),
+        (QUIET, {"waiting": 1, **REFUSED}, ("credentials", "refused", 130.0)),
+        (FLOODED, {"finished": 1, "waiting": 1, **DOWN}, ("flood", None, None)),
+        (FLOODED, {"waiting": 1, **DOWN}, ("site", "down", 107.0)),
+        (FLOODED, {}, ("idle", None, None)),
+        (ABORTED, {"finished": 1, "waiting": 1, **DOWN}, ("commit", "too large", None)),
+        (ABORTED, {"waiting": 1}, ("working", None, None)),
+        (replace(FLOODED, commit_trouble="too large"), {"finished": 1}, ("flood", None, None)),
+    ],
+)
+def test_what_a_lane_does_or_waits_for(
+    monitor: Monitor,
+    view: MemberView,
+    changed: dict[str, Any],
+    expected: tuple[State, str | None, float | None],
+) -> None:
+    lane = see(monitor, replace(IDLE, **changed), view)
+    assert (lane.state, lane.message, lane.due) == expected
+    assert lane.waits_for == changed.get("waits_for")
+    assert values(monitor, "lanes", "state") == {(lane.state,): 1}
+
+
+def test_what_a_lane_holds_is_passed_on(monitor: Monitor) -> None:
+    lane = see(monitor, replace(IDLE, waiting=1, in_flight=2, finished=3, held_bytes=40, oldest=5, newest=10))
+    assert (lane.partition, lane.waiting, lane.in_flight, lane.finished, lane.held_bytes) == (
+        PARTITION,
+        1,
+        2,
+        3,
+        40,
+    )
+
+
+def test_only_a_lane_that_holds_records_counts_as_paused(monitor: Monitor) -> None:
+    assert not see(monitor, replace(IDLE, is_paused=True)).is_paused  # just assigned
+    assert see(monitor, holding(0, is_paused=True)).is_paused
+    assert not see(monitor, holding(0)).is_paused
+
+
+def test_the_oldest_record_is_held_since_it_was_first_seen(monitor: Monitor) -> None:
+    def since(now: float, lane: LaneView) -> float | None:
+        return see(monitor, lane, replace(QUIET, now=now)).oldest_since
+
+    assert since(100, IDLE) is None
+    assert since(101, holding(0)) == 101
+    assert since(106, holding(0, 1)) == 101
+    assert since(109, holding(0, 1, 2)) == 101
+    assert since(110, holding(1, 2)) == 106  # the first is committed
+    assert since(111, holding(2)) == 109
+    assert since(112, IDLE) is None
+    assert since(113, holding(2)) == 113  # nothing of before is left
+    assert since(114, holding(2, epoch=2)) == 114  # assigned anew, from the same offset
+    monitor.viewed(replace(QUIET, lanes=()))
+    assert since(115, holding(2, epoch=2)) == 115
+
+
+# where logs end
+
+
+def test_lag_is_from_the_next_record_to_finish_to_the_end_of_the_log(monitor: Monitor) -> None:
+    def reach(lane: LaneView) -> tuple[int | None, int | None]:
+        status = see(monitor, lane)
+        return status.position, status.lag
+
+    assert reach(IDLE) == (None, None)
+    monitor.statistics(statistics(7, 20))
+    assert reach(IDLE) == (7, 13)
+    monitor.statistics(statistics(10, 20))
+    assert reach(holding(7, 9)) == (7, 13)  # handed over, but not finished
+    assert reach(holding(0, 9)) == (0, 20)
+    assert reach(replace(IDLE, committed=10)) == (10, 10)
+    assert reach(replace(IDLE, committed=15)) == (15, 5)  # statistics come seconds later
+    monitor.statistics(statistics(20, 20))  # past the markers of transactions
+    assert reach(replace(IDLE, committed=15)) == (20, 0)
+    assert reach(replace(IDLE, committed=21)) == (21, 0)  # the end is older than the commit
+    assert values(monitor, "lag_records", "topic", "partition") == {}
+    assert reach(holding(17)) == (17, 3)
+    assert values(monitor, "lag_records", "topic", "partition") == {("orders", "0"): 3}
+
+
+def test_statistics_of_librdkafka_are_read(monitor: Monitor) -> None:
+    brokers = {
+        "b1": {"state": "UP", "source": "learned"},
+        "b2": {"state": "DOWN", "source": "learned"},
+        "coordinator": {"state": "UP", "source": "logical"},
+    }
+    monitor.statistics(statistics(12, 15, brokers=brokers, app_offset=11))
+    assert (see(monitor).position, see(monitor).lag, monitor.status.brokers) == (12, 3, 1)
+    monitor.statistics(statistics(12, 15, app_offset=11, fetchq_cnt=3))  # fetched, but not handed over
+    assert (see(monitor).position, see(monitor).lag, monitor.status.brokers) == (11, 4, 0)
+    monitor.statistics(statistics(0, 0))
+    assert (see(monitor).position, see(monitor).lag) == (0, 0)
+    monitor.statistics(statistics(-1001, -1001))  # not known yet
+    assert (see(monitor).position, see(monitor).lag) == (None, None)
+    monitor.statistics(statistics(12, 15, fetch_state="none"))
+    assert (see(monitor).position, see(monitor).lag) == (None, None)
+
+
+def test_the_ends_of_paused_partitions_are_asked_for(monitor: Monitor, admin: ScriptedAdmin) -> None:
+    monitor.statistics(statistics())
+    see(monitor, holding(0))
+    monitor.statistics(statistics())
+    assert (admin.made, admin.asked) == (0, [])  # nothing to ask
+    other = replace(IDLE, partition=Partition("orders", 1))
+    monitor.viewed(replace(QUIET, lanes=(holding(0, is_paused=True), other)))
+    monitor.statistics(statistics(1, 20))
+    assert [list(asked) for asked in admin.asked] == [[PARTITION]]
+    monitor.statistics(statistics(1, 20))
+    assert len(admin.asked) == 1  # its answer is still to come
+    assert see(monitor, holding(0, is_paused=True)).lag == 20
+    admin.answer(500)
+    assert see(monitor, holding(0, is_paused=True)).lag == 500
+    monitor.statistics(statistics(1, 20))
+    assert len(admin.asked) == 2
+    assert see(monitor, holding(0, is_paused=True)).lag == 500  # until there is a newer answer
+    admin.answer(600)
+    assert see(monitor, holding(0, is_paused=True)).lag == 600
+    assert admin.made == 1
+
+
+def test_a_partition_that_is_fetched_again_knows_its_end_itself(monitor: Monitor, admin: ScriptedAdmin) -> None:
+    see(monitor, holding(0, is_paused=True))
+    monitor.statistics(statistics(1, 20))
+    admin.answer(500)
+    assert see(monitor, holding(0, is_paused=True)).lag == 500
+    assert see(monitor, holding(0)).lag == 20  # the log may have been cut
+    assert see(monitor, holding(0, is_paused=True)).lag == 20
+
+
+def test_an_end_that_cannot_be_told_is_asked_for_again(monitor: Monitor, admin: ScriptedAdmin) -> None:
+    second = Partition("orders", 1)
+    lanes = (holding(0, is_paused=True), holding(0, is_paused=True, partition=second))
+    monitor.viewed(replace(QUIET, lanes=lanes))
+    monitor.statistics(statistics(1, 20))
+    admin.asked[0][PARTITION].set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
+    monitor.viewed(replace(QUIET, lanes=lanes))
+    monitor.statistics(statistics(1, 20))
+    assert len(admin.asked) == 1  # the other answer is still to come
+    admin.answer(70, second)
+    monitor.viewed(replace(QUIET, lanes=lanes))
+    assert [lane.lag for lane in monitor.status.lanes] == [20, 70]
+    monitor.statistics(statistics(1, 20))
+    assert len(admin.asked) == 2
+    admin.answer(90)
+    monitor.viewed(replace(QUIET, lanes=lanes))
+    assert monitor.status.lanes[0].lag == 90
+
+
+# with the engine's own lanes: who waits for what, and until when
+
+
+class Waiting:
+    """Two partitions whose chunks a test answers; the clock is moved by hand, and backoff has no jitter."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        bounds = Bounds(lane_records=10, lane_bytes=1000, chunk_records=1, chunk_bytes=1000)
+        backoff = Backoff(first=8, longest=8, longest_retry_after=60)
+        self.lanes = Lanes[None](bounds, backoff, 30.0, lambda: 1.0, structlog.get_logger())
+        self.lanes.assign([Partition("orders", 0), Partition("orders", 1)])
+        self.monitor = monitor
         self.now = 100.0
+        for number in (0, 1):
+            for offset in range(3):
+                self.lanes.add(Record("orders", number, offset, 0, None, b"value", ()))
+        self.chunks: dict[int, Chunk[None]] = {}
 
-    def look(self, *, flooded: bool = False, commit_problem: str | None = None, after: float = 1.0) -> LaneStatus:
-        self.now += after
-        (lane,) = self.observer.look(self.lanes, self.now, flooded=flooded, commit_problem=commit_problem)
-        return lane
+    def dispatch(self) -> set[int]:
+        """Tell which partitions' chunks went out."""
+        went = {chunk.partition.number: chunk for chunk in self.lanes.dispatch(self.now)}
+        self.chunks |= went
+        return set(went)
 
-    def tell(self, following: int | None, end: int | None) -> None:
-        self.observer.note(Statistics(1, {PLACE: Reach(following, end)}))
-
-    def finish(self) -> None:
-        (chunk,) = self.lanes.dispatch(self.now)
+    def done(self, number: int, served: str = "123") -> None:
+        chunk = self.chunks.pop(number)
         outputs = [Output(record, b"", None) for record in chunk.records]
-        self.lanes.take(Done(chunk, outputs, frozenset({"site"})), self.now)
-
-    def fail(self, trouble: Trouble, served: str = "") -> None:
-        (chunk,) = self.lanes.dispatch(self.now)
-        self.lanes.take(Retry(chunk, trouble, frozenset({served} if served else ())), self.now)
-
-    def commit(self) -> None:
+        self.lanes.take(Done(chunk, outputs, frozenset({served})), self.now)
         for lane in self.lanes:
-            lane.committed()
+            if lane.partition.number == number:
+                lane.committed()
+
+    def failed(self, number: int, cause: str, *served: str, **changed: Any) -> None:
+        trouble = Trouble("123", cause, f"said {cause}", **changed)
+        self.lanes.take(Retry(self.chunks.pop(number), trouble, frozenset(served)), self.now)
+
+    def states(self) -> list[tuple[State, float | None]]:
+        """Each lane's state, and the seconds until its next try."""
+        self.monitor.viewed(replace(QUIET, now=self.now, lanes=self.lanes.views(self.now), gates=self.lanes.gates))
+        return [
+            (lane.state, None if lane.due is None else lane.due - self.now) for lane in self.monitor.status.lanes
+        ]
 
 
-def test_lag_is_from_what_is_next_to_be_finished_to_the_end_of_the_log() -> None:
-    world = World()
-    assert (world.look().position, world.look().lag) == (None, None)
-    world.tell(following=7, end=20)
-    assert (world.look().position, world.look().lag) == (7, 13)
-    for offset in (7, 9):  # 8 is a transaction's mark
-        world.lanes.add(record(offset))
-    world.tell(following=10, end=20)
-    assert (world.look().position, world.look().lag) == (7, 13)
-    world.finish()
-    assert (world.look().position, world.look().lag) == (7, 13)
-    world.commit()
-    assert (world.look().position, world.look().lag) == (10, 10)
-    world.tell(following=20, end=20)  # past the marks that only transactions see
-    assert (world.look().position, world.look().lag) == (20, 0)
+@pytest.fixture
+def waiting(monitor: Monitor) -> Waiting:
+    return Waiting(monitor)
 
 
-def test_the_end_that_was_asked_for_counts_while_a_lane_is_paused() -> None:
-    world = World()
-    (lane,) = world.lanes
-    world.lanes.add(record(0))
-    lane.paused = True
-    world.tell(following=1, end=20)
-    world.observer.note_ends({PLACE: 500})
-    assert world.look().lag == 500
-    lane.paused = False
-    world.tell(following=1, end=490)  # the log was cut meanwhile: what is fetched knows better
-    assert world.look().lag == 490
+def test_a_lane_whose_site_serves_others_is_in_backoff_alone(waiting: Waiting) -> None:
+    assert waiting.dispatch() == {0, 1}
+    waiting.failed(0, "500", "123", isolating=True)
+    assert waiting.states() == [("backoff", 8), ("working", None)]
+    assert waiting.monitor.status.not_ready == ()
+    waiting.done(1)
+    assert waiting.dispatch() == {1}
+    waiting.now += 8
+    assert waiting.states()[0] == ("working", None)
 
 
-def test_the_oldest_record_is_here_since_it_was_first_seen() -> None:
-    world = World()
-    assert world.look().oldest_since is None
-    world.lanes.add(record(0))
-    first = world.look().oldest_since
-    assert first == world.now
-    world.lanes.add(record(1))
-    assert world.look(after=5).oldest_since == first
-    world.finish()  # both
-    world.lanes.add(record(2))
-    assert world.look(after=3).oldest_since == first
-    third_came = world.now
-    world.commit()
-    assert world.look(after=9).oldest_since == third_came
-    world.lanes.assign([PLACE])  # anew, from the same offset
-    world.lanes.add(record(2))
-    assert world.look(after=2).oldest_since == world.now
+def test_lanes_wait_for_a_site_that_told_them_to_and_go_on_together(waiting: Waiting) -> None:
+    waiting.dispatch()
+    waiting.done(1)
+    waiting.failed(0, "429", "123", retry_after=20.0)  # although something went through on this try
+    assert waiting.dispatch() == set()  # the other lane's last chunk went there too
+    assert waiting.states() == [("site", 28), ("site", 28)]
+    assert waiting.monitor.status.not_ready == ("123: said 429",)
+    waiting.now += 28
+    assert waiting.dispatch() == {0}  # one of them probes
+    assert waiting.states() == [("site", 0), ("site", 0)]
+    waiting.done(0)
+    assert waiting.dispatch() == {0, 1}
+    assert waiting.states() == [("working", None), ("working", None)]
+    assert not waiting.monitor.status.not_ready
 
 
-def test_records_are_counted_where_they_are() -> None:
-    world = World()
-    for offset in range(4):
-        world.lanes.add(record(offset))
-    world.finish()
-    assert len(list(world.lanes.dispatch(world.now))) == 1
-    world.lanes.add(record(4))
-    lane = world.look()
-    assert (lane.waiting, lane.in_flight, lane.finished, lane.held_bytes) == (1, 2, 2, 5 * 6)
-
-
-def test_what_a_lane_does_or_waits_for() -> None:
-    world = World()
-    assert world.look().state == "idle"
-    world.lanes.add(record(0))
-    assert world.look().state == "working"
-    world.fail(Trouble("site", "500", "one event fails", isolating=True), served="site")
-    lane = world.look(after=1)
-    assert (lane.state, lane.due, lane.reason) == ("backoff", world.now + 7, "one event fails")
-    world.now += 10
-    world.fail(Trouble("site", "503", "down"))
-    lane = world.look(after=1)
-    assert (lane.state, lane.waits_for, lane.reason, lane.due) == ("site", "site", "down", world.now + 7)
-    world.now += 10
-    world.fail(Trouble("site", "invalid_token", "refused", held=True))
-    lane = world.look()
-    assert (lane.state, lane.reason) == ("credentials", "refused")
-    world.now += 40
-    world.fail(Trouble(REGISTRY, "registry", "away"))
-    assert world.look().state == "registry"
-    world.now += 40
-    world.finish()
-    assert world.look(flooded=True).state == "flood"
-    lane = world.look(commit_problem="too large")
-    assert (lane.state, lane.reason) == ("commit", "too large")
-    world.commit()
-    assert world.look(flooded=True).state == "idle"
-
-
-def test_it_looks_once_a_second_at_most() -> None:
-    world = World()
-    before = world.look()
-    world.lanes.add(record(0))
-    assert world.look(after=0.5) is before
-    assert world.look(after=0.5) is not before
-
-
-def test_statistics_of_librdkafka_are_read() -> None:
-    known = {"fetch_state": "active", "fetchq_cnt": 0, "next_offset": 12, "app_offset": 11, "ls_offset": 12}
-    told = {
-        "brokers": {
-            "b1": {"state": "UP", "source": "learned"},
-            "b2": {"state": "DOWN", "source": "learned"},
-            "coordinator": {"state": "UP", "source": "logical"},
-        },
-        "topics": {
-            "orders": {
-                "topic": "orders",
-                "partitions": {
-                    "0": {"partition": 0, **known},
-                    "1": {"partition": 1, **known, "fetchq_cnt": 3},
-                    "2": {"partition": 2, **known, "ls_offset": -1001, "next_offset": -1001},
-                    "-1": {"partition": -1, **known, "fetch_state": "none"},
-                },
-            }
-        },
-    }
-    statistics = read_statistics(json.dumps(told))
-    assert statistics.brokers == 1
-    assert statistics.reaches == {
-        ("orders", 0): Reach(12, 12),
-        ("orders", 1): Reach(11, 12),  # some are fetched, and not handed over
-        ("orders", 2): Reach(None, None),
-    }
+def test_refused_credentials_are_tried_again_at_the_hold_interval(waiting: Waiting) -> None:
+    waiting.dispatch()
+    waiting.failed(0, "invalid_token", held=True)
+    waiting.failed(1, "invalid_token", held=True)
+    assert waiting.states() == [("credentials", 30), ("credentials", 30)]
+    waiting.lanes.try_again(waiting.now)
+    assert waiting.states() == [("credentials", 0), ("credentials", 0)]
+    assert len(waiting.dispatch()) == 1

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import trustme
 
-from schemas.codec import Codec, RegistryUnavailable, UnknownSchema
-from schemas.registry import Access, Refused, SchemaRegistry
+from schemas.codec import Codec, RegistryUnavailable, Schema, UnknownSchema, own_schema
+from schemas.registry import Access, Registered, SchemaRefused, SchemaRegistry
 from tests.registry import PASSWORD, USER, RegistryServer
 from tests.unit.test_codec import LESS, LESS_READ, LESS_RECORD, TAXON, confluent, written
 
@@ -27,6 +27,20 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class EmptyRegistry:
+    """A registry without schemas, and without HTTP."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def schema(self, schema_id: int) -> list[Schema]:
+        self.asked.append(schema_id)
+        raise UnknownSchema("there are none")
+
+    def register(self, name: str, schema: Schema) -> int:
+        raise RegistryUnavailable(f"there is no room for the {schema['type']} {name}")
 
 
 def refused(codec: Codec, schema_id: int) -> str:
@@ -60,14 +74,29 @@ class TestWhatIsNotAskedAgain:
         assert [refused(codec, schema_id) for _ in range(10)] == [first] * 10
         assert len(registry_server.asked) == 1
 
-    def test_only_so_many_ids_are_kept_in_mind(self, registry_server: RegistryServer) -> None:
-        codec = Codec(registry_server.registry())
-        for schema_id in range(1, 1003):
+    def test_only_so_many_ids_are_kept_in_mind(self) -> None:
+        registry = EmptyRegistry()
+        codec = Codec(registry)
+        for schema_id in (1, *range(1000), 999):
             refused(codec, schema_id)
-        refused(codec, 1002)
-        assert registry_server.asked.count("GET /schemas/ids/1002") == 1
+        assert registry.asked == [1, 0, *range(2, 1000)]
+        registry.asked.clear()
+        refused(codec, 1000)  # takes the place of the first
+        refused(codec, 0)
         refused(codec, 1)
-        assert registry_server.asked.count("GET /schemas/ids/1") == 2
+        assert registry.asked == [1000, 1]
+
+    def test_an_id_that_is_refused_again_is_kept_longest(self) -> None:
+        registry, clock = EmptyRegistry(), Clock()
+        codec = Codec(registry, clock=clock)
+        for schema_id in range(1000):
+            refused(codec, schema_id)
+        clock.now = 10
+        refused(codec, 0)
+        refused(codec, 1000)
+        registry.asked.clear()
+        refused(codec, 0)
+        assert registry.asked == []
 
     def test_an_outage_is_not_kept_in_mind(self, registry_server: RegistryServer) -> None:
         codec = Codec(registry_server.registry(), clock=Clock())
@@ -77,6 +106,11 @@ class TestWhatIsNotAskedAgain:
             codec.decode(record)
         registry_server.page = None
         assert codec.decode(record) == LESS_READ
+
+    def test_the_largest_id_is_asked_for(self) -> None:
+        registry = EmptyRegistry()
+        assert refused(Codec(registry), 2**31 - 1) == "there are none"
+        assert registry.asked == [2**31 - 1]
 
     @pytest.mark.parametrize("schema_id", [2**31, 2**32 - 1])
     def test_an_id_that_is_larger_than_any(self, registry_server: RegistryServer, schema_id: int) -> None:
@@ -114,6 +148,14 @@ class TestReferences:
             "GET /subjects/tag/versions/1": 1,
         }
 
+    def test_one_that_was_read_already_does_not_hide_the_next(self, registry_server: RegistryServer) -> None:
+        registry_server.keep(json.dumps(MONEY), "money%2Feur")
+        registry_server.keep(json.dumps(TAG), "tag", [MONEY_REFERENCE])
+        schema_id = registry_server.keep(
+            json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE, MONEY_REFERENCE, TAG_REFERENCE]
+        )
+        assert registry_server.registry().schema(schema_id) == [MONEY, TAG, REFERRING]
+
     def test_one_that_is_not_there_is_bad_data(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE])
         said = refused(Codec(registry_server.registry()), schema_id)
@@ -128,7 +170,9 @@ class TestReferences:
         many = [{**MONEY_REFERENCE, "version": version} for version in range(1, 102)]
         for number in range(101):
             registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), "money%2Feur")
-        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", many)
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", many[:100])
+        assert len(registry_server.registry().schema(schema_id)) == 101
+        registry_server.references[schema_id] = many
         assert "refers to more than 100 others" in refused(Codec(registry_server.registry()), schema_id)
 
     @pytest.mark.parametrize("references", [[1], [{}], [{"subject": "a", "version": "latest"}], 5])
@@ -145,14 +189,39 @@ class TestRegistering:
         assert Codec(registry_server.registry()).encode("taxon", TAXON) == first
         assert registry_server.asked == ["POST /subjects/taxons-value"]
 
+    def test_a_schema_that_its_subject_has_not_is_not_registered(self, registry_server: RegistryServer) -> None:
+        registry = registry_server.registry()
+        assert registry.registered("taxon", own_schema("taxon")) is None
+        registry_server.keep(json.dumps(LESS), "taxons-value")
+        assert registry.registered("taxon", own_schema("taxon")) is None
+        assert registry.register("taxon", own_schema("taxon")) == 2
+        assert registry.registered("taxon", own_schema("taxon")) == Registered(id=2, version=2)
+
+    def test_the_order_of_a_schemas_keys_makes_no_new_version(self, registry_server: RegistryServer) -> None:
+        registry_server.keep(json.dumps(LESS))
+        registry = registry_server.registry()
+        schema = own_schema("taxon")
+        assert registry.registered("taxon", schema) is None
+        assert registry.register("taxon", schema) == 2
+        reordered = json.loads(json.dumps(schema, sort_keys=True))
+        assert list(reordered) != list(schema)
+        assert registry.registered("taxon", reordered) == Registered(id=2, version=1)
+
     def test_a_refusal_is_waited_for_and_says_the_registrys_words(self, registry_server: RegistryServer) -> None:
         registry_server.incompatible = ["READER_FIELD_MISSING_DEFAULT_VALUE"]
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(SchemaRefused) as caught:
             Codec(registry_server.registry()).encode("taxon", TAXON)
         assert str(caught.value) == (
             "the schema registry refuses our schema for taxons-value: "
             "taxons-value: READER_FIELD_MISSING_DEFAULT_VALUE"
         )
+        assert caught.value.reason == "taxons-value: READER_FIELD_MISSING_DEFAULT_VALUE"
+
+    def test_a_refusal_may_have_no_reason(self, registry_server: RegistryServer) -> None:
+        registry_server.incompatible = [""]
+        with pytest.raises(SchemaRefused) as caught:
+            registry_server.registry().register("taxon", own_schema("taxon"))
+        assert caught.value.reason == "the registry gives no reason"
 
     def test_what_the_registry_says_of_an_error_is_said(self, registry_server: RegistryServer) -> None:
         registry_server.page = (403, b'{"error_code": 40301, "message": "not for you"}')
@@ -160,13 +229,69 @@ class TestRegistering:
             registry_server.registry().schema(1)
 
 
+class TestIncompatibility:
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            ({"is_compatible": True, "messages": ["of no importance"]}, None),
+            ({"is_compatible": False, "messages": ["a: missing", "b: missing"]}, "a: missing; b: missing"),
+            ({"is_compatible": False, "messages": [], "reason": "code is missing"}, "code is missing"),
+            ({"is_compatible": False, "messages": ["a: missing"], "reason": "of no importance"}, "a: missing"),
+            ({"is_compatible": False}, "the registry gives no reason"),
+            ({"is_compatible": False, "reason": "x" * 501}, "x" * 500 + " ..."),
+            ({"is_compatible": False, "reason": "x" * 500}, "x" * 500),
+        ],
+    )
+    def test_says_the_registrys_reason(
+        self, registry_server: RegistryServer, answer: dict[str, object], reason: str | None
+    ) -> None:
+        registry_server.page = (200, json.dumps(answer).encode())
+        assert registry_server.registry().incompatibility("taxon", own_schema("taxon")) == reason
+        path = "/compatibility/subjects/taxons-value/versions/latest?verbose=true"
+        assert registry_server.asked == [f"POST {path}"]
+
+    @pytest.mark.parametrize("error_code", [40401, 40402])
+    def test_nothing_is_incompatible_with_no_version(
+        self, registry_server: RegistryServer, error_code: int
+    ) -> None:
+        registry_server.page = (404, json.dumps({"error_code": error_code}).encode())
+        assert registry_server.registry().incompatibility("taxon", own_schema("taxon")) is None
+
+    @pytest.mark.parametrize("page", [(404, b"{}"), (500, b"{}"), (200, b"{}"), (200, b'{"is_compatible": "yes"}')])
+    def test_any_other_answer_is_an_outage(self, registry_server: RegistryServer, page: tuple[int, bytes]) -> None:
+        registry_server.page = page
+        with pytest.raises(RegistryUnavailable):
+            registry_server.registry().incompatibility("taxon", own_schema("taxon"))
+
+
+class TestRequests:
+    def test_a_subject_may_have_any_name(self, registry_server: RegistryServer) -> None:
+        registry = SchemaRegistry(registry_server.url, {"taxon": "shop/taxons ä"}, Access(), timeout=10)
+        assert registry.register("taxon", own_schema("taxon")) == 1
+        path = "/subjects/shop%2Ftaxons%20%C3%A4"
+        assert registry_server.asked == [f"POST {path}", f"POST {path}/versions"]
+        assert registry_server.authorizations == [None, None]
+
+    def test_a_registry_may_have_a_path(self, registry_server: RegistryServer) -> None:
+        registry = SchemaRegistry(f"{registry_server.url}/api/", {}, Access(), timeout=10)
+        with pytest.raises(RegistryUnavailable, match="answered 404"):
+            registry.schema(1)
+        assert registry_server.asked == ["GET /api/schemas/ids/1"]
+
+    def test_cookies_are_not_kept(self, registry_server: RegistryServer) -> None:
+        registry = registry_server.registry()
+        schema_id = registry_server.keep(json.dumps(LESS))
+        assert [registry.schema(schema_id) for _ in range(2)] == [[LESS], [LESS]]
+        assert registry_server.cookies == [None, None]
+
+
 def test_threads_share_one_client(registry_server: RegistryServer) -> None:
-    ids = [registry_server.keep(json.dumps({**LESS, "doc": str(number)})) for number in range(40)]
+    ids = [registry_server.keep(json.dumps({**LESS, "doc": str(number)})) for number in range(10)]
     codec = Codec(registry_server.registry())
     body = written(LESS, LESS_RECORD)
     with ThreadPoolExecutor(8) as threads:
         read = list(threads.map(lambda schema_id: codec.decode(confluent(schema_id, body)), ids * 5))
-    assert read == [LESS_READ] * 200
+    assert read == [LESS_READ] * 50
     assert set(registry_server.asked) == {f"GET /schemas/ids/{schema_id}" for schema_id in ids}
 
 

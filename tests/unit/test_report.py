@@ -1,26 +1,48 @@
+import http.client
+import json
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from consumer.telemetry.failures import Failure
-from consumer.telemetry.metrics import Totals
-from consumer.telemetry.status import LaneStatus, State, Status
-from consumer.web.history import Point, Reading, point, quantile
-from consumer.web.report import STUCK_AFTER, About, Seen, overall, report
+from consumer.engine.ports import LaneView, MemberView, Trouble
+from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
+from consumer.monitor.failures import Failure
+from consumer.monitor.history import History, Point, Reading, point, quantile
+from consumer.monitor.metrics import Totals
+from consumer.monitor.monitor import Monitor
+from consumer.monitor.report import STUCK_AFTER, About, Seen, overall, report
+from consumer.monitor.server import StatusServer
+from consumer.monitor.status import LaneStatus, MemberStatus, State
 
 ABOUT = About("1.2.3", "group", "member", 0)
 TOTALS = Totals(10, 2, 1, ((0.1, 0.0), (math.inf, 0.0)), {"rejected": 2})
+LANE = LaneStatus(
+    partition=Partition("orders", 0),
+    state="idle",
+    position=5,
+    lag=7,
+    waiting=1,
+    in_flight=2,
+    finished=3,
+    held_bytes=40,
+    is_paused=False,
+    waits_for=None,
+    message=None,
+    due=None,
+    oldest_since=None,
+)
 
 
 def lane(state: State, number: int = 0, **changed: Any) -> LaneStatus:
-    base = LaneStatus(("orders", number), state, 5, 7, 1, 2, 3, 40, False, None, None, None, None)  # noqa: FBT003
-    return replace(base, **changed)
+    return replace(LANE, partition=Partition("orders", number), state=state, **changed)
 
 
 def seen(*lanes: LaneStatus, points: tuple[Point, ...] = (), **changed: Any) -> Seen:
-    status = Status(turned_at=1000.0, not_ready=(), lanes=lanes)
+    status = MemberStatus(turned_at=1000.0, not_ready=(), lanes=lanes)
     return replace(Seen(1000.0, 5_000_000, status, TOTALS, (), points), **changed)
 
 
@@ -31,6 +53,7 @@ def seen(*lanes: LaneStatus, points: tuple[Point, ...] = (), **changed: Any) -> 
         (("idle", "idle"), "idle"),
         (("idle", "working"), "working"),
         (("idle", "backoff"), "working"),
+        (("idle", "working", "backoff"), "working"),
         (("working", "site"), "waiting"),
         (("registry",), "waiting"),
         (("commit",), "waiting"),
@@ -38,30 +61,77 @@ def seen(*lanes: LaneStatus, points: tuple[Point, ...] = (), **changed: Any) -> 
         (("idle", "flood"), "held"),
     ],
 )
-def test_what_is_worst_of_the_lanes_is_the_members_state(states: tuple[State, ...], word: str) -> None:
+def test_the_worst_state_of_the_lanes_is_the_members(states: tuple[State, ...], word: str) -> None:
     assert overall(seen(*(lane(state) for state in states))) == word
 
 
-def test_a_member_that_makes_no_progress_or_stops() -> None:
+def test_a_member_that_makes_no_progress_is_stuck_whatever_else_it_is() -> None:
     moment = seen(lane("site"))
-    assert overall(replace(moment, now=1000 + STUCK_AFTER + 1)) == "stuck"
-    assert overall(replace(moment, status=replace(moment.status, is_stopping=True))) == "stopping"
+    stopping = replace(moment, status=replace(moment.status, is_stopping=True))
+    assert overall(stopping) == "stopping"
+    assert overall(replace(stopping, now=1000 + STUCK_AFTER)) == "stopping"
+    assert overall(replace(stopping, now=1000 + STUCK_AFTER + 1)) == "stuck"
 
 
 def test_between_two_chunks_it_is_still_working() -> None:
     assert overall(seen(lane("idle"), points=(Point(999, 12.5, 0, 0, None, None, 0),))) == "working"
+    assert overall(seen(lane("idle"), points=(Point(999, 0, 0, 0, None, None, 0),))) == "idle"
 
 
 def test_lanes_that_wait_for_the_same_are_told_of_once() -> None:
-    down = {"waits_for": "1", "reason": "down", "due": 1003.0}
-    document = report(ABOUT, seen(lane("site", 2, **down), lane("idle", 1), lane("site", 0, **down)))
-    assert document["waits"] == [{"state": "site", "on": "1", "reason": "down", "lanes": 2, "due_in": 3.0}]
-    assert [each["partition"] for each in document["lanes"]] == [0, 1, 2]
-    assert document["lag"] == 21
+    down = {"waits_for": "1", "message": "down", "due": 1003.0}
+    other = {"waits_for": "2", "message": "down", "due": 999.0}
+    document = report(
+        ABOUT, seen(lane("site", 2, **down), lane("idle", 1), lane("site", 0, **down), lane("site", 3, **other))
+    )
+    assert document["waits"] == [
+        {"state": "site", "on": "1", "message": "down", "lanes": 2, "due_in": 3.0},
+        {"state": "site", "on": "2", "message": "down", "lanes": 1, "due_in": 0.0},
+    ]
+    assert [each["partition"] for each in document["lanes"]] == [0, 1, 2, 3]
 
 
-def test_an_error_has_its_place_and_the_command_to_look_closer() -> None:
-    failure = Failure(("orders", 3), 77, "rejected", "total: wrong", 4_000_000)
+def test_a_lane_is_told_of_with_what_it_holds_and_waits_for() -> None:
+    waits = {"waits_for": "1", "message": "down", "due": 1003.0, "oldest_since": 990.0, "is_paused": True}
+    (told,) = report(ABOUT, seen(lane("site", 3, **waits)))["lanes"]
+    assert told == {
+        "topic": "orders",
+        "partition": 3,
+        "state": "site",
+        "position": 5,
+        "lag": 7,
+        "waiting": 1,
+        "in_flight": 2,
+        "finished": 3,
+        "bytes": 40,
+        "paused": True,
+        "waits_for": "1",
+        "message": "down",
+        "due_in": 3.0,
+        "oldest_seconds": 10.0,
+    }
+
+
+def test_what_lanes_hold_is_added_up() -> None:
+    lanes = lane("idle", 0), lane("idle", 1, lag=None, oldest_since=400.0), lane("idle", 2, oldest_since=700.0)
+    document = report(ABOUT, seen(*lanes))
+    assert document["lag"] == 14
+    assert document["held"] == {"waiting": 3, "in_flight": 6, "finished": 9, "bytes": 120}
+    assert document["oldest_seconds"] == 600.0
+    assert report(ABOUT, seen(lane("idle", lag=0)))["lag"] == 0
+    unknown = report(ABOUT, seen(lane("idle", lag=None)))
+    assert (unknown["lag"], unknown["oldest_seconds"]) == (None, None)
+
+
+def test_points_of_the_last_minutes_have_their_time_of_day() -> None:
+    document = report(ABOUT, seen(points=(Point(990.0, 12.5, 1, 2, 0.1, 0.2, 3),)))
+    assert document["history"]["points"] == [
+        {"at": 4_990_000, "results": 12.5, "dead_letters": 1, "retries": 2, "median": 0.1, "most": 0.2, "lag": 3}
+    ]
+
+
+def test_a_failure_has_its_place_and_the_command_to_look_closer() -> None:
+    failure = Failure(Place("orders", 3, 77), "rejected", "total: wrong", 4_000_000)
     document = report(ABOUT, seen(lane("idle"), failures=(failure,)))
     assert document["failures"] == [
         {
@@ -72,7 +142,23 @@ def test_an_error_has_its_place_and_the_command_to_look_closer() -> None:
             "command": "jirafe-consumer dead-letters show orders/3/77",
         }
     ]
-    assert document["reasons"] == [{"kind": "rejected", "count": 2, "example": "total: wrong"}]
+
+
+def test_the_commonest_kinds_of_dead_letters_come_first_each_with_an_example() -> None:
+    kinds = {"forbidden": 1.0, "rejected": 9.0, "undecodable": 5.0, "refused": 4.0, "failing": 3.0, "internal": 2.0}
+    failures = [Failure(Place("orders", 3, at), "rejected", why, 0) for at, why in ((8, "newest"), (7, "older"))]
+    document = report(ABOUT, seen(totals=replace(TOTALS, kinds=kinds), failures=failures))
+    assert [each["kind"] for each in document["kinds"]] == [
+        "rejected",
+        "undecodable",
+        "refused",
+        "failing",
+        "internal",
+    ]
+    assert document["kinds"][:2] == [
+        {"kind": "rejected", "count": 9, "example": "newest"},
+        {"kind": "undecodable", "count": 5, "example": None},
+    ]
 
 
 def test_a_point_tells_what_was_between_two_readings() -> None:
@@ -99,3 +185,138 @@ def test_quantiles_are_estimated_in_their_bucket(
     share: float, counts: tuple[float, ...], expected: float | None
 ) -> None:
     assert quantile(share, list(zip((0.1, 1.0, math.inf), counts, strict=True))) == pytest.approx(expected)
+
+
+def test_a_history_keeps_a_point_from_each_reading_to_the_next() -> None:
+    readings = [Reading(100.0 + 5 * n, replace(TOTALS, results=n * n), n) for n in range(200)]
+    history = History(iter(readings).__next__)
+    assert history.points == []
+    for _ in range(3):
+        history.take()
+    assert [(each.at, each.results, each.lag) for each in history.points] == [
+        (105.0, 0.2, 1),
+        (110.0, 0.6, 2),
+        (115.0, 1.0, 3),
+    ]
+    for _ in range(150):
+        history.take()
+    assert len(history.points) == 120
+    assert history.points[-1].at == readings[153].at
+
+
+# over HTTP, on loopback
+
+
+@pytest.fixture
+def monitor() -> Monitor:
+    def make_admin() -> Any:
+        raise AssertionError("nothing is paused")
+
+    return Monitor(make_admin)
+
+
+class Visitor:
+    """Asks one status server."""
+
+    def __init__(self, server: StatusServer) -> None:
+        self.address = server.url.removeprefix("http://").rstrip("/")
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection(self.address, timeout=10)
+        try:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.headers), answer.read().decode()
+        finally:
+            connection.close()
+
+    def json(self, path: str) -> tuple[int, Any]:
+        status, headers, body = self.ask(path)
+        assert headers["Content-Type"] == "application/json"
+        return status, json.loads(body)
+
+
+@pytest.fixture
+def visitor(monitor: Monitor) -> Iterator[Visitor]:
+    server = StatusServer("127.0.0.1:0", ABOUT, monitor)
+    try:
+        yield Visitor(server)
+    finally:
+        server.close()
+
+
+IDLE = LaneView(
+    partition=Partition("orders", 0),
+    epoch=1,
+    waiting=0,
+    in_flight=0,
+    finished=0,
+    held_bytes=0,
+    is_paused=False,
+    oldest=None,
+    newest=None,
+    committed=None,
+    waits_for=None,
+    cause=None,
+    message=None,
+    held=False,
+    due=None,
+)
+
+
+def turn(monitor: Monitor, gates: dict[str, str], seconds_ago: float = 0.0) -> None:
+    now = time.monotonic() - seconds_ago
+    monitor.is_view_due(now)
+    monitor.viewed(MemberView(now, (IDLE,), gates, is_flooded=False, commit_trouble=None, is_stopping=False))
+
+
+def test_probes_follow_the_monitor(monitor: Monitor, visitor: Visitor) -> None:
+    assert visitor.json("/readyz") == (503, {"status": "not ready", "reasons": ["no partition is assigned"]})
+    assert visitor.json("/healthz") == (200, {"status": "ok", "reasons": []})
+    turn(monitor, {})
+    assert visitor.json("/readyz") == (200, {"status": "ok", "reasons": []})
+    turn(monitor, {"123": "down"})
+    assert visitor.json("/readyz") == (503, {"status": "not ready", "reasons": ["123: down"]})
+    assert visitor.json("/healthz")[0] == 200
+    turn(monitor, {}, seconds_ago=STUCK_AFTER + 1)
+    assert visitor.json("/healthz") == (503, {"status": "stuck", "reasons": ["the main loop makes no progress"]})
+
+
+def test_the_status_and_the_metrics_are_the_monitors(monitor: Monitor, visitor: Visitor) -> None:
+    turn(monitor, {"123": "down"})
+    monitor.retried(Trouble("123", "503", "down"))
+    record = Record("orders", 0, 7, 0, None, None, ())
+    monitor.committed([Output(record, b"", DeadLetter("rejected", "total: wrong", 1))], 0.1)
+    status, document = visitor.json("/status.json?now")
+    assert status == 200
+    assert (document["member"], document["group"], document["version"]) == ("member", "group", "1.2.3")
+    assert document["kinds"] == [{"kind": "rejected", "count": 1, "example": "total: wrong"}]
+    assert (document["results"], document["dead_letters"], document["retries"]) == (1, 1, 1)
+    assert document["not_ready"] == ["123: down"]
+    assert [failure["place"] for failure in document["failures"]] == ["orders/0/7"]
+    _, headers, text = visitor.ask("/metrics")
+    assert headers["Content-Type"].startswith("text/plain")
+    assert 'jirafe_consumer_dead_letters_total{kind="rejected"} 1.0' in text
+    _, headers, text = visitor.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert headers["Content-Type"].startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+def test_the_page_may_load_nothing_but_itself(visitor: Visitor) -> None:
+    status, headers, page = visitor.ask("/")
+    assert (status, headers["Cache-Control"]) == (200, "no-store")
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert visitor.ask("/none")[0] == 404
+
+
+def test_a_head_request_is_answered_without_a_body(visitor: Visitor) -> None:
+    for path in ("/", "/status.json", "/metrics", "/readyz", "/healthz", "/none"):
+        got, asked = visitor.ask(path), visitor.ask(path, "HEAD")
+        assert (asked[0], asked[1]["Content-Type"], asked[2]) == (got[0], got[1]["Content-Type"], "")
+
+
+def test_an_address_that_is_taken_is_refused_at_once(monitor: Monitor, visitor: Visitor) -> None:
+    with pytest.raises(OSError, match="in use"):
+        StatusServer(visitor.address, ABOUT, monitor)

@@ -119,10 +119,10 @@ class TestEvents:
 class TestUnsendable:
     def test_one_event_does_not_hold_up_the_others(self) -> None:
         cart, placed, accepted = made("order:new", {"order": {**ORDER, "currency": None}})
-        problem = "currency: missing in the message"
-        assert cart == Unsendable(CART, NUMBER, problem)
+        message = "currency: missing in the message"
+        assert cart == Unsendable(CART, NUMBER, message)
         assert isinstance(placed, Event)
-        assert accepted == Unsendable(ORDER_ACCEPTED, NUMBER, problem)
+        assert accepted == Unsendable(ORDER_ACCEPTED, NUMBER, message)
 
     def test_order_without_a_number(self) -> None:
         assert made("order:new", {"order": {**ORDER, "number": None}}) == [
@@ -143,13 +143,13 @@ class TestTaxonomies:
 
     @pytest.mark.parametrize("taxon", [TAXON, {**TAXON, "taxonomy_id": 3}, None])
     def test_missing_parameter_is_named_with_where_it_can_come_from(self, taxon: object) -> None:
-        problem = (
+        message = (
             "jirafe.product_category_taxonomy: missing; neither the message's parameters "
             "nor the setting JIRAFE_PRODUCT_CATEGORY_TAXONOMY has it"
         )
-        assert missing_parameter("jirafe.product_category_taxonomy") == problem
+        assert missing_parameter("jirafe.product_category_taxonomy") == message
         assert made("taxon:new", {"taxon": taxon}, {"jirafe.site_id": "1"}) == [
-            Unsendable(CATEGORY, "Bags" if taxon else "", problem)
+            Unsendable(CATEGORY, "Bags" if taxon else "", message)
         ]
 
     def test_carts_and_orders_need_no_taxonomy(self) -> None:

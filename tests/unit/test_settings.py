@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from consumer.settings import GROUPS, SettingsError, load
+from consumer.app import make_cluster, make_defaults
+from consumer.errors import SettingsError
+from consumer.settings import GROUPS, load
 
 
 def faults(environ: dict[str, str], env_file: Path | None = None) -> list[str]:
@@ -26,8 +30,9 @@ def test_every_setting_has_a_default() -> None:
 
 def test_every_property_of_librdkafka_can_be_reached() -> None:
     settings = load(None, {"KAFKA_SESSION_TIMEOUT_MS": "9000", "KAFKA_SASL_PASSWORD": "p=w_d"})
-    assert settings.consumer["session.timeout.ms"] == "9000"
-    assert settings.producer["sasl.password"] == "p=w_d"
+    cluster = make_cluster(settings)
+    assert cluster.consumer_properties["session.timeout.ms"] == "9000"
+    assert cluster.producer_properties["sasl.password"] == "p=w_d"
 
 
 def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
@@ -37,7 +42,7 @@ def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
     )
     settings = load(env_file, {"CONSUMER_WORKERS": "5"})
     assert (settings.api.site_id, settings.stream.workers) == ("1", 5)
-    assert settings.defaults.parameters == {"jirafe.store_url": "https://shop.example"}
+    assert settings.parameters == {"jirafe.store_url": "https://shop.example"}
 
 
 def test_one_sentence_for_each_fault() -> None:
@@ -59,10 +64,8 @@ def test_one_sentence_for_each_fault() -> None:
 @pytest.mark.parametrize(
     ("environ", "fault"),
     [
-        ({"CONSUMER_CHUNK_RECORDS": "10", "CONSUMER_LANE_RECORDS": "5"}, "CONSUMER_CHUNK_RECORDS (10) is over"),
         ({"KAFKA_SESSION_TIMEOUT_MS": "5000"}, "KAFKA_HEARTBEAT_INTERVAL_MS (3000) is over half of"),
-        ({"CONSUMER_CHUNK_BYTES": "10", "CONSUMER_LANE_BYTES": "5"}, "CONSUMER_CHUNK_BYTES (10) is over"),
-        ({"CONSUMER_BACKOFF_FIRST": "5", "CONSUMER_BACKOFF_LONGEST": "1"}, "CONSUMER_BACKOFF_FIRST is over"),
+        ({"KAFKA_MAX_POLL_INTERVAL_MS": "80000"}, "KAFKA_MAX_POLL_INTERVAL_MS (80000) must be over 80000"),
         ({"CONSUMER_SCHEMA_REGISTRY_USER": "ada"}, "CONSUMER_SCHEMA_REGISTRY_USER is set, and no CONSUMER_SCHEMA"),
         (
             {"CONSUMER_SCHEMA_REGISTRY_KEY": "key.pem"},
@@ -181,17 +184,36 @@ def test_what_is_not_utf_8_is_named(tmp_path: Path) -> None:
 
 def test_secrets_show_in_no_text_of_the_settings() -> None:
     settings = load(None, {"JIRAFE_ACCESS_TOKEN": "hush", "CONSUMER_SCHEMA_REGISTRY_PASSWORD": "hush"})
-    assert "hush" not in f"{settings.api!r} {settings.stream!r} {settings.defaults!r}"
-    token = settings.defaults.credentials.access_token
-    assert token is not None
-    assert token.startswith("hush")
+    assert "hush" not in f"{settings.api!r} {settings.stream!r} {make_defaults(settings)!r}"
+    assert settings.access_token == "hush"
 
 
 def test_each_member_has_a_transactional_id_of_its_own_and_a_static_one_keeps_it() -> None:
-    ids = {load(None, {}).producer["transactional.id"] for _ in range(2)}
+    ids = {make_cluster(load(None, {})).transactional_id for _ in range(2)}
     assert len(ids) == 2
     static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0", "KAFKA_GROUP_ID": "shop"}
-    assert load(None, static).producer["transactional.id"] == "shop-consumer-0"
+    assert make_cluster(load(None, static)).transactional_id == "shop-consumer-0"
+
+
+def test_a_setting_that_is_gone_says_what_replaced_it() -> None:
+    lane, partitions = faults({"CONSUMER_LANE_RECORDS": "5", "CONSUMER_TOPIC_PARTITIONS": "12"})
+    assert lane.startswith("CONSUMER_LANE_RECORDS is no longer a setting: a partition holds at most 4 chunks; see")
+    assert partitions.endswith("create topics with: jirafe-consumer topics create --partitions N.")
+
+
+def test_there_are_at_most_thirty_settings() -> None:
+    assert sum(len(group.model_fields) for group in GROUPS.values()) <= 30
+
+
+def test_settings_load_neither_the_codec_nor_the_clients() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, consumer.settings; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "consumer.settings" in loaded
+    assert not {"fastavro", "confluent_kafka", "schemas", "jirafe", "consumer.app"} & set(loaded)
 
 
 def test_the_readme_has_every_setting() -> None:

@@ -32,7 +32,7 @@ def events(record: Produced) -> list[Event]:
 
 
 def unsendable(record: Produced) -> list[tuple[str, str]]:
-    return [(event.kind.name, event.problem) for event in events_of(record) if isinstance(event, Unsendable)]
+    return [(event.kind.name, event.message) for event in events_of(record) if isinstance(event, Unsendable)]
 
 
 def faulty(fault: str) -> Produced:

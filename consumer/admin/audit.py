@@ -1,0 +1,278 @@
+"""Proof from the topics themselves that every record of a range has exactly one result.
+
+Nothing but the topics is believed: the records are read, not counted by their offsets, which have gaps; what the
+results and dead letters say is held against them. It takes about one byte of memory for each offset of the range,
+and reads no topic twice.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from itertools import islice
+from typing import Any
+
+from confluent_kafka import Message
+
+from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
+from consumer.admin.group import Group
+from consumer.admin.letters import read_letter
+from consumer.admin.ranges import Position, Topics
+from consumer.admin.reading import read_ranges
+from consumer.engine.kafka import to_record
+from consumer.engine.records import Partition, Range
+from schemas.codec import Codec, Undecodable
+
+MOST_PLACES = 10
+"""How many places of a trouble are named."""
+
+# What was seen of one offset: one byte.
+RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN = (1 << bit for bit in range(7))
+_KINDS = range(128)
+
+
+_OK = 200
+
+
+class Count(StrEnum):
+    """What is counted of a partition's records."""
+
+    RECORDS = "records"
+    ONE_RESULT = "one_result"
+    MISSING = "missing"
+    DOUBLED = "doubled"
+    FAILED = "failed"
+    DEAD_LETTERED = "dead_lettered"
+    REDRIVEN = "redriven"
+    REPLAYED = "replayed"
+    WAITING = "waiting"
+    WITHOUT_LETTER = "without_letter"
+    STRAY_LETTER = "stray_letter"
+
+
+TROUBLES = (Count.MISSING, Count.DOUBLED, Count.WITHOUT_LETTER, Count.STRAY_LETTER)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditProgress:
+    """How far a topic is read; `total` counts offsets, and there may be fewer records."""
+
+    topic: str
+    read: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What was found of one partition's range; a record at `committed` or later need not have its result yet.
+
+    `committed` is None where the group has none. `first` has the first offsets of each trouble.
+    """
+
+    range: Range
+    committed: int | None
+    counts: Mapping[Count, int]
+    first: Mapping[Count, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What was found, partition by partition; `notes` has sentences that bound what it proves.
+
+    It is not complete where results or dead letters are behind a transaction that does not end.
+    """
+
+    partitions: tuple[Audited, ...]
+    is_complete: bool
+    notes: tuple[str, ...]
+
+    def total(self, topic: str | None = None) -> Mapping[Count, int]:
+        """Give the sums, of one topic or of all."""
+        counts: Counter[Count] = Counter()
+        for audited in self.partitions:
+            if topic in (None, audited.range.topic):
+                counts.update(audited.counts)
+        return counts
+
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether there is no trouble, and none can be hidden."""
+        total = self.total()
+        return self.is_complete and not any(total[trouble] for trouble in TROUBLES)
+
+
+def with_result(seen: int, result: Mapping[str, Any]) -> int:
+    """Add a result to what was seen of its offset."""
+    failed = result["code"] != _OK
+    if result["replay"] is not None or result["redrive"] is not None:
+        return seen | (REPLAYED if result["replay"] is not None else REDRIVEN)
+    return seen | RESULT | (DOUBLED if seen & RESULT else 0) | (FAILED if failed else 0)
+
+
+def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
+    """Tell what an offset counts as by what was seen of it; `due` where its result must be there."""
+    if not seen & RECORD:
+        return frozenset()  # a transaction's marker, aborted, or compacted away
+    has_result, has_letter = bool(seen & RESULT), bool(seen & LETTER)
+    holds = {
+        Count.RECORDS: True,
+        Count.ONE_RESULT: has_result and not seen & DOUBLED,
+        Count.MISSING: not has_result and due,
+        Count.WAITING: not has_result and not due,
+        Count.DOUBLED: bool(seen & DOUBLED),
+        Count.FAILED: bool(seen & FAILED),
+        Count.DEAD_LETTERED: has_letter,
+        Count.REDRIVEN: bool(seen & REDRIVEN),
+        Count.REPLAYED: bool(seen & REPLAYED),
+        Count.WITHOUT_LETTER: bool(seen & FAILED) and not has_letter,
+        # Of what is not due the letter may be read when its result was not there yet.
+        Count.STRAY_LETTER: has_letter and not seen & FAILED and (due or has_result),
+    }
+    return frozenset(count for count, is_so in holds.items() if is_so)
+
+
+def audit(
+    deployment: Deployment,
+    codec: Codec,
+    topics: Mapping[str, Collection[int]],
+    between: tuple[Position | None, Position | None],
+) -> Iterator[AuditProgress | AuditReport]:
+    """Audit the records between two positions of topics, of some of their partitions (none: of all).
+
+    Gives its progress as it goes, and the report at last. Raises KafkaUnusable, RegistryUnavailable.
+    """
+    topics_seen = Topics(deployment.cluster)
+    ranges = [each for topic, numbers in topics.items() for each in topics_seen.resolve(topic, *between, numbers)]
+    # First what is committed: that has its results before the ends that are looked up after it.
+    group = Group(topics_seen.admin, deployment.cluster.group)
+    committed = group.committed([each.of for each in ranges])
+    auditor = _Auditor(deployment, codec, topics_seen, ranges)
+    yield from auditor.read_all(between[0])
+    yield auditor.report(committed)
+
+
+class _Auditor:
+    """Reads the topics, and keeps a byte for each offset of the ranges: what was seen of it."""
+
+    def __init__(self, deployment: Deployment, codec: Codec, topics: Topics, ranges: Collection[Range]) -> None:
+        self._deployment = deployment
+        self._codec = codec
+        self._topics = topics
+        self._ranges = ranges
+        self._starts = {each.of: each.start for each in ranges}
+        self._seen = {each.of: bytearray(each.end - each.start) for each in ranges}
+        self._unreadable: Counter[str] = Counter()
+        self._not_to_the_end: list[str] = []
+        self._shortened: list[str] = []
+
+    def read_all(self, start: Position | None) -> Iterator[AuditProgress]:
+        """Read records, results and dead letters; the latter two from where those of records at `start` may be."""
+        for topic in dict.fromkeys(each.topic for each in self._ranges):
+            yield from self._read(topic, [each for each in self._ranges if each.topic == topic], self._add_record)
+        # A result is later than its record, but by another clock.
+        since = start - CLOCK_TOLERANCE if isinstance(start, datetime) else None
+        results, dead_letters = self._deployment.output_topics
+        for topic, add in ((results, self._add_result), (dead_letters, self._add_letter)):
+            yield from self._read(topic, self._written(topic, since), add)
+
+    def _written(self, topic: str, since: datetime | None) -> list[Range]:
+        """Give all that was written to a topic, also in transactions that are only being committed now."""
+        places = [Partition(topic, number) for number in self._topics.partitions(topic)]
+        firsts, ends = self._topics.firsts(places), self._topics.ends(places, committed=False)
+        starts: Mapping[Partition, int | None] = self._topics.at(places, since) if since else firsts
+        ranges = []
+        for place in places:
+            start = starts[place]
+            ranges.append(Range(*place, ends[place] if start is None else start, ends[place]))
+        if any(0 < firsts[place] == starts[place] for place in places):
+            self._shortened.append(topic)
+        return ranges
+
+    def _read(
+        self, topic: str, ranges: Collection[Range], add: Callable[[Message], None]
+    ) -> Iterator[AuditProgress]:
+        read, total = 0, sum(each.end - each.start for each in ranges)
+        yield AuditProgress(topic, read, total)
+        last = time.monotonic()
+        for batch in read_ranges(self._deployment.cluster, ranges):
+            for message in batch:
+                add(message)
+            if batch:
+                read, last = read + len(batch), time.monotonic()
+                yield AuditProgress(topic, read, total)
+            elif time.monotonic() - last > self._deployment.patience:
+                self._topics.partitions(topic)  # no broker, no report
+                self._not_to_the_end.append(topic)
+                break
+        yield AuditProgress(topic, total, total)
+
+    def _add_record(self, message: Message) -> None:
+        place = Partition(message.topic() or "", message.partition() or 0)
+        self._seen[place][(message.offset() or 0) - self._starts[place]] |= RECORD
+
+    def _add_result(self, message: Message) -> None:
+        try:
+            result = self._codec.decode_result(message.value() or b"")
+        except Undecodable:
+            self._unreadable[message.topic() or ""] += 1
+            return
+        place = Partition(result["topic"], result["partition"])
+        if (seen := self._seen.get(place)) is not None:
+            at = result["offset"] - self._starts[place]
+            if 0 <= at < len(seen):
+                seen[at] = with_result(seen[at], result)
+
+    def _add_letter(self, message: Message) -> None:
+        letter = read_letter(to_record(message))
+        if letter is None:
+            self._unreadable[message.topic() or ""] += 1
+        elif letter.replay is None and not letter.redrives:
+            record = letter.record
+            seen = self._seen.get(record.place.of, bytearray())
+            at = record.offset - self._starts.get(record.place.of, 0)
+            if 0 <= at < len(seen):
+                seen[at] |= LETTER
+
+    def report(self, committed: Mapping[Partition, int | None]) -> AuditReport:
+        """Tell what was found."""
+        found = tuple(self._audited(each, committed[each.of]) for each in self._ranges)
+        total: Counter[Count] = Counter()
+        for audited in found:
+            total.update(audited.counts)
+        return AuditReport(found, not self._not_to_the_end, tuple(self._notes(found, total)))
+
+    def _audited(self, of: Range, committed: int | None) -> Audited:
+        seen = self._seen[of.of]
+        due = min(max((committed or 0) - of.start, 0), len(seen))
+        counts: Counter[Count] = Counter()
+        first: dict[Count, list[int]] = {trouble: [] for trouble in TROUBLES}
+        for low, high, is_due in ((0, due, True), (due, len(seen), False)):
+            kinds = {kind: counted_as(kind, due=is_due) for kind in _KINDS}
+            for kind, times in Counter(memoryview(seen)[low:high]).items():
+                counts.update(dict.fromkeys(kinds[kind], times))
+            for trouble, offsets in first.items():
+                sought = b"".join(re.escape(bytes([kind])) for kind in _KINDS if trouble in kinds[kind])
+                if counts[trouble] and sought:
+                    matches = re.compile(b"[%b]" % sought).finditer(seen, low, high)
+                    offsets += [of.start + match.start() for match in islice(matches, MOST_PLACES - len(offsets))]
+        return Audited(of, committed, counts, {trouble: tuple(offsets) for trouble, offsets in first.items()})
+
+    def _notes(self, found: Collection[Audited], total: Mapping[Count, int]) -> Iterator[str]:
+        deployment, group = self._deployment, self._deployment.cluster.group
+        for topic, trouble in (
+            (deployment.results_topic, Count.MISSING),
+            (deployment.dead_letters_topic, Count.WITHOUT_LETTER),
+        ):
+            if topic in self._shortened and total[trouble]:
+                yield f"{topic} has lost its oldest records to retention: what seems missing may have been there."
+        for topic in self._not_to_the_end:
+            yield f"{topic} has a transaction that does not end: what is behind it was not seen."
+        for topic, count in self._unreadable.items():
+            yield f"{topic} has records that can't be read and were left out: {count}."
+        fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
+        if fresh:
+            names = ", ".join(str(each.of) for each in fresh)
+            yield f"the group {group} has committed nothing of {names}: no record there must have its result yet."

@@ -1,0 +1,365 @@
+"""A doctor for a deployment: asks everything that the service needs whether it is there and lets us in.
+
+Nothing here disturbs the group or writes to a topic: what this client may do is what the broker says it may, and of
+a transaction there is only the beginning, under a transactional id that no member has.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+import requests
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
+
+from consumer.admin import subjects
+from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
+from consumer.admin.group import Group
+from consumer.admin.topics import PARTITIONS
+from consumer.engine.kafka import REACHED_WITHIN, kafka_error
+from consumer.engine.records import Partition
+from consumer.errors import KafkaUnusable
+from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Refused, Rejected, Site, Transient
+from schemas.codec import RegistryUnavailable
+from schemas.registry import SchemaRegistry
+
+_LETTERS_KEPT = timedelta(days=7)
+# What a dead letter has more than its record: the reason, of 2000 characters, and where it is from.
+_LETTER_HEADERS = 16 * 1024
+
+
+class Verdict(StrEnum):
+    """How a check ended; a warning lets the service run."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and how to fix it if it is not ok."""
+
+    check: str
+    verdict: Verdict
+    message: str
+    fix: str = ""
+
+
+def _ok(check: str, message: str) -> Finding:
+    return Finding(check, Verdict.OK, message)
+
+
+def _warning(check: str, message: str, fix: str) -> Finding:
+    return Finding(check, Verdict.WARNING, message, fix)
+
+
+def _failed(check: str, message: str, fix: str) -> Finding:
+    return Finding(check, Verdict.FAILED, message, fix)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The API as the service would use it: `site` has the settings' credentials, None where none are set."""
+
+    url: str
+    client: Client
+    site: Site | None
+
+
+def check(
+    deployment: Deployment, registry: SchemaRegistry | None, api: Api, *, creates_topics: bool
+) -> Iterator[Finding]:
+    """Check everything, one after the other; raises nothing of what it finds. Blocks for seconds at each.
+
+    `creates_topics` tells that the service creates what is missing.
+    """
+    cluster = deployment.cluster
+    try:
+        cluster.make_consumer(cluster.consumer_properties).close()
+        cluster.producer()
+    except KafkaUnusable as error:
+        yield _failed("settings", str(error), "see KAFKA_* in the README")
+    else:
+        yield _ok("settings", f"the group {cluster.group}")
+        yield from _kafka(deployment, creates_topics=creates_topics)
+    yield from _registry(registry)
+    yield from _api(api)
+
+
+def _kafka(deployment: Deployment, *, creates_topics: bool) -> Iterator[Finding]:
+    cluster = deployment.cluster
+    try:
+        admin, _ = cluster.reach()
+    except KafkaUnusable as error:
+        message, _, fix = str(error).rpartition("; ")
+        yield _failed("broker", f"{message}.", fix.rstrip("."))
+        return
+    brokers = admin.list_topics(timeout=REACHED_WITHIN).brokers
+    yield _ok("broker", f"{_counted(len(brokers), 'broker')} at {cluster.servers}")
+    topics = _Topics(deployment, admin, creates_topics=creates_topics)
+    yield from topics.findings()
+    yield _permissions(deployment, admin, topics)
+    yield _group(deployment, admin)
+    yield _transactions(deployment)
+
+
+class _Topics:
+    """The topics that the service reads and writes, as the broker describes them."""
+
+    def __init__(self, deployment: Deployment, admin: AdminClient, *, creates_topics: bool) -> None:
+        self._deployment = deployment
+        self._admin = admin
+        self.creates_topics = creates_topics
+        self.wanted = {
+            **dict.fromkeys(deployment.input_topics, AclOperation.READ),
+            **dict.fromkeys(deployment.output_topics, AclOperation.WRITE),
+        }
+        self.absent: list[str] = []
+        self._single: list[str] = []
+        self.allowed: dict[str, Any] = {}
+        self._configs = self._configured()
+
+    def findings(self) -> Iterator[Finding]:
+        """Check each; fills `absent` and `allowed`, the operations that the broker allows, None if not told."""
+        asked = TopicCollection(list(self.wanted))
+        futures = self._admin.describe_topics(
+            asked, include_authorized_operations=True, request_timeout=REACHED_WITHIN
+        )
+        for topic, future in futures.items():
+            try:
+                described = future.result()
+            except KafkaException as error:
+                yield self._unseen(topic, kafka_error(error))
+            else:
+                self.allowed[topic] = described.authorized_operations
+                troubles = [*self._copies(topic, described.partitions), *self._kept(topic)]
+                copies = min((len(each.replicas) for each in described.partitions), default=0)
+                if copies == 1:
+                    self._single.append(topic)
+                partitions = _counted(len(described.partitions), "partition")
+                message = f"{topic}: {partitions}, {_counted(copies, 'replica')} each"
+                yield from troubles or [_ok("topic", message)]
+        if self._single:
+            yield _warning(
+                "topic",
+                f"a broker that is lost takes records with it: there is one replica of {', '.join(self._single)}.",
+                "give topics a replication factor of 3; see topics create --replication",
+            )
+
+    def _unseen(self, topic: str, error: KafkaError) -> Finding:
+        if error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            message = f"{topic} can't be seen: {error.str()}."
+            return _failed("topic", message, f"allow this client Describe of the topic {topic}")
+        self.absent.append(topic)
+        if not self.creates_topics:
+            return _failed(
+                "topic", f"{topic} is absent.", "create it with topics create, or set CONSUMER_CREATE_TOPICS=true"
+            )
+        created = f"{topic} is absent: run creates it, with {_counted(PARTITIONS, 'partition')}"
+        if topic in self._deployment.output_topics:
+            return _ok("topic", created)
+        fix = "if it has another name, set CONSUMER_CARTS_TOPIC, _ORDERS_TOPIC or _TAXONS_TOPIC"
+        return _warning("topic", f"{created}.", fix)
+
+    def _copies(self, topic: str, partitions: list[Any]) -> Iterator[Finding]:
+        headless = [each.id for each in partitions if each.leader is None or each.leader.id < 0]
+        behind = [each.id for each in partitions if len(each.isr) < len(each.replicas)]
+        if headless:
+            message = f"{topic}: {_partitions(headless)} no leader."
+            yield _failed("topic", message, "bring the brokers back that hold them")
+        elif behind:
+            message = f"{topic}: {_partitions(behind)} fewer replicas in sync than there are."
+            yield _warning("topic", message, "look after the brokers that hold them")
+
+    def _kept(self, topic: str) -> Iterator[Finding]:
+        config, deployment = self._configs.get(topic, {}), self._deployment
+        if topic not in self._deployment.output_topics:
+            return
+        if topic not in self._configs:
+            message = (
+                f"{topic}: not checked how long and how large records are kept: it is not told to this client."
+            )
+            yield _warning("topic", message, f"allow it DescribeConfigs of the topic {topic}")
+            return
+        if "compact" in config.get("cleanup.policy", ""):
+            what = "results" if topic == deployment.results_topic else "dead letters"
+            message = f"{topic} is compacted: older {what} of a key are lost."
+            yield _warning("topic", message, "set its cleanup.policy=delete")
+        if topic != deployment.dead_letters_topic:
+            return
+        kept = timedelta(milliseconds=int(config.get("retention.ms", -1)))
+        if timedelta(0) <= kept < _LETTERS_KEPT:
+            message = f"{topic}: dead letters are deleted after {kept / timedelta(hours=1):.3g} hours."
+            yield _warning("topic", message, "set its retention.ms to as long as somebody may take to look")
+        configs = [self._configs.get(each, {}) for each in self._deployment.input_topics]
+        most = max(int(each.get("max.message.bytes", 0)) for each in configs)
+        if config and int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
+            yield _warning(
+                "topic",
+                f"{topic}: a record of nearly {most} bytes, which consumed topics may have, is too large to be a "
+                "dead letter: its partition would stand still.",
+                f"set its max.message.bytes to {most + _LETTER_HEADERS} or more",
+            )
+
+    def _configured(self) -> dict[str, dict[str, str]]:
+        """Ask for the topics' own settings; a topic that has none to tell is left out."""
+        asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in self.wanted]
+        found = {}
+        for resource, future in self._admin.describe_configs(asked, request_timeout=REACHED_WITHIN).items():
+            try:
+                found[resource.name] = {name: entry.value for name, entry in future.result().items()}
+            except KafkaException:
+                continue  # absent, or not for us to know
+        return found
+
+
+def _permissions(deployment: Deployment, admin: AdminClient, topics: _Topics) -> Finding:
+    told = {topic: allowed for topic, allowed in topics.allowed.items() if allowed is not None}
+    lacking = [
+        f"{topics.wanted[topic].name.capitalize()} of {topic}"
+        for topic, allowed in told.items()
+        if topics.wanted[topic] not in allowed
+    ]
+    user = deployment.cluster.properties.get("sasl.username", "this client")
+    if lacking:
+        return _failed("permissions", f"{user} is not allowed {', '.join(lacking)}.", "allow it, by ACLs")
+    if topics.absent and topics.creates_topics and not _may_create(admin):
+        message = f"{user} is not allowed Create of the cluster, and topics are absent: {', '.join(topics.absent)}."
+        return _warning("permissions", message, "create them, or allow it to create topics of these names")
+    if len(told) < len(topics.allowed):
+        fix = "nothing, if this is to try things out; else look at the broker's authorizer"
+        return _warning("permissions", "this broker does not tell what a client may do.", fix)
+    if unseen := [topic for topic in topics.wanted if topic not in topics.allowed]:
+        message = f"not known of what is not seen: {', '.join(unseen)}."
+        return _warning("permissions", message, "check again once it is")
+    return _ok("permissions", "may read what is consumed, and write results and dead letters")
+
+
+def _may_create(admin: AdminClient) -> bool:
+    try:
+        future = admin.describe_cluster(include_authorized_operations=True, request_timeout=REACHED_WITHIN)
+        allowed = future.result().authorized_operations
+    except KafkaException:
+        return False
+    return allowed is None or AclOperation.CREATE in allowed
+
+
+def _group(deployment: Deployment, admin: AdminClient) -> Finding:
+    group = Group(admin, deployment.cluster.group)
+    fix = f"allow this client Read of the group {group.name}"
+    try:
+        described = group.describe()
+        group.committed([Partition(topic, 0) for topic in deployment.input_topics])
+    except KafkaUnusable as error:
+        return _failed("group", str(error), fix)
+    if described.may_join is False:
+        return _failed("group", "not allowed: Read of the group.", fix)
+    if described.is_empty:
+        return _ok("group", f"{group.name} has no members now")
+    members = f" with {_counted(len(described.members), 'member')}" if described.members else ""
+    return _ok("group", f"{group.name} is {described.state}{members}")
+
+
+def _transactions(deployment: Deployment) -> Finding:
+    """Begin to be a transactional writer, as a member does, with an id that no member has."""
+    cluster = deployment.cluster
+    name = f"{cluster.group}-check"
+    producer = cluster.make_producer({**cluster.producer_properties, "transactional.id": name})
+    try:
+        producer.init_transactions(REACHED_WITHIN)
+    except KafkaException as error:
+        message = f"this client can't write in transactions: {_reason(error)}."
+        match kafka_error(error).code():
+            case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                fix = f"allow it Write of all transactional ids that begin with {cluster.group}-"
+            case KafkaError.INVALID_TRANSACTION_TIMEOUT:
+                fix = "lower CONSUMER_COMMIT_TIMEOUT, or raise the broker's transaction.max.timeout.ms"
+            case _:
+                fix = "transaction.state.log.replication.factor must be no more than there are brokers"
+        return _failed("transactions", message, fix)
+    return _ok("transactions", f"may write in transactions, as {name}")
+
+
+def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
+    """Ask where each of our schemas stands, over the connection that the service would have."""
+    if registry is None:
+        yield _ok("registry", "none is set: records have the single-object framing, schemas are local")
+        return
+    try:
+        found = subjects.check(registry)
+    except RegistryUnavailable as error:
+        yield _failed("registry", f"{error}.", "see CONSUMER_SCHEMA_REGISTRY_URL, _USER, _PASSWORD and _CA")
+        return
+    refused = [each for each in found if each.state == "incompatible"]
+    for each in refused:
+        message = f"our schema may not follow the latest of {each.subject}: {each.reason}."
+        fix = "give the topic another name by its setting, or change the subject's compatibility"
+        yield _failed("registry", message, fix)
+    if new := [each.subject for each in found if each.state == "new"]:
+        yield _ok("registry", f"not there yet: {', '.join(new)}; schemas register puts them there")
+    elif not refused:
+        yield _ok("registry", "has all our schemas")
+
+
+def _api(api: Api) -> Iterator[Finding]:
+    try:
+        # Any answer will do: it is without credentials.
+        asked = datetime.now(UTC)
+        answer = requests.head(api.url, timeout=REACHED_WITHIN, allow_redirects=False)
+        here = asked + (datetime.now(UTC) - asked) / 2
+    except requests.RequestException as error:
+        fix = "see JIRAFE_URL; a proxy is taken from HTTPS_PROXY"
+        yield _failed("api", f"no answer from {api.url} ({type(error).__name__}).", fix)
+        return
+    yield _ok("api", f"{api.url} answers")
+    yield _token(api)
+    yield _clock(answer.headers, here)
+
+
+def _token(api: Api) -> Finding:
+    """Send an event that the API refuses for its form: it looks at the token before, and takes nothing in."""
+    if api.site is None:
+        message = "no site and token are set: each message must carry jirafe.site_id and jirafe.access_token."
+        return _warning("token", message, "set JIRAFE_SITE_ID and JIRAFE_ACCESS_TOKEN, if messages do not")
+    fix = "see JIRAFE_URL"
+    match api.client.send(api.site, [PROBE]):
+        case Answered((Rejected(),)):
+            return _ok("token", f"the API accepts it for the site {api.site.site_id}")
+        case Forbidden(error_type):
+            message = f"the API refuses the token for the site {api.site.site_id}: {error_type}."
+            return _failed("token", message, "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID")
+        case Failed(_, problem) | Refused(problem) | Answered((Transient(problem),)):
+            return _failed("token", f"{problem}.", fix)
+        case Answered((Accepted(), *_)) | Answered():
+            return _warning("token", "the API takes in what Jirafe's would refuse: it checks nothing.", fix)
+
+
+def _clock(headers: Mapping[str, str], here: datetime) -> Finding:
+    try:
+        there = parsedate_to_datetime(headers.get("Date", ""))
+        ahead = here - (there if there.tzinfo else there.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return _warning("clock", "the API does not tell its time: not compared.", "see that NTP keeps this clock")
+    seconds = abs(ahead.total_seconds())
+    if abs(ahead) > CLOCK_TOLERANCE:
+        where = "ahead of" if ahead > timedelta(0) else "behind"
+        return _warning("clock", f"this clock is {seconds:,.0f} seconds {where} the API's.", "let NTP set it")
+    return _ok("clock", f"as the API's, to within {CLOCK_TOLERANCE.seconds // 60} minutes")
+
+
+def _reason(error: KafkaException) -> str:
+    message: str = kafka_error(error).str()
+    return message.rstrip(".")
+
+
+def _partitions(numbers: list[int]) -> str:
+    names = ", ".join(map(str, numbers))
+    return f"the partition {names} has" if len(numbers) == 1 else f"the partitions {names} have"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,31 @@
+"""What admin tools work on."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from consumer.engine.kafka import Cluster
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far the clocks of producers, brokers and members may differ. `check` warns of more, `audit` allows for it."""
+
+_MORE_THAN_A_TRANSACTION = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A cluster with the consumer's topics: those it consumes, and those of its results and dead letters."""
+
+    cluster: Cluster
+    input_topics: tuple[str, ...]
+    results_topic: str
+    dead_letters_topic: str
+
+    @property
+    def output_topics(self) -> tuple[str, str]:
+        """The topics that the consumer writes to."""
+        return self.results_topic, self.dead_letters_topic
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which any open transaction ends: longer than the broker lets one live."""
+        return self.cluster.transaction_timeout + _MORE_THAN_A_TRANSACTION

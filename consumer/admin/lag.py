@@ -1,0 +1,87 @@
+"""How far the group is behind: in records, and in time."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from consumer.admin.deployment import Deployment
+from consumer.admin.group import Described, Group, GroupMember
+from consumer.admin.ranges import Topics
+from consumer.admin.reading import read_firsts
+from consumer.engine.records import Partition, Range
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """One partition: `committed` is next to read, None where the group has committed nothing of it.
+
+    `records` counts offsets, of which some may have no record; it is 0 where none has. `oldest` is the time of
+    the first record that is not finished, None where all are. `lost` counts offsets that retention took away
+    before they were consumed.
+    """
+
+    topic: str
+    partition: int
+    committed: int | None
+    end: int
+    records: int
+    oldest: datetime | None
+    lost: int
+    owner: GroupMember | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The group at one moment."""
+
+    at: datetime
+    group: Described
+    lags: tuple[Lag, ...]
+
+    @property
+    def records(self) -> int:
+        """Offsets behind, in all."""
+        return sum(lag.records for lag in self.lags)
+
+    @property
+    def oldest(self) -> datetime | None:
+        """The time of the oldest record that is not finished."""
+        return min((lag.oldest for lag in self.lags if lag.oldest), default=None)
+
+    def behind(self, oldest: datetime | None) -> timedelta:
+        """How long ago a time was; nothing for none."""
+        return max(self.at - oldest, timedelta(0)) if oldest else timedelta(0)
+
+
+class Looker:
+    """Looks at a deployment's group from outside; `look` raises KafkaUnusable."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._topics = Topics(deployment.cluster)
+        self._group = Group(self._topics.admin, deployment.cluster.group)
+
+    def look(self) -> Look:
+        """Give the lag of every partition that is consumed."""
+        described = self._group.describe()
+        owners = {place: member for member in described.members for place in member.owns}
+        places = [
+            Partition(topic, each)
+            for topic in self._deployment.input_topics
+            for each in self._topics.partitions(topic)
+        ]
+        firsts, committed = self._topics.firsts(places), self._group.committed(places)
+        ends = self._topics.ends(places)
+        left = {}
+        for place in places:
+            start = max(committed[place] or 0, firsts[place])
+            left[place] = Range(*place, start, max(start, ends[place]))
+        # Between the offsets there may be markers of transactions alone: only a look tells.
+        unfinished = read_firsts(self._deployment.cluster, list(left.values()))
+        lags = []
+        for place, (_, _, start, end) in left.items():
+            record, done = unfinished.get(place), committed[place]
+            oldest = datetime.fromtimestamp(record.timestamp / 1000, UTC) if record else None
+            lost = 0 if done is None else max(0, firsts[place] - done)
+            behind = end - start if record else 0
+            lags.append(Lag(*place, done, ends[place], behind, oldest, lost, owners.get(place)))
+        return Look(datetime.now(UTC), described, tuple(lags))

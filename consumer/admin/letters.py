@@ -1,0 +1,245 @@
+"""Dead letters: found in their topic, looked at, and delivered again."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, NamedTuple
+
+from confluent_kafka import Message
+
+from consumer.admin.deployment import Deployment
+from consumer.admin.ranges import Topics
+from consumer.admin.reading import read_ranges
+from consumer.admin.redelivery import Redeliverer
+from consumer.engine.deadline import Deadline
+from consumer.engine.kafka import to_record
+from consumer.engine.ports import W
+from consumer.engine.records import Output, Partition, Place, Range, Record, Redelivery
+from consumer.errors import KafkaUnusable
+from schemas.codec import Codec, RegistryUnavailable, Undecodable
+from schemas.hub import key_of
+
+_PREFIX = "dlq."
+_OK = 200
+
+Look = Callable[[int, int], None]
+"""Is told how many records are read, and of how many."""
+
+
+class Letter(NamedTuple):
+    """One dead letter: its own `place` (TOPIC/PARTITION/OFFSET), and the record as it was when it failed.
+
+    `kind` and `reason` say why, `attempts` how often it was tried, `redrives` how often it was redriven before, and
+    `replay` which replay left it, None for none.
+    """
+
+    place: Place
+    record: Record
+    kind: str
+    reason: str
+    attempts: int
+    failed_at: datetime
+    redrives: int
+    replay: str | None
+
+    @property
+    def of(self) -> Place:
+        """The place of the record that failed."""
+        return self.record.place
+
+
+class Contents(NamedTuple):
+    """What is in a letter's record, as far as it decodes: its message, the type, and the number or id."""
+
+    message: Mapping[str, Any] | None
+    message_type: str
+    number: str
+
+
+def read_letter(record: Record) -> Letter | None:
+    """Take a record of the dead-letter topic for what it is; None if it is none of ours."""
+    # Ours are the last of their names: the record may have had such headers before.
+    ours: dict[str, str] = {}
+    headers = list(record.headers)
+    while headers and headers[-1][0].startswith(_PREFIX):
+        name, value = headers.pop()
+        if name in ours:
+            headers.append((name, value))
+            break
+        ours[name] = (value or b"").decode(errors="replace")
+        if name == "dlq.reason":
+            break  # it is the first of ours
+    try:
+        original = Record(
+            ours["dlq.topic"],
+            int(ours["dlq.partition"]),
+            int(ours["dlq.offset"]),
+            int(ours["dlq.timestamp"]),
+            record.key,
+            record.value,
+            tuple(headers),
+        )
+        return Letter(
+            record.place,
+            original,
+            ours["dlq.kind"],
+            ours["dlq.reason"],
+            int(ours["dlq.attempts"]),
+            datetime.fromtimestamp(int(ours["dlq.time"]) / 1000, UTC),
+            int(ours.get("dlq.redrives", 0)),
+            ours.get("dlq.replay"),
+        )
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
+def contents_of(letter: Letter, codec: Codec, *, needed: bool) -> Contents:
+    """Decode a letter's record, where it decodes; raises RegistryUnavailable only where it is needed."""
+    number = (letter.record.key or b"").decode(errors="replace")
+    try:
+        message = codec.decode_message(letter.record.value or b"")
+    except Undecodable:
+        return Contents(None, "", number)
+    except RegistryUnavailable:
+        if needed:
+            raise
+        return Contents(None, "", number)
+    return Contents(message, message["message"], number or key_of(message) or "")
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which letters are meant: all that fit everything that is given. Times are of the failure."""
+
+    kind: str | None = None
+    topic: str | None = None
+    message_type: str | None = None
+    key: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def fits(self, letter: Letter, contents: Contents) -> bool:
+        """Tell whether a letter is meant."""
+        return (
+            self.kind in (None, letter.kind)
+            and self.topic in (None, letter.record.topic)
+            and self.message_type in (None, contents.message_type)
+            and self.key in (None, contents.number)
+            and (self.reason is None or self.reason.casefold() in letter.reason.casefold())
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
+        )
+
+
+class Found(NamedTuple):
+    """A letter with its contents. `redriven` tells what became of it since: delivered, failed, or nothing ("")."""
+
+    letter: Letter
+    contents: Contents
+    redriven: str
+
+
+class Letters:
+    """The dead-letter topic; methods raise KafkaUnusable, RegistryUnavailable."""
+
+    def __init__(self, deployment: Deployment, codec: Codec) -> None:
+        self._deployment = deployment
+        self._codec = codec
+        self._topics = Topics(deployment.cluster)
+        self.foreign = 0
+        """Records of the topic that are no letters of ours, so far."""
+
+    def find(self, wanted: LetterFilter, look: Look, *, settled: bool = False) -> Iterator[Found]:
+        """Give the letters that are meant, oldest first within each partition; `look` is told how far it is.
+
+        With `settled` it waits for transactions that may still have redriven some.
+        """
+        redriven = self._redriven(look, settled=settled)
+        for letter in self._letters(look):
+            contents = contents_of(letter, self._codec, needed=wanted.message_type is not None)
+            if wanted.fits(letter, contents):
+                yield Found(letter, contents, redriven.get(str(letter.place), ""))
+
+    def at(
+        self,
+        places: Collection[Place],
+        wanted: LetterFilter = LetterFilter(),
+        look: Look = lambda _read, _total: None,
+        *,
+        settled: bool = False,
+    ) -> list[Found]:
+        """Give the letters of places, their own or of the record that failed; raises KafkaUnusable without one."""
+        chosen = set(places)
+        found = [
+            each
+            for each in self.find(wanted, look, settled=settled)
+            if chosen & {each.letter.place, each.letter.of}
+        ]
+        without = chosen - {place for each in found for place in (each.letter.place, each.letter.of)}
+        if without:
+            topic = self._deployment.dead_letters_topic
+            fitting = "" if wanted == LetterFilter() else " that fits"
+            raise KafkaUnusable(
+                f"{topic} has no dead letter of {min(without)}{fitting}; dead-letters list shows the places."
+            )
+        return found
+
+    def _letters(self, look: Look) -> Iterator[Letter]:
+        topic = self._deployment.dead_letters_topic
+        for message in self._messages(topic, look, settled=False):
+            letter = read_letter(to_record(message))
+            if letter is None:
+                self.foreign += 1
+            else:
+                yield letter
+
+    def _redriven(self, look: Look, *, settled: bool) -> dict[str, str]:
+        """Tell, from the results, which letters were delivered again, and how that ended."""
+        ended: dict[str, str] = {}
+        for message in self._messages(self._deployment.results_topic, look, settled=settled):
+            try:
+                result = self._codec.decode_result(message.value() or b"")
+            except Undecodable:
+                continue
+            if result["redrive"] is not None:
+                ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
+        return ended
+
+    def _messages(self, topic: str, look: Look, *, settled: bool) -> Iterator[Message]:
+        """Read a topic to its present end, also behind transactions that are open if it is to be settled."""
+        places = [Partition(topic, number) for number in self._topics.partitions(topic)]
+        firsts, ends = self._topics.firsts(places), self._topics.ends(places, committed=not settled)
+        ranges = [Range(*place, firsts[place], ends[place]) for place in places]
+        read, total = 0, sum(each.end - each.start for each in ranges)
+        patience = Deadline(self._deployment.patience)
+        for batch in read_ranges(self._deployment.cluster, ranges):
+            look(read, total)
+            yield from batch
+            read += len(batch)
+            if batch:
+                patience = Deadline(self._deployment.patience)
+            elif not patience.left:
+                raise KafkaUnusable(f"{topic} has a transaction that does not end; what is behind it is hidden.")
+
+    def redrive(
+        self, found: Iterable[Found], redeliverer: Redeliverer[W], at_once: int, rate: float | None
+    ) -> Iterator[tuple[Output, ...]]:
+        """Deliver letters again, `at_once` at most in a transaction; `rate` bounds them a second.
+
+        Each has a result that names it; one that fails again is a new letter. Raises Interrupted, GaveUp.
+        """
+        most = max(1, min(at_once, int(rate))) if rate else at_once
+        letters = iter(found)
+        while records := [_again(each.letter) for each in islice(letters, most)]:
+            outputs = redeliverer.deliver(records)
+            redeliverer.publish(outputs, {})
+            yield tuple(outputs)
+            if rate:
+                redeliverer.wait(len(records) / rate)
+
+
+def _again(letter: Letter) -> Record:
+    """Give the record of a letter, marked as redriven."""
+    return letter.record._replace(redelivery=Redelivery(None, str(letter.place), letter.attempts, letter.redrives))

@@ -1,0 +1,152 @@
+"""Places in topics: what a user writes for one, and what offsets a range between two of them has."""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from consumer.admin.reading import find_topic, read_ends
+from consumer.engine.kafka import REACHED_WITHIN, Cluster, kafka_error
+from consumer.engine.records import Partition, Range
+from consumer.errors import KafkaUnusable
+
+Position = datetime | int
+"""A moment, always with its zone, or an offset."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_AGO = re.compile(r"(\d+)\s*([smhd])(\s*ago)?")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class NotAPosition(ValueError):
+    """What was written is neither a time nor an offset; the sentence, without a stop, says what to write."""
+
+
+def parse_time(text: str, now: datetime) -> datetime:
+    """Read a moment: ISO 8601 with a zone, a date (its midnight in UTC), or how long ago; raises NotAPosition."""
+    text = text.strip()
+    try:
+        if ago := _AGO.fullmatch(text):
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if _DATE.fullmatch(text):
+            return datetime.fromisoformat(text).replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise NotAPosition(
+            f"'{text}' is not a time: write ISO 8601 with a zone (2014-03-01T10:00Z), a date, or 2h for 2 hours ago"
+        ) from None
+    if moment.tzinfo is None:
+        raise NotAPosition(f"'{text}' has no zone: add Z for UTC, or an offset like +01:00")
+    return moment
+
+
+def parse_position(text: str, now: datetime) -> Position:
+    """Read a place: an offset where there are digits alone, else a moment; raises NotAPosition."""
+    return int(text) if text.isascii() and text.isdigit() else parse_time(text, now)
+
+
+def lasting(text: str, now: datetime) -> str:
+    """Give the words of a place that mean the same later: how long ago becomes a moment; raises NotAPosition."""
+    place = parse_position(text, now)
+    if isinstance(place, int) or not _AGO.fullmatch(text.strip()):
+        return text
+    return place.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Topics:
+    """Where a broker's topics have their records; every method raises KafkaUnusable where it does not answer."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.admin, _ = cluster.reach()
+        self._cluster = cluster
+
+    def resolve(
+        self, topic: str, start: Position | None, end: Position | None, partitions: Collection[int] = ()
+    ) -> list[Range]:
+        """Give the ranges of a topic's partitions between two places, its first and its present end by default.
+
+        A moment is the first record of that time or later. A range is never wider than what is there, up to
+        the end of what is committed; it is empty where nothing is. No partitions: all of them. Raises KafkaUnusable
+        also for a range that is reversed, or begins behind the end of all of them.
+        """
+        _check_order(start, end)
+        places = [Partition(topic, number) for number in self.chosen(topic, partitions)]
+        firsts, ends = self.firsts(places), self.ends(places)
+        if isinstance(start, int) and start > (last := max(ends.values())):
+            raise KafkaUnusable(
+                f"the offset {start} is behind the end of {topic}, which is {last}; choose another."
+            )
+        lows, highs = self._at(start, firsts, ends), self._at(end, ends, ends)
+        ranges = []
+        for place in places:
+            low, high = (min(max(each[place], firsts[place]), ends[place]) for each in (lows, highs))
+            ranges.append(Range(*place, low, max(low, high)))
+        return ranges
+
+    def _at(
+        self, at: Position | None, default: Mapping[Partition, int], ends: Mapping[Partition, int]
+    ) -> Mapping[Partition, int]:
+        match at:
+            case None:
+                return default
+            case int():
+                return dict.fromkeys(ends, at)
+            case datetime():
+                return {
+                    place: ends[place] if offset is None else offset for place, offset in self.at(ends, at).items()
+                }
+
+    def partitions(self, topic: str) -> list[int]:
+        """Give the numbers of a topic's partitions."""
+        return sorted(find_topic(self._cluster, topic).partitions)
+
+    def chosen(self, topic: str, partitions: Collection[int]) -> list[int]:
+        """Give the numbers of the chosen partitions, all if none was; raises KafkaUnusable for a wrong one."""
+        numbers = self.partitions(topic)
+        if unknown := sorted(set(partitions) - set(numbers)):
+            raise KafkaUnusable(f"the topic {topic} has no partition {unknown[0]}: it has {len(numbers)}, from 0.")
+        return sorted(set(partitions)) or numbers
+
+    def firsts(self, places: Collection[Partition]) -> dict[Partition, int]:
+        """Give the offset of each partition's first record, or of the next where it has none."""
+        return {place: offset for place, (offset, _) in self._listed(places, OffsetSpec.earliest()).items()}
+
+    def ends(self, places: Collection[Partition], *, committed: bool = True) -> dict[Partition, int]:
+        """Give the offset after each partition's last record, committed or, else, written at all."""
+        return read_ends(self._cluster, places, committed=committed)
+
+    def at(self, places: Collection[Partition], moment: datetime) -> dict[Partition, int | None]:
+        """Give the offset of each partition's first record of a time or later, None where it has none."""
+        asked = max(0, int(moment.timestamp() * 1000))  # what is negative has a meaning of its own to Kafka
+        # Where there is none Kafka answers with the offset -1, the embedded broker with 0: neither has a time.
+        return {
+            place: offset if timestamp >= asked else None
+            for place, (offset, timestamp) in self._listed(places, OffsetSpec.for_timestamp(asked)).items()
+        }
+
+    def _listed(self, places: Collection[Partition], spec: OffsetSpec) -> dict[Partition, tuple[int, int]]:
+        """Ask for offsets; each comes with the time of its record, if it is that of one."""
+        if not places:
+            return {}
+        asked = {TopicPartition(*place): spec for place in places}
+        found = {}
+        for place, future in self.admin.list_offsets(asked, request_timeout=REACHED_WITHIN).items():
+            try:
+                listed = future.result()
+            except KafkaException as error:
+                why = kafka_error(error).str()
+                raise KafkaUnusable(
+                    f"the offsets of {place.topic}/{place.partition} can't be had: {why}."
+                ) from None
+            found[Partition(place.topic, place.partition)] = (listed.offset, listed.timestamp)
+        return found
+
+
+def _check_order(start: Position | None, end: Position | None) -> None:
+    # Which offset a moment is at is another question for each partition.
+    both_offsets = isinstance(start, int) and isinstance(end, int) and start > end
+    both_moments = isinstance(start, datetime) and isinstance(end, datetime) and start > end
+    if both_offsets or both_moments:
+        raise KafkaUnusable(f"the range is reversed: it begins at {start}, and ends before that, at {end}.")

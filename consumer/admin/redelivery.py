@@ -1,0 +1,157 @@
+"""Delivers records again, beside the group: in rounds, each published in one transaction of its own.
+
+Order per partition holds: a round has one chunk of each partition, and the next round begins once all of it is
+published. A round that is not published is as if it had not been, but for what the API got.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol
+
+from consumer.admin.deployment import Deployment
+from consumer.engine.backoff import Backoff
+from consumer.engine.deadline import Clock, Deadline
+from consumer.engine.errors import Aborted, TransactionsRefused, WriterLost
+from consumer.engine.ports import Chunk, Done, Handler, Hooks, Retry, W
+from consumer.engine.records import Output, Partition, Record
+from consumer.engine.workers import Workers
+from consumer.engine.writer import Writer
+from consumer.errors import GaveUp, Interrupted, KafkaUnusable
+
+_LOOK = 0.1
+
+
+class GivesUp(Handler[W], Protocol[W]):
+    """A handler that can give up what alone stands in a redelivery's way."""
+
+    def give_up_suspects(self, chunk: Chunk[W], message: str) -> bool:
+        """Give up events that fail alone while their sites serve; tells whether any is. May block."""
+
+
+class Watcher:
+    """Who runs it: sets `stopped` to have it stop soon, and is told why it waits, and for how many seconds."""
+
+    def __init__(self, on_wait: Callable[[str, float], None]) -> None:
+        self.stopped = False
+        self.on_wait = on_wait
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a redelivery tries: chunks at the same time, tries before it gives up, and the delays between them."""
+
+    workers: int
+    max_attempts: int
+    backoff: Backoff
+    commit_timeout: float
+
+
+class Redeliverer(Generic[W]):
+    """Delivers and publishes records; `name` tells this run from others: two of one name fence each other."""
+
+    def __init__(
+        self, deployment: Deployment, handler: GivesUp[W], pace: Pace, name: str, watcher: Watcher
+    ) -> None:
+        """Reach the broker at once; raises KafkaUnusable."""
+        cluster = deployment.cluster
+        self._watcher = watcher
+        self._handler = handler
+        self._pace = pace
+        self._workers: Workers[Chunk[W], Done[W] | Retry[W]] = Workers(
+            pace.workers, lambda chunk: handler.handle(chunk, lambda: not watcher.stopped)
+        )
+        group = f"{cluster.group}.{name}"
+        # For its name alone: the offsets that are committed with results are this group's, which has no members.
+        consumer = cluster.make_consumer({**cluster.client_properties(name), "group.id": group})
+        self._metadata = consumer.consumer_group_metadata()
+        consumer.close()
+        producer = cluster.make_producer({**cluster.producer_properties, "transactional.id": group})
+        self._writer = Writer(producer, deployment.output_topics, Hooks(), Clock())
+        try:
+            self._writer.start(pace.commit_timeout)
+        except (WriterLost, TransactionsRefused) as error:
+            raise KafkaUnusable(f"results can't be written: {error}.") from None
+
+    def deliver(self, records: Iterable[Record]) -> list[Output]:
+        """Deliver records, which are in order within each partition; blocks until each has its output.
+
+        An event that the API fails alone, `max_attempts` times while it serves, is given up.
+        Raises Interrupted, and GaveUp where credentials of the settings are refused, or the API takes nothing for
+        so many tries.
+        """
+        chunks: dict[Partition, Chunk[W]] = {}
+        for record in records:
+            place = record.place.of
+            chunks.setdefault(place, Chunk[W](place, 0)).records.append(record)
+        outputs: list[Output] = []
+        failures = 0
+        left: Sequence[Chunk[W]] = list(chunks.values())
+        while left:
+            answers = self._tried(left)
+            done = [answer for answer in answers if isinstance(answer, Done)]
+            retries = [answer for answer in answers if isinstance(answer, Retry)]
+            for answer in done:
+                outputs += answer.outputs
+            left = [retry.chunk for retry in retries]
+            if retries:
+                failures = 1 if done or any(retry.served for retry in retries) else failures + 1
+                if failures >= self._pace.max_attempts:
+                    self._give_up(retries, failures)
+                    failures = 0
+                else:
+                    self._wait_after(retries, failures)
+        return outputs
+
+    def _tried(self, chunks: Sequence[Chunk[W]]) -> list[Done[W] | Retry[W]]:
+        """Try chunks once, all at a time."""
+        for chunk in chunks:
+            self._workers.submit(chunk)
+        answers: list[Done[W] | Retry[W]] = []
+        while len(answers) < len(chunks):
+            answers += self._workers.answers(_LOOK)
+            if self._watcher.stopped:
+                raise Interrupted("stopped")
+        return answers
+
+    def _give_up(self, retries: Sequence[Retry[W]], failures: int) -> None:
+        """Give up events that fail alone while the API serves; raises GaveUp where there is none."""
+        given_up = [self._handler.give_up_suspects(retry.chunk, retry.trouble.message) for retry in retries]
+        if not any(given_up):
+            raise GaveUp(f"{retries[0].trouble.message}, {failures} times in a row")
+
+    def _wait_after(self, retries: Sequence[Retry[W]], failures: int) -> None:
+        troubles = [retry.trouble for retry in retries]
+        for trouble in troubles:
+            if trouble.held:
+                raise GaveUp(trouble.message)
+        asked = [trouble.retry_after for trouble in troubles if trouble.retry_after is not None]
+        delay = self._pace.backoff.delay(failures, max(asked, default=None), random.random)
+        self._watcher.on_wait(troubles[0].message, delay)
+        self.wait(delay)
+
+    def wait(self, seconds: float) -> None:
+        """Wait, and look meanwhile; raises Interrupted."""
+        deadline = Deadline(seconds)
+        while True:
+            if self._watcher.stopped:
+                raise Interrupted("stopped")
+            if not deadline.left:
+                return
+            time.sleep(min(_LOOK, deadline.left))
+
+    def publish(self, outputs: Sequence[Output], offsets: Mapping[Partition, int]) -> None:
+        """Publish outputs, with offsets of this run's own group, in one transaction; raises GaveUp."""
+        deadline = Deadline(self._pace.commit_timeout)
+        while True:
+            try:
+                self._writer.write(outputs, offsets, self._metadata, deadline)
+            except Aborted as error:
+                if not deadline.left:
+                    raise GaveUp(f"results can't be published: {error}") from None
+                time.sleep(_LOOK)
+            except WriterLost as error:
+                raise GaveUp(f"results can't be published: {error}") from None
+            else:
+                return

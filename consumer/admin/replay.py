@@ -1,0 +1,149 @@
+"""A replay: records of a topic delivered again, beside the group, whose offsets and members it leaves alone.
+
+Its place is committed, with the results, as the offsets of a group without members that bears the replay's id;
+so a replay that was stopped goes on where its last result is, from whatever machine.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from consumer.admin.group import Group
+from consumer.admin.ranges import Position, Topics
+from consumer.admin.reading import read_ranges
+from consumer.admin.redelivery import Redeliverer
+from consumer.engine.kafka import Cluster, to_record
+from consumer.engine.ports import W
+from consumer.engine.records import Output, Partition, Range, Record, Redelivery
+from schemas.codec import Codec, Undecodable
+
+_SITE_ID = "jirafe.site_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to replay: records of a topic from a place on and before another, and which of them.
+
+    `written` is how the user wrote it: the same words are the same replay.
+    """
+
+    topic: str
+    start: Position | None
+    end: Position | None
+    partitions: tuple[int, ...]
+    message_type: str | None
+    key: str | None
+    site: str | None
+    written: str
+
+    @property
+    def id(self) -> str:
+        """A short name, the same for the same words."""
+        return hashlib.sha256(self.written.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStep:
+    """How far a replay is: offsets passed since the last step, records that were passed over, and outputs."""
+
+    passed: int
+    left_out: int
+    outputs: tuple[Output, ...]
+
+
+class Replay:
+    """One replay; `own_site` is that of messages which name none. Methods raise KafkaUnusable."""
+
+    def __init__(self, cluster: Cluster, codec: Codec, plan: Plan, own_site: str | None) -> None:
+        self.plan = plan
+        self._cluster = cluster
+        self._codec = codec
+        self._own_site = own_site
+        self._topics = Topics(cluster)
+        self._group = cluster.group
+        self.name = f"replay.{plan.id}"
+        self._own = Group(self._topics.admin, f"{self._group}.{self.name}")
+
+    def ranges(self) -> list[Range]:
+        """Tell what there is to replay: no record that the group has not committed yet."""
+        plan = self.plan
+        ranges = self._topics.resolve(plan.topic, plan.start, plan.end, plan.partitions)
+        committed = Group(self._topics.admin, self._group).committed([each.of for each in ranges])
+        return [each._replace(end=max(each.start, min(each.end, committed[each.of] or 0))) for each in ranges]
+
+    def resumed(self, ranges: list[Range]) -> list[Range] | None:
+        """Give what is left of ranges where this replay was stopped; None if it was not begun, or is done.
+
+        What is left is sure only once a `Redeliverer` of its name has fenced an earlier run.
+        """
+        committed = self._own.committed([each.of for each in ranges], settled=True)
+        if all(offset is None for offset in committed.values()):
+            return None
+        left = []
+        for each in ranges:
+            offset = committed[each.of]
+            left.append(each if offset is None else each._replace(start=min(offset, each.end)))
+        return left
+
+    def begin(self, ranges: list[Range]) -> None:
+        """Note where it begins, so that it can be resumed."""
+        self._own.alter({each.of: each.start for each in ranges})
+
+    def end(self) -> None:
+        """Forget its place: it is done."""
+        self._own.delete()
+
+    def select(self, ranges: list[Range]) -> Iterator[tuple[int, list[Record]]]:
+        """Read ranges in batches: how many records each had, and those to be replayed; changes nothing."""
+        redelivery = Redelivery(replay=self.plan.id)
+        for batch in read_ranges(self._cluster, ranges):
+            records = [to_record(message) for message in batch]
+            yield (
+                len(records),
+                [record._replace(redelivery=redelivery) for record in records if self._is_wanted(record)],
+            )
+
+    def run(self, ranges: list[Range], redeliverer: Redeliverer[W], rate: float | None) -> Iterator[ReplayStep]:
+        """Deliver and publish; `rate` bounds the records a second. Raises Interrupted, GaveUp."""
+        at = {each.of: each.start for each in ranges}
+        ends = {each.of: each.end for each in ranges}
+        for read, wanted in self.select(ranges):
+            redeliverer.wait(0)
+            left_out = read - len(wanted)
+            for records in _portions(wanted, rate):
+                begun = time.monotonic()
+                outputs = redeliverer.deliver(records)
+                after: dict[Partition, int] = {}
+                for record in records:
+                    after[record.place.of] = record.offset + 1
+                redeliverer.publish(outputs, after)
+                yield ReplayStep(sum(after[place] - at[place] for place in after), left_out, tuple(outputs))
+                at |= after
+                left_out = 0
+                if rate:
+                    redeliverer.wait(max(0.0, len(records) / rate - (time.monotonic() - begun)))
+            if left_out:
+                yield ReplayStep(0, left_out, ())
+        redeliverer.publish([], ends)
+        yield ReplayStep(sum(ends[place] - at[place] for place in ends), 0, ())
+
+    def _is_wanted(self, record: Record) -> bool:
+        plan = self.plan
+        if plan.key is not None and (record.key or b"").decode(errors="replace") != plan.key:
+            return False
+        if plan.message_type is None and plan.site is None:
+            return True
+        try:
+            message = self._codec.decode_message(record.value or b"")
+        except Undecodable:
+            return False  # it has no type and no site
+        site = message["parameters"].get(_SITE_ID) or self._own_site
+        return plan.message_type in (None, message["message"]) and plan.site in (None, site)
+
+
+def _portions(records: list[Record], rate: float | None) -> Iterator[list[Record]]:
+    """Cut records into what may go in one second."""
+    most = max(1, int(rate)) if rate else max(1, len(records))
+    for begin in range(0, len(records), most):
+        yield records[begin : begin + most]

@@ -1,0 +1,198 @@
+"""From settings to parts that are ready to run: the only place where they are put together."""
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import prometheus_client
+
+from consumer.admin.check import Api
+from consumer.admin.deployment import Deployment
+from consumer.admin.redelivery import Pace
+from consumer.admin.topics import prepare_topics, require_topics
+from consumer.delivery.handler import Delivery
+from consumer.delivery.mapping import Defaults
+from consumer.delivery.sending import Rules
+from consumer.delivery.work import Credentials, Work
+from consumer.engine.backoff import Backoff
+from consumer.engine.kafka import Cluster, LibraryLog, Logger
+from consumer.engine.lane import Bounds
+from consumer.engine.member import Member, Options, Surroundings
+from consumer.errors import SettingsError
+from consumer.monitor.monitor import Monitor
+from consumer.monitor.report import About
+from consumer.monitor.server import StatusServer
+from consumer.settings import DRAIN_TIMEOUT, Settings, SettingsSource
+from jirafe.client import Client, Exchange, Site
+from schemas.codec import OWN_SCHEMAS, Codec
+from schemas.registry import Access, SchemaRegistry
+
+_CONNECT_TIMEOUT = 5.0
+_REGISTRY_TIMEOUT = 10.0
+_MAX_REQUEST_BYTES = 10 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_LANE_BYTES = 8 * 1024 * 1024
+_CHUNKS_PER_LANE = 4
+_DELAYS = 60
+_LONGEST_RETRY_AFTER = 300.0
+
+
+def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
+    """Tell how Kafka is reached; the library's own log lines go to `log`, to nobody if there is none."""
+    return Cluster(
+        settings.kafka,
+        instance=settings.instance,
+        host=settings.host,
+        commit_timeout=settings.stream.commit_timeout,
+        log=LibraryLog(log),
+    )
+
+
+def make_deployment(settings: Settings, log: Logger | None = None) -> Deployment:
+    """Tell the admin tools what they work on."""
+    stream = settings.stream
+    return Deployment(
+        make_cluster(settings, log), tuple(settings.input_topics), stream.results_topic, stream.dead_letters_topic
+    )
+
+
+def have_topics(settings: Settings, topics: Sequence[str], log: Logger | None = None) -> list[str]:
+    """Create the topics that are missing, if the settings allow it; gives those created. Raises KafkaUnusable."""
+    deployment = make_deployment(settings, log)
+    if settings.stream.create_topics:
+        return prepare_topics(deployment, topics)
+    require_topics(deployment, topics)
+    return []
+
+
+def make_codec(settings: Settings) -> Codec:
+    """Make the codec: with a registry where one is set, else with local schemas alone; raises SettingsError."""
+    try:
+        return Codec(make_registry(settings), settings.stream.schemas_folder)
+    except ValueError as error:
+        raise SettingsError([f"CONSUMER_SCHEMAS_FOLDER: {error}."]) from None
+
+
+def make_registry(settings: Settings) -> SchemaRegistry | None:
+    """Make the Schema Registry's client, None where no registry is set."""
+    stream = settings.stream
+    if stream.schema_registry_url is None:
+        return None
+    # TopicNameStrategy: a topic's values have the subject `<topic>-value`.
+    topics = (*settings.input_topics, stream.results_topic)
+    subjects = {name: f"{topic}-value" for name, topic in zip(OWN_SCHEMAS, topics, strict=True)}
+    password = stream.schema_registry_password
+    access = Access(
+        stream.schema_registry_user or "",
+        password.get_secret_value() if password else None,
+        stream.schema_registry_ca,
+        stream.schema_registry_certificate,
+        stream.schema_registry_key,
+    )
+    return SchemaRegistry(stream.schema_registry_url, subjects, access, timeout=_REGISTRY_TIMEOUT)
+
+
+def make_client(settings: Settings, monitor: Monitor | None = None) -> Client:
+    """Make the API's client; its exchanges are noted by the monitor, if there is one."""
+    api = settings.api
+    observe = monitor.metrics.exchanged if monitor else _unobserved
+    return Client(api.url, connect_timeout=_CONNECT_TIMEOUT, read_timeout=api.read_timeout, observe=observe)
+
+
+def _unobserved(_exchange: Exchange) -> None:
+    pass
+
+
+def make_delivery(settings: Settings, codec: Codec, monitor: Monitor | None = None) -> Delivery:
+    """Make what delivers chunks. A command that says itself what it did has no use for a monitor."""
+    rules = Rules(_MAX_REQUEST_BYTES, settings.stream.max_attempts)
+    client, defaults = make_client(settings, monitor), make_defaults(settings)
+    if monitor is None:
+        return Delivery(codec, client, rules, defaults)
+    return Delivery(codec, client, rules, defaults, monitor.metrics.decided)
+
+
+def make_pace(settings: Settings) -> Pace:
+    """Tell how replay and redrive try."""
+    stream = settings.stream
+    return Pace(stream.workers, stream.max_attempts, make_backoff(settings), stream.commit_timeout)
+
+
+def make_checked_api(settings: Settings) -> Api:
+    """Tell `check` how the service would use the API."""
+    site_id, token = settings.api.site_id, settings.access_token
+    return Api(settings.api.url, make_client(settings), Site(site_id, token) if site_id and token else None)
+
+
+def make_monitor(settings: Settings, log: Logger) -> Monitor:
+    """Make what watches one member."""
+    cluster = make_cluster(settings, log)
+    return Monitor(lambda: cluster.make_admin("ends"))
+
+
+def make_defaults(settings: Settings) -> Defaults:
+    """Tell what applies where a message says nothing."""
+    return Defaults(Credentials(settings.api.site_id, settings.access_token), settings.parameters)
+
+
+def make_backoff(settings: Settings) -> Backoff:
+    """Tell when to try again."""
+    longest = settings.stream.backoff_longest
+    return Backoff(longest / _DELAYS, longest, _LONGEST_RETRY_AFTER)
+
+
+def make_member(
+    settings: Settings, monitor: Monitor, delivery: Delivery, reloader: "Reloader", log: Logger
+) -> Member[Work]:
+    """Make one member of the group."""
+    stream = settings.stream
+    cluster = make_cluster(settings, log)
+    options = Options(
+        input_topics=settings.input_topics,
+        results_topic=stream.results_topic,
+        dead_letters_topic=stream.dead_letters_topic,
+        bounds=Bounds(stream.chunk_records * _CHUNKS_PER_LANE, _LANE_BYTES, stream.chunk_records, _CHUNK_BYTES),
+        backoff=make_backoff(settings),
+        workers=stream.workers,
+        hold_interval=stream.backoff_longest,
+        commit_timeout=stream.commit_timeout,
+        drain_timeout=DRAIN_TIMEOUT,
+        grace_time=stream.grace_time,
+        longest_silence=cluster.longest_silence,
+        flood_window=stream.flood_window,
+        is_static=cluster.is_static,
+    )
+    return Member(options, cluster, delivery, monitor, reloader.reload, Surroundings(log))
+
+
+class Reloader:
+    """Takes over changed credentials and parameters in place, from where the settings came from."""
+
+    def __init__(self, source: SettingsSource, delivery: Delivery, log: Logger) -> None:
+        self._source = source
+        self._delivery = delivery
+        self._log = log
+
+    def reload(self, *, asked: bool) -> bool:
+        """Take over what changed; tells whether what is held should be tried again. Called on the main thread."""
+        if not (asked or self._source.has_changed()):
+            return False
+        try:
+            self._delivery.use(make_defaults(self._source.load()))
+        except SettingsError as error:
+            self._log.error("settings_refused", faults=error.faults)
+            return False
+        self._log.info("settings_reloaded")
+        return True
+
+
+def make_status_server(address: str, settings: Settings, monitor: Monitor) -> StatusServer:
+    """Serve what a member tells, from now on; raises OSError."""
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # one more series each, of no use
+    about = About(
+        version=version("jirafe-consumer"),
+        group=settings.kafka["group.id"],
+        member=settings.instance,
+        started_ms=time.time_ns() // 1_000_000,
+    )
+    return StatusServer(address, about, monitor)

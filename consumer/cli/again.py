@@ -1,0 +1,76 @@
+"""What `replay` and `dead-letters redrive` share: a bar, Ctrl-C that stops in good order, a table at the end."""
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from consumer.admin.redelivery import Watcher
+from consumer.cli.progress import Bar, bars
+from consumer.engine.records import Output
+
+
+@dataclass(slots=True)
+class RedeliveryTally:
+    """What became of records that were delivered again."""
+
+    delivered: int = 0
+    failed: int = 0
+    left_out: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outputs: tuple[Output, ...]) -> None:
+        """Count outputs."""
+        for output in outputs:
+            if output.dead_letter:
+                self.failed += 1
+                self.kinds[output.dead_letter.kind] += 1
+            else:
+                self.delivered += 1
+
+    def as_object(self) -> dict[str, Any]:
+        """Give it for JSON."""
+        return {
+            "delivered": self.delivered,
+            "failed": self.failed,
+            "left_out": self.left_out,
+            "dead_letters": dict(self.kinds),
+        }
+
+    def show(self, title: str) -> None:
+        """Print it as a table."""
+        table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_row("delivered again", f"{self.delivered:,}")
+        table.add_row("failed again, new dead letters", f"{self.failed:,}")
+        for kind, count in self.kinds.most_common():
+            table.add_row(f"  {kind}", f"{count:,}")
+        table.add_row("left out", f"{self.left_out:,}")
+        Console(highlight=False).print(table)
+
+
+@contextmanager
+def watched(total: int | None) -> Iterator[tuple[Bar, Watcher]]:
+    """Show a bar, and have the first SIGINT or SIGTERM stop in good order; a second one ends it at once."""
+    with bars(counting=True) as add_bar:
+        bar = add_bar("delivering", total)
+        watcher = Watcher(bar.tell)
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            watcher.stopped = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield bar, watcher
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

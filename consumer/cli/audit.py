@@ -1,0 +1,168 @@
+"""`audit`: proof from the topics that every record has exactly one result."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from consumer import app
+from consumer.admin import audit
+from consumer.admin.audit import Audited, AuditProgress, AuditReport, Count
+from consumer.admin.ranges import Position
+from consumer.cli.progress import Bar, bars
+from consumer.cli.usage import PROGRAM, a_position, consumed, of_partitions
+from consumer.engine.records import Place
+from consumer.settings import SettingsSource
+
+_COLUMNS = {
+    Count.RECORDS: "records",
+    Count.ONE_RESULT: "one\nresult",
+    Count.MISSING: "missing",
+    Count.DOUBLED: "doubled",
+    Count.FAILED: "failed",
+    Count.DEAD_LETTERED: "dead\nletter",
+    Count.REDRIVEN: "re-\ndriven",
+    Count.REPLAYED: "re-\nplayed",
+    Count.WAITING: "waiting",
+}
+_TROUBLES = {
+    Count.MISSING: ("has no result", "have no result"),
+    Count.DOUBLED: ("has more than one result", "have more than one result"),
+    Count.WITHOUT_LETTER: ("failed and is no dead letter", "failed and are no dead letters"),
+    Count.STRAY_LETTER: ("is a dead letter and did not fail", "are dead letters and did not fail"),
+}
+
+
+@click.command("audit")
+@click.option("--topic", metavar="TOPIC", help="The topic of records. Default: all that are consumed.")
+@of_partitions
+@click.option("--from", "start", type=a_position, metavar="TIME|OFFSET", help="The first record. Default: all.")
+@click.option("--to", "end", type=a_position, metavar="TIME|OFFSET", help="The first record after. Default: all.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def audit_command(
+    source: SettingsSource,
+    topic: str | None,
+    partitions: tuple[int, ...],
+    start: Position | None,
+    end: Position | None,
+    as_json: bool,
+) -> int:
+    """Prove that every record has exactly one result.
+
+    Reads the topics themselves: the records of the range, every result and every dead letter. A record below
+    the group's committed offset must have one result of the group's own, and one that failed must be a dead
+    letter. Exit status 1 if not. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours
+    ago; from a time on, results are read from 5 minutes before it.
+
+    After offsets were reset, records do have two results. The embedded broker shows results that were aborted,
+    for instance by a crash, as if they were there.
+
+    \b
+    Examples:
+      jirafe-consumer audit --topic orders --from 2h
+      jirafe-consumer audit --topic orders --from 2014-03-01 --to 2014-03-02
+    """
+    loaded = source.load()
+    topics = dict.fromkeys(consumed(loaded, topic), partitions)
+    steps = audit.audit(app.make_deployment(loaded), app.make_codec(loaded), topics, (start, end))
+    report = _with_progress(steps)
+    if as_json:
+        click.echo(orjson.dumps(_object(report)))
+    else:
+        _show(report)
+    return 0 if report.is_proven else 1
+
+
+def _with_progress(steps: Iterator[AuditProgress | AuditReport]) -> AuditReport:
+    """Go through the steps with a bar for each topic, on a terminal; gives the report."""
+    shown: dict[str, Bar] = {}
+    with bars() as add_bar:
+        for step in steps:
+            match step:
+                case AuditProgress(topic, read, total):
+                    if topic not in shown:
+                        shown[topic] = add_bar(f"reading {topic}", total)
+                    shown[topic].at(read, total)
+                case AuditReport():
+                    return step
+    raise AssertionError("an audit ends with its report")
+
+
+def _first(report: AuditReport, trouble: Count) -> list[str]:
+    places = (
+        str(Place(each.range.topic, each.range.partition, offset))
+        for each in report.partitions
+        for offset in each.first[trouble]
+    )
+    return list(islice(places, audit.MOST_PLACES))
+
+
+def _object(report: AuditReport) -> dict[str, Any]:
+    total = report.total()
+    return {
+        "ok": report.is_proven,
+        "total": _counts(total),
+        "partitions": [
+            {**each.range._asdict(), "committed": each.committed, **_counts(each.counts)}
+            for each in report.partitions
+        ],
+        "first": {trouble.value: _first(report, trouble) for trouble in audit.TROUBLES if total[trouble]},
+        "notes": report.notes,
+    }
+
+
+def _counts(counts: Mapping[Count, int]) -> dict[str, int]:
+    return {count.value: counts.get(count, 0) for count in Count}
+
+
+def _show(report: AuditReport) -> None:
+    console = Console(highlight=False)
+    for topic in dict.fromkeys(each.range.topic for each in report.partitions):
+        of_topic = [each for each in report.partitions if each.range.topic == topic]
+        console.print(f"[bold]{escape(topic)}[/]")
+        console.print(_table(of_topic, report.total(topic)), "")
+    total = report.total()
+    for trouble, (of_one, of_many) in _TROUBLES.items():
+        if total[trouble]:
+            first = _first(report, trouble)
+            records = "1 record" if total[trouble] == 1 else f"{total[trouble]:,} records"
+            some = ", for instance" if total[trouble] > len(first) else ""
+            console.print(f"[red]{records} {of_one if total[trouble] == 1 else of_many}[/]{some}:")
+            console.print(Padding(escape(" ".join(first)), (0, 2)))
+            console.print(f"  look closer: {PROGRAM} results --of {escape(first[0])}", soft_wrap=True)
+    for note in report.notes:
+        console.print(f"[yellow]Note:[/] {escape(note)}")
+    console.print(_verdict(report, total))
+
+
+def _table(partitions: list[Audited], total: Mapping[Count, int]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("part", no_wrap=True)
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right", vertical="bottom", no_wrap=True)
+    rows = [(str(each.range.partition), each.counts) for each in partitions]
+    for name, counts in [*rows, ("[bold]all[/]", total)]:
+        table.add_row(name, *(_cell(count, counts.get(count, 0)) for count in _COLUMNS))
+    return table
+
+
+def _cell(count: Count, number: int) -> str:
+    text = f"{number:,}" if number else "-"
+    return f"[red]{text}[/]" if number and count in audit.TROUBLES else text
+
+
+def _verdict(report: AuditReport, total: Mapping[Count, int]) -> str:
+    waiting = f"; {total[Count.WAITING]:,} not yet committed" if total[Count.WAITING] else ""
+    if not report.is_proven:
+        return f"[red]Not proven:[/] see above{waiting}."
+    due = total[Count.RECORDS] - total[Count.WAITING]
+    if not due:
+        return f"There is no record in the range that must have a result{waiting}."
+    return f"[green]Proven:[/] each of {due:,} records has exactly one result{waiting}."

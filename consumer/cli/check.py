@@ -1,0 +1,75 @@
+"""`check`: a doctor for a deployment."""
+
+from collections.abc import Iterator
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import app
+from consumer.admin.check import Finding, Verdict, check
+from consumer.errors import SettingsError
+from consumer.settings import SettingsSource
+
+_STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"}
+
+
+@click.command("check")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def check_command(source: SettingsSource, as_json: bool) -> int:
+    """Tell whether a deployment has what it needs.
+
+    Settings, broker, topics, permissions, group, transactions, Schema Registry, API, token and clock: what is
+    ok, what is wrong, and how to fix it. No topic is written to, no member disturbed. The API gets one event
+    that it refuses for its form, and shows by it that it accepts the token. Exit status 1 if anything failed;
+    warnings are let pass.
+
+    \b
+    Examples:
+      jirafe-consumer check
+      jirafe-consumer check --json | jq '.checks[] | select(.verdict != "ok")'
+    """
+    found: list[Finding] = []
+    console = Console(highlight=False)
+    for finding in _findings(source):
+        found.append(finding)
+        if not as_json:
+            console.print(_line(finding))
+    is_ok = not any(finding.verdict is Verdict.FAILED for finding in found)
+    if as_json:
+        checks = [
+            {"check": each.check, "verdict": each.verdict.value, "message": each.message, "fix": each.fix}
+            for each in found
+        ]
+        click.echo(orjson.dumps({"ok": is_ok, "checks": checks}))
+    return int(not is_ok)
+
+
+def _findings(source: SettingsSource) -> Iterator[Finding]:
+    try:
+        loaded = source.load()
+        app.make_codec(loaded)  # for the folder of schemas, which is a setting too
+    except SettingsError as error:
+        for fault in error.faults:
+            yield Finding("settings", Verdict.FAILED, fault, "see the settings in the README")
+        return
+    yield from check(
+        app.make_deployment(loaded),
+        app.make_registry(loaded),
+        app.make_checked_api(loaded),
+        creates_topics=loaded.stream.create_topics,
+    )
+
+
+def _line(finding: Finding) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=7)
+    table.add_column(width=12)
+    table.add_column(overflow="fold")
+    fix = f"\n[dim]fix:[/] {escape(finding.fix)}" if finding.fix else ""
+    verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
+    table.add_row(verdict, escape(finding.check), f"{escape(finding.message)}{fix}")
+    return table

@@ -1,0 +1,283 @@
+"""`dead-letters`: look at what could not be delivered, and deliver it again."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+import orjson
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from consumer import app
+from consumer.admin.letters import Found, LetterFilter, Letters, Look
+from consumer.admin.preview import preview
+from consumer.admin.redelivery import Redeliverer
+from consumer.cli.again import RedeliveryTally, watched
+from consumer.cli.progress import bars
+from consumer.cli.usage import PROGRAM, a_place, a_time, consumed
+from consumer.engine.records import Place
+from consumer.errors import GaveUp, Interrupted
+from consumer.settings import Settings, SettingsSource
+
+_MOST_REDRIVES = 3
+_STATES = {
+    "": ("open", "red"),
+    "delivered": ("delivered since", "green"),
+    "failed": ("redriven, failed again", "yellow"),
+}
+
+T = TypeVar("T")
+
+
+@click.group("dead-letters", no_args_is_help=False)
+def dead_letters() -> None:
+    """Look at what could not be delivered, and deliver it again.
+
+    \b
+    Example:
+      jirafe-consumer dead-letters list --open
+    """
+
+
+def _filters(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the options that choose letters, as one argument `wanted`."""
+
+    @click.option("--kind", metavar="KIND", help="Of this kind only: rejected, undecodable, forbidden, ...")
+    @click.option("--topic", metavar="TOPIC", help="Of records of this topic only.")
+    @click.option("--type", "message_type", metavar="TYPE", help="Of messages of this type only: order:new, ...")
+    @click.option("--key", metavar="KEY", help="Of this number or id only.")
+    @click.option("--reason", metavar="TEXT", help="With this text in their reason only.")
+    @click.option("--from", "since", type=a_time, metavar="TIME", help="That failed then or later only.")
+    @click.option("--to", "until", type=a_time, metavar="TIME", help="That failed before only.")
+    @wraps(command)
+    def filtered(
+        *arguments: Any,
+        kind: str | None,
+        topic: str | None,
+        message_type: str | None,
+        key: str | None,
+        reason: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        **options: Any,
+    ) -> T:
+        wanted = LetterFilter(kind, topic, message_type, key, reason, since, until)
+        return command(*arguments, wanted=wanted, **options)
+
+    return filtered
+
+
+@dead_letters.command("list")
+@_filters
+@click.option(
+    "--open", "only_open", is_flag=True, help="Those only that were not redriven since: one of each record."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, as_json: bool) -> int:
+    """List dead letters, and count them by kind.
+
+    For each: when it failed, the place of the record, why, its type and number, and whether it was delivered
+    since. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
+
+    \b
+    Examples:
+      jirafe-consumer dead-letters list --open --from 2h
+      jirafe-consumer dead-letters list --json | jq -r .reason | sort | uniq -c
+    """
+    letters = _letters(source.load(), wanted.topic)
+    console = Console(highlight=False)
+    kinds: Counter[str] = Counter()
+    states: Counter[str] = Counter()
+    with _reading() as look:
+        for found in letters.find(wanted, look):
+            if only_open and found.redriven:
+                continue
+            kinds[found.letter.kind] += 1
+            states[found.redriven] += 1
+            if as_json:
+                click.echo(orjson.dumps(_object(found)))
+            else:
+                _row(console, found)
+    if not as_json:
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        console.print(f"{kinds.total():,} dead letters" + (f": {counted}" if counted else ""))
+        if states["delivered"]:
+            console.print(f"{states['delivered']:,} of them were delivered since.")
+        if letters.foreign:
+            console.print(f"{letters.foreign:,} records of the topic are none of ours.")
+    return 0
+
+
+@contextmanager
+def _reading() -> Iterator[Look]:
+    """Show, on a terminal, how far the topic is read."""
+    with bars() as add_bar:
+        yield add_bar("reading", None).at
+
+
+def _row(console: Console, found: Found) -> None:
+    letter, contents = found.letter, found.contents
+    state, style = _STATES[found.redriven]
+    told = " ".join(filter(None, (contents.message_type, contents.number)))
+    line = Text.assemble(
+        (f"{letter.failed_at:%Y-%m-%d %H:%M:%S}", "dim"),
+        "  ",
+        (str(letter.of), "bold"),
+        "  ",
+        letter.kind,
+        "  ",
+        (state, style),
+    )
+    console.print(line, soft_wrap=True)
+    console.print(Padding(Text(": ".join(filter(None, (told, letter.reason)))), (0, 0, 0, 2)))
+
+
+def _object(found: Found) -> dict[str, Any]:
+    letter, contents = found.letter, found.contents
+    return {
+        "place": str(letter.of),
+        "dead_letter": str(letter.place),
+        "failed_at": letter.failed_at,
+        "kind": letter.kind,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "message": contents.message_type,
+        "number": contents.number,
+        "redrives": letter.redrives,
+        "redriven": found.redriven or None,
+    }
+
+
+@dead_letters.command()
+@click.argument("place", type=a_place)
+@click.pass_obj
+def show(source: SettingsSource, place: Place) -> int:
+    """Show all there is of a dead letter, as JSON.
+
+    PLACE is TOPIC/PARTITION/OFFSET of the record that failed, or of the dead letter itself. Shows why it failed,
+    its headers, the message if it decodes, and what it would send now.
+
+    \b
+    Example:
+      jirafe-consumer dead-letters show orders/0/17
+    """
+    loaded = source.load()
+    for found in _letters(loaded).at([place]):
+        letter, message = found.letter, found.contents.message
+        shown = {
+            **_object(found),
+            "record": {
+                "timestamp": letter.record.timestamp,
+                "key": (letter.record.key or b"").decode(errors="replace"),
+                "headers": [
+                    [name, (value or b"").decode(errors="replace")] for name, value in letter.record.headers
+                ],
+                "bytes": len(letter.record.value or b""),
+                "begins": (letter.record.value or b"")[:32].hex(" "),
+            },
+            "content": _without_secrets(message) if message else None,
+            "would_send": preview(message, loaded.parameters, {}) if message else None,
+        }
+        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+    return 0
+
+
+def _without_secrets(message: Any) -> dict[str, Any]:
+    parameters = {
+        name: "***" if name.endswith("access_token") else value for name, value in message["parameters"].items()
+    }
+    return {**message, "parameters": parameters}
+
+
+@dead_letters.command()
+@click.argument("places", nargs=-1, type=a_place, metavar="[PLACE]...")
+@_filters
+@click.option("--again", is_flag=True, help="Those too that were redriven before, however often.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N letters a second."
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be delivered, and deliver nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def redrive(
+    source: SettingsSource,
+    places: tuple[Place, ...],
+    wanted: LetterFilter,
+    again: bool,
+    rate: float | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Deliver dead letters again.
+
+    All of them, or those of PLACEs (TOPIC/PARTITION/OFFSET), or those that fit the options. Each has a further
+    result; one that fails again is a new dead letter, with its attempts counted on. What was redriven once is
+    left out unless --again is given, and so is what came back three times: so it may be stopped, by Ctrl-C, and
+    called again. Exit status 1 if it could not be finished.
+
+    \b
+    Examples:
+      jirafe-consumer dead-letters redrive --kind rejected --from 2h --dry-run
+      jirafe-consumer dead-letters redrive orders/0/17 --again
+    """
+    loaded = source.load()
+    letters = _letters(loaded, wanted.topic)
+    tally, trouble, status = RedeliveryTally(), "", 0
+
+    def chosen(look: Look) -> Iterator[Found]:
+        meant = (
+            letters.at(places, wanted, look, settled=True) if places else letters.find(wanted, look, settled=True)
+        )
+        for found in meant:
+            if again or (not found.redriven and found.letter.redrives < _MOST_REDRIVES):
+                yield found
+            else:
+                tally.left_out += 1
+
+    if dry_run:
+        console = Console(highlight=False)
+        with _reading() as look:
+            would = Counter(_told(found, console, as_json=as_json) for found in chosen(look))
+        if as_json:
+            click.echo(orjson.dumps({"dry_run": True, "dead_letters": dict(would), "left_out": tally.left_out}))
+        else:
+            console.print(f"{would.total():,} would be delivered again, {tally.left_out:,} left out.")
+        return 0
+    with watched(None) as (bar, watcher):
+        deployment, delivery = app.make_deployment(loaded), app.make_delivery(loaded, app.make_codec(loaded))
+        redeliverer = Redeliverer(deployment, delivery, app.make_pace(loaded), "redrive", watcher)
+
+        def look_and_stop(read: int, total: int) -> None:
+            redeliverer.wait(0)
+            bar.at(read, total)
+
+        try:
+            for outputs in letters.redrive(chosen(look_and_stop), redeliverer, loaded.stream.chunk_records, rate):
+                tally.add(outputs)
+        except (Interrupted, GaveUp) as error:
+            trouble, status = str(error), error.exit_status
+    if as_json:
+        click.echo(orjson.dumps({"finished": status == 0, **tally.as_object()}))
+    else:
+        tally.show("Redrive of dead letters")
+    if status:
+        click.echo(f"{PROGRAM} dead-letters redrive: {trouble}; run the same command to continue.", err=True)
+    return status
+
+
+def _told(found: Found, console: Console, *, as_json: bool) -> str:
+    if not as_json:
+        _row(console, found)
+    return found.letter.kind
+
+
+def _letters(loaded: Settings, topic: str | None = None) -> Letters:
+    """Give the dead letters; raises UsageError where they are to be of a topic that is not consumed."""
+    consumed(loaded, topic)
+    return Letters(app.make_deployment(loaded), app.make_codec(loaded))

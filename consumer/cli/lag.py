@@ -1,0 +1,150 @@
+"""`lag`: how far the group is behind."""
+
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import app
+from consumer.admin.lag import Look, Looker
+from consumer.errors import KafkaUnusable
+from consumer.settings import SettingsSource
+
+_INTERVAL = 2.0
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Look again each 2 seconds, until interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line.")
+@click.pass_obj
+def lag(source: SettingsSource, watch: bool, as_json: bool) -> int:
+    """Show how far the group is behind.
+
+    For each partition: what is committed and what is there, how many records that leaves to do, how old the
+    oldest of them is, and which member owns it. Reads from outside the group: no member is disturbed.
+
+    \b
+    Examples:
+      jirafe-consumer lag --watch
+      jirafe-consumer lag --json | jq .total.seconds
+    """
+    loaded = source.load()
+    name, looker = loaded.kafka["group.id"], Looker(app.make_deployment(loaded))
+    if as_json:
+        for look in _looks(looker, watch=watch):
+            click.echo(orjson.dumps({"error": look} if isinstance(look, str) else _object(name, look)))
+        return 0
+    console = Console(highlight=False)
+    shown = (escape(look) if isinstance(look, str) else _shown(name, look) for look in _looks(looker, watch=watch))
+    if sys.stdout.isatty():
+        with Live(console=console, auto_refresh=False) as live:
+            for each in shown:
+                live.update(each, refresh=True)
+    else:
+        # A pipe keeps every look, each with an empty line behind it where more are to come.
+        for each in shown:
+            console.print(each, *([""] if watch else []), sep="\n")
+    return 0
+
+
+def _looks(looker: Looker, *, watch: bool) -> Iterator[Look | str]:
+    """Look, again and again to watch; a look that fails, but the first, is the sentence that says why."""
+    yield looker.look()
+    while watch:
+        time.sleep(_INTERVAL)
+        try:
+            look: Look | str = looker.look()
+        except KafkaUnusable as error:
+            look = str(error)
+        yield look
+
+
+def _object(name: str, look: Look) -> dict[str, Any]:
+    return {
+        "at": look.at,
+        "group": name,
+        "state": look.group.state,
+        "members": [{"client_id": each.client_id, "host": each.host} for each in look.group.members],
+        "partitions": [
+            {
+                "topic": each.topic,
+                "partition": each.partition,
+                "committed": each.committed,
+                "end": each.end,
+                "records": each.records,
+                "oldest": each.oldest,
+                "seconds": look.behind(each.oldest).total_seconds(),
+                "lost": each.lost,
+                "owner": {"client_id": each.owner.client_id, "host": each.owner.host} if each.owner else None,
+            }
+            for each in look.lags
+        ],
+        "total": {"records": look.records, "seconds": look.behind(look.oldest).total_seconds()},
+    }
+
+
+def _shown(name: str, look: Look) -> RenderableType:
+    members = {member: str(number) for number, member in enumerate(look.group.members, 1)}
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("topic", overflow="fold")
+    for title in ("part", "committed", "end", "lag", "behind", "member"):
+        table.add_column(title, justify="right", no_wrap=True)
+    topic = ""
+    for each in look.lags:
+        table.add_row(
+            escape(each.topic) if each.topic != topic else "",
+            str(each.partition),
+            "-" if each.committed is None else f"{each.committed:,}",
+            f"{each.end:,}",
+            f"{each.records:,}",
+            _duration(look.behind(each.oldest)) if each.oldest else "-",
+            members[each.owner] if each.owner else "-",
+        )
+        topic = each.topic
+    table.add_row("[bold]all[/]", "", "", "", f"{look.records:,}", _duration(look.behind(look.oldest)), "")
+    lines = [
+        f"member {number}: {escape(each.client_id)} at {escape(each.host)}" for each, number in members.items()
+    ]
+    lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
+    behind = f"lag {look.records:,}, {_duration(look.behind(look.oldest))} behind"
+    # What matters most comes first: a terminal may have fewer lines than there are partitions.
+    return Group(f"group {escape(name)}: {_state(look)}; {behind}", "", table, *(["", *lines] if lines else []))
+
+
+def _state(look: Look) -> str:
+    count = len(look.group.members)
+    if look.group.is_empty:
+        return "[yellow]no members[/], nothing is consumed"
+    if not count:
+        return f"{look.group.state}; this broker does not tell its members"
+    return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
+
+
+def _lost(look: Look) -> Iterator[str]:
+    for each in look.lags:
+        if each.lost:
+            yield (
+                f"{each.lost:,} offsets of {each.topic}/{each.partition} were deleted by the topic's retention "
+                "before they were consumed."
+            )
+
+
+def _duration(span: timedelta) -> str:
+    """Write a span in its two greatest units."""
+    seconds = int(span.total_seconds())
+    if seconds < _MINUTE:
+        return f"{seconds}s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE}m {seconds % _MINUTE:02}s"
+    if seconds < _DAY:
+        return f"{seconds // _HOUR}h {seconds % _HOUR // _MINUTE:02}m"
+    return f"{seconds // _DAY}d {seconds % _DAY // _HOUR:02}h"

@@ -1,0 +1,143 @@
+"""`sandbox`, `broker`, `shop` and `demo`: stand-ins of both ends, and all of it together."""
+
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from consumer import app
+from consumer.admin import produce
+from consumer.demo.broker import EmbeddedBroker
+from consumer.demo.shop import Produced, shop
+from consumer.errors import UsageError
+from consumer.settings import SettingsSource
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--site", metavar="ID", help="The only site it knows; with --token.")
+@click.option("--token", help="The only token it knows; with --site.")
+def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
+    """Run a local stand-in of the Jirafe API.
+
+    It validates as the real one does. Without --site and --token it accepts any. Its front page lists what it
+    can show and how it is told to fail.
+
+    \b
+    Example:
+      jirafe-consumer sandbox --port 8080 --site 123 --token secret
+    """
+    if (site is None) != (token is None):
+        raise click.UsageError("--site and --token go together", click.get_current_context())
+    if "" in (site, token):
+        raise click.UsageError("--site and --token must not be empty", click.get_current_context())
+    try:
+        from jirafe.sandbox import Sandbox, serve  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise UsageError(f"the sandbox needs the extra: install jirafe-consumer[demo] ({error}).") from None
+    api = Sandbox(credentials={token: [site]} if site is not None and token is not None else None)
+    try:
+        serve(api, host, port, lambda url: click.echo(f"Jirafe sandbox at {url}; Ctrl-C ends it."))
+    except OSError as error:
+        raise UsageError(f"the sandbox can't listen at {host}:{port}: {error.strerror or error}.") from None
+    return 0
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=9092, show_default=True, help="0: a free one.")
+def broker(port: int) -> int:
+    """Run an embedded Kafka broker.
+
+    It keeps everything in memory: for trying things out, not for production.
+
+    \b
+    Example:
+      jirafe-consumer broker --port 9092
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    with EmbeddedBroker(port) as embedded:
+        click.echo(f"Kafka broker at {embedded.bootstrap_servers}, in memory; Ctrl-C ends it.")
+        try:
+            embedded.wait()
+        except KeyboardInterrupt:
+            return 0
+    raise UsageError("the embedded broker ended by itself.")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@click.command("shop")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Messages per second.",
+)
+@click.option("--messages", type=click.IntRange(min=1), metavar="N", help="Stop after N messages.")
+@click.pass_obj
+def shop_command(source: SettingsSource, rate: float, messages: int | None) -> int:
+    """Put the messages of a simulated shop into Kafka.
+
+    They go to the topics of their kinds, keyed as `produce` keys them, until SIGTERM or SIGINT; one in a hundred
+    is broken on purpose. Each run tells a story of its own.
+
+    \b
+    Example:
+      jirafe-consumer shop --rate 50
+    """
+    loaded = source.load()
+    app.have_topics(loaded, loaded.input_topics)
+    topics = loaded.topics_by_kind
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+    story = shop(messages or sys.maxsize, seed=secrets.randbits(32), codec=app.make_codec(loaded))
+    addressed = (
+        (topics[message.topic_kind], produce.Encoded(message.topic_kind, message.key, message.value))
+        for message in _paced(story, rate, stopped)
+    )
+    cluster = app.make_cluster(loaded)
+    count = produce.produce(cluster.make_producer(cluster.client_properties("shop")), addressed)
+    click.echo(f"{count} message{'' if count == 1 else 's'} produced")
+    return 0
+
+
+def _paced(story: Iterable[Produced], rate: float, stopped: threading.Event) -> Iterator[Produced]:
+    """Hand messages on, `rate` a second, until stopped."""
+    begun = time.monotonic()
+    for index, message in enumerate(story):
+        if stopped.wait(max(0, begun + index / rate - time.monotonic())):
+            return
+        yield message
+
+
+@click.command()
+@click.option("--messages", type=click.IntRange(min=1), default=5000, show_default=True, metavar="N")
+@click.option("--keep", is_flag=True, help="Leave everything running, and say what to try next.")
+def demo(messages: int, keep: bool) -> int:
+    """Run the main job on a simulated shop.
+
+    Starts an embedded broker, a local Jirafe sandbox and the service. Ends with a table, and with a check
+    that every message has exactly one result: exit status 1 if not.
+
+    \b
+    Example:
+      jirafe-consumer demo --messages 20000
+    """
+    try:
+        from consumer.demo.demo import run_demo  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise UsageError(f"the demo needs the extra: install jirafe-consumer[demo] ({error}).") from None
+    signal.signal(signal.SIGTERM, _interrupt)
+    return run_demo(Console(), messages, keep=keep)

@@ -1,0 +1,189 @@
+"""`preview`, `produce` and `results`: a message before, on and after its way."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import app, settings
+from consumer.admin import produce
+from consumer.admin.preview import preview as preview_of
+from consumer.admin.reading import read_topic
+from consumer.cli.usage import PROGRAM, a_place
+from consumer.engine.records import Place, Record
+from consumer.errors import UsageError
+from consumer.settings import SettingsSource
+from jirafe import services
+from schemas.codec import Codec, Undecodable
+from schemas.hub import HubError, parse, to_message
+
+_NOTHING_SENT = {"level": "", "description": "nothing to send"}
+_LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
+
+
+@click.command()
+@click.argument("file")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Give a parameter; may be repeated.")
+@click.pass_obj
+def preview(source: SettingsSource, file: str, given: tuple[str, ...]) -> int:
+    """Show what a message would send.
+
+    Reads one hub message from FILE (- for standard input), and sends nothing. Needs neither network nor
+    credentials. A parameter is that of --set, else of the message, else of the settings. Prints JSON: the events
+    and the notifications. Exit status 1 if a notification is an error.
+
+    \b
+    Example:
+      jirafe-consumer preview order.json --set jirafe.product_category_taxonomy=2
+    """
+    overrides = dict(_parameter(text) for text in given)
+    defaults = source.load().parameters
+    text = produce.read_source(file, sys.stdin.buffer)
+    try:
+        shown = preview_of(to_message(parse(text)), defaults, overrides)
+    except HubError as error:
+        unreadable = services.notification_of_unreadable(str(error))
+        shown = {"message_id": "", "message": "", "events": [], "notifications": [unreadable]}
+    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+    return int(any(notification["level"] == "error" for notification in shown["notifications"]))
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not (name and value):
+        raise _wrong_set(f"takes NAME=VALUE, not '{text}'")
+    if not name.startswith(("jirafe.", "jirafe_")):
+        raise _wrong_set(f"takes parameters such as {', '.join(settings.PARAMETERS)}, not '{name}'")
+    if not settings.is_utf8(text):
+        raise _wrong_set(f"takes UTF-8, which the value of {name} is not")
+    return f"jirafe.{name[7:]}", value
+
+
+def _wrong_set(why: str) -> click.UsageError:
+    return click.UsageError(f"--set {why}", click.get_current_context())
+
+
+@click.command("produce")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--topic", help="The topic for all of them. Default: the topic of each message's kind.")
+@click.pass_obj
+def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str | None) -> int:
+    """Put hub messages into Kafka.
+
+    They come from FILEs of JSON (- for standard input). A file holds one message, a list of messages, or one
+    message a line. All are validated before the first is sent; the key is the number of the cart or order, or
+    the taxon's id.
+
+    \b
+    Example:
+      jirafe-consumer produce messages.jsonl
+    """
+    loaded = source.load()
+    if topic == "":
+        raise click.UsageError("--topic names no topic", click.get_current_context())
+    if topic in (loaded.stream.results_topic, loaded.stream.dead_letters_topic):
+        raise UsageError(f"messages can't be produced to {topic}: the consumer publishes there; see --topic.")
+    codec = app.make_codec(loaded)
+    standard_input = sys.stdin.buffer
+    encoded = [
+        message
+        for file in files
+        for message in produce.encode_all(file, produce.read_source(file, standard_input), codec)
+    ]
+    topics = loaded.topics_by_kind
+    addressed = [(topic or topics[message.kind], message) for message in encoded]
+    app.have_topics(loaded, list(dict.fromkeys(to for to, _ in addressed)))
+    cluster = app.make_cluster(loaded)
+    count = produce.produce(cluster.make_producer(cluster.client_properties("produce")), addressed)
+    click.echo(f"{count} message{'' if count == 1 else 's'} produced")
+    return 0
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on with new results until interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--from", "start", type=click.Choice(["beginning", "end"]), default="beginning", show_default=True)
+@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N results.")
+@click.option("--of", type=a_place, metavar="TOPIC/PARTITION/OFFSET", help="The results of this record alone.")
+@click.pass_obj
+def results(
+    source: SettingsSource,
+    follow: bool,
+    as_json: bool,
+    start: Literal["beginning", "end"],
+    most: int | None,
+    of: Place | None,
+) -> int:
+    """Show what became of each message.
+
+    Reads the results topic from outside the group: nothing is committed. Exit status 1 if --of has no result.
+
+    \b
+    Examples:
+      jirafe-consumer results --follow --from end
+      jirafe-consumer results --json | jq 'select(.code == 500)'
+      jirafe-consumer results --of orders/0/17
+    """
+    loaded = source.load()
+    codec = app.make_codec(loaded)
+    cluster = app.make_cluster(loaded)
+    records = read_topic(cluster, loaded.stream.results_topic, start=start, follow=follow)
+    decoded = _readable(records, codec)
+    if of:
+        decoded = (result for result in decoded if _place(result) == of)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    count = 0
+    for count, result in enumerate(decoded, 1):
+        if as_json:
+            click.echo(orjson.dumps(result))
+        else:
+            console.print(_result_rows(result, header=count == 1))
+        if count == most:
+            break
+    if of and not count and not follow:
+        click.echo(f"{PROGRAM} results: no result of {of}.", err=True)
+        return 1
+    return 0
+
+
+def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[dict[str, Any]]:
+    """Give the results that can be read. What can't be hides none that come later: the first of it is told."""
+    is_told = False
+    for record in records:
+        if record is None or not record.value:
+            continue
+        try:
+            yield codec.decode_result(record.value)
+        except Undecodable as error:
+            if not is_told:
+                click.echo(
+                    f"{PROGRAM} results: {record.place} is passed over, and others like it: {error}.", err=True
+                )
+            is_told = True
+
+
+def _place(result: dict[str, Any]) -> Place:
+    return Place(result["topic"], result["partition"], result["offset"])
+
+
+def _result_rows(result: dict[str, Any], *, header: bool) -> Table:
+    """Lay out one result, a row for each notification."""
+    table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, expand=True)
+    table.add_column("record", width=16, overflow="fold")
+    table.add_column("message", width=14)
+    table.add_column("level", width=5)
+    table.add_column("notification", ratio=1)
+    place, message = str(_place(result)), result["message"] or "-"
+    for notification in result["notifications"] or [_NOTHING_SENT]:
+        level = notification["level"]
+        told = notification["description"]
+        if level == "error":
+            told = f"{notification['subject']} {told}"
+        table.add_row(place, escape(message), f"[{_LEVEL_STYLES.get(level, 'dim')}]{level}[/]", escape(told))
+        place = message = ""
+    return table

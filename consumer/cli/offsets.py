@@ -1,0 +1,134 @@
+"""`offsets reset`: where the stopped group is to go on."""
+
+import sys
+from datetime import datetime
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import app
+from consumer.admin.offsets import Move, Offsets, Target
+from consumer.cli.usage import a_time, consumed, of_partitions
+from consumer.errors import UsageError
+from consumer.settings import SettingsSource
+
+
+@click.group(no_args_is_help=False)
+def offsets() -> None:
+    """Change where the group goes on.
+
+    \b
+    Example:
+      jirafe-consumer offsets reset --to-time 2h --dry-run
+    """
+
+
+@offsets.command()
+@click.option("--to-time", type=a_time, metavar="TIME", help="The first record of this time or later.")
+@click.option("--to-offset", type=click.IntRange(min=0), metavar="OFFSET", help="This offset; with --topic.")
+@click.option("--earliest", is_flag=True, help="The first record that is there.")
+@click.option("--latest", is_flag=True, help="Behind the last record.")
+@click.option("--topic", metavar="TOPIC", help="Of this topic only. Default: of all that are consumed.")
+@of_partitions
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def reset(
+    source: SettingsSource,
+    to_time: datetime | None,
+    to_offset: int | None,
+    earliest: bool,
+    latest: bool,
+    topic: str | None,
+    partitions: tuple[int, ...],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Let the stopped group go on at another place.
+
+    Shows what would change, and asks. What is delivered again has further results; what is skipped has none.
+    Refused while the group has members. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2
+    hours ago; a time after the last record is the end. Exit status 1 if the answer is no.
+
+    \b
+    Examples:
+      jirafe-consumer offsets reset --to-time 2014-03-01T10:00Z --dry-run
+      jirafe-consumer offsets reset --topic orders --partition 0 --to-offset 17
+    """
+    target = _target(to_time, to_offset, earliest=earliest, latest=latest)
+    if to_offset is not None and topic is None:
+        raise click.UsageError("--to-offset goes with --topic", click.get_current_context())
+    if not (dry_run or yes or sys.stdin.isatty()):
+        raise UsageError(
+            "offsets reset asks before it changes anything, and here is nobody to ask: give --yes or --dry-run."
+        )
+    loaded = source.load()
+    topics = dict.fromkeys(consumed(loaded, topic), partitions)
+    tool = Offsets(app.make_cluster(loaded))
+    moves = tool.moves(topics, target)
+    changes = [move for move in moves if move.committed != move.to]
+    if not as_json:
+        _show(tool.group.name, moves)
+    if not dry_run:
+        tool.group.check_empty()
+    is_wanted = not dry_run and bool(changes) and (yes or click.confirm("Commit these offsets?", err=True))
+    if is_wanted:
+        tool.make(changes)
+    if as_json:
+        click.echo(orjson.dumps(_object(tool.group.name, moves, changed=is_wanted)))
+    elif is_wanted:
+        click.echo("Done: the group goes on there.")
+    else:
+        click.echo("Dry run: nothing was changed." if dry_run else "Nothing was changed.")
+    return int(bool(changes) and not (is_wanted or dry_run))
+
+
+def _target(to_time: datetime | None, to_offset: int | None, *, earliest: bool, latest: bool) -> Target:
+    flags: dict[Target, bool] = {"earliest": earliest, "latest": latest}
+    given = [flag for flag, is_given in flags.items() if is_given]
+    given += [place for place in (to_time, to_offset) if place is not None]
+    if len(given) != 1:
+        raise click.UsageError(
+            "give one of --to-time, --to-offset, --earliest and --latest", click.get_current_context()
+        )
+    return given[0]
+
+
+def _object(group: str, moves: list[Move], *, changed: bool) -> dict[str, Any]:
+    partitions = [
+        {"topic": each.topic, "partition": each.partition, "committed": each.committed, "to": each.to}
+        for each in moves
+    ]
+    return {"group": group, "changed": changed, "partitions": partitions}
+
+
+def _show(group: str, moves: list[Move]) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("topic", overflow="fold")
+    for title in ("part", "from", "to"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("what it does", no_wrap=True)
+    topic = ""
+    for each in moves:
+        table.add_row(
+            escape(each.topic) if each.topic != topic else "",
+            str(each.partition),
+            "-" if each.committed is None else f"{each.committed:,}",
+            f"{each.to:,}",
+            _meaning(each),
+        )
+        topic = each.topic
+    console.print(f"group {escape(group)}", table, "", sep="\n")
+
+
+def _meaning(move: Move) -> str:
+    if move.by == 0:
+        return "goes on as it would"
+    return f"[yellow]skips {move.by:,}[/]" if move.by > 0 else f"delivers {-move.by:,} again"

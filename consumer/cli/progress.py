@@ -1,0 +1,55 @@
+"""Progress on a terminal; elsewhere nothing is shown."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class Bar:
+    """One bar, for so many steps in all, if that is known."""
+
+    def __init__(self, progress: Progress, description: str, total: int | None) -> None:
+        self._progress = progress
+        self._description = description
+        self._task = progress.add_task(description, total=total)
+
+    def advance(self, steps: int) -> None:
+        """Move it on."""
+        self._progress.update(self._task, advance=steps, description=self._description)
+
+    def at(self, done: int, total: int) -> None:
+        """Say how far it is."""
+        self._progress.update(self._task, completed=done, total=total)
+
+    def tell(self, why: str, seconds: float) -> None:
+        """Say why it stands."""
+        self._progress.update(self._task, description=f"waiting {seconds:.0f} s")
+        self._progress.console.print(f"waiting {seconds:.1f} s: {why}", highlight=False, markup=False)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f}/s")
+
+
+@contextmanager
+def bars(*, counting: bool = False) -> Iterator[Callable[[str, int | None], Bar]]:
+    """Give what adds a bar. With `counting` bars show numbers and a rate, else a percentage."""
+    shown = (MofNCompleteColumn(), _Rate()) if counting else (TaskProgressColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *shown, TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with progress:
+        yield lambda description, total: Bar(progress, description, total)

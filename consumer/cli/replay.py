@@ -1,0 +1,212 @@
+"""`replay`: deliver records of a topic again, without touching the group."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import app
+from consumer.admin.redelivery import Redeliverer
+from consumer.admin.replay import Plan, Replay
+from consumer.cli.again import RedeliveryTally, watched
+from consumer.cli.usage import PROGRAM, a_lasting, a_position, consumed, of_partitions
+from consumer.engine.records import Range
+from consumer.errors import GaveUp, Interrupted, UsageError
+from consumer.settings import Settings, SettingsSource
+from schemas.codec import Codec, Undecodable
+
+
+@click.command()
+@click.option("--topic", required=True, metavar="TOPIC", help="The topic of the records.")
+@click.option("--from", "start", metavar="TIME", help="The first record, by time. Default: the first there is.")
+@click.option("--from-offset", type=click.IntRange(min=0), metavar="N", help="The first one, by offset.")
+@click.option("--to", "end", metavar="TIME|OFFSET", help="The first record after. Default: what is committed.")
+@of_partitions
+@click.option("--type", "message_type", metavar="TYPE", help="Messages of this type only, such as order:new.")
+@click.option("--key", metavar="KEY", help="Records of this key only: a number, or a taxon's id.")
+@click.option("--site", metavar="ID", help="Messages that go to this site only.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
+)
+@click.option("--resume", is_flag=True, help="Go on with the same replay, which was stopped.")
+@click.option("--restart", is_flag=True, help="Begin it anew, though it was stopped before.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be delivered, and deliver nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def replay(
+    source: SettingsSource,
+    topic: str,
+    start: str | None,
+    from_offset: int | None,
+    end: str | None,
+    partitions: tuple[int, ...],
+    message_type: str | None,
+    key: str | None,
+    site: str | None,
+    rate: float | None,
+    resume: bool,
+    restart: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Deliver records of a topic again.
+
+    They are read beside the group, whose offsets and members are left alone; nothing is replayed that the group
+    has not committed. Each has a further result that names the replay; what fails is a dead letter again. The
+    API keeps what it is given last: replay up to the present, or what has changed since goes back.
+
+    Ctrl-C stops it in good order, and the command that it tells then, the same with --resume, goes on. A TIME
+    is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago, which is told as the moment that it
+    was. Exit status 1 if it could not be finished.
+
+    \b
+    Examples:
+      jirafe-consumer replay --topic orders --from 2014-03-01 --dry-run
+      jirafe-consumer replay --topic orders --from 12h --rate 50
+      jirafe-consumer replay --topic orders --partition 0 --from-offset 17
+    """
+    if start is not None and from_offset is not None:
+        raise click.UsageError("give --from or --from-offset, not both", click.get_current_context())
+    if resume and restart:
+        raise click.UsageError("give --resume or --restart, not both", click.get_current_context())
+    loaded = source.load()
+    consumed(loaded, topic)
+    # How long ago is another moment at each call: the same replay is that of the same moments.
+    first, after = (None if text is None else a_lasting(text) for text in (start, end))
+    words: dict[str, Sequence[object]] = {
+        "--topic": [topic],
+        "--from": [first],
+        "--from-offset": [from_offset],
+        "--to": [after],
+        "--partition": partitions,
+        "--type": [message_type],
+        "--key": [key],
+        "--site": [site],
+    }
+    written = _written(words)
+    plan = Plan(
+        topic,
+        from_offset if first is None else a_position(first),
+        None if after is None else a_position(after),
+        partitions,
+        message_type,
+        key,
+        site,
+        written,
+    )
+    codec = app.make_codec(loaded)
+    job = Replay(app.make_cluster(loaded), codec, plan, loaded.api.site_id)
+    ranges = job.ranges()
+    stopped_at = job.resumed(ranges)
+    is_relative = (first, after) != (start, end)
+    if resume and stopped_at is None:
+        how = "give the times that it told when it began, or leave --resume out to begin one"
+        raise UsageError(
+            f"no replay of {written} was stopped; {how if is_relative else 'leave --resume out to begin it'}."
+        )
+    if dry_run:
+        return _tell(job, codec, stopped_at if resume and stopped_at else ranges, as_json=as_json)
+    if not (resume or restart) and stopped_at is not None:
+        raise UsageError(
+            f"a replay of {written} was stopped, or still runs; give --resume to go on with it, or --restart to "
+            "begin anew."
+        )
+    env_file = click.get_current_context().find_root().params["env_file"]
+    options, rest = _written({"--env-file": [env_file]}), _written({"--rate": [rate]})
+    goes_on = " ".join(filter(None, (PROGRAM, options, "replay", written, rest, "--resume")))
+    if is_relative:
+        click.echo(f"{PROGRAM} replay: begins; should it be killed, go on with: {goes_on}", err=True)
+    return _replay(loaded, job, codec, ranges, goes_on, resume=resume, rate=rate, as_json=as_json)
+
+
+def _written(words: Mapping[str, Sequence[object]]) -> str:
+    """Write options as a shell takes them; None is one that was not given."""
+    return shlex.join(f"{name}={value}" for name, values in words.items() for value in values if value is not None)
+
+
+def _replay(
+    loaded: Settings,
+    job: Replay,
+    codec: Codec,
+    ranges: list[Range],
+    goes_on: str,
+    *,
+    resume: bool,
+    rate: float | None,
+    as_json: bool,
+) -> int:
+    tally, trouble, status = RedeliveryTally(), "", 0
+    with watched(_size(ranges)) as (bar, watcher):
+        deployment, delivery = app.make_deployment(loaded), app.make_delivery(loaded, codec)
+        redeliverer = Redeliverer(deployment, delivery, app.make_pace(loaded), job.name, watcher)
+        if resume:
+            # Asked again, now that what an earlier run may have been doing is settled.
+            ranges = job.resumed(ranges) or ranges
+        else:
+            job.begin(ranges)
+        bar.at(0, _size(ranges))
+        try:
+            for step in job.run(ranges, redeliverer, rate):
+                bar.advance(step.passed)
+                tally.left_out += step.left_out
+                tally.add(step.outputs)
+            job.end()
+        except (Interrupted, GaveUp) as error:
+            trouble, status = str(error), error.exit_status
+    if as_json:
+        click.echo(orjson.dumps({"replay": job.plan.id, "finished": status == 0, **tally.as_object()}))
+    else:
+        tally.show(f"Replay {job.plan.id} of {job.plan.topic}")
+    if status:
+        click.echo(f"{PROGRAM} replay: {trouble}; go on with: {goes_on}", err=True)
+    return status
+
+
+def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> int:
+    """Tell what a replay would deliver, by type."""
+    types: Counter[str] = Counter()
+    left_out = 0
+    with watched(_size(ranges)) as (bar, watcher):
+        for read, wanted in job.select(ranges):
+            if watcher.stopped:
+                return Interrupted.exit_status
+            bar.advance(read)
+            left_out += read - len(wanted)
+            for record in wanted:
+                try:
+                    types[codec.decode_message(record.value or b"")["message"]] += 1
+                except Undecodable:
+                    types["(undecodable)" if record.value else "(tombstone)"] += 1
+    if as_json:
+        shown: dict[str, Any] = {
+            "dry_run": True,
+            "replay": job.plan.id,
+            "ranges": [each._asdict() for each in ranges],
+            "types": dict(types),
+            "left_out": left_out,
+        }
+        click.echo(orjson.dumps(shown))
+        return 0
+    console = Console(highlight=False)
+    table = Table(title="Would be delivered again", title_justify="left", title_style="bold", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in types.most_common():
+        table.add_row(escape(name), f"{count:,}")
+    table.add_row("in all", f"{types.total():,}", style="bold")
+    table.add_row("left out", f"{left_out:,}")
+    console.print(table)
+    for each in ranges:
+        console.print(f"{each.of}: offsets {each.start:,} up to {each.end:,}", soft_wrap=True)
+    console.print("Dry run: nothing was delivered.")
+    return 0
+
+
+def _size(ranges: list[Range]) -> int:
+    return sum(each.end - each.start for each in ranges)

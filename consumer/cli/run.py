@@ -1,0 +1,88 @@
+"""`run`: the service as a process, its signals and its exit status."""
+
+import os
+import signal
+from types import FrameType
+
+import click
+
+from consumer import app, log, settings
+from consumer.engine.errors import MemberFailed, TransactionsRefused
+from consumer.errors import UsageError
+from consumer.monitor.monitor import Monitor
+from consumer.monitor.server import StatusServer
+from consumer.settings import Settings, SettingsSource
+
+
+@click.command()
+@click.pass_obj
+def run(source: SettingsSource) -> int:
+    """Run the service.
+
+    It is one member of the consumer group. It stops on SIGTERM or SIGINT once what is in flight is finished
+    and committed; a second signal ends it at once, and no place is lost by it. Exit status: 0 stopped, 1
+    Kafka can't go on (restart it), 2 settings. SIGHUP reads credentials and parameters again, and tries what is
+    held.
+
+    \b
+    Example:
+      export KAFKA_BOOTSTRAP_SERVERS=localhost:9092
+      export JIRAFE_SITE_ID=123 JIRAFE_ACCESS_TOKEN=...
+      jirafe-consumer run
+    """
+    loaded = source.load()
+    logger = log.configure(loaded.stream.log_level, loaded.stream.log_format)
+    deployment = app.make_deployment(loaded, logger)
+    if created := app.have_topics(loaded, [*deployment.input_topics, *deployment.output_topics], logger):
+        logger.info("topics_created", topics=created)
+    monitor = app.make_monitor(loaded, logger)
+    delivery = app.make_delivery(loaded, app.make_codec(loaded), monitor)
+    member = app.make_member(loaded, monitor, delivery, app.Reloader(source, delivery, logger), logger)
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, _end_at_once)
+        signal.signal(signal.SIGINT, _end_at_once)
+        member.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: member.reload())
+    server = _serve(loaded, monitor, logger)
+    cluster = deployment.cluster
+    logger.info(
+        "started",
+        topics=deployment.input_topics,
+        group=cluster.group,
+        transactional_id=cluster.transactional_id,
+    )
+    try:
+        member.run()
+    except (MemberFailed, TransactionsRefused) as error:
+        logger.error("fatal", reason=str(error))  # noqa: TRY400 - the sentence says it; a traceback would not
+        return error.exit_status
+    finally:
+        if server:
+            server.close()
+    return 0
+
+
+def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServer | None:
+    """Serve the page, metrics and probes; raises UsageError where the address that was asked for can't be had."""
+    address = loaded.stream.http_address
+    if address == settings.OFF:
+        return None
+    try:
+        server = app.make_status_server(address, loaded, monitor)
+    except OSError as error:
+        why = f"can't listen at {address}: {error.strerror or error}"
+        if "http_address" in loaded.stream.model_fields_set:
+            raise UsageError(f"CONSUMER_HTTP_ADDRESS: {why}.") from None
+        # Nobody asked for it: a second member on one machine does without.
+        logger.warning("no_web", reason=f"{why}; set CONSUMER_HTTP_ADDRESS, to {settings.OFF} for none")
+        return None
+    logger.info("web", url=server.url)
+    return server
+
+
+def _end_at_once(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)

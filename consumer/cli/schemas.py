@@ -1,0 +1,97 @@
+"""`schemas`: ours in a Schema Registry, before a deployment rather than in the middle of it."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consumer import app
+from consumer.admin import subjects
+from consumer.admin.subjects import Subject
+from consumer.errors import UsageError
+from consumer.settings import SettingsSource
+from schemas.registry import SchemaRegistry
+
+_STATES = {
+    "registered": "[green]registered[/]",
+    "added": "[green]registered now[/]",
+    "new": "[yellow]new[/]",
+    "incompatible": "[red]incompatible[/]",
+}
+
+
+@click.group(no_args_is_help=False)
+def schemas() -> None:
+    """Check and register our schemas in the Schema Registry.
+
+    The subject of a topic's schema is TOPIC-value. The registry is CONSUMER_SCHEMA_REGISTRY_URL.
+
+    \b
+    Example:
+      jirafe-consumer schemas check
+    """
+
+
+@schemas.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def check(source: SettingsSource, as_json: bool) -> int:
+    """Say where each of our schemas stands in the registry.
+
+    It is registered, with its id and version; or new; or incompatible with the latest of its subject, and the
+    registry says why. Nothing is changed. Exit status 1 if one is incompatible.
+
+    \b
+    Example:
+      jirafe-consumer schemas check --json | jq 'select(.state == "new")'
+    """
+    return _shown(_asked(source, subjects.check), as_json=as_json)
+
+
+@schemas.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def register(source: SettingsSource, as_json: bool) -> int:
+    """Register those of our schemas that are new.
+
+    All are checked first: if one is incompatible, nothing is registered, and the exit status is 1.
+
+    \b
+    Example:
+      jirafe-consumer schemas register
+    """
+    return _shown(_asked(source, subjects.register), as_json=as_json)
+
+
+def _asked(source: SettingsSource, ask: Callable[[SchemaRegistry], list[Subject]]) -> list[Subject]:
+    registry = app.make_registry(source.load())
+    if registry is None:
+        raise UsageError("no Schema Registry is set; see CONSUMER_SCHEMA_REGISTRY_URL.")
+    return ask(registry)
+
+
+def _shown(found: list[Subject], *, as_json: bool) -> int:
+    if as_json:
+        for subject in found:
+            click.echo(orjson.dumps(asdict(subject)))
+    else:
+        Console(soft_wrap=not sys.stdout.isatty()).print(_table(found))
+        for subject in found:
+            if subject.reason:
+                click.echo(f"{subject.subject} is incompatible: {subject.reason}")
+    return int(any(subject.state == "incompatible" for subject in found))
+
+
+def _table(found: list[Subject]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("subject", "schema", "state", "id", "version"):
+        table.add_column(name, justify="right" if name in ("id", "version") else "left", overflow="fold")
+    for subject in found:
+        numbers = ["" if number is None else str(number) for number in (subject.id, subject.version)]
+        table.add_row(escape(subject.subject), subject.schema, _STATES[subject.state], *numbers)
+    return table

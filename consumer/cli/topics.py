@@ -1,0 +1,51 @@
+"""`topics create`: the consumer's topics, with partitions and replication of your choice."""
+
+import click
+
+from consumer import app
+from consumer.admin.topics import BROKERS_DEFAULT, PARTITIONS, prepare_topics
+from consumer.settings import SettingsSource
+
+
+@click.group(no_args_is_help=False)
+def topics() -> None:
+    """Create the consumer's topics.
+
+    \b
+    Example:
+      jirafe-consumer topics create --partitions 12 --replication 3
+    """
+
+
+@topics.command()
+@click.option(
+    "--partitions",
+    type=click.IntRange(min=1),
+    default=PARTITIONS,
+    show_default=True,
+    metavar="N",
+    help="Partitions of each topic.",
+)
+@click.option(
+    "--replication",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Replicas of each partition. Default: the broker's.",
+)
+@click.pass_obj
+def create(source: SettingsSource, partitions: int, replication: int | None) -> int:
+    """Create the topics that are missing.
+
+    These are the topics that are consumed, and those of results and dead letters. Topics that exist stay as they
+    are.
+
+    \b
+    Example:
+      jirafe-consumer topics create --partitions 12 --replication 3
+    """
+    deployment = app.make_deployment(source.load())
+    names = [*deployment.input_topics, *deployment.output_topics]
+    created = prepare_topics(deployment, names, partitions=partitions, replication=replication or BROKERS_DEFAULT)
+    for name in names:
+        click.echo(f"{name}: {'created' if name in created else 'exists'}")
+    return 0

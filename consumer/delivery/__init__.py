@@ -1,0 +1,1 @@
+"""Our handler: decodes records, maps them to events, sends those to the API, and words what became of them."""

@@ -1,0 +1,97 @@
+"""What a worker does with a chunk: decode, map, send, decide, word the results."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from consumer.delivery import results
+from consumer.delivery.mapping import Defaults, Mapper
+from consumer.delivery.sending import Attempt, Rules, by_site
+from consumer.delivery.suspicion import SiteTally
+from consumer.delivery.work import Fault, Outgoing, Work
+from consumer.engine.ports import Chunk, Done, Retry, Trouble
+from jirafe.client import PROBE, Answered, Client
+from schemas.codec import Codec, RegistryUnavailable
+
+REGISTRY = "schema registry"
+
+Decided = Callable[[Mapping[tuple[str, str], int]], None]
+"""Takes how many events were decided, by kind and outcome."""
+
+
+class Delivery:
+    """Delivers chunks to the API: the engine's handler. It may handle several at once, each on its own thread.
+
+    `decided` hears what became of events, on the thread that handled them.
+    """
+
+    def __init__(
+        self, codec: Codec, client: Client, rules: Rules, defaults: Defaults, decided: Decided = lambda _: None
+    ) -> None:
+        self._codec = codec
+        self._client = client
+        self._rules = rules
+        self._defaults = defaults
+        self._decided = decided
+        self._mapper = Mapper(codec, rules.max_request_bytes)
+        self._tallies: dict[str, SiteTally] = {}
+
+    def use(self, defaults: Defaults) -> None:
+        """Use other credentials and parameters from now on, also for undecided events; any thread may call."""
+        self._defaults = defaults
+
+    def handle(self, chunk: Chunk[Work], still_ours: Callable[[], bool]) -> Done[Work] | Retry[Work]:
+        """Try the chunk once; blocks for the time of its requests."""
+        chunk.attempts += 1
+        if chunk.work is None:
+            chunk.work = Work()
+        work, defaults = chunk.work, self._defaults
+        served: set[str] = set()
+        try:
+            for record in chunk.records[len(work.drafts) :]:
+                work.drafts.append(self._mapper.draft(record, defaults))
+            events = work.events
+            attempt = Attempt(
+                self._client, self._rules, defaults.credentials, work.limits, still_ours, self._tallies, served
+            )
+            trouble = self._send(events, defaults, attempt)
+            if trouble is None or all(event.outcome is not None for event in events):
+                outputs = [results.output(draft, chunk.attempts, self._codec) for draft in work.drafts]
+                self._decided(_outcomes(events))
+                if work.waits_for_registry:
+                    served.add(REGISTRY)
+                return Done(chunk, outputs, frozenset(served))
+        except RegistryUnavailable as error:
+            work.waits_for_registry = True
+            trouble = Trouble(REGISTRY, "registry", str(error))
+        return Retry(chunk, trouble, frozenset(served))
+
+    def _send(self, events: Sequence[Outgoing], defaults: Defaults, attempt: Attempt) -> Trouble | None:
+        """Send undecided events, site by site; gives the first trouble."""
+        trouble = None
+        for runs in by_site(events, defaults.site):
+            for site, run in runs:
+                stopped = attempt.send(site, run)
+                if stopped:
+                    trouble = trouble or stopped
+                    break  # a later run may have a later event of the same key
+        return trouble
+
+    def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:
+        """Give up the events that fail alone while their sites serve, which a probe shows; tells whether any is.
+
+        For when nothing else is sent meanwhile that would show it. Blocks for the time of a request.
+        """
+        events = chunk.work.events if chunk.work else []
+        suspects = [event for event in events if event.outcome is None and event.suspicion]
+        for event in suspects:
+            if isinstance(self._client.send(self._defaults.site(event.credentials), [PROBE]), Answered):
+                event.outcome = Fault("failing", f"{message}, again and again for this event alone")
+        return any(event.outcome for event in suspects)
+
+
+def _outcomes(events: Iterable[Outgoing]) -> Counter[tuple[str, str]]:
+    """Count decided events by kind and outcome."""
+    return Counter(
+        (event.kind.name, event.outcome.kind if isinstance(event.outcome, Fault) else "accepted")
+        for event in events
+    )

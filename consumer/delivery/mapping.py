@@ -1,0 +1,91 @@
+"""The first half of a chunk's way: a record becomes a draft with its events.
+
+Pure but for the schema registry that the codec may ask.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from consumer.delivery.work import Credentials, Draft, Fault, Outgoing
+from consumer.engine.records import Record
+from jirafe.client import BATCH_OVERHEAD, Document, Site
+from jirafe.services import Event, Parameters, UnknownMessageType, Unsendable, make_events, missing_parameter
+from schemas.codec import Codec, Undecodable
+
+SITE_ID = "jirafe.site_id"
+ACCESS_TOKEN = "jirafe.access_token"  # noqa: S105 - a parameter's name
+_LONGEST_CREDENTIAL = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the settings give where a message says nothing: credentials, and parameters by dotted name."""
+
+    credentials: Credentials
+    parameters: Parameters
+
+    def site(self, credentials: Credentials) -> Site:
+        """Resolve where an event goes: by its message, else by these."""
+        own = self.credentials
+        return Site(credentials.site_id or own.site_id or "", credentials.access_token or own.access_token or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapper:
+    """Makes drafts of records; safe to share between threads. `max_request_bytes` limits an event's size."""
+
+    codec: Codec
+    max_request_bytes: int
+
+    def draft(self, record: Record, defaults: Defaults) -> Draft:
+        """Decode a record and make its events; raises RegistryUnavailable, nothing else."""
+        if record.value is None:
+            return Draft(record)  # the tombstone of a compacted topic: nothing to send, nothing wrong
+        try:
+            message = self.codec.decode_message(record.value)
+        except Undecodable as error:
+            return Draft(record, fault=Fault("undecodable", str(error)))
+        draft = Draft(record, message["message_id"], message["message"])
+        try:
+            self._add_events(draft, message, defaults)
+        except UnknownMessageType as error:
+            draft.fault = Fault("unknown-type", str(error))
+        except Exception as error:  # noqa: BLE001 - no message may stop the stream, not even by a mistake of ours
+            draft.events.clear()
+            draft.fault = Fault("internal", f"the message could not be mapped: {type(error).__name__}: {error}")
+        return draft
+
+    def _add_events(self, draft: Draft, message: Mapping[str, Any], defaults: Defaults) -> None:
+        parameters = {**defaults.parameters, **message["parameters"]}
+        credentials = Credentials(message["parameters"].get(SITE_ID), message["parameters"].get(ACCESS_TOKEN))
+        unusable = _unusable(defaults.site(credentials))
+        for event in make_events(draft.message_type, message["payload"], parameters):
+            match event:
+                case Unsendable(kind, name, problem):
+                    fault: Fault | None = unusable or Fault("unmappable", problem)
+                    draft.events.append(Outgoing(kind, name, "", credentials, Document(kind.array, b""), fault))
+                case Event(kind, key, name, body):
+                    document = Document(kind.array, orjson.dumps(body))
+                    fault = unusable or self._too_large(document)
+                    draft.events.append(Outgoing(kind, name, key, credentials, document, fault))
+
+    def _too_large(self, document: Document) -> Fault | None:
+        size, limit = len(document.json), self.max_request_bytes - BATCH_OVERHEAD
+        if size <= limit:
+            return None
+        return Fault("too-large", f"the event has {size} bytes, and a request may have {limit}")
+
+
+def _unusable(site: Site) -> Fault | None:
+    """Tell what is wrong with an event's credentials, None if nothing is."""
+    for name, value in ((SITE_ID, site.site_id), (ACCESS_TOKEN, site.access_token)):
+        if not value:
+            return Fault("missing-parameter", missing_parameter(name))
+        if not (value.isascii() and value.isprintable()) or " " in value or value in {".", ".."}:
+            return Fault("unmappable", f"{name}: has characters that cannot be in one")
+        if len(value) > _LONGEST_CREDENTIAL:
+            return Fault("unmappable", f"{name}: has {len(value)} characters, and may have {_LONGEST_CREDENTIAL}")
+    return None

@@ -1,0 +1,223 @@
+"""One try of a chunk's events at the API: requests packed in order, refusals bisected, suspects isolated.
+
+Order per key holds: an event is sent only when each earlier one of its key is decided, or goes ahead of it in
+the same request. Within a request the API takes one array after the other. So where a later event of a key is in
+an earlier array, it waits for the next request.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from consumer.delivery.suspicion import SiteTally, Suspicion
+from consumer.delivery.work import Credentials, Fault, Outgoing
+from consumer.engine.ports import Trouble
+from jirafe.client import (
+    BATCH_OVERHEAD,
+    Accepted,
+    Answer,
+    Answered,
+    Client,
+    Failed,
+    Forbidden,
+    Item,
+    Refused,
+    Rejected,
+    Site,
+    Transient,
+)
+
+_RANK = {"cart": 0, "order": 1, "category": 2}
+_THROTTLED = "429"
+_MOST_SUSPECTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Limits of sending: a request's bytes, and the tries of an event that fails alone while others succeed."""
+
+    max_request_bytes: int
+    max_attempts: int
+
+
+@dataclass(slots=True)
+class _Run:
+    """The events of one site that are being sent; `queue` has those not sent yet on this try.
+
+    `before` has the site's totals as they were when the run began.
+    """
+
+    site: Site
+    queue: deque[Outgoing]
+    tally: SiteTally
+    before: Suspicion
+    suspects: list[Outgoing] = field(default_factory=list)
+    trouble: Trouble | None = None
+    is_stopped: bool = False
+
+    def met(self, cause: str, message: str, retry_after: float | None = None) -> None:
+        """Note what stands in the way."""
+        self.trouble = Trouble(self.site.site_id, cause, message, retry_after)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of one chunk, for as long as its partition is `still_ours`.
+
+    `own` are the settings' credentials, `limits` the chunk's (see `Work`). `tallies` counts, over all chunks, what
+    succeeded and failed at each site: the proof that it serves others. `served` collects the sites that went
+    through a request.
+    """
+
+    client: Client
+    rules: Rules
+    own: Credentials
+    limits: dict[str, int]
+    still_ours: Callable[[], bool]
+    tallies: dict[str, SiteTally]
+    served: set[str] = field(default_factory=set)
+
+    def send(self, site: Site, events: Sequence[Outgoing]) -> Trouble | None:
+        """Send the events of one site, in order; blocks. Gives what stands in the way of those undecided."""
+        tally = self.tallies.setdefault(site.site_id, SiteTally())
+        run = _Run(site, deque(events), tally, Suspicion.of(tally))
+        while not run.is_stopped and (group := self._next_request(run)):
+            if not self.still_ours():
+                run.met("not-ours", "the partition was taken away meanwhile")
+                break
+            self._read(run, group, self.client.send(site, [event.document for event in group]))
+            run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
+        if run.trouble is None:
+            return None
+        self._suspect(run, run.trouble.message)
+        isolating = any(event.suspicion and event.suspicion.counted for event in run.suspects)
+        return replace(run.trouble, isolating=isolating)
+
+    def _read(self, run: _Run, group: list[Outgoing], answer: Answer) -> None:
+        """Note what an answer says of the events of its request."""
+        match answer:
+            case Answered(items):
+                self._decide(run, group, items)
+            case Refused(message) if len(group) == 1:
+                self.served.add(run.site.site_id)
+                group[0].outcome = Fault("refused", message)
+            case Refused():
+                run.queue.extendleft(reversed(group))
+                self.limits[run.site.site_id] = len(group) // 2
+            case Forbidden(error_type):
+                self._forbidden(run, error_type, group)
+            case Failed(_, message, _, is_final) if is_final and len(group) == 1 and not self._is_own(run.site):
+                # A site that a message names, with a token that it brings: no operator can mend that.
+                group[0].outcome = Fault("refused", message)
+            case Failed(cause, message, retry_after):
+                run.met(cause, message, retry_after)
+                self._failed(run, group, cause)
+
+    def _failed(self, run: _Run, group: list[Outgoing], cause: str) -> None:
+        """Note a request that failed. An event that failed alone is a suspect; otherwise the run stops."""
+        run.is_stopped = True
+        if cause == _THROTTLED:
+            return
+        run.tally.failed += 1
+        # A smaller request tells more: whether it is the API that fails, or one event in it.
+        self.limits[run.site.site_id] = max(1, len(group) // 2)
+        if len(group) == 1 and (not run.suspects or run.site.site_id in self.served):
+            run.suspects += group
+            run.is_stopped = False
+
+    def _next_request(self, run: _Run) -> list[Outgoing]:
+        """Take from the queue what goes in one request; events behind a suspect of their key stay undecided."""
+        limit = self.limits.get(run.site.site_id, len(run.queue))
+        blocked = {event.key for event in run.suspects}
+        group: list[Outgoing] = []
+        ranks: dict[str, int] = {}
+        size = BATCH_OVERHEAD
+        while run.queue and len(group) < limit:
+            event = run.queue[0]
+            if event.key in blocked:
+                run.queue.popleft()
+                continue
+            size += len(event.document.json) + 1
+            rank = _RANK[event.document.array]
+            is_full = size > self.rules.max_request_bytes or rank < ranks.get(event.key, 0)
+            if group and (is_full or event.suspicion):
+                break
+            group.append(run.queue.popleft())
+            ranks[event.key] = rank
+            if event.suspicion:
+                break  # a suspect goes alone
+        return group
+
+    def _decide(self, run: _Run, group: Sequence[Outgoing], items: Sequence[Item]) -> None:
+        """Note what became of each event of a batch that the API went through.
+
+        An event that it could not take now is a suspect. Later events of its key stay undecided, whatever became
+        of them: they are sent again behind it.
+        """
+        site_id = run.site.site_id
+        waiting: list[Outgoing] = []
+        blocked: set[str] = set()
+        message = ""
+        for event, item in zip(group, items, strict=True):
+            if event.key in blocked:
+                continue
+            match item:
+                case Accepted():
+                    event.outcome = item
+                case Rejected(why):
+                    event.outcome = Fault("rejected", why)
+                case Transient(why):
+                    waiting.append(event)
+                    blocked.add(event.key)
+                    message = message or why
+        if any(event.outcome is not None for event in group):
+            self.served.add(site_id)
+            run.tally.succeeded += 1
+            self.limits.pop(site_id, None)
+        if waiting:
+            run.tally.failed += 1
+            run.suspects += waiting
+            run.met("item", f"the API said of an item: {message}")
+            run.is_stopped = site_id not in self.served
+
+    def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
+        """Hold where the credentials are ours to mend; what a message brought itself is at fault for good."""
+        site, run.is_stopped = run.site, True
+        ours = self._is_own(site) if error_type != "invalid_token" else site.access_token == self.own.access_token
+        message = f"the API refused the access token for site {site.site_id}: {error_type}"
+        if ours:
+            run.trouble = Trouble(site.site_id, error_type, message, held=True)
+            return
+        for event in (*group, *run.queue):
+            event.outcome = Fault("forbidden", message)
+
+    def _is_own(self, site: Site) -> bool:
+        return site == Site(self.own.site_id or "", self.own.access_token or "")
+
+    def _suspect(self, run: _Run, message: str) -> None:
+        """Note that events failed alone, and give up those that are at fault themselves."""
+        for event in run.suspects:
+            event.suspicion = event.suspicion or replace(run.before)
+            if event.suspicion.failed_again(run.tally, self.rules.max_attempts):
+                tries = event.suspicion.alone
+                event.outcome = Fault(
+                    "failing", f"{message}, {tries} times for this event alone while others succeeded"
+                )
+
+
+def by_site(
+    events: Sequence[Outgoing], resolved: Callable[[Credentials], Site]
+) -> Iterable[list[tuple[Site, list[Outgoing]]]]:
+    """Sort undecided events by the id of the site they go to, and there in runs of the same token.
+
+    The runs of one site must be sent one after the other: an event's key may be in each of them.
+    """
+    sites: dict[str, list[tuple[Site, list[Outgoing]]]] = {}
+    for event in events:
+        if event.outcome is None:
+            site = resolved(event.credentials)
+            runs = sites.setdefault(site.site_id, [])
+            if not runs or runs[-1][0] != site:
+                runs.append((site, []))
+            runs[-1][1].append(event)
+    return sites.values()

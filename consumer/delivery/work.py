@@ -1,0 +1,68 @@
+"""What delivery keeps on a chunk from one try to the next: decoded messages, and what became of their events."""
+
+from dataclasses import dataclass, field
+
+from consumer.delivery.suspicion import Suspicion
+from consumer.engine.records import Record
+from jirafe.client import Accepted, Document
+from jirafe.services import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a record or an event can't be delivered: a short kind to count and filter by, and a sentence."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where a message's events go, and as whom; None where the message leaves it to the settings."""
+
+    site_id: str | None
+    access_token: str | None = field(repr=False)
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One event on its way: `outcome` is None until it is decided; what can't be sent has one at once.
+
+    Events with the same `key` must reach the API in order. `name` is what people know the event by.
+    """
+
+    kind: Kind
+    name: str
+    key: str
+    credentials: Credentials
+    document: Document
+    outcome: Accepted | Fault | None = None
+    suspicion: Suspicion | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """A record's result in the making. `fault` is about the record as a whole."""
+
+    record: Record
+    message_id: str = ""
+    message_type: str = ""
+    events: list[Outgoing] = field(default_factory=list)
+    fault: Fault | None = None
+
+
+@dataclass(slots=True)
+class Work:
+    """The state of one chunk. The first `len(drafts)` of its records are decoded.
+
+    `limits` has, by site, how many events a request may have: a smaller one may succeed where a larger failed.
+    """
+
+    drafts: list[Draft] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
+    waits_for_registry: bool = False
+
+    @property
+    def events(self) -> list[Outgoing]:
+        """All events, in the order of their records."""
+        return [event for draft in self.drafts for event in draft.events]

@@ -1,0 +1,40 @@
+"""The root of our error tree, and the engine's own branch of it. `consumer.errors` shows the whole tree.
+
+Every error's text is one sentence that names what is wrong, and how to fix it where that is known.
+"""
+
+
+class ConsumerError(Exception):
+    """Base of all errors that end a command, which then exits with `exit_status`."""
+
+    exit_status = 1
+
+
+class MemberFailed(ConsumerError):
+    """The member can't continue; what is committed is safe, and a restart resumes from there."""
+
+
+class KafkaUnusable(ConsumerError):
+    """Kafka can't be used as it is set up."""
+
+    exit_status = 2
+
+
+class TransactionsRefused(ConsumerError):
+    """The broker does not allow this client to write in transactions."""
+
+
+class Aborted(ConsumerError):
+    """The transaction was aborted: nothing was written, and the same outputs may be written again."""
+
+
+class WriterLost(ConsumerError):
+    """The writer can't continue, or can't know how its transaction ended.
+
+    A new writer with the same transactional id settles the old transaction. The committed offsets then tell
+    where to resume.
+    """
+
+
+class WriterFenced(WriterLost):
+    """Another writer took over our transactional id, or the broker ended a transaction that took too long."""

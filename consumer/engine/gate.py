@@ -1,0 +1,63 @@
+"""What lanes wait behind while something does not serve: one of them probes, and the rest wait for it."""
+
+from collections.abc import Callable
+
+from consumer.engine.ports import Trouble
+from consumer.engine.records import Partition
+
+
+class Gate:
+    """What lanes wait behind while something does not serve: one lane at a time probes it.
+
+    Pure state: the clock is handed in. The lane that failed last probes last, so that no lane can keep the others
+    waiting for ever. `since` is when the gate closed, `due` when the next probe may go, `trouble` why.
+    """
+
+    def __init__(self, since: float, trouble: Trouble) -> None:
+        self.since = since
+        self.due = since
+        self.trouble = trouble
+        self.failures = 0
+        self._firm = False
+        self._probe: Partition | None = None
+        self._waiting: dict[Partition, None] = {}
+
+    @property
+    def is_firm(self) -> bool:
+        """Whether lanes that did not fail here should wait too: a probe failed, or we were told to wait."""
+        return self._firm or self.failures > 1
+
+    def join(self, partition: Partition) -> None:
+        """Let a lane wait behind the others."""
+        self._waiting.setdefault(partition)
+
+    def failed(self, partition: Partition, trouble: Trouble, due: Callable[[int], float]) -> None:
+        """Note that a lane's try failed; `due` gives the time of the next try after so many failures.
+
+        Lanes that fail together are one failure: only the first lane's and a probe's count.
+        """
+        self._waiting.pop(partition, None)
+        self._waiting[partition] = None
+        self.trouble = trouble
+        firm = trouble.held or trouble.retry_after is not None
+        self._firm = self._firm or firm
+        if self.failures == 0 or self._probe == partition:
+            self.failures += 1
+            self.due = due(self.failures)
+            self._probe = None
+        elif firm:
+            self.due = max(self.due, due(self.failures))  # told to wait longer than we knew
+
+    def admits(self, partition: Partition, now: float) -> bool:
+        """Tell whether this lane may probe now; if so it is the probe until it fails or leaves."""
+        if self._probe is not None or now < self.due or next(iter(self._waiting)) != partition:
+            return False
+        self._probe = partition
+        return True
+
+    def leave(self, partition: Partition) -> bool:
+        """Forget a lane that is gone; tells whether any still waits."""
+        self._waiting.pop(partition, None)
+        if self._probe == partition:
+            self._probe = None
+        return bool(self._waiting)

@@ -1,0 +1,318 @@
+"""One member of the consumer group: poll, dispatch, commit, revoke, stop.
+
+One thread, the main thread, owns the consumer, the writer and all lanes, without locks. Workers get a chunk and
+give it back through a queue. The main thread never waits for a handler, so it always polls in time.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic
+
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from consumer.engine.backoff import Backoff
+from consumer.engine.committer import Committer
+from consumer.engine.deadline import Clock, Deadline
+from consumer.engine.errors import MemberFailed, WriterFenced, WriterLost
+from consumer.engine.flood import FloodGuard
+from consumer.engine.kafka import Clients, GroupConsumer, Logger, kafka_error, to_record
+from consumer.engine.lane import Bounds
+from consumer.engine.lanes import Lanes
+from consumer.engine.ports import Chunk, Done, Handler, Hooks, MemberView, Reload, Retry, W
+from consumer.engine.records import Partition
+from consumer.engine.watchdog import Watchdog
+from consumer.engine.workers import Pool, Workers, call_within
+from consumer.engine.writer import CallWithin, Writer
+
+_IDLE_WAIT = 0.1
+_BUSY_WAIT = 0.005
+_POLLED_AT_ONCE = 1000
+_REJOIN_PAUSE = 0.5
+_QUIET_SECONDS = 30.0
+
+Handle = Callable[[Chunk[W]], Done[W] | Retry[W]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one member works. Times are in seconds.
+
+    `workers` is the number of chunks handled at once. The flood guard holds once more than `flood_share` of
+    `flood_window` records in a row are dead letters. `commit_timeout` limits one transaction, `drain_timeout` the
+    wait for chunks in flight of a revoked partition, `grace_time` the same when the member stops. `hold_interval`
+    is the time between tries while an operator is needed. After `longest_silence` the group may have given up a
+    member that stood still. `is_static` tells that the member keeps its name over a restart.
+    """
+
+    input_topics: Sequence[str]
+    results_topic: str
+    dead_letters_topic: str
+    bounds: Bounds
+    backoff: Backoff
+    workers: int
+    hold_interval: float
+    commit_timeout: float
+    drain_timeout: float
+    grace_time: float
+    longest_silence: float
+    flood_window: int
+    flood_share: float = 0.5
+    is_static: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings(Generic[W]):
+    """What the engine takes from the process around it; a simulation hands in its own.
+
+    `chance` gives random numbers from 0 to 1.
+    """
+
+    log: Logger
+    clock: Clock = field(default_factory=Clock)
+    chance: Callable[[], float] = random.random
+    workers: Callable[[int, Handle[W]], Pool[Chunk[W], Done[W] | Retry[W]]] = Workers
+    watchdog: Callable[[float, Callable[[], float]], Watchdog] = Watchdog
+    call_within: CallWithin = call_within
+
+
+class Member(Generic[W]):
+    """One member of the group. Everything runs on the thread that calls `run`.
+
+    Any thread may call `stop` and `reload`. Records are delivered by `handler`; `hooks` hears what happens;
+    `reload` takes over changed settings.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
+        self,
+        options: Options,
+        clients: Clients,
+        handler: Handler[W],
+        hooks: Hooks,
+        reload: Reload,
+        around: Surroundings[W],
+    ) -> None:
+        self._options = options
+        self._clients = clients
+        self._handler = handler
+        self._hooks = hooks
+        self._reload_settings = reload
+        self._around = around
+        self._log = around.log
+        self._clock = around.clock
+        self._workers = around.workers(options.workers, self._handle)
+        self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
+        self._flood = FloodGuard(options.flood_window, options.flood_share)
+        self._committer = Committer[W](self._flood, options.backoff, around.clock, around.chance, around.log)
+        self._quiet_until: dict[int, float] = {}
+        # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
+        self._stopping = False
+        self._reloading = False
+        self._watchdog: Watchdog
+        self._consumer: GroupConsumer
+        self._writer: Writer
+
+    def stop(self) -> None:
+        """Ask `run` to finish what is in flight and return; may be called from a signal handler."""
+        self._stopping = True
+
+    def reload(self) -> None:
+        """Ask for changed settings to be taken over, and for all that is held to be tried; as `stop`."""
+        self._reloading = True
+
+    def run(self) -> None:
+        """Run until `stop`, once. Raises MemberFailed, TransactionsRefused, KafkaUnusable.
+
+        Also raises what the handler, a hook or the reload raised. In any case the group is left, nothing more is
+        committed, and what is committed is safe.
+        """
+        try:
+            while not self._stopping:
+                self._join_or_rejoin()
+        finally:
+            self._workers.stop()
+        self._log.info("stopped")
+
+    def _join_or_rejoin(self) -> None:
+        try:
+            self._join_and_work()
+        except WriterLost as error:
+            if isinstance(error, WriterFenced) and self._options.is_static:
+                # To rejoin would fence the member that replaced this one, and so on for ever.
+                raise MemberFailed(f"another member has the same KAFKA_GROUP_INSTANCE_ID: {error}") from None
+            self._rejoin(error)
+        except KafkaException as error:
+            raise MemberFailed(f"Kafka: {kafka_error(error).str()}") from None
+
+    def _rejoin(self, reason: WriterLost) -> None:
+        """Begin anew: what is in flight is dropped, and the committed offsets tell where to resume."""
+        self._log.warning("rejoining", reason=str(reason))
+        self._hooks.rejoining()
+        self._clock.sleep(_REJOIN_PAUSE)  # there is no consumer now that would have to poll
+
+    def _join_and_work(self) -> None:
+        options, around = self._options, self._around
+        self._writer = Writer(
+            self._clients.producer(),
+            (options.results_topic, options.dead_letters_topic),
+            self._hooks,
+            around.clock,
+            around.call_within,
+        )
+        self._writer.start(options.commit_timeout)
+        self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
+        self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
+        try:
+            self._consumer.subscribe(
+                list(options.input_topics),
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_lost,
+            )
+            while not self._stopping:
+                self._turn()
+            self._log.info("stopping", in_flight=sum(lane.in_flight for lane in self._lanes))
+            self._drain([lane.partition for lane in self._lanes], options.grace_time)
+        finally:
+            # What is still in flight is nobody's now: its answers will find no lane.
+            self._lanes.drop([lane.partition for lane in self._lanes])
+            self._watchdog.end()
+            self._consumer.close()
+
+    def _turn(self) -> None:
+        """Go once round: records in, chunks back, chunks out, results and offsets committed."""
+        if self._watchdog.stood_still:
+            raise WriterLost(
+                "this process stood still for longer than its session: its partitions may be another member's"
+            )
+        self._reload()
+        busy = any(lane.in_flight or lane.finished for lane in self._lanes)
+        self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(self._clock.monotonic())))
+        self._take_answers(_BUSY_WAIT if busy else 0)
+        for chunk in self._lanes.dispatch(self._clock.monotonic()):
+            self._workers.submit(chunk)
+        self._commit(self._options.commit_timeout)
+        self._control_flow()
+        self._show()
+
+    def _reload(self) -> None:
+        asked = self._reloading
+        if asked:
+            self._reloading = False  # only now: a signal may have come since the question
+        if self._reload_settings(asked=asked):
+            self._flood.release()
+            self._lanes.try_again(self._clock.monotonic())
+
+    def _show(self) -> None:
+        """Say how the member is, to those outside."""
+        now = self._clock.monotonic()
+        if self._hooks.is_view_due(now):
+            self._hooks.viewed(
+                MemberView(
+                    now,
+                    self._lanes.views(now),
+                    self._lanes.gates,
+                    self._flood.holds,
+                    self._committer.trouble,
+                    self._stopping,
+                )
+            )
+
+    # records in
+
+    def _poll(self, timeout: float) -> None:
+        messages = self._consumer.consume(_POLLED_AT_ONCE, 0)
+        self._receive(messages)
+        if timeout and not messages:
+            first = self._consumer.poll(timeout)
+            if first is not None:  # a message with an empty value is falsy, and is one all the same
+                self._receive([first])
+                self._receive(self._consumer.consume(_POLLED_AT_ONCE, 0))
+
+    def _receive(self, messages: Iterable[Message]) -> None:
+        received: Counter[str] = Counter()
+        for message in messages:
+            error = message.error()
+            if error is None:
+                record = to_record(message)
+                self._lanes.add(record)
+                received[record.topic] += 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                partition = Partition(message.topic() or "", message.partition() or 0)
+                self._lanes.at_end(partition, message.offset() or 0)
+            else:
+                self._on_error(error)
+        if received:
+            self._hooks.received(received)
+
+    def _control_flow(self) -> None:
+        """Pause lanes that are full, resume those that are half empty."""
+        for lane in self._lanes:
+            if lane.is_full and not lane.paused:
+                lane.paused = True
+                self._consumer.pause([TopicPartition(*lane.partition)])
+            elif lane.paused is not False and lane.is_half_empty:
+                lane.paused = False
+                self._consumer.resume([TopicPartition(*lane.partition)])
+
+    # chunks out and back
+
+    def _handle(self, chunk: Chunk[W]) -> Done[W] | Retry[W]:
+        """Have a chunk handled, on a worker thread, for as long as its lane is ours."""
+        watchdog = self._watchdog
+        return self._handler.handle(chunk, lambda: self._lanes.has(chunk) and not watchdog.stood_still)
+
+    def _take_answers(self, timeout: float) -> None:
+        for answer in self._workers.answers(timeout):
+            if self._lanes.take(answer, self._clock.monotonic()) and isinstance(answer, Retry):
+                self._hooks.retried(answer.trouble)
+
+    # results and offsets out
+
+    def _commit(self, within: float) -> None:
+        self._committer.commit(self._lanes, self._writer, self._consumer.consumer_group_metadata, within)
+
+    # the group
+
+    def _on_assign(self, _consumer: object, partitions: list[TopicPartition]) -> None:
+        assigned = _partitions(partitions)
+        self._lanes.assign(assigned)
+        self._hooks.rebalanced("assigned", assigned)
+        self._log.info("assigned", partitions=list(map(str, assigned)))
+
+    def _on_revoke(self, _consumer: object, partitions: list[TopicPartition]) -> None:
+        revoked = _partitions(partitions)
+        self._drain(revoked, self._options.drain_timeout)
+        self._hooks.rebalanced("revoked", revoked)
+        self._log.info("revoked", partitions=list(map(str, revoked)))
+
+    def _on_lost(self, _consumer: object, partitions: list[TopicPartition]) -> None:
+        lost = _partitions(partitions)
+        self._lanes.drop(lost)
+        self._hooks.rebalanced("lost", lost)
+        self._log.warning("lost", partitions=list(map(str, lost)))
+
+    def _drain(self, partitions: list[Partition], seconds: float) -> None:
+        """Let chunks in flight finish and be committed, up to so many seconds; then drop the lanes."""
+        deadline = Deadline(seconds, self._clock.monotonic)
+        leaving = [lane for lane in self._lanes if lane.partition in partitions]
+        while deadline.left and any(
+            lane.in_flight or (lane.finished and not self._flood.holds) for lane in leaving
+        ):
+            self._take_answers(min(_BUSY_WAIT, deadline.left))
+            self._commit(min(self._options.commit_timeout, deadline.left))
+            self._show()
+        self._lanes.drop(partitions)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            raise MemberFailed(f"Kafka: {error.str()}")
+        # The library goes on by itself, and may say the same at every attempt.
+        if self._clock.monotonic() >= self._quiet_until.get(error.code(), 0.0):
+            self._quiet_until[error.code()] = self._clock.monotonic() + _QUIET_SECONDS
+            self._log.warning("kafka", error=error.str())
+
+
+def _partitions(partitions: Iterable[TopicPartition]) -> list[Partition]:
+    return [Partition(partition.topic, partition.partition) for partition in partitions]

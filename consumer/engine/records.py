@@ -1,0 +1,111 @@
+"""What travels: records in, and for each record one result out, with a dead letter where it can't be delivered."""
+
+import re
+from typing import NamedTuple
+
+_PLACE = re.compile(r"([^/]+)/(\d{1,10})/(\d{1,19})", re.ASCII)
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class Partition(NamedTuple):
+    """One partition of a topic; as text `TOPIC/NUMBER`."""
+
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.number}"
+
+
+class Place(NamedTuple):
+    """Where one record is; as text `TOPIC/PARTITION/OFFSET`."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Place":
+        """Read a place from its text; raises ValueError, whose sentence says what to write."""
+        found = _PLACE.fullmatch(text)
+        if found is None:
+            raise ValueError(f"'{text}' is not TOPIC/PARTITION/OFFSET, such as orders/0/17")
+        return cls(found[1], int(found[2]), int(found[3]))
+
+    @property
+    def of(self) -> Partition:
+        """The partition that the record is in."""
+        return Partition(self.topic, self.partition)
+
+
+class Range(NamedTuple):
+    """Records of one partition, from the offset `start` up to, but not including, the offset `end`."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+    @property
+    def of(self) -> Partition:
+        """The partition that the records are in."""
+        return Partition(self.topic, self.partition)
+
+
+class Redelivery(NamedTuple):
+    """Why a record is delivered again, beside the group: by a replay, or as a dead letter that is redriven.
+
+    `replay` is the replay's id, `redrive` the dead letter's place (TOPIC/PARTITION/OFFSET). `attempts` and
+    `redrives` count earlier tries.
+    """
+
+    replay: str | None = None
+    redrive: str | None = None
+    attempts: int = 0
+    redrives: int = 0
+
+
+class Record(NamedTuple):
+    """What Kafka hands over. `timestamp` is in milliseconds since 1970.
+
+    `redelivery` is None for a record that the group consumes in the ordinary way.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    redelivery: Redelivery | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the record is."""
+        return Place(self.topic, self.partition, self.offset)
+
+    @property
+    def size(self) -> int:
+        """Bytes of key and value."""
+        return len(self.key or b"") + len(self.value or b"")
+
+
+class DeadLetter(NamedTuple):
+    """Why a record can't be delivered: a short kind to count and filter by, the reason, and the tries made."""
+
+    kind: str
+    reason: str
+    attempts: int
+
+
+class Output(NamedTuple):
+    """What is published for one record: its encoded result, and its dead letter where there is one."""
+
+    record: Record
+    result: bytes
+    dead_letter: DeadLetter | None

@@ -1,0 +1,181 @@
+"""The transactional writer: results, dead letters and offsets go to Kafka together, or not at all."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from consumer.engine.deadline import Clock, Deadline
+from consumer.engine.errors import Aborted, TransactionsRefused, WriterFenced, WriterLost
+from consumer.engine.kafka import GroupMetadata, TransactionalProducer, kafka_error
+from consumer.engine.ports import Hooks
+from consumer.engine.records import DeadLetter, Output, Partition, Record, Redelivery
+from consumer.engine.workers import CallTimeout, call_within
+
+CallWithin = Callable[[float, Callable[[], None]], None]
+
+_ABORTED_WITHIN = 10.0
+_PAUSE = 0.1
+_FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
+
+
+class Writer:
+    """Writes outputs to `topics`: of results, and of dead letters. Called by the thread that polls, and no other.
+
+    `call` makes a call that may never return, within so many seconds.
+    """
+
+    def __init__(
+        self,
+        producer: TransactionalProducer,
+        topics: tuple[str, str],
+        hooks: Hooks,
+        clock: Clock,
+        call: CallWithin = call_within,
+    ) -> None:
+        self._producer = producer
+        self._results_topic, self._dead_letters_topic = topics
+        self._hooks = hooks
+        self._clock = clock
+        self._call = call
+
+    def start(self, timeout: float) -> None:
+        """Take the transactional id over: an earlier holder is fenced, its open transaction ended.
+
+        Blocks up to the timeout, in seconds. Raises WriterLost if a retry may help, WriterFenced if another took
+        it over meanwhile, else TransactionsRefused.
+        """
+        try:
+            self._repeated(self._producer.init_transactions, self._deadline(timeout))
+        except KafkaException as error:
+            if kafka_error(error).retriable() or _is_fenced(error):
+                raise _lost(error, _sentence(error)) from None
+            raise TransactionsRefused(f"Kafka refuses transactions to this client: {_sentence(error)}") from None
+
+    def _deadline(self, seconds: float) -> Deadline:
+        return Deadline(seconds, self._clock.monotonic)
+
+    def write(
+        self, outputs: Sequence[Output], offsets: Mapping[Partition, int], group: GroupMetadata, deadline: Deadline
+    ) -> None:
+        """Write outputs and commit offsets (next to read) in one transaction; raises Aborted or WriterLost.
+
+        Blocks up to the deadline; an abort may take some seconds more.
+
+        1. Begin. 2. Produce every result and dead letter. 3. Add the group's offsets. 4. Commit, which waits
+        until the brokers have all of it. If a step fails the transaction is aborted. Without offsets the third
+        step is left out.
+        """
+        begun = self._clock.monotonic()
+        try:
+            self._producer.begin_transaction()
+            for output in outputs:
+                self._fill(output, deadline)
+            positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+            if positions:
+                self._repeated(self._send_offsets, deadline, positions, group)
+        except (KafkaException, BufferError) as error:
+            raise self._aborted(error) from None
+        try:
+            self._repeated(self._producer.commit_transaction, deadline)
+        except KafkaException as error:
+            if kafka_error(error).txn_requires_abort():
+                raise self._aborted(error) from None
+            # Without an answer to the commit it may have been done or not.
+            raise _end_unknown(error) from None
+        self._hooks.committed(outputs, self._clock.monotonic() - begun)
+
+    def _send_offsets(self, positions: list[TopicPartition], group: GroupMetadata, timeout: float) -> None:
+        """Add the offsets to the transaction; raises WriterLost where the library does not return.
+
+        It does not keep to the timeout if the group's coordinator goes away (confluentinc/librdkafka#5456), and
+        may never return. So it is called in a thread that can be left behind, with its producer.
+        """
+        send = partial(self._producer.send_offsets_to_transaction, positions, group, timeout)
+        try:
+            self._call(timeout + _PAUSE, send)
+        except CallTimeout:
+            raise WriterLost("the client library does not return from adding offsets to the transaction") from None
+
+    def _fill(self, output: Output, deadline: Deadline) -> None:
+        self._produce(deadline, self._results_topic, output.record.key, output.result, [])
+        if output.dead_letter:
+            headers = [*output.record.headers, *_headers(output.record, output.dead_letter, self._clock.epoch_ms())]
+            self._produce(deadline, self._dead_letters_topic, output.record.key, output.record.value, headers)
+
+    def _produce(
+        self,
+        deadline: Deadline,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: list[tuple[str, str | bytes | None]],
+    ) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, value, key, headers=headers)
+            except BufferError:
+                if not deadline.left:
+                    raise
+                self._producer.poll(min(_PAUSE, deadline.left))  # the queue is full: let it drain
+            else:
+                return
+
+    def _repeated(self, step: Callable[..., object], deadline: Deadline, *args: object) -> None:
+        """Call a step again as long as its error is transient and there is time."""
+        while True:
+            try:
+                step(*args, deadline.left)
+            except KafkaException as error:
+                if not (kafka_error(error).retriable() and deadline.left):
+                    raise
+                self._producer.poll(min(_PAUSE, deadline.left))
+            else:
+                return
+
+    def _aborted(self, cause: KafkaException | BufferError) -> Aborted | WriterLost:
+        """Abort the transaction, and give the exception to raise for it."""
+        if isinstance(cause, KafkaException) and kafka_error(cause).fatal():
+            return _end_unknown(cause)
+        try:
+            self._repeated(self._producer.abort_transaction, self._deadline(_ABORTED_WITHIN))
+        except KafkaException as error:
+            return _lost(error, f"{_sentence(cause)}; nor could the transaction be aborted: {_sentence(error)}")
+        self._hooks.aborted()
+        return Aborted(_sentence(cause))
+
+
+def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:
+    """Give what a dead letter's headers say beside the record's own."""
+    again = record.redelivery or Redelivery()
+    said = {
+        "reason": letter.reason,
+        "kind": letter.kind,
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+        "timestamp": str(record.timestamp),
+        "attempts": str(again.attempts + letter.attempts),
+        "time": str(now_ms),
+    }
+    if again.replay:
+        said["replay"] = again.replay
+    if again.redrive:
+        said |= {"redrive": again.redrive, "redrives": str(again.redrives + 1)}
+    return [(f"dlq.{name}", value.encode()) for name, value in said.items()]
+
+
+def _is_fenced(error: KafkaException) -> bool:
+    return kafka_error(error).code() in _FENCED
+
+
+def _lost(error: KafkaException, sentence: str) -> WriterLost:
+    return WriterFenced(sentence) if _is_fenced(error) else WriterLost(sentence)
+
+
+def _end_unknown(error: KafkaException) -> WriterLost:
+    return _lost(error, f"the transaction's end is not known: {_sentence(error)}")
+
+
+def _sentence(error: KafkaException | BufferError) -> str:
+    return kafka_error(error).str() if isinstance(error, KafkaException) else str(error)

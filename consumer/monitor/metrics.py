@@ -1,0 +1,271 @@
+"""Every metric of a member, declared here once, with its meaning; Prometheus collects them at /metrics.
+
+Names and units follow https://prometheus.io/docs/practices/naming/. Every label has a bounded set of values: no
+label is made from a record's key, and only the first few sites are named. Metrics are updated once per poll,
+chunk, request or commit, never per record.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from consumer.engine.ports import Change
+from consumer.monitor.status import STATES, MemberStatus
+from jirafe.client import Answered, Exchange, Failed, Forbidden, Refused
+
+OTHER = "other"
+MOST_SITES = 50
+
+_PREFIX = "jirafe_consumer"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BYTES = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760)
+_BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+
+_FAILURES = ("timeout", "connection", "unreadable", "404", "408", "429", "500", "502", "503", "504")
+_CAUSES = ("registry", "item", "not-ours", "invalid_token", "authorization", *_FAILURES)
+_KINDS = (
+    "undecodable",
+    "unknown-type",
+    "missing-parameter",
+    "unmappable",
+    "too-large",
+    "internal",
+    "rejected",
+    "refused",
+    "forbidden",
+    "failing",
+)
+
+
+class _Bounded:
+    """The children of a counter with one label, each made once: all are there from the start, with zero.
+
+    What is not among the values counts as `other`.
+    """
+
+    def __init__(self, counter: Counter, values: Iterable[str]) -> None:
+        self._other = counter.labels(OTHER)
+        self._children = {value: counter.labels(value) for value in values}
+
+    def __getitem__(self, value: str) -> Counter:
+        return self._children.get(value, self._other)
+
+
+class _Names:
+    """Names as a label: the first so many are kept, all others are `other`; any thread may ask."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> str:
+        with self._lock:
+            if name not in self._kept and len(self._kept) < self._most:
+                self._kept.add(name)
+            return name if name in self._kept else OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What was counted since the start.
+
+    `latency` has, for each upper bound in seconds, how many requests took no longer. `kinds` counts the dead
+    letters by kind; kinds without any are left out.
+    """
+
+    results: float
+    dead_letters: float
+    retries: float
+    latency: tuple[tuple[float, float], ...]
+    kinds: Mapping[str, float]
+
+
+class Metrics:
+    """What one member counts and measures, collected by `registry`; any thread may call.
+
+    The gauges show what `status` gives at the time they are collected.
+    """
+
+    def __init__(self, status: Callable[[], MemberStatus]) -> None:
+        registry = CollectorRegistry()
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(f"{_PREFIX}_{name}", meaning, labels, registry=registry)
+
+        def histogram(name: str, meaning: str, buckets: Iterable[float]) -> Histogram:
+            return Histogram(f"{_PREFIX}_{name}", meaning, buckets=tuple(buckets), registry=registry)
+
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        registry.register(_Gauges(status))
+        self._records = counter("records_received", "Records taken from Kafka, again after a rebalance.", "topic")
+        self._events = counter("events", "Events decided: accepted by the API, or why not.", "kind", "outcome")
+        self._results = counter("results", "Results committed, by their code.", "code")
+        self._succeeded, self._failed = self._results.labels("200"), self._results.labels("500")
+        self._dead_letters = counter("dead_letters", "Dead letters committed, by their kind.", "kind")
+        self._letters = _Bounded(self._dead_letters, _KINDS)
+        self._retries = counter("retries", "Tries of a chunk that have to be repeated, by cause.", "cause")
+        self._causes = _Bounded(self._retries, _CAUSES)
+        self._requests = counter(
+            "requests", "Requests to the API; sites after the first 50: other.", "site", "answer"
+        )
+        self._sites = _Names(MOST_SITES)
+        self._duration = histogram("request_duration_seconds", "Time from a request to its whole answer.", _SECONDS)
+        self._size = histogram("request_size_bytes", "Size of a request's body.", _BYTES)
+        self._batch = histogram("request_events", "Events of a request: the size of a batch.", _BATCH)
+        self._commit = histogram("commit_duration_seconds", "Time of a transaction that was committed.", _SECONDS)
+        self._aborts = counter("transaction_aborts", "Transactions aborted; what they had is written again.")
+        self._rebalances = counter("rebalances", "Changes of the assignment, by what happened.", "event")
+        for change in get_args(Change):
+            self._rebalances.labels(change)
+        self._rejoins = counter("rejoins", "How often the member left its group to begin anew.")
+
+    def received(self, records: Mapping[str, int]) -> None:
+        """Count records that came in, by topic."""
+        for topic, count in records.items():
+            self._records.labels(topic).inc(count)
+
+    def exchanged(self, exchange: Exchange) -> None:
+        """Count and measure a request with its answer."""
+        match exchange.answer:
+            case Answered():
+                answer = "answered"
+            case Refused():
+                answer = "refused"
+            case Forbidden():
+                answer = "forbidden"
+            case Failed(cause):
+                answer = cause if cause in _FAILURES else OTHER
+        self._requests.labels(self._sites[exchange.site_id], answer).inc()
+        self._duration.observe(exchange.seconds)
+        self._size.observe(exchange.size)
+        self._batch.observe(exchange.events)
+
+    def decided(self, events: Mapping[tuple[str, str], int]) -> None:
+        """Count events that are decided, by kind and outcome."""
+        for (kind, outcome), count in events.items():
+            self._events.labels(kind, outcome).inc(count)
+
+    def retried(self, cause: str) -> None:
+        """Count a chunk that is to be retried."""
+        self._causes[cause].inc()
+
+    def committed(self, results: int, dead_letters: Iterable[str], seconds: float) -> None:
+        """Count what a transaction had: its results in all, and the kinds of its dead letters."""
+        failed = 0
+        for kind in dead_letters:
+            self._letters[kind].inc()
+            failed += 1
+        self._failed.inc(failed)
+        self._succeeded.inc(results - failed)
+        self._commit.observe(seconds)
+
+    def aborted(self) -> None:
+        """Count a transaction that was aborted."""
+        self._aborts.inc()
+
+    def rebalanced(self, change: Change) -> None:
+        """Count a change of the assignment."""
+        self._rebalances.labels(change).inc()
+
+    def rejoined(self) -> None:
+        """Count a new beginning."""
+        self._rejoins.inc()
+
+    def totals(self) -> Totals:
+        """Add up what was counted so far."""
+        kinds = {
+            labels["kind"]: value for name, labels, value in _samples(self._dead_letters) if name.endswith("_total")
+        }
+        return Totals(
+            results=_sum(self._results),
+            dead_letters=sum(kinds.values()),
+            retries=_sum(self._retries),
+            latency=tuple(
+                (float(labels["le"]), value)
+                for name, labels, value in _samples(self._duration)
+                if name.endswith("_bucket")
+            ),
+            kinds={kind: count for kind, count in kinds.items() if count},
+        )
+
+
+def _samples(metric: Counter | Histogram) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    for family in metric.collect():
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value
+
+
+def _sum(counter: Counter) -> float:
+    return sum(value for name, _, value in _samples(counter) if name.endswith("_total"))
+
+
+class _Gauges(Collector):
+    """What a member is like now, as its status says."""
+
+    def __init__(self, status: Callable[[], MemberStatus]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._status()
+        lanes = now.lanes
+
+        def gauge(name: str, meaning: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+            family = GaugeMetricFamily(f"{_PREFIX}_{name}", meaning, labels=labels)
+            for of, value in values.items():
+                family.add_metric(of, value)
+            return family
+
+        yield gauge("ready", "1 if it delivers all it is given, else 0; /readyz says why.", {(): not now.not_ready})
+        yield gauge(
+            "lanes",
+            "Partitions assigned, by what they do or wait for.",
+            {(state,): sum(lane.state == state for lane in lanes) for state in STATES},
+            "state",
+        )
+        yield gauge(
+            "paused_lanes",
+            "Partitions paused, since their lane is full, by what they do or wait for.",
+            {(state,): sum(lane.state == state and lane.is_paused for lane in lanes) for state in STATES},
+            "state",
+        )
+        yield gauge(
+            "held_records",
+            "Records held: waiting, in flight, or finished and not committed.",
+            {
+                ("waiting",): sum(lane.waiting for lane in lanes),
+                ("in_flight",): sum(lane.in_flight for lane in lanes),
+                ("finished",): sum(lane.finished for lane in lanes),
+            },
+            "stage",
+        )
+        yield gauge("held_bytes", "Bytes of the records held.", {(): sum(lane.held_bytes for lane in lanes)})
+        yield gauge(
+            "in_flight_chunks", "Chunks that workers have.", {(): sum(lane.in_flight > 0 for lane in lanes)}
+        )
+        ages = [time.monotonic() - lane.oldest_since for lane in lanes if lane.oldest_since is not None]
+        yield gauge(
+            "oldest_unfinished_age_seconds",
+            "Time since the oldest record that is not committed came in; 0 if there is none.",
+            {(): max(ages, default=0.0)},
+        )
+        yield gauge(
+            "lag_records",
+            "Offsets from the next record to finish to the end of the log.",
+            {
+                (lane.partition.topic, str(lane.partition.number)): lane.lag
+                for lane in lanes
+                if lane.lag is not None
+            },
+            "topic",
+            "partition",
+        )
+        if now.brokers is not None:
+            yield gauge("connected_brokers", "Brokers that the consumer is connected to.", {(): now.brokers})

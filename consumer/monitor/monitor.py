@@ -1,0 +1,77 @@
+"""What a member tells of itself, and whom the engine tells it."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from confluent_kafka.admin import AdminClient
+
+from consumer.engine.ports import Change, Hooks, MemberView, Trouble
+from consumer.engine.records import Output, Partition
+from consumer.monitor.failures import Failures
+from consumer.monitor.metrics import Metrics
+from consumer.monitor.observer import NOT_ASSIGNED, Observer
+from consumer.monitor.status import MemberStatus
+
+_VIEW_INTERVAL = 1.0
+
+
+class Monitor(Hooks):
+    """Watches one member. The engine calls the hooks; any thread may read `metrics`, `failures` and `status`.
+
+    `make_admin` makes the client that asks where the logs of paused partitions end. It is called on the main
+    thread, once there is something to ask, and what it raises ends the member.
+    """
+
+    def __init__(self, make_admin: Callable[[], AdminClient]) -> None:
+        self.metrics = Metrics(lambda: self.status)
+        self.failures = Failures()
+        self._observer = Observer(make_admin)
+        self._turned_at = time.monotonic()
+        self._status = MemberStatus(self._turned_at, (NOT_ASSIGNED,))
+        self._view_due = 0.0
+
+    @property
+    def status(self) -> MemberStatus:
+        """How the member was at the last view. `turned_at` is newer: it is the last turn of the main loop."""
+        return replace(self._status, turned_at=self._turned_at)
+
+    def received(self, records: Mapping[str, int]) -> None:
+        """Count records that came from Kafka."""
+        self.metrics.received(records)
+
+    def retried(self, trouble: Trouble) -> None:
+        """Count a chunk that is to be retried, by the cause."""
+        self.metrics.retried(trouble.cause)
+
+    def committed(self, outputs: Sequence[Output], seconds: float) -> None:
+        """Count what a transaction had, and note its dead letters."""
+        kinds = [output.dead_letter.kind for output in outputs if output.dead_letter]
+        self.metrics.committed(len(outputs), kinds, seconds)
+        self.failures.note(outputs)
+
+    def aborted(self) -> None:
+        """Count a transaction that was aborted."""
+        self.metrics.aborted()
+
+    def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:  # noqa: ARG002 - counted, not named
+        """Count a change of the assignment."""
+        self.metrics.rebalanced(change)
+
+    def rejoining(self) -> None:
+        """Count that the member leaves the group to begin anew."""
+        self.metrics.rejoined()
+
+    def statistics(self, text: str) -> None:
+        """Take librdkafka's statistics of the consumer."""
+        self._observer.note(text)
+
+    def is_view_due(self, now: float) -> bool:
+        """Tell whether a second has passed since the last view. Asked on every turn, so it notes the turn too."""
+        self._turned_at = now
+        return now >= self._view_due
+
+    def viewed(self, view: MemberView) -> None:
+        """Make the status of a view."""
+        self._view_due = view.now + _VIEW_INTERVAL
+        self._status = self._observer.look(view)

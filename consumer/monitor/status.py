@@ -1,0 +1,59 @@
+"""How a member is, as its main loop last saw it: immutable, so that any thread may read it."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from consumer.engine.records import Partition
+
+State = Literal["idle", "working", "backoff", "site", "credentials", "registry", "flood", "commit"]
+"""What a lane does, or waits for.
+
+`idle` has nothing to do. `working` has a chunk in flight, or one that may go. `backoff` retries its own chunk
+later. `site` waits for a site of the API that does not serve, `credentials` for an operator to fix them,
+`registry` for the Schema Registry. `flood` has results that are held back, `commit` has results that can't be
+written.
+"""
+
+STATES: tuple[State, ...] = get_args(State)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One assigned partition. Times are in seconds of the monotonic clock.
+
+    `position` is the offset of the next record to finish. `lag` is the number of offsets from there to the end of
+    the log. Both are None while not known. `waiting`, `in_flight` and `finished` count the records held, and
+    `held_bytes` is their size. `is_paused` tells that no more are fetched, since the lane is full.
+
+    `waits_for` and `message` say what stands in the way, and `due` when it is tried again. `oldest_since` is when
+    the oldest record held came in.
+    """
+
+    partition: Partition
+    state: State
+    position: int | None
+    lag: int | None
+    waiting: int
+    in_flight: int
+    finished: int
+    held_bytes: int
+    is_paused: bool
+    waits_for: str | None
+    message: str | None
+    due: float | None
+    oldest_since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """A member. `turned_at` is when its main loop last went round, in seconds of the monotonic clock.
+
+    `not_ready` has the reasons why it does not deliver all it is given; it is empty if it does. `brokers` is the
+    number of brokers it is connected to, None while not known.
+    """
+
+    turned_at: float
+    not_ready: tuple[str, ...]
+    lanes: tuple[LaneStatus, ...] = ()
+    brokers: int | None = None
+    is_stopping: bool = False

@@ -1,0 +1,180 @@
+"""One try of a chunk, from records to outputs, at an API that answers by script."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import orjson
+
+from consumer.delivery.handler import REGISTRY, Delivery
+from consumer.delivery.mapping import Defaults
+from consumer.delivery.sending import Rules
+from consumer.delivery.work import Credentials, Work
+from consumer.engine.ports import Chunk, Done, Retry
+from consumer.engine.records import Partition, Record
+from jirafe.client import PROBE, Accepted, Answer, Answered, Client, Document, Failed, Forbidden, Rejected, Site
+from schemas.codec import Codec, RegistryUnavailable
+from schemas.hub import to_message
+from tests.messages import order
+
+CODEC = Codec()
+ORDERS = Partition("orders", 0)
+Script = Callable[[Site, list[str]], Answer]
+
+
+def accepting(_site: Site, names: list[str]) -> Answer:
+    return Answered(tuple(Accepted() for _ in names))
+
+
+class Api:
+    def __init__(self, script: Script = accepting) -> None:
+        self.script = script
+        self.requests: list[tuple[str, list[str]]] = []
+
+    def send(self, site: Site, documents: Sequence[Document]) -> Answer:
+        if documents == [PROBE]:
+            return self.script(site, ["probe"])
+        names = [orjson.loads(document.json)["order_number"] for document in documents]
+        self.requests.append((site.access_token, names))
+        return self.script(site, names)
+
+
+class FlakyCodec(Codec):
+    """A codec whose registry can be away, for reading or for writing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = self.writes = True
+
+    def decode_message(self, data: bytes) -> dict[str, Any]:
+        if not self.reads:
+            raise RegistryUnavailable("the registry does not answer")
+        return super().decode_message(data)
+
+    def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
+        if not self.writes:
+            raise RegistryUnavailable("the registry does not answer")
+        return super().encode(name, record)
+
+
+def delivery(api: Api, codec: Codec = CODEC, decided: Counter[tuple[str, str]] | None = None) -> Delivery:
+    counted: Counter[tuple[str, str]] = Counter() if decided is None else decided
+    defaults = Defaults(Credentials("1", "ours"), {})
+    return Delivery(codec, cast("Client", api), Rules(100_000, 3), defaults, counted.update)
+
+
+def record(offset: int, number: str, token: str | None = None) -> Record:
+    document = order(number, "order:updated")
+    if token:
+        document["parameters"] = [{"name": "jirafe.access_token", "value": token}]
+    return Record("orders", 0, offset, 0, number.encode(), CODEC.encode("order", to_message(document)), ())
+
+
+def chunk_of(*records: Record) -> Chunk[Work]:
+    return Chunk(ORDERS, 1, list(records))
+
+
+def always() -> bool:
+    return True
+
+
+def test_a_chunk_that_is_done_has_one_output_for_each_record_in_order() -> None:
+    decided: Counter[tuple[str, str]] = Counter()
+    tombstone = Record("orders", 0, 1, 0, b"R1", None, ())
+    chunk = chunk_of(record(0, "R0"), tombstone, Record("orders", 0, 2, 0, None, b"?", ()), record(3, "R3"))
+    done = delivery(Api(), decided=decided).handle(chunk, always)
+    assert isinstance(done, Done)
+    assert [output.record for output in done.outputs] == chunk.records
+    assert [output.record.key for output in done.outputs] == [b"R0", b"R1", None, b"R3"]
+    assert [output.dead_letter is None for output in done.outputs] == [True, True, False, True]
+    assert done.served == {"1"}
+    assert decided == {("order-accepted", "accepted"): 2}
+    assert chunk.attempts == 1
+
+
+def test_what_is_decided_is_not_sent_again() -> None:
+    api = Api(lambda site, names: Failed("503", "down") if names == ["R2"] else accepting(site, names))
+    subject = delivery(api)
+    chunk = chunk_of(record(0, "R1"))
+    assert isinstance(subject.handle(chunk, always), Done)
+    chunk.records.append(record(1, "R2"))
+    retry = subject.handle(chunk, always)
+    assert isinstance(retry, Retry)
+    assert (retry.trouble.cause, retry.trouble.waits_for) == ("503", "1")
+    api.script = accepting
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    assert [names for _, names in api.requests] == [["R1"], ["R2"], ["R2"]]
+    assert chunk.attempts == 3
+
+
+def test_a_later_run_of_a_site_waits_for_an_earlier_one_that_failed() -> None:
+    def first_token_fails(site: Site, names: list[str]) -> Answer:
+        return Failed("503", "down") if site.access_token == "theirs" else accepting(site, names)
+
+    api = Api(first_token_fails)
+    chunk = chunk_of(record(0, "R1", "theirs"), record(1, "R1"), record(2, "R2", "theirs"))
+    assert isinstance(delivery(api).handle(chunk, always), Retry)
+    assert api.requests == [("theirs", ["R1"])]
+
+
+def test_the_registry_is_what_a_chunk_waits_for_that_cannot_be_read() -> None:
+    codec, api = FlakyCodec(), Api()
+    codec.reads = False
+    subject, chunk = delivery(api, codec), chunk_of(record(0, "R1"))
+    retry = subject.handle(chunk, always)
+    assert isinstance(retry, Retry)
+    assert (retry.trouble.waits_for, retry.trouble.cause) == (REGISTRY, "registry")
+    assert api.requests == []
+    codec.reads = True
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    assert done.served == {"1", REGISTRY}
+
+
+def test_a_result_that_cannot_be_written_yet_sends_nothing_again() -> None:
+    codec, api = FlakyCodec(), Api()
+    codec.writes = False
+    subject, chunk = delivery(api, codec), chunk_of(record(0, "R1"))
+    assert isinstance(subject.handle(chunk, always), Retry)
+    codec.writes = True
+    assert isinstance(subject.handle(chunk, always), Done)
+    assert [names for _, names in api.requests] == [["R1"]]
+
+
+def test_nothing_is_sent_for_a_partition_that_is_not_ours() -> None:
+    api = Api()
+    retry = delivery(api).handle(chunk_of(record(0, "R1")), lambda: False)
+    assert isinstance(retry, Retry)
+    assert (retry.trouble.cause, api.requests) == ("not-ours", [])
+
+
+def test_credentials_that_are_replaced_hold_for_what_is_undecided() -> None:
+    api = Api(
+        lambda site, names: Forbidden("invalid_token") if site.access_token == "ours" else accepting(site, names)
+    )
+    subject, chunk = delivery(api), chunk_of(record(0, "R1"))
+    held = subject.handle(chunk, always)
+    assert isinstance(held, Retry)
+    assert held.trouble.held
+    subject.use(Defaults(Credentials("1", "new"), {}))
+    assert isinstance(subject.handle(chunk, always), Done)
+
+
+def test_suspects_are_given_up_only_while_their_site_serves() -> None:
+    api = Api(lambda site, names: Failed("500", "oops"))
+    decided: Counter[tuple[str, str]] = Counter()
+    subject, chunk = delivery(api, decided=decided), chunk_of(record(0, "R1"))
+    assert not subject.give_up_suspects(chunk, "never tried")
+    assert isinstance(subject.handle(chunk, always), Retry)
+    assert not subject.give_up_suspects(chunk, "oops")
+    api.script = lambda _site, names: (
+        Answered((Rejected("name: None"),)) if names == ["probe"] else Failed("500", "oops")
+    )
+    assert subject.give_up_suspects(chunk, "oops")
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    letter = done.outputs[0].dead_letter
+    assert letter is not None
+    assert (letter.kind, letter.reason) == ("failing", "order-accepted: oops, again and again for this event alone")
+    assert decided == {("order-accepted", "failing"): 1}

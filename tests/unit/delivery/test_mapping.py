@@ -1,0 +1,132 @@
+from typing import Any
+
+import orjson
+import pytest
+
+from consumer.delivery.mapping import Defaults, Mapper
+from consumer.delivery.work import Credentials, Draft, Fault
+from consumer.engine.records import Record
+from jirafe.client import BATCH_OVERHEAD, Accepted
+from schemas.codec import Codec, RegistryUnavailable
+from schemas.hub import to_message
+from tests.messages import order
+
+CODEC = Codec()
+OURS = Defaults(Credentials("1", "ours"), {"jirafe.store_url": "https://shop.example"})
+
+
+def record(value: bytes | None) -> Record:
+    return Record("orders", 0, 7, 0, b"R1", value, ())
+
+
+def encoded(document: dict[str, Any]) -> bytes:
+    return CODEC.encode("order", to_message(document))
+
+
+def draft(document: dict[str, Any], defaults: Defaults = OURS, max_request_bytes: int = 100_000) -> Draft:
+    return Mapper(CODEC, max_request_bytes).draft(record(encoded(document)), defaults)
+
+
+def outcomes(drafted: Draft) -> list[Accepted | Fault | None]:
+    return [event.outcome for event in drafted.events]
+
+
+def test_a_message_has_its_events_in_order() -> None:
+    drafted = draft(order("R1", "order:new"))
+    assert (drafted.message_type, drafted.fault) == ("order:new", None)
+    assert [event.kind.name for event in drafted.events] == ["cart", "order-placed", "order-accepted"]
+    assert {event.key for event in drafted.events} == {"R1"}
+    assert outcomes(drafted) == [None, None, None]
+    assert orjson.loads(drafted.events[2].document.json)["order_number"] == "R1"
+
+
+def test_a_tombstone_has_nothing_to_send_and_nothing_wrong() -> None:
+    drafted = Mapper(CODEC, 1000).draft(record(None), OURS)
+    assert drafted == Draft(record(None))
+
+
+def test_bytes_that_are_no_message_are_a_fault_of_the_record() -> None:
+    drafted = Mapper(CODEC, 1000).draft(record(b"\x07"), OURS)
+    assert drafted.fault is not None
+    assert drafted.fault.kind == "undecodable"
+    assert "framing" in drafted.fault.message
+
+
+def test_an_unknown_type_is_a_fault_of_the_record() -> None:
+    drafted = draft(order("R1", "order:imported"))
+    assert drafted.fault is not None
+    assert (drafted.fault.kind, drafted.events) == ("unknown-type", [])
+
+
+def test_what_the_api_requires_and_a_message_lacks_is_a_fault_of_the_event() -> None:
+    (outcome,) = outcomes(draft(order("R1", "order:updated", placed_on="soon")))
+    assert isinstance(outcome, Fault)
+    assert outcome.kind == "unmappable"
+    assert "'soon'" in outcome.message
+
+
+def test_a_mistake_of_ours_is_a_fault_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[object]:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("consumer.delivery.mapping.make_events", broken)
+    drafted = draft(order("R1", "order:updated"))
+    assert drafted.fault == Fault("internal", "the message could not be mapped: ZeroDivisionError: oops")
+    assert drafted.events == []
+
+
+def test_a_registry_that_is_away_is_no_fault_of_the_record() -> None:
+    class Away(Codec):
+        def decode_message(self, data: bytes) -> dict[str, Any]:
+            raise RegistryUnavailable("no answer")
+
+    with pytest.raises(RegistryUnavailable):
+        Mapper(Away(), 1000).draft(record(b"\x00\x00\x00\x00\x01"), OURS)
+
+
+def test_a_message_goes_before_the_settings() -> None:
+    parameters = [
+        {"name": "jirafe.site_id", "value": "2"},
+        {"name": "jirafe.access_token", "value": "theirs"},
+    ]
+    (event,) = draft({**order("R1", "order:updated"), "parameters": parameters}).events
+    assert event.credentials == Credentials("2", "theirs")
+    site = OURS.site(event.credentials)
+    assert (site.site_id, site.access_token) == ("2", "theirs")
+    ours = OURS.site(Credentials(None, None))
+    assert (ours.site_id, ours.access_token) == ("1", "ours")
+
+
+@pytest.mark.parametrize(
+    ("credentials", "kind", "message"),
+    [
+        (Credentials(None, "token"), "missing-parameter", "jirafe.site_id: missing"),
+        (Credentials("1", None), "missing-parameter", "jirafe.access_token: missing"),
+        (Credentials("1", "line\nend"), "unmappable", "jirafe.access_token: has characters that cannot be in one"),
+        (Credentials("1", "a blank"), "unmappable", "jirafe.access_token: has characters that cannot be in one"),
+        (Credentials("1", "h\u00e4"), "unmappable", "jirafe.access_token: has characters that cannot be in one"),
+        (Credentials("..", "token"), "unmappable", "jirafe.site_id: has characters that cannot be in one"),
+        (Credentials(".", "token"), "unmappable", "jirafe.site_id: has characters that cannot be in one"),
+        (Credentials("1", "x" * 2001), "unmappable", "jirafe.access_token: has 2001 characters, and may have 2000"),
+    ],
+)
+def test_credentials_that_no_request_can_have_are_a_fault(
+    credentials: Credentials, kind: str, message: str
+) -> None:
+    (outcome,) = outcomes(draft(order("R1", "order:updated"), Defaults(credentials, {})))
+    assert isinstance(outcome, Fault)
+    assert outcome.kind == kind
+    assert outcome.message.startswith(message)
+    assert "line" not in outcome.message
+
+
+def test_the_longest_credentials_are_taken() -> None:
+    assert outcomes(draft(order("R1", "order:updated"), Defaults(Credentials("1", "x" * 2000), {}))) == [None]
+
+
+def test_an_event_larger_than_a_request_may_be_is_a_fault() -> None:
+    (event,) = draft(order("R1", "order:updated")).events
+    size = len(event.document.json)
+    assert outcomes(draft(order("R1", "order:updated"), max_request_bytes=size + BATCH_OVERHEAD)) == [None]
+    (outcome,) = outcomes(draft(order("R1", "order:updated"), max_request_bytes=size + BATCH_OVERHEAD - 1))
+    assert outcome == Fault("too-large", f"the event has {size} bytes, and a request may have {size - 1}")

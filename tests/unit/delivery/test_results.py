@@ -1,0 +1,85 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from consumer.delivery.results import output
+from consumer.delivery.work import Credentials, Draft, Fault, Outgoing
+from consumer.engine.records import DeadLetter, Record, Redelivery
+from jirafe.client import Accepted, Document
+from jirafe.services import CART, ORDER_ACCEPTED, Kind
+from schemas.codec import Codec
+
+CODEC = Codec()
+RECORD = Record("orders", 2, 17, 1_400_000_000_000, b"R1", b"value", ())
+
+
+def event(kind: Kind, outcome: Accepted | Fault | None) -> Outgoing:
+    return Outgoing(kind, "R1", "R1", Credentials("1", "token"), Document(kind.array, b"{}"), outcome)
+
+
+def test_a_result_has_the_place_and_what_was_sent() -> None:
+    made = output(Draft(RECORD, "id-1", "order:new", [event(CART, Accepted())]), 1, CODEC)
+    assert (made.record, made.dead_letter) == (RECORD, None)
+    assert CODEC.decode_result(made.result) == {
+        "message_id": "id-1",
+        "message": "order:new",
+        "code": 200,
+        "notifications": [
+            {
+                "level": "info",
+                "subject": "Cart event sent to Jirafe",
+                "description": "A cart event for R1 was sent to Jirafe.",
+            }
+        ],
+        "topic": "orders",
+        "partition": 2,
+        "offset": 17,
+        "timestamp": datetime(2014, 5, 13, 16, 53, 20, tzinfo=UTC),
+        "replay": None,
+        "redrive": None,
+    }
+
+
+def test_one_fault_makes_a_dead_letter_and_keeps_what_was_sent() -> None:
+    faulty = Fault("rejected", "total: wrong")
+    made = output(
+        Draft(RECORD, "", "order:new", [event(CART, Accepted()), event(ORDER_ACCEPTED, faulty)]), 3, CODEC
+    )
+    result = CODEC.decode_result(made.result)
+    assert result["code"] == 500
+    assert [notification["level"] for notification in result["notifications"]] == ["info", "error"]
+    assert result["notifications"][1]["description"] == "total: wrong"
+    assert made.dead_letter == DeadLetter("rejected", "order-accepted: total: wrong", 3)
+
+
+def test_a_fault_of_the_record_is_told_as_it_is() -> None:
+    made = output(Draft(RECORD, fault=Fault("undecodable", "no framing")), 1, CODEC)
+    (notification,) = CODEC.decode_result(made.result)["notifications"]
+    assert notification["subject"] == "There was a problem while reading a message for Jirafe."
+    assert made.dead_letter == DeadLetter("undecodable", "no framing", 1)
+
+
+def test_the_reason_names_each_fault_once() -> None:
+    same = Fault("missing-parameter", "no token")
+    events = [event(CART, same), event(CART, same), event(ORDER_ACCEPTED, Fault("rejected", "bad"))]
+    made = output(Draft(RECORD, events=events), 1, CODEC)
+    assert made.dead_letter == DeadLetter("missing-parameter", "cart: no token; order-accepted: bad", 1)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(2000, 2000), (2001, 2004)])
+def test_long_messages_are_cut(length: int, shown: int) -> None:
+    made = output(Draft(RECORD, fault=Fault("undecodable", "x" * length)), 1, CODEC)
+    assert made.dead_letter is not None
+    assert len(made.dead_letter.reason) == shown
+    assert len(CODEC.decode_result(made.result)["notifications"][0]["description"]) == shown
+
+
+def test_a_result_says_which_replay_or_redrive_it_is_of() -> None:
+    again = RECORD._replace(redelivery=Redelivery("r-1", "dead/0/3"))
+    result = CODEC.decode_result(output(Draft(again), 1, CODEC).result)
+    assert (result["replay"], result["redrive"]) == ("r-1", "dead/0/3")
+
+
+def test_no_result_says_that_an_undecided_event_is_decided() -> None:
+    with pytest.raises(AssertionError, match="is not decided"):
+        output(Draft(RECORD, events=[event(CART, None)]), 1, CODEC)

@@ -1,0 +1,312 @@
+"""One try of a chunk at an API that answers by script: what goes in which request, and what is decided."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import orjson
+
+from consumer.delivery.sending import Attempt, Rules, by_site
+from consumer.delivery.suspicion import SiteTally, Suspicion
+from consumer.delivery.work import Credentials, Fault, Outgoing
+from consumer.engine.ports import Trouble
+from jirafe.client import (
+    Accepted,
+    Answer,
+    Answered,
+    Client,
+    Document,
+    Failed,
+    Forbidden,
+    Item,
+    Refused,
+    Rejected,
+    Site,
+    Transient,
+)
+from jirafe.services import CART, ORDER_ACCEPTED, ORDER_PLACED, Kind
+
+OURS = Credentials("1", "ours")
+SITE = Site("1", "ours")
+Script = Callable[[list[str]], Answer]
+
+
+def event(name: str, kind: Kind = ORDER_ACCEPTED, key: str = "", credentials: Credentials = OURS) -> Outgoing:
+    body = orjson.dumps({"name": name})
+    return Outgoing(kind, name, key or name, credentials, Document(kind.array, body))
+
+
+def accepting(names: list[str]) -> Answer:
+    return Answered(tuple(Accepted() for _ in names))
+
+
+class Api:
+    """Answers by a script of the names in each request, and remembers them."""
+
+    def __init__(self, script: Script = accepting) -> None:
+        self.script = script
+        self.requests: list[list[str]] = []
+
+    def send(self, _site: Site, documents: Sequence[Document]) -> Answer:
+        names = [orjson.loads(document.json)["name"] for document in documents]
+        self.requests.append(names)
+        return self.script(names)
+
+
+def attempt(
+    api: Api,
+    limits: dict[str, int] | None = None,
+    tallies: dict[str, SiteTally] | None = None,
+    still_ours: Callable[[], bool] = lambda: True,
+    **rules: int,
+) -> Attempt:
+    bounds = {"max_request_bytes": 10_000, "max_attempts": 3, **rules}
+    return Attempt(
+        cast("Client", api),
+        Rules(**bounds),
+        OURS,
+        {} if limits is None else limits,
+        still_ours,
+        {} if tallies is None else tallies,
+    )
+
+
+def resolved(credentials: Credentials) -> Site:
+    return Site(credentials.site_id or "1", credentials.access_token or "ours")
+
+
+def outcomes(events: Sequence[Outgoing]) -> list[Any]:
+    return [each.outcome.kind if isinstance(each.outcome, Fault) else each.outcome for each in events]
+
+
+def test_a_later_event_of_a_key_never_overtakes_in_an_earlier_array() -> None:
+    api = Api()
+    events = [
+        event("c1", CART, "R1"),
+        event("p1", ORDER_PLACED, "R1"),
+        event("c2", CART, "R1"),
+        event("c3", CART, "R2"),
+    ]
+    assert attempt(api).send(SITE, events) is None
+    assert api.requests == [["c1", "p1"], ["c2", "c3"]]
+
+
+def test_a_request_keeps_to_its_bound_of_bytes() -> None:
+    api = Api()
+    assert attempt(api, max_request_bytes=80).send(SITE, [event(f"e{n}") for n in range(7)]) is None
+    assert [len(names) for names in api.requests] == [3, 3, 1]
+
+
+def test_a_refused_batch_is_bisected_in_order() -> None:
+    api = Api(lambda names: Refused("400: bad_json") if "e3" in names else accepting(names))
+    events = [event(f"e{n}") for n in range(6)]
+    assert attempt(api).send(SITE, events) is None
+    assert outcomes(events) == [Accepted()] * 3 + ["refused"] + [Accepted()] * 2
+    accepted = [name for names in api.requests if "e3" not in names for name in names]
+    assert accepted == ["e0", "e1", "e2", "e4", "e5"]
+
+
+def test_two_tokens_of_one_site_are_runs_in_order() -> None:
+    theirs = Credentials("1", "theirs")
+    events = [
+        event("v1", key="R1", credentials=theirs),
+        event("v2", key="R1"),
+        event("v3", key="R1", credentials=theirs),
+        event("w1", key="W1", credentials=Credentials("2", "theirs")),
+    ]
+    decided = event("done", credentials=theirs)
+    decided.outcome = Accepted()
+    first, second = by_site([decided, *events], resolved)
+    assert [[each.name for each in run] for _, run in first] == [["v1"], ["v2"], ["v3"]]
+    assert [(site, [each.name for each in run]) for site, run in second] == [(Site("2", "theirs"), ["w1"])]
+
+
+def test_events_of_a_key_behind_one_that_failed_alone_wait() -> None:
+    api = Api(lambda names: Failed("503", "down") if "bad" in names else accepting(names))
+    limits = {"1": 1}
+    events = [event("bad", key="R1"), event("behind", key="R1"), event("other", key="R2")]
+    trouble = attempt(api, limits).send(SITE, events)
+    assert isinstance(trouble, Trouble)
+    assert api.requests == [["bad"], ["other"]]
+    assert outcomes(events) == [None, None, Accepted()]
+
+
+def test_an_item_that_waits_has_the_later_ones_of_its_key_sent_again() -> None:
+    def first_waits(names: list[str]) -> Answer:
+        items: list[Item] = [Accepted() for _ in names]
+        return Answered((Transient("unknown"), *items[1:]))
+
+    events = [event("v1", key="R1"), event("v2", key="R1"), event("other", key="R2")]
+    assert isinstance(attempt(Api(first_waits)).send(SITE, events), Trouble)
+    assert outcomes(events) == [None, None, Accepted()]
+
+
+def test_all_items_waiting_serve_nothing() -> None:
+    tried = attempt(Api(lambda names: Answered(tuple(Transient("unknown") for _ in names))))
+    events = [event("c", CART, "R1"), event("p", ORDER_PLACED, "R1")]
+    assert isinstance(tried.send(SITE, events), Trouble)
+    assert tried.served == set()
+
+
+def test_a_failing_api_is_probed_with_less_and_less() -> None:
+    api = Api(lambda _: Failed("503", "down"))
+    limits: dict[str, int] = {}
+    events = [event(f"e{n}") for n in range(8)]
+    for _ in range(5):
+        assert attempt(api, limits).send(SITE, events) == Trouble("1", "503", "down")
+    assert [len(names) for names in api.requests] == [8, 4, 2, 1, 1, 1, 1]
+    api.script = accepting
+    assert attempt(api, limits).send(SITE, events) is None
+    assert sum(len(names) for names in api.requests[7:]) == 8
+
+
+def test_an_api_that_fails_all_is_never_an_events_fault() -> None:
+    tallies = {"1": SiteTally(succeeded=10_000)}
+    limits = {"1": 1}
+    events = [event("e0")]
+    for _ in range(200):
+        attempt(Api(lambda _: Failed("503", "down")), limits, tallies).send(SITE, events)
+    assert outcomes(events) == [None]
+
+
+def test_an_event_that_fails_while_all_others_succeed_is_given_up() -> None:
+    tallies = {"1": SiteTally()}
+    limits = {"1": 1}
+    events = [event("bad")]
+    tries = 0
+    while events[0].outcome is None:
+        tries += 1
+        attempt(Api(lambda _: Failed("500", "oops")), limits, tallies).send(SITE, events)
+        tallies["1"].succeeded += 1
+    assert tries == 4  # the first has none before it that others could have passed since
+    assert outcomes(events) == ["failing"]
+
+
+def test_an_api_that_fails_most_takes_more_failures_to_make_it_an_events_fault() -> None:
+    tallies = {"1": SiteTally()}
+    limits = {"1": 1}
+    events = [event("unlucky")]
+    tries = 0
+    while events[0].outcome is None:
+        tries += 1
+        attempt(Api(lambda _: Failed("503", "busy")), limits, tallies).send(SITE, events)
+        tallies["1"].succeeded += 1
+        tallies["1"].failed += 9
+    assert tries > 50
+
+
+def test_a_final_status_is_the_fault_of_a_message_that_brings_its_own_credentials_alone() -> None:
+    api = Api(lambda _: Failed("404", "the API answered 404", is_final=True))
+    theirs, ours = [event("theirs")], [event("ours")]
+    assert attempt(api).send(Site("2", "theirs"), theirs) is None
+    assert outcomes(theirs) == ["refused"]
+    assert isinstance(attempt(api).send(SITE, ours), Trouble)
+    assert outcomes(ours) == [None]
+
+
+def test_our_own_refused_token_holds_and_a_messages_is_final() -> None:
+    api = Api(lambda _: Forbidden("invalid_token"))
+    theirs, ours = [event("theirs")], [event("ours")]
+    assert attempt(api).send(Site("1", "theirs"), theirs) is None
+    assert outcomes(theirs) == ["forbidden"]
+    held = attempt(api).send(SITE, ours)
+    assert held is not None
+    assert held.held
+    assert outcomes(ours) == [None]
+
+
+def test_a_suspect_stays_undecided_when_the_token_is_refused_behind_it() -> None:
+    answers = iter([Failed("503", "down"), accepting([""]), Forbidden("invalid_token")])
+    limits = {"1": 1}
+    events = [event("bad", key="R1"), event("good", key="R2"), event("late", key="R3")]
+    api = Api(lambda _: next(answers))
+    tried = attempt(api, limits, max_request_bytes=60)
+    assert isinstance(tried.send(Site("1", "theirs"), events), Trouble)
+    assert outcomes(events) == [None, Accepted(), "forbidden"]
+
+
+def test_nothing_is_sent_once_the_partition_is_not_ours() -> None:
+    api = Api()
+    tried = attempt(api, still_ours=lambda: not api.requests)
+    events = [event("c1", CART, "R1"), event("p1", ORDER_PLACED, "R1"), event("c2", CART, "R1")]
+    trouble = tried.send(SITE, events)
+    assert trouble is not None
+    assert trouble.cause == "not-ours"
+    assert api.requests == [["c1", "p1"]]
+    assert outcomes(events) == [Accepted(), Accepted(), None]
+
+
+def test_a_final_status_of_a_batch_blames_no_event_in_it() -> None:
+    api = Api(lambda names: Failed("404", "gone", is_final=True) if len(names) > 1 else accepting(names))
+    limits: dict[str, int] = {}
+    events = [event("e0"), event("e1")]
+    assert attempt(api, limits).send(Site("2", "theirs"), events) == Trouble("2", "404", "gone")
+    assert outcomes(events) == [None, None]
+    assert attempt(api, limits).send(Site("2", "theirs"), events) is None
+    assert outcomes(events) == [Accepted(), Accepted()]
+
+
+def test_our_expired_token_holds_also_where_the_message_names_its_own_site() -> None:
+    events = [event("named")]
+    held = attempt(Api(lambda _: Forbidden("invalid_token"))).send(Site("2", "ours"), events)
+    assert held == Trouble(
+        "2", "invalid_token", "the API refused the access token for site 2: invalid_token", held=True
+    )
+    assert outcomes(events) == [None]
+
+
+def test_a_site_that_our_token_has_no_access_to_is_the_messages_fault() -> None:
+    events = [event("e0"), event("e1")]
+    api = Api(lambda _: Forbidden("authorization"))
+    assert attempt(api).send(Site("2", "ours"), events) is None
+    assert outcomes(events) == ["forbidden", "forbidden"]
+    assert api.requests == [["e0", "e1"]]
+
+
+def test_throttling_stops_the_run_and_suspects_nobody() -> None:
+    tallies = {"1": SiteTally()}
+    limits = {"1": 1}
+    events = [event("e0"), event("e1")]
+    api = Api(lambda _: Failed("429", "slower", retry_after=7.0))
+    assert attempt(api, limits, tallies).send(SITE, events) == Trouble("1", "429", "slower", 7.0)
+    assert api.requests == [["e0"]]
+    assert (limits, tallies["1"]) == ({"1": 1}, SiteTally())
+    assert [each.suspicion for each in events] == [None, None]
+
+
+def test_a_rejected_event_has_the_apis_own_words() -> None:
+    (bad,) = events = [event("bad")]
+    assert attempt(Api(lambda _: Answered((Rejected("total: wrong"),)))).send(SITE, events) is None
+    assert bad.outcome == Fault("rejected", "total: wrong")
+
+
+def test_what_served_lifts_the_limit_and_is_told() -> None:
+    limits = {"1": 2}
+    tried = attempt(Api(), limits)
+    assert tried.send(SITE, [event(f"e{n}") for n in range(5)]) is None
+    assert (limits, tried.served, tried.tallies["1"].succeeded) == ({}, {"1"}, 2)
+
+
+def suspect(name: str) -> Outgoing:
+    suspected = event(name)
+    suspected.suspicion = Suspicion(0, 0, 0)
+    return suspected
+
+
+def test_a_suspect_is_sent_alone_and_others_in_a_batch() -> None:
+    api = Api()
+    events = [event("e0"), event("e1"), suspect("bad"), event("e3"), event("e4")]
+    assert attempt(api).send(SITE, events) is None
+    assert api.requests == [["e0", "e1"], ["bad"], ["e3", "e4"]]
+
+
+def test_a_run_ends_at_ten_suspects() -> None:
+    api = Api(lambda names: accepting(names) if names == ["good"] else Failed("500", "oops"))
+    events = [event("good"), *(suspect(f"bad{n}") for n in range(30))]
+    trouble = attempt(api).send(SITE, events)
+    assert trouble == Trouble("1", "500", "oops", isolating=True)
+    assert len(api.requests) == 11
+
+
+def test_one_failure_alone_is_no_isolation_yet() -> None:
+    trouble = attempt(Api(lambda _: Failed("500", "oops")), {"1": 1}).send(SITE, [event("e0")])
+    assert trouble == Trouble("1", "500", "oops", isolating=False)

@@ -1,0 +1,517 @@
+"""The engine's surroundings, scripted: no process, no thread, no Kafka, and time moves only by hand.
+
+`Scene` puts a whole member together. A test drives it by a generator: each part up to the next `yield` runs within
+one poll of the main loop, where the real library calls back too. The member stops when the generator ends.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from structlog.testing import LogCapture
+
+from consumer.engine.backoff import Backoff
+from consumer.engine.deadline import Clock
+from consumer.engine.kafka import GroupMetadata, Logger, RebalanceCallback
+from consumer.engine.lane import Bounds
+from consumer.engine.member import Handle, Member, Options, Surroundings
+from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Retry, Trouble
+from consumer.engine.records import DeadLetter, Output, Partition, Record
+from consumer.engine.watchdog import Watchdog
+from consumer.engine.workers import CallTimeout
+
+A, B, C = (Partition("orders", number) for number in range(3))
+BOUNDS = Bounds(lane_records=10, lane_bytes=1000, chunk_records=4, chunk_bytes=100)
+BACKOFF = Backoff(first=1.0, longest=8.0, longest_retry_after=60.0)
+GROUP = "the group's metadata"
+OPTIONS = Options(
+    input_topics=("orders",),
+    results_topic="results",
+    dead_letters_topic="dead-letters",
+    bounds=BOUNDS,
+    backoff=BACKOFF,
+    workers=3,
+    hold_interval=20.0,
+    commit_timeout=5.0,
+    drain_timeout=2.0,
+    grace_time=7.0,
+    longest_silence=42.0,
+    flood_window=10,
+)
+
+TRANSIENT = KafkaError(KafkaError._TRANSPORT, "the broker is away", retriable=True)
+ABORTABLE = KafkaError(KafkaError._TIMED_OUT_QUEUE, "the transaction must be aborted", txn_requires_abort=True)
+REFUSED = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "not allowed")
+FATAL = KafkaError(KafkaError._FATAL, "the client is broken", fatal=True)
+FENCED = KafkaError(KafkaError._FENCED, "another took over", fatal=True)
+
+
+NEVER = float("inf")
+
+
+def record(offset: int, of: Partition = A, value: bytes | None = b"0123456789") -> Record:
+    return Record(*of, offset, 1_000 + offset, b"key", value, ())
+
+
+def message(offset: int, of: Partition = A, value: bytes | None = b"0123456789") -> Message:
+    return Message(*of, offset, b"key", value, timestamp=(1, 1_000 + offset))
+
+
+def end(offset: int, of: Partition = A) -> Message:
+    return Message(*of, offset, error=KafkaError(KafkaError._PARTITION_EOF))
+
+
+def outputs(records: Iterable[Record], letter: DeadLetter | None = None) -> list[Output]:
+    return [Output(each, b"result of %d" % each.offset, letter) for each in records]
+
+
+LETTER = DeadLetter("undecodable", "nonsense", 1)
+
+
+def chance() -> float:
+    """No jitter: every delay is as long as it can be."""
+    return 1.0
+
+
+def capture() -> tuple[Logger, LogCapture]:
+    """Give a logger, and what takes what it is told."""
+    captured = LogCapture()
+    logger: Logger = structlog.wrap_logger(
+        None, processors=[captured], wrapper_class=structlog.make_filtering_bound_logger(0)
+    )
+    return logger, captured
+
+
+class HandClock(Clock):
+    """A clock that is moved by hand, and by those who wait."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def epoch_ms(self) -> int:
+        return 1_700_000_000_000
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class NeverReturns(Exception):
+    """Raised by a scripted call that stands for one that never returns; see `call_within` of `ScriptedProducer`."""
+
+
+@dataclass
+class Transaction:
+    """What one transaction wrote: (topic, key, value, headers) and the offsets to commit."""
+
+    produced: list[tuple[str, bytes | None, bytes | None, list[tuple[str, str | bytes | None]]]] = field(
+        default_factory=list
+    )
+    offsets: dict[Partition, int] | None = None
+    group: GroupMetadata = None
+
+    @property
+    def results(self) -> list[bytes | None]:
+        return [value for topic, _, value, _ in self.produced if topic == "results"]
+
+
+class ScriptedProducer:
+    """A transactional producer. It fails as it is told, step by step; `calls` are the steps with their timeouts."""
+
+    def __init__(self, clock: HandClock) -> None:
+        self.committed: list[Transaction] = []
+        self.aborted: list[Transaction] = []
+        self.calls: list[str] = []
+        self.timeouts: list[float] = []
+        self._clock = clock
+        self._open: Transaction | None = None
+        self._failures: dict[str, deque[Exception]] = {}
+        self._failures_after: dict[str, Exception] = {}
+        self._always: dict[str, Exception] = {}
+
+    def fail(self, step: str, error: KafkaError | Exception, times: int | None = 1) -> None:
+        """Let the next calls of a step fail: so many, or all from now on."""
+        raised = KafkaException(error) if isinstance(error, KafkaError) else error
+        if times is None:
+            self._always[step] = raised
+        else:
+            self._failures.setdefault(step, deque()).extend([raised] * times)
+
+    def fail_after(self, step: str, error: KafkaError) -> None:
+        """Let the next call of `commit` be done, and its answer be lost."""
+        self._failures_after[step] = KafkaException(error)
+
+    def mend(self) -> None:
+        """Let no further call fail."""
+        self._always.clear()
+
+    def call_within(self, seconds: float, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except NeverReturns:
+            self._clock.now += seconds
+            raise CallTimeout from None
+
+    def init_transactions(self, timeout: float) -> None:
+        self._step("init", timeout)
+
+    def begin_transaction(self) -> None:
+        self._step("begin")
+        assert self._open is None
+        self._open = Transaction()
+
+    def produce(
+        self, topic: str, value: bytes | None, key: bytes | None, *, headers: list[tuple[str, str | bytes | None]]
+    ) -> None:
+        self._step("produce")
+        self._transaction.produced.append((topic, key, value, headers))
+
+    def poll(self, timeout: float) -> int:
+        self.calls.append("poll")
+        self._clock.now += timeout
+        return 0
+
+    def send_offsets_to_transaction(
+        self, positions: list[TopicPartition], group_metadata: GroupMetadata, timeout: float
+    ) -> None:
+        self._step("offsets", timeout)
+        self._transaction.offsets = {Partition(each.topic, each.partition): each.offset for each in positions}
+        self._transaction.group = group_metadata
+
+    def commit_transaction(self, timeout: float) -> None:
+        self._step("commit", timeout)
+        self.committed.append(self._transaction)
+        self._open = None
+        if "commit" in self._failures_after:
+            raise self._failures_after.pop("commit")
+
+    def abort_transaction(self, timeout: float) -> None:
+        self._step("abort", timeout)
+        if self._open:
+            self.aborted.append(self._open)
+        self._open = None
+
+    @property
+    def _transaction(self) -> Transaction:
+        assert self._open
+        return self._open
+
+    def _step(self, name: str, timeout: float | None = None) -> None:
+        self.calls.append(name)
+        if timeout is not None:
+            self.timeouts.append(timeout)
+        if self._failures.get(name):
+            raise self._failures[name].popleft()
+        if name in self._always:
+            raise self._always[name]
+
+
+class ScriptedConsumer:
+    """A group member's consumer. The first `consume` of each turn runs the next step of the script.
+
+    `arrived` is what the next turn finds at once; `late` comes while an idle member waits for it in `poll`.
+    `calls` tells what the engine asked for.
+    """
+
+    def __init__(
+        self,
+        clock: HandClock,
+        script: Generator[None],
+        on_error: Callable[[KafkaError], None],
+        on_statistics: Callable[[str], None],
+    ) -> None:
+        self.on_error = on_error
+        self.on_statistics = on_statistics
+        self.arrived: list[Message] = []
+        self.late: deque[Message] = deque()
+        self.behind_late: list[Message] = []
+        self.calls: list[str] = []
+        self.waits: list[float] = []
+        self.topics: list[str] = []
+        self.is_closed = False
+        self._clock = clock
+        self._script = script
+        self._in_turn = False
+        self._assigned: list[Partition] = []
+
+    def subscribe(
+        self,
+        topics: list[str],
+        on_assign: RebalanceCallback,
+        on_revoke: RebalanceCallback,
+        on_lost: RebalanceCallback,
+    ) -> None:
+        self.topics = topics
+        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
+
+    def fail_poll(self, error: KafkaError) -> None:
+        """Let a poll give an error instead of a record."""
+        self.arrived.append(Message("orders", 0, error=error))
+
+    def assign(self, *partitions: Partition) -> None:
+        """Call back as the library does in a poll: these are ours now."""
+        self._assigned += partitions
+        self._on_assign(self, [TopicPartition(*partition) for partition in partitions])
+
+    def revoke(self, *partitions: Partition) -> None:
+        self._on_revoke(self, [TopicPartition(*partition) for partition in partitions])
+        self._assigned = [partition for partition in self._assigned if partition not in partitions]
+
+    def lose(self, *partitions: Partition) -> None:
+        self._on_lost(self, [TopicPartition(*partition) for partition in partitions])
+        self._assigned = [partition for partition in self._assigned if partition not in partitions]
+
+    def consume(self, num_messages: int, timeout: float) -> Sequence[Message]:
+        assert (num_messages, timeout) == (1000, 0)
+        if not self._in_turn:
+            next(self._script)
+        self._in_turn = False
+        arrived, self.arrived = self.arrived, []
+        return arrived
+
+    def poll(self, timeout: float) -> Message | None:
+        self.waits.append(timeout)
+        if self.late:
+            self._in_turn = True
+            self.arrived = self.behind_late
+            return self.late.popleft()
+        self._clock.now += timeout
+        return None
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            self.calls.append(f"pause {each.topic}/{each.partition}")
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            self.calls.append(f"resume {each.topic}/{each.partition}")
+
+    def consumer_group_metadata(self) -> GroupMetadata:
+        return GROUP
+
+    def close(self) -> None:
+        assert not self.is_closed
+        self.is_closed = True
+        if self._assigned:
+            self.revoke(*self._assigned)
+
+
+class InlinePool:
+    """Handles each chunk on the main thread, `takes` seconds after it was submitted; infinite for never."""
+
+    def __init__(self, clock: HandClock, handle: Handle[str]) -> None:
+        self.takes = 0.0
+        self.is_stopped = False
+        self._clock = clock
+        self._handle = handle
+        self._tasks: list[tuple[float, Chunk[str]]] = []
+
+    def submit(self, task: Chunk[str]) -> None:
+        self._tasks.append((self._clock.now + self.takes, task))
+
+    def answers(self, timeout: float) -> list[Done[str] | Retry[str]]:
+        if not any(due <= self._clock.now for due, _ in self._tasks):
+            self._clock.now += timeout
+        ready = [task for due, task in self._tasks if due <= self._clock.now]
+        self._tasks = [(due, task) for due, task in self._tasks if due > self._clock.now]
+        return [self._handle(task) for task in ready]
+
+    def finish(self) -> None:
+        """Let all that is in flight finish now."""
+        self._tasks = [(0.0, task) for _, task in self._tasks]
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+
+class ScriptedWatchdog(Watchdog):
+    """Has no thread, and stands still when told."""
+
+    def __init__(self) -> None:
+        self.is_still = False
+        self.is_ended = False
+
+    @property
+    def stood_still(self) -> bool:
+        return self.is_still
+
+    def end(self) -> None:
+        self.is_ended = True
+
+
+class ScriptedHandler:
+    """Answers each chunk as `answers` say, one after the other; then all are done.
+
+    `chunks` are those that came, `seen` their offsets, and `ours` what `still_ours` said. `meanwhile` is called
+    while a chunk is handled.
+    """
+
+    def __init__(self) -> None:
+        self.answers: deque[Trouble | Exception] = deque()
+        self.letter: DeadLetter | None = None
+        self.served: frozenset[str] = frozenset()
+        self.chunks: list[Chunk[str]] = []
+        self.seen: list[list[int]] = []
+        self.ours: list[bool] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def handle(self, chunk: Chunk[str], still_ours: Callable[[], bool]) -> Done[str] | Retry[str]:
+        self.chunks.append(chunk)
+        self.seen.append([each.offset for each in chunk.records])
+        self.meanwhile()
+        self.ours.append(still_ours())
+        answer = self.answers.popleft() if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        if answer:
+            return Retry(chunk, answer)
+        return Done(chunk, outputs(chunk.records, self.letter), self.served)
+
+
+class RecordingHooks(Hooks):
+    """Notes what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+        self.views: list[MemberView] = []
+        self.is_watching = False
+
+    def received(self, records: Mapping[str, int]) -> None:
+        self.heard.append(("received", dict(records)))
+
+    def retried(self, trouble: Trouble) -> None:
+        self.heard.append(("retried", trouble))
+
+    def committed(self, outputs: Sequence[Output], seconds: float) -> None:
+        self.heard.append(("committed", [each.record.offset for each in outputs], round(seconds, 6)))
+
+    def aborted(self) -> None:
+        self.heard.append("aborted")
+
+    def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:
+        self.heard.append((change, list(partitions)))
+
+    def rejoining(self) -> None:
+        self.heard.append("rejoining")
+
+    def statistics(self, text: str) -> None:
+        self.heard.append(("statistics", text))
+
+    def is_view_due(self, now: float) -> bool:
+        return self.is_watching
+
+    def viewed(self, view: MemberView) -> None:
+        self.views.append(view)
+
+
+class ScriptedClients:
+    """Makes the clients, and keeps all it made. `prepare` is called with each new producer."""
+
+    def __init__(self, clock: HandClock) -> None:
+        self.script: Generator[None]
+        self.consumers: list[ScriptedConsumer] = []
+        self.producers: list[ScriptedProducer] = []
+        self.prepare: Callable[[ScriptedProducer], None] = lambda _: None
+        self._clock = clock
+
+    def consumer(
+        self, on_error: Callable[[KafkaError], None], on_statistics: Callable[[str], None]
+    ) -> ScriptedConsumer:
+        assert all(earlier.is_closed for earlier in self.consumers)
+        made = ScriptedConsumer(self._clock, self.script, on_error, on_statistics)
+        self.consumers.append(made)
+        return made
+
+    def producer(self) -> ScriptedProducer:
+        made = ScriptedProducer(self._clock)
+        self.producers.append(made)
+        self.prepare(made)
+        return made
+
+
+class Scene:
+    """One member among scripted surroundings.
+
+    `takes_over` is what the reload answers; None for yes when asked. `consumer` and `producer` are those of now.
+    """
+
+    def __init__(self, **options: object) -> None:
+        self.clock = HandClock()
+        self.clients = ScriptedClients(self.clock)
+        self.handler = ScriptedHandler()
+        self.hooks = RecordingHooks()
+        self.watchdogs: list[ScriptedWatchdog] = []
+        self.reloads: list[bool] = []
+        self.takes_over: bool | None = None
+        self.log, self._captured = capture()
+        self.member = Member(
+            replace(OPTIONS, **options),  # type: ignore[arg-type]
+            self.clients,
+            self.handler,
+            self.hooks,
+            self._reload,
+            Surroundings(self.log, self.clock, chance, self._make_pool, self._make_watchdog, self._call_within),
+        )
+
+    def run(self, script: Generator[None]) -> None:
+        """Run the member until the script ends; it is stopped then, in the midst of a turn."""
+
+        def then_stop() -> Generator[None]:
+            yield from script
+            self.member.stop()
+            yield
+
+        self.clients.script = then_stop()
+        self.member.run()
+
+    @property
+    def consumer(self) -> ScriptedConsumer:
+        return self.clients.consumers[-1]
+
+    @property
+    def producer(self) -> ScriptedProducer:
+        return self.clients.producers[-1]
+
+    @property
+    def watchdog(self) -> ScriptedWatchdog:
+        return self.watchdogs[-1]
+
+    @property
+    def committed(self) -> list[Transaction]:
+        return [each for producer in self.clients.producers for each in producer.committed]
+
+    @property
+    def offsets(self) -> dict[Partition, int]:
+        """The group's committed offsets."""
+        return {key: value for each in self.committed for key, value in (each.offsets or {}).items()}
+
+    @property
+    def results(self) -> list[bytes | None]:
+        """All results that a reader sees, in order."""
+        return [value for each in self.committed for value in each.results]
+
+    def logged(self, event: str) -> list[Mapping[str, object]]:
+        return [entry for entry in self._captured.entries if entry["event"] == event]
+
+    def _make_pool(self, count: int, handle: Handle[str]) -> InlinePool:
+        assert count == OPTIONS.workers
+        self.pool = InlinePool(self.clock, handle)
+        return self.pool
+
+    def _make_watchdog(self, timeout: float, clock: Callable[[], float]) -> ScriptedWatchdog:
+        assert (timeout, clock()) == (OPTIONS.longest_silence, self.clock.now)
+        self.watchdogs.append(ScriptedWatchdog())
+        return self.watchdogs[-1]
+
+    def _call_within(self, seconds: float, call: Callable[[], None]) -> None:
+        self.producer.call_within(seconds, call)
+
+    def _reload(self, *, asked: bool) -> bool:
+        self.reloads.append(asked)
+        return asked if self.takes_over is None else self.takes_over

@@ -1,0 +1,296 @@
+"""When and how finished outputs are committed."""
+
+import pytest
+from confluent_kafka import KafkaError
+
+from consumer.engine.backoff import Backoff
+from consumer.engine.committer import Committer
+from consumer.engine.errors import WriterFenced, WriterLost
+from consumer.engine.flood import FloodGuard
+from consumer.engine.lane import Lane
+from consumer.engine.records import DeadLetter, Partition
+from consumer.engine.writer import Writer
+from tests.unit.engine.scripted import (
+    ABORTABLE,
+    BACKOFF,
+    BOUNDS,
+    FENCED,
+    GROUP,
+    LETTER,
+    REFUSED,
+    TRANSIENT,
+    A,
+    B,
+    C,
+    HandClock,
+    RecordingHooks,
+    ScriptedProducer,
+    Transaction,
+    capture,
+    chance,
+    outputs,
+    record,
+)
+
+
+class Office:
+    """A committer with three lanes, of which each finishes what it is told to."""
+
+    def __init__(self, window: int = 10, backoff: Backoff = BACKOFF) -> None:
+        self.clock = HandClock()
+        self.producer = ScriptedProducer(self.clock)
+        self.flood = FloodGuard(window, 0.5)
+        log, self.log = capture()
+        self.committer = Committer[str](self.flood, backoff, self.clock, chance, log)
+        self.lanes = {partition: Lane[str](partition, 1, BOUNDS) for partition in (A, B, C)}
+        self._writer = Writer(
+            self.producer, ("results", "dead-letters"), RecordingHooks(), self.clock, self.producer.call_within
+        )
+
+    def finish(self, partition: Partition, *offsets: int, letter: DeadLetter | None = None) -> None:
+        lane = self.lanes[partition]
+        for offset in offsets:
+            lane.add(record(offset, partition))
+        lane.finish(outputs(lane.dispatch().records, letter))
+
+    def commit(self, within: float = 5.0) -> list[Transaction]:
+        """Commit once; gives the transactions that were committed by it."""
+        before = len(self.producer.committed)
+        self.committer.commit(self.lanes.values(), self._writer, lambda: GROUP, within)
+        return self.producer.committed[before:]
+
+
+def offsets(transactions: list[Transaction]) -> list[dict[Partition, int] | None]:
+    return [transaction.offsets for transaction in transactions]
+
+
+@pytest.fixture
+def office() -> Office:
+    return Office()
+
+
+def test_all_that_is_finished_goes_in_one_transaction(office: Office) -> None:
+    office.finish(A, 0, 1)
+    office.finish(B, 4)
+    [transaction] = office.commit()
+    assert transaction.results == [b"result of 0", b"result of 1", b"result of 4"]
+    assert transaction.offsets == {A: 2, B: 5}
+    assert transaction.group == GROUP
+    assert [lane.finished for lane in office.lanes.values()] == [[], [], []]
+    assert office.committer.trouble is None
+    assert office.commit() == []
+
+
+def test_nothing_is_begun_without_anything_to_commit(office: Office) -> None:
+    assert office.commit() == []
+    assert office.producer.calls == []
+
+
+def test_results_never_go_without_their_offsets(office: Office) -> None:
+    for offset in range(3):
+        office.finish(A, offset)
+        [transaction] = office.commit()
+        assert (transaction.results, transaction.offsets) == ([b"result of %d" % offset], {A: offset + 1})
+
+
+# ends
+
+
+def test_ends_are_committed_once_a_second_and_never_without_need(office: Office) -> None:
+    office.lanes[A].at_end(3)
+    assert offsets(office.commit()) == [{A: 3}]
+    office.lanes[A].at_end(4)
+    office.lanes[B].at_end(7)
+    office.clock.now += 0.99
+    assert office.commit() == []
+    office.clock.now += 0.01
+    assert offsets(office.commit()) == [{A: 4, B: 7}]
+    office.clock.now += 100
+    assert office.commit() == []
+
+
+def test_an_end_goes_at_once_with_results_of_its_own_lane_and_with_no_others(office: Office) -> None:
+    office.finish(A, 0)
+    office.commit()
+    office.finish(A, 1)
+    office.lanes[A].at_end(3)
+    office.lanes[B].at_end(7)
+    assert offsets(office.commit()) == [{A: 3}]
+    office.clock.now += 1
+    assert offsets(office.commit()) == [{B: 7}]
+
+
+def test_the_second_runs_from_the_last_commit_that_had_ends(office: Office) -> None:
+    office.clock.now += 50
+    office.finish(A, 0)
+    assert offsets(office.commit()) == [{A: 1}]
+    office.lanes[B].at_end(7)
+    office.clock.now += 0.5
+    assert office.commit() == []
+    office.finish(A, 1)
+    assert offsets(office.commit()) == [{A: 2}]
+    office.clock.now += 0.5
+    assert offsets(office.commit()) == [{B: 7}]
+
+
+# aborts
+
+
+def test_after_an_abort_each_lane_has_its_own_transaction_until_all_succeed(office: Office) -> None:
+    office.finish(A, 0)
+    office.finish(B, 0)
+    office.producer.fail("produce", ABORTABLE)
+    assert office.commit() == []
+    assert office.committer.trouble == ABORTABLE.str()
+    office.clock.now += 1
+    assert offsets(office.commit()) == [{A: 1}, {B: 1}]
+    assert office.committer.trouble is None
+    office.finish(A, 1)
+    office.finish(B, 1)
+    assert offsets(office.commit()) == [{A: 2, B: 2}]
+
+
+def test_what_can_not_be_written_stops_its_own_lane_alone(office: Office) -> None:
+    for partition in (A, B, C):
+        office.finish(partition, 0)
+    office.producer.fail("produce", ABORTABLE)
+    office.commit()
+    for delay in (1, 2, 4):
+        office.clock.now += delay
+        office.producer.fail("produce", ABORTABLE)  # the first lane's
+        office.finish(B, delay)
+        committed = office.commit()
+        assert all(A not in (each or {}) for each in offsets(committed))
+        assert {B: delay + 1} in offsets(committed)
+        assert office.committer.trouble == ABORTABLE.str()
+    assert office.lanes[C].finished == []
+    office.clock.now += 8
+    assert offsets(office.commit()) == [{A: 1}]
+    results = [result for each in office.producer.committed for result in each.results]
+    assert sorted(filter(None, results)) == [b"result of 0"] * 3 + [b"result of 1", b"result of 2", b"result of 4"]
+
+
+def test_an_abort_is_followed_by_a_backoff_that_grows_and_ends_with_the_first_success(office: Office) -> None:
+    office.finish(A, 0)
+    for delay in (1, 2, 4, 8, 8):
+        office.producer.fail("produce", ABORTABLE)
+        office.commit()
+        calls = len(office.producer.calls)
+        office.clock.now += delay - 0.01
+        assert office.commit() == []
+        assert len(office.producer.calls) == calls
+        office.clock.now += 0.01
+    assert len(office.commit()) == 1
+    office.finish(A, 1)
+    office.producer.fail("produce", ABORTABLE)
+    office.commit()
+    office.clock.now += 1
+    assert len(office.commit()) == 1
+
+
+def test_an_abort_is_logged_with_its_reason(office: Office) -> None:
+    office.finish(A, 0, 1)
+    office.producer.fail("offsets", REFUSED)
+    office.commit()
+    assert office.log.entries == [
+        {"event": "commit_aborted", "log_level": "warning", "reason": "not allowed", "records": 2}
+    ]
+
+
+def test_the_transactions_of_one_commit_share_its_time(office: Office) -> None:
+    office.finish(A, 0)
+    office.finish(B, 0)
+    office.producer.fail("produce", ABORTABLE)
+    office.commit()
+    office.clock.now += 1
+    office.producer.fail("produce", BufferError("full"), times=7)
+    del office.producer.timeouts[:]
+    assert len(office.commit(within=2.0)) == 2
+    assert office.producer.timeouts == pytest.approx([1.3] * 4)
+
+
+@pytest.mark.parametrize(("error", "kind"), [(FENCED, WriterFenced), (TRANSIENT, WriterLost)])
+def test_a_writer_that_is_lost_goes_through_and_nothing_is_taken_for_committed(
+    office: Office, error: KafkaError, kind: type[Exception]
+) -> None:
+    office.finish(A, 0)
+    office.producer.fail("commit", error, times=None)
+    with pytest.raises(kind):
+        office.commit()
+    assert office.lanes[A].offset == 1
+    assert len(office.lanes[A].finished) == 1
+
+
+# floods
+
+
+def test_a_flood_is_held_said_once_and_nothing_of_it_written(office: Office) -> None:
+    office.finish(A, 0, 1, 2, 3)
+    office.finish(A, 4, 5, 6, 7, letter=LETTER)
+    office.finish(B, 0, 1, letter=LETTER)
+    office.finish(C, 0)
+    for _ in range(3):
+        assert office.commit() == []
+        office.clock.now += 5
+    assert office.flood.holds
+    assert office.producer.calls == []
+    assert office.log.entries == [
+        {
+            "event": "held",
+            "log_level": "error",
+            "on": "dead letters",
+            "cause": "flood",
+            "reason": "too many dead letters: 6 of the next 11 records; "
+            "fix what is upstream, or send SIGHUP to let them through",
+        }
+    ]
+    assert office.committer.trouble is None
+
+
+def test_a_flood_that_is_released_goes_out(office: Office) -> None:
+    office.finish(A, 0, 1, 2, 3, letter=LETTER)
+    office.finish(B, 0, 1, 2, 3, letter=LETTER)
+    office.finish(C, 0, 1, 2, 3, letter=LETTER)
+    assert office.commit() == []
+    office.flood.release()
+    assert offsets(office.commit()) == [{A: 4, B: 4, C: 4}]
+    assert len(office.producer.committed[0].produced) == 24
+
+
+def test_only_what_was_written_counts_towards_a_flood(office: Office) -> None:
+    office.finish(A, 0, 1, 2, 3, letter=LETTER)
+    for _ in range(4):  # four letters each time, if they counted
+        office.producer.fail("produce", ABORTABLE)
+        office.commit()
+        office.clock.now += 8
+    assert len(office.commit()) == 1
+    assert not office.flood.holds
+    office.finish(B, 0, 1, 2, 3)
+    assert len(office.commit()) == 1
+    office.finish(B, 4, 5, letter=LETTER)
+    assert office.commit() == []  # six of ten
+
+
+def test_a_release_is_not_used_up_by_an_abort(office: Office) -> None:
+    office.finish(A, *range(4), letter=LETTER)
+    office.finish(A, *range(4, 8), letter=LETTER)
+    office.finish(B, *range(4), letter=LETTER)
+    office.flood.release()
+    office.producer.fail("produce", ABORTABLE)
+    assert office.commit() == []
+    office.clock.now += 1
+    assert offsets(office.commit()) == [{A: 8}, {B: 4}]
+
+
+def test_a_flood_ends_the_commits_of_a_turn() -> None:
+    office = Office(window=2)
+    office.finish(A, 0)
+    office.producer.fail("produce", ABORTABLE)
+    office.commit()
+    office.finish(B, 0, 1, letter=LETTER)
+    office.finish(C, 0)
+    office.clock.now += 1
+    assert offsets(office.commit()) == [{A: 1}]
+    assert office.flood.holds
+    assert len(office.lanes[B].finished) == 2
+    assert len(office.lanes[C].finished) == 1

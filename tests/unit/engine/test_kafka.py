@@ -1,0 +1,291 @@
+"""How Kafka's clients are configured, made and reached, and what they hand over."""
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from consumer.engine.errors import KafkaUnusable
+from consumer.engine.kafka import Cluster, LibraryLog, kafka_error, to_record
+from consumer.engine.records import Record
+from tests.unit.engine.scripted import capture
+
+GIVEN = {"bootstrap.servers": "kafka:9092", "group.id": "jirafe"}
+
+
+def cluster(**properties: str) -> Cluster:
+    given = {**GIVEN, **{name.replace("_", "."): value for name, value in properties.items()}}
+    return Cluster(given, instance="m1", host="node7", commit_timeout=20.0)
+
+
+# how a cluster is described
+
+
+def test_a_cluster_tells_what_its_properties_say() -> None:
+    plain = cluster()
+    assert (plain.group, plain.servers, plain.instance) == ("jirafe", "kafka:9092", "m1")
+    assert plain.properties == GIVEN
+    assert plain.transactional_id == "jirafe-m1"
+    assert not plain.is_static
+    assert cluster(group_instance_id="m1").is_static
+
+
+def test_a_consumer_reads_what_is_committed_from_the_beginning_and_commits_nothing_itself() -> None:
+    assert cluster().consumer_properties == {
+        **GIVEN,
+        "client.id": "jirafe-consumer-node7",
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "queued.max.messages.kbytes": 16384,
+        "statistics.interval.ms": 5000,
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+    }
+
+
+def test_a_producer_writes_in_transactions_that_end_soon_after_a_crash() -> None:
+    assert cluster().producer_properties == {
+        **GIVEN,
+        "client.id": "jirafe-results-node7",
+        "transactional.id": "jirafe-m1",
+        "transaction.timeout.ms": 30000,
+        "message.max.bytes": 20971520,
+        "compression.type": "lz4",
+        "linger.ms": 5,
+    }
+    assert cluster().transaction_timeout == 30.0
+
+
+def test_what_is_given_goes_before_what_we_choose() -> None:
+    given = cluster(
+        auto_offset_reset="latest",
+        client_id="mine",
+        statistics_interval_ms="1",
+        partition_assignment_strategy="range",
+    )
+    ours = given.consumer_properties
+    assert (ours["auto.offset.reset"], ours["client.id"], ours["statistics.interval.ms"]) == ("latest", "mine", "1")
+    assert ours["partition.assignment.strategy"] == "range"
+    given = cluster(transactional_id="theirs", transaction_timeout_ms="1500", linger_ms="0")
+    assert given.producer_properties["transactional.id"] == "theirs"
+    assert given.producer_properties["linger.ms"] == "0"
+    assert given.transaction_timeout == 1.5
+
+
+def test_what_the_engine_relies_on_can_not_be_set_otherwise() -> None:
+    ours = cluster(enable_auto_commit="true", enable_partition_eof="false").consumer_properties
+    assert (ours["enable.auto.commit"], ours["enable.partition.eof"]) == (False, True)
+
+
+def test_the_groups_new_protocol_has_no_assignment_strategy_of_the_client() -> None:
+    assert "partition.assignment.strategy" not in cluster(group_protocol="consumer").consumer_properties
+    assert "partition.assignment.strategy" in cluster(group_protocol="classic").consumer_properties
+
+
+def test_a_member_may_be_silent_for_a_session_less_one_heartbeat() -> None:
+    assert cluster().longest_silence == 42.0
+    assert cluster(session_timeout_ms="6000").longest_silence == 3.0
+    assert cluster(session_timeout_ms="6000", heartbeat_interval_ms="500").longest_silence == 5.5
+    assert cluster(session_timeout_ms="100").longest_silence == 0.001
+
+
+# clients
+
+
+def away(**properties: str) -> Cluster:
+    """A cluster of which no broker answers."""
+    return cluster(bootstrap_servers="127.0.0.1:1", **properties)
+
+
+def test_each_kind_of_client_is_made() -> None:
+    ours = away()
+    for consumer in (ours.consumer(lambda _: None, lambda _: None), ours.make_consumer(ours.properties)):
+        consumer.subscribe(["orders"])
+        assert consumer.consumer_group_metadata()
+        consumer.close()
+    with pytest.raises(KafkaException, match=r"_TIMED_OUT"):
+        ours.producer().init_transactions(0.01)
+    with pytest.raises(KafkaException, match=r"_NOT_CONFIGURED"):
+        ours.make_producer({"bootstrap.servers": ours.servers}).init_transactions(0.01)
+    with pytest.raises(KafkaException):
+        ours.make_admin("check").list_topics(timeout=0.01)
+
+
+def test_each_client_is_seen_under_its_purpose_and_host() -> None:
+    assert cluster().client_properties("check") == {**GIVEN, "client.id": "jirafe-check-node7"}
+
+
+def test_the_consumers_callbacks_are_called_in_its_poll() -> None:
+    errors: list[KafkaError] = []
+    statistics: list[str] = []
+    consumer = away(statistics_interval_ms="10").consumer(errors.append, statistics.append)
+    for _ in range(100):
+        consumer.poll(0.1)
+        if errors and statistics:
+            break
+    consumer.close()
+    assert errors[0].code() in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}
+    assert statistics[0].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("properties", "sentence"),
+    [
+        ({"security.protocol": "nonsense"}, r"^KAFKA_SECURITY_PROTOCOL is wrong: .*nonsense.*\.$"),
+        ({"no.such.property": "1"}, r"^KAFKA_NO_SUCH_PROPERTY is wrong: No such configuration property.*\.$"),
+        ({"session.timeout.ms": "9000000"}, r"^KAFKA_SESSION_TIMEOUT_MS is wrong: .*session.timeout.ms"),
+        (
+            {"security.protocol": "sasl_plaintext", "sasl.mechanism": "NONSENSE"},
+            r"^a KAFKA_\* setting is wrong: .*Unsupported SASL mechanism: NONSENSE",
+        ),
+    ],
+)
+def test_a_setting_that_the_library_refuses_is_named(properties: dict[str, str], sentence: str) -> None:
+    with pytest.raises(KafkaUnusable, match=sentence) as refused:
+        cluster(**properties).producer()
+    assert refused.value.exit_status == 2
+
+
+# reaching the broker
+
+
+def test_a_broker_that_answers_tells_its_topics() -> None:
+    admin, topics = cluster(test_mock_num_brokers="1").reach()
+    assert topics == {}
+    assert len(admin.list_topics(timeout=10).brokers) == 1
+
+
+def test_a_broker_that_is_away_is_named_with_what_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.engine.kafka.REACHED_WITHIN", 0.3)
+    monkeypatch.setattr("consumer.engine.kafka._REACH_TRY", 0.1)
+    with pytest.raises(KafkaUnusable) as unusable:
+        away().reach()
+    sentence = str(unusable.value)
+    assert sentence.startswith("no Kafka broker answers at 127.0.0.1:1 (Connect to ipv4#127.0.0.1:1 failed: ")
+    assert sentence.endswith("; set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if it wants TLS or SASL.")
+
+
+@pytest.fixture
+def speaks_no_tls() -> Iterator[str]:
+    """The address of a server that answers, but not in TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_refusal_ends_the_wait_at_once(speaks_no_tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.engine.kafka.REACHED_WITHIN", 1000.0)
+    monkeypatch.setattr("consumer.engine.kafka._REACH_TRY", 0.1)
+    ours = cluster(bootstrap_servers=speaks_no_tls, security_protocol="ssl")
+    with pytest.raises(KafkaUnusable, match=f"^no TLS connection to the Kafka broker at {speaks_no_tls} "):
+        ours.reach()
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "trouble", "fix"),
+    [
+        (
+            KafkaError._AUTHENTICATION,
+            "sasl_plaintext://kafka:9092/1: refused (after 3ms in state UP)",
+            "the Kafka broker at kafka:9092 refuses our credentials (refused)",
+            "check KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD",
+        ),
+        (
+            KafkaError._SSL,
+            "handshake failed",
+            "no TLS connection to the Kafka broker at kafka:9092 (handshake failed)",
+            "check KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION",
+        ),
+        (
+            KafkaError._TRANSPORT,
+            "kafka:9092/bootstrap: Disconnected (again)",
+            "no Kafka broker answers at kafka:9092 (Disconnected)",
+            "set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if it wants TLS or SASL",
+        ),
+    ],
+)
+def test_why_no_broker_answers_is_said_with_what_to_look_at(code: int, said: str, trouble: str, fix: str) -> None:
+    assert str(cluster().unreachable(KafkaError(code, said))) == f"{trouble}; {fix}."
+
+
+# what the library says
+
+
+def test_a_line_of_the_library_that_repeats_is_dropped_for_thirty_seconds() -> None:
+    logger, captured = capture()
+    now = 100.0
+    log = LibraryLog(logger, lambda: now)
+
+    def said(message: str, facility: str = "FAIL") -> bool:
+        before = len(captured.entries)
+        log.log(logging.ERROR, "%s", facility, "rdkafka#consumer-1", message)
+        return len(captured.entries) > before
+
+    assert said("[thrd:kafka:9092/1]: failed after 3ms")
+    assert captured.entries == [
+        {
+            "event": "librdkafka",
+            "log_level": "error",
+            "facility": "FAIL",
+            "client": "rdkafka#consumer-1",
+            "message": "[thrd:kafka:9092/1]: failed after 3ms",
+        }
+    ]
+    assert not said("[thrd:kafka:9092/1]: failed after 4ms")
+    assert said("[thrd:kafka:9092/2]: failed after 4ms")
+    assert said("[thrd:kafka:9092/1]: failed after 4ms", "ERROR")
+    now = 129.9
+    assert not said("[thrd:kafka:9092/1]: failed after 5ms")
+    now = 130.0
+    assert said("[thrd:kafka:9092/1]: failed after 6ms")
+    assert not said("[thrd:kafka:9092/1]: failed after 7ms")
+
+
+def test_a_property_that_is_not_for_this_client_is_not_complained_of() -> None:
+    logger, captured = capture()
+    log = LibraryLog(logger)
+    log.log(logging.WARNING, "%s", "CONFWARN", "c", "[thrd:app]: x is a consumer property and will be ignored by")
+    assert captured.entries == []
+    log.log(logging.WARNING, "%s", "CONFWARN", "c", "[thrd:app]: x is deprecated")
+    log.log(logging.WARNING, "%s", "OTHER", "c", "x is a consumer property and will be ignored by")
+    assert len(captured.entries) == 2
+
+
+def test_without_a_logger_the_library_is_silent() -> None:
+    LibraryLog().log(logging.ERROR, "%s", "FAIL", "rdkafka#consumer-1", "failed")
+
+
+# what the library hands over
+
+
+def test_a_record_is_what_kafka_handed_over() -> None:
+    headers: list[tuple[str, str | bytes | None]] = [("a", b"\xff"), ("a", None)]
+    message = Message("orders", 3, 17, b"key", b"value", headers, timestamp=(1, 1234))
+    assert to_record(message) == Record("orders", 3, 17, 1234, b"key", b"value", (("a", b"\xff"), ("a", None)))
+
+
+def test_a_record_without_headers_key_and_value_is_one_too() -> None:
+    message = Message("orders", 3, 17, timestamp=(0, -1))
+    assert to_record(message) == Record("orders", 3, 17, -1, None, None, (), None)
+
+
+def test_an_exception_of_the_library_carries_its_error() -> None:
+    error = KafkaError(KafkaError._TRANSPORT, "away")
+    assert kafka_error(KafkaException(error)) is error

@@ -1,0 +1,528 @@
+"""All lanes: who goes, who waits for what, who probes, and who goes on."""
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import LogCapture
+
+from consumer.engine.backoff import Backoff
+from consumer.engine.lane import Lane
+from consumer.engine.lanes import Lanes
+from consumer.engine.ports import Chunk, Done, LaneView, Retry, Trouble
+from consumer.engine.records import Partition
+from tests.unit.engine.scripted import BACKOFF, BOUNDS, A, B, C, capture, chance, outputs, record
+
+SITE, OTHER = "site", "other"
+DOWN = Trouble(SITE, "503", "the site is down")
+TOLD = Trouble(SITE, "429", "wait", retry_after=30)
+HELD = Trouble(SITE, "401", "the token is refused", held=True)
+SUSPECT = Trouble(SITE, "500", "one of these is the cause", isolating=True)
+HOLD_INTERVAL = 20.0
+
+
+class Group:
+    """Lanes, and the time at which things happen to them."""
+
+    def __init__(self, *partitions: Partition, backoff: Backoff = BACKOFF) -> None:
+        self.now = 100.0
+        log, self._captured = capture()
+        self.lanes = Lanes[str](BOUNDS, backoff, HOLD_INTERVAL, chance, log)
+        self.lanes.assign(partitions)
+        self.flying: dict[Partition, Chunk[str]] = {}
+        self._offset = 0
+        self.feed(*partitions)
+
+    @property
+    def log(self) -> LogCapture:
+        return self._captured
+
+    def feed(self, *partitions: Partition) -> None:
+        """Let a further record wait on each."""
+        for partition in partitions:
+            self.lanes.add(record(self._offset, partition))
+            self._offset += 1
+
+    def at(self, now: float) -> list[Partition]:
+        """Give those that go at this time, or at once."""
+        self.now = now
+        chunks = list(self.lanes.dispatch(now))
+        self.flying |= {chunk.partition: chunk for chunk in chunks}
+        return [chunk.partition for chunk in chunks]
+
+    def fail(self, partition: Partition, trouble: Trouble, *served: str) -> None:
+        assert self.lanes.take(Retry(self.flying.pop(partition), trouble, frozenset(served)), self.now)
+
+    def finish(self, partition: Partition, *served: str) -> None:
+        chunk = self.flying.pop(partition)
+        assert self.lanes.take(Done(chunk, outputs(chunk.records), frozenset(served)), self.now)
+        self.lane(partition).committed()
+
+    def fail_all(self, trouble: Trouble, *partitions: Partition) -> None:
+        for partition in partitions:
+            self.fail(partition, trouble)
+
+    def lane(self, partition: Partition) -> Lane[str]:
+        [lane] = [lane for lane in self.lanes if lane.partition == partition]
+        return lane
+
+    def view(self, partition: Partition) -> LaneView:
+        [view] = [view for view in self.lanes.views(self.now) if view.partition == partition]
+        return view
+
+    def waits(self, partition: Partition) -> tuple[str | None, str | None, float | None]:
+        view = self.view(partition)
+        return view.waits_for, view.message, view.due
+
+
+def partitions(lanes: Iterable[Lane[str]]) -> list[Partition]:
+    return [lane.partition for lane in lanes]
+
+
+# the assignment
+
+
+def test_an_assignment_makes_lanes_and_a_later_one_makes_them_anew() -> None:
+    group = Group(A, B)
+    assert partitions(group.lanes) == [A, B]
+    assert group.at(0) == [A, B]
+    early = group.flying[A]
+    assert group.lanes.has(early)
+    group.lanes.assign([A, C])
+    assert partitions(group.lanes) == [B, A, C]
+    assert not group.lanes.has(early)
+    assert group.lanes.has(group.flying[B])
+    assert group.lane(A).held_records == 0
+    assert [group.lane(each).epoch for each in (A, B, C)] == [2, 1, 2]
+
+
+def test_an_answer_of_an_earlier_assignment_is_thrown_away() -> None:
+    group = Group(A)
+    group.at(0)
+    early = group.flying[A]
+    group.lanes.drop([A, B])
+    assert not group.lanes.has(early)
+    assert not group.lanes.take(Retry(early, DOWN), 0)
+    group.lanes.assign([A])
+    assert not group.lanes.take(Done(early, outputs(early.records), frozenset([SITE])), 0)
+    assert group.lane(A).finished == []
+    assert group.lanes.gates == {}
+
+
+def test_records_and_ends_of_partitions_that_are_not_ours_are_dropped() -> None:
+    group = Group(A)
+    group.feed(B)
+    group.lanes.at_end(B, 5)
+    group.lanes.at_end(A, 7)
+    assert group.at(0) == [A]
+    assert [each.offset for each in group.flying[A].records] == [0]
+    chunk = group.flying[A]
+    group.lanes.take(Done(chunk, outputs(chunk.records)), 0)
+    assert group.lane(A).offset == 7
+
+
+def test_lanes_that_are_dropped_take_their_place_at_a_gate_with_them() -> None:
+    group = Group(A, B)
+    group.at(0)
+    group.fail_all(DOWN, A, B)
+    assert group.at(1.0) == [A]
+    group.lanes.drop([A])  # the probe is gone
+    assert group.at(1.0) == [B]
+    group.lanes.drop([B])
+    assert group.lanes.gates == {}
+    assert list(group.lanes) == []
+
+
+# backoff and gates
+
+
+def test_a_lane_with_nothing_in_its_way_goes_at_once_and_has_one_chunk_in_flight() -> None:
+    group = Group(A, B)
+    assert group.at(0) == [A, B]
+    group.feed(A)
+    assert group.at(0) == []
+    group.finish(A)
+    assert group.at(0) == [A]
+    assert group.waits(A) == (None, None, None)
+
+
+def test_a_chunk_alone_backs_off_while_its_site_serves_others() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail(A, DOWN, SITE)
+    assert group.lanes.gates == {}
+    assert group.waits(A) == (None, "the site is down", 101.0)
+    assert group.at(100.9) == []
+    assert group.at(101) == [A]
+    assert group.view(A).message is None
+
+
+def test_a_chunk_that_gets_on_does_not_wait_longer_each_time() -> None:
+    group = Group(A)
+    for _ in range(3):
+        assert group.at(group.now) == [A]
+        group.fail(A, DOWN, SITE)
+        assert group.waits(A)[2] == group.now + 1
+        group.now += 1
+
+
+def test_a_chunk_that_isolates_a_suspect_waits_longer_each_time_though_its_site_serves() -> None:
+    group = Group(A)
+    for delay in (1, 2, 4, 8, 8):
+        assert group.at(group.now) == [A]
+        group.fail(A, SUSPECT, SITE)
+        assert group.waits(A)[2] == group.now + delay
+        group.now += delay
+
+
+def test_a_chunk_that_isolates_a_suspect_keeps_its_backoff_when_its_site_serves_again() -> None:
+    group = Group(A, B, C)
+    group.at(100)
+    group.fail(A, SUSPECT, SITE)
+    group.at(101)
+    group.fail(A, SUSPECT)
+    group.fail(B, DOWN)
+    group.now = 101.5
+    group.finish(C, SITE)
+    assert group.lanes.gates == {}
+    assert group.at(101.5) == [B]
+    assert group.waits(A) == (None, "one of these is the cause", 103.0)
+    assert group.at(102.9) == []
+    assert group.at(103) == [A]
+
+
+def test_lanes_that_fail_together_wait_together_and_one_of_them_probes() -> None:
+    group = Group(A, B, C)
+    group.at(100)
+    group.fail_all(DOWN, A, B, C)
+    assert group.lanes.gates == {SITE: "the site is down"}
+    assert group.waits(C) == (SITE, "the site is down", 101.0)
+    assert group.at(100.9) == []
+    assert group.at(101) == [A]
+    assert group.at(150) == []
+    group.fail(A, DOWN)
+    assert group.waits(B)[2] == 152.0
+    assert group.at(152) == [B]
+    group.fail(B, DOWN)
+    assert group.at(155.9) == []
+    assert group.at(156) == [C]
+
+
+def test_all_go_on_at_once_when_the_probe_is_served() -> None:
+    group = Group(A, B, C)
+    group.at(100)
+    group.fail_all(DOWN, A, B, C)
+    group.at(101)
+    group.finish(A, SITE)
+    assert group.lanes.gates == {}
+    assert group.at(101) == [B, C]
+
+
+def test_all_go_on_when_any_lane_is_served_also_in_part() -> None:
+    group = Group(A, B, C)
+    group.at(100)
+    group.fail_all(DOWN, A, B)
+    group.fail(C, Trouble(OTHER, "503", "the other is down"), SITE)
+    assert group.at(100) == [A, B]
+    assert group.lanes.gates == {OTHER: "the other is down"}
+
+
+def test_a_lane_is_not_kept_waiting_by_what_others_wait_for() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail(A, DOWN)
+    group.fail(B, Trouble(OTHER, "503", "the other is down"))
+    assert group.at(101) == [A, B]
+    group.finish(B, OTHER)
+    group.feed(B)
+    assert group.at(101) == [B]
+    group.finish(B, OTHER)
+    assert group.waits(A)[0] == SITE
+
+
+def test_a_lane_that_fails_elsewhere_leaves_the_first_gate() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail_all(DOWN, A, B)
+    assert group.at(101) == [A]
+    group.fail(A, Trouble(OTHER, "503", "the other is down"))
+    assert group.waits(A)[0] == OTHER
+    assert group.at(101) == [B]  # the next probes at once
+    group.fail(B, Trouble(OTHER, "503", "the other is down"))
+    assert set(group.lanes.gates) == {OTHER}
+
+
+def test_a_gate_is_gone_with_the_last_lane_that_finishes_without_being_served() -> None:
+    group = Group(A)
+    group.at(100)
+    group.fail(A, DOWN)
+    assert group.at(101) == [A]
+    group.finish(A)
+    assert group.lanes.gates == {}
+
+
+def test_a_site_that_serves_in_part_and_asks_to_wait_makes_all_wait() -> None:
+    for trouble, due in ((TOLD, 131.0), (HELD, 120.0)):
+        group = Group(A)
+        group.at(100)
+        group.fail(A, trouble, SITE)
+        assert group.waits(A) == (SITE, trouble.message, due)
+
+
+def test_retry_after_longer_than_known_makes_all_wait_as_long() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail(A, DOWN)
+    group.fail(B, TOLD)
+    assert group.waits(A) == (SITE, "wait", 131.0)
+    assert group.at(130.9) == []
+    assert group.at(131) == [A]
+
+
+def test_what_is_held_is_tried_in_its_own_interval() -> None:
+    group = Group(A)
+    for since in (100.0, 120.0, 140.0):
+        assert group.at(since) == [A]
+        group.fail(A, HELD)
+        assert group.waits(A)[2] == since + 20
+        assert group.view(A).held
+        assert group.at(since + 19.9) == []
+
+
+def test_what_is_held_is_tried_at_once_when_something_was_mended() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail_all(HELD, A, B)
+    group.now = 105
+    group.lanes.try_again(105)
+    assert group.at(105) == [A]
+    group.finish(A, SITE)
+    assert group.at(105) == [B]
+
+
+def test_lanes_that_go_to_a_site_that_is_known_to_be_down_wait_with_the_others() -> None:
+    group = Group(A, B, C)
+    group.at(100)
+    group.finish(B, SITE)
+    group.finish(C, OTHER)
+    group.fail(A, TOLD)
+    group.feed(B, C)
+    assert group.at(101) == [C]
+    assert group.waits(B) == (SITE, "wait", 131.0)
+    assert group.at(131) == [A]
+    group.fail(A, TOLD)
+    assert group.at(162) == [B]
+    group.finish(B, SITE)
+    assert group.at(162) == [A]
+
+
+def test_one_failure_does_not_keep_the_others_from_a_site() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.finish(B, SITE)
+    group.fail(A, DOWN)
+    group.feed(B)
+    assert group.at(100.5) == [B]
+
+
+def test_lanes_wait_once_a_probe_failed_too() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.finish(B, SITE)
+    group.fail(A, DOWN)
+    assert group.at(101) == [A]
+    group.fail(A, DOWN)
+    group.feed(B)
+    assert group.at(101) == []
+    assert group.waits(B)[0] == SITE
+
+
+def test_a_lane_whose_last_chunk_was_served_by_several_is_bound_to_none() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.finish(B, SITE, OTHER)
+    group.fail(A, TOLD)
+    group.feed(B)
+    assert group.at(101) == [B]
+
+
+def test_a_lane_is_bound_to_what_served_its_last_chunk_and_no_longer() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.finish(B, SITE)
+    group.feed(B)
+    group.at(100)
+    group.finish(B)
+    group.fail(A, TOLD)
+    group.feed(B)
+    assert group.at(101) == [B]
+
+
+def test_a_lane_that_joined_a_gate_goes_on_with_the_others() -> None:
+    group = Group(A, B, C)
+    group.at(100)
+    group.finish(B, SITE)
+    group.fail(A, TOLD)
+    group.feed(B)
+    assert group.at(100) == []
+    group.finish(C, SITE)
+    assert group.at(100) == [A, B]
+
+
+# what is told
+
+
+def test_the_next_due_is_the_soonest_of_what_time_alone_lets_go() -> None:
+    group = Group(A, B, C)
+    assert group.lanes.next_due(100) == float("inf")
+    group.at(100)
+    assert group.lanes.next_due(100) == float("inf")
+    group.fail(A, TOLD)
+    assert group.lanes.next_due(100) == 31.0
+    group.fail(B, Trouble(OTHER, "503", "down"), OTHER)
+    assert group.lanes.next_due(100.25) == 0.75
+    assert group.lanes.next_due(101) == 30.0
+    group.at(101)
+    assert group.lanes.next_due(101) == 30.0
+    assert group.lanes.next_due(131) == float("inf")
+
+
+def test_a_gate_wakes_though_the_lanes_own_backoff_is_longer() -> None:
+    group = Group(A)
+    group.at(100)
+    group.fail(A, HELD)
+    group.lanes.try_again(103)
+    assert group.lanes.next_due(102) == 1.0
+
+
+def test_a_trouble_is_logged_when_it_begins_changes_and_ends() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail_all(DOWN, A, B)
+    group.at(101)
+    group.fail(A, DOWN)
+    group.at(103)
+    group.fail(B, HELD)
+    group.at(123)
+    group.finish(A, SITE)
+    assert group.log.entries == [
+        {"event": "waiting", "log_level": "warning", "on": SITE, "cause": "503", "reason": "the site is down"},
+        {"event": "held", "log_level": "warning", "on": SITE, "cause": "401", "reason": "the token is refused"},
+        {"event": "resumed", "log_level": "info", "on": SITE, "after_seconds": 23.0},
+    ]
+
+
+def test_a_chunk_that_backs_off_alone_is_not_logged() -> None:
+    group = Group(A)
+    group.at(100)
+    group.fail(A, DOWN, SITE)
+    assert group.log.entries == []
+
+
+def test_a_view_shows_a_lane_as_it_is() -> None:
+    group = Group(A)
+    group.feed(*[A] * 7)
+    group.at(100)
+    group.lane(A).paused = True
+    chunk = group.flying[A]
+    group.lanes.take(Done(chunk, outputs(chunk.records)), 100)
+    group.at(100)
+    group.feed(A)
+    assert group.view(A) == LaneView(
+        partition=A,
+        epoch=1,
+        waiting=1,
+        in_flight=4,
+        finished=4,
+        held_bytes=9 * 13,
+        is_paused=True,
+        oldest=0,
+        newest=8,
+        committed=None,
+        waits_for=None,
+        cause=None,
+        message=None,
+        held=False,
+        due=None,
+    )
+    group.lane(A).committed()
+    group.fail(A, HELD)
+    view = group.view(A)
+    assert (view.waiting, view.in_flight, view.finished, view.oldest, view.committed) == (5, 0, 0, 4, 4)
+    assert (view.waits_for, view.cause, view.message, view.held, view.due) == (SITE, "401", HELD.message, True, 120)
+
+
+def test_a_view_of_an_empty_lane_shows_nothing() -> None:
+    group = Group()
+    group.lanes.assign([A])
+    view = group.view(A)
+    assert (view.waiting, view.oldest, view.newest, view.is_paused) == (0, None, None, False)
+
+
+# in general
+
+ANSWERS = st.sampled_from(
+    [
+        ("done", None, frozenset([SITE])),
+        ("done", None, frozenset([OTHER])),
+        ("done", None, frozenset([SITE, OTHER])),
+        ("done", None, frozenset[str]()),
+        *[
+            ("retry", trouble, served)
+            for trouble in (DOWN, TOLD, HELD, SUSPECT, Trouble(OTHER, "503", "down"))
+            for served in (frozenset[str](), frozenset([SITE]), frozenset([OTHER]))
+        ],
+    ]
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["feed", "answer", "answer", "wait", "drop", "mend"]), st.integers(0, 2), ANSWERS
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_happens_the_lanes_keep_their_order_and_all_go_on_once_everything_serves(
+    steps: list[tuple[str, int, tuple[str, Trouble | None, frozenset[str]]]],
+) -> None:
+    everyone = (A, B, C)
+    group = Group(*everyone)
+    finished: dict[Partition, list[int]] = {each: [] for each in everyone}
+
+    def answer(partition: Partition, trouble: Trouble | None, served: Iterable[str]) -> None:
+        if trouble:
+            group.fail(partition, trouble, *served)
+        else:
+            finished[partition] += [each.offset for each in group.flying[partition].records]
+            group.finish(partition, *served)
+
+    for step, number, (_, trouble, served) in steps:
+        group.at(group.now)
+        partition = everyone[number]
+        match step:
+            case "feed":
+                group.feed(partition)
+            case "answer" if partition in group.flying:
+                answer(partition, trouble, served)
+            case "wait":
+                group.now += number + 0.5
+            case "drop":
+                group.lanes.drop([partition])
+                group.flying.pop(partition, None)
+                group.lanes.assign([partition])
+            case "mend":
+                group.lanes.try_again(group.now)
+        gates = group.lanes.gates
+        waiting = [lane for lane in group.lanes if lane.waits_for]
+        assert {lane.waits_for for lane in waiting} == set(gates)
+        for gate in gates:
+            assert sum(lane.in_flight for lane in waiting if lane.waits_for == gate) <= 1
+    for _ in range(200):
+        for partition in group.at(group.now) + list(group.flying):
+            if partition in group.flying:
+                answer(partition, None, [SITE, OTHER])
+        group.now += min(1.0, group.lanes.next_due(group.now))
+    assert [lane.held_records for lane in group.lanes] == [0, 0, 0]
+    assert all(offsets == sorted(set(offsets)) for offsets in finished.values())

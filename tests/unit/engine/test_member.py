@@ -1,0 +1,922 @@
+"""One member on scripted surroundings: what it takes, hands out, commits and gives up, and when."""
+
+from collections.abc import Callable, Generator
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from consumer.engine.backoff import Backoff
+from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
+from consumer.engine.ports import Trouble
+from tests.unit.engine.scripted import (
+    ABORTABLE,
+    FATAL,
+    FENCED,
+    GROUP,
+    LETTER,
+    NEVER,
+    REFUSED,
+    TRANSIENT,
+    A,
+    B,
+    NeverReturns,
+    Scene,
+    ScriptedConsumer,
+    ScriptedProducer,
+    end,
+    message,
+)
+
+DOWN = Trouble("site", "503", "the site is down")
+HELD = Trouble("site", "401", "our token is refused", held=True)
+
+
+def turns(count: int) -> Generator[None]:
+    for _ in range(count):
+        yield
+
+
+# records in
+
+
+def test_records_go_to_the_handler_in_order_and_their_results_and_offsets_out_together() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0), message(1), message(5)]
+        yield
+
+    scene.run(script())
+    assert scene.consumer.topics == ["orders"]
+    assert scene.handler.seen == [[0, 1, 5]]
+    [transaction] = scene.committed
+    assert transaction.results == [b"result of 0", b"result of 1", b"result of 5"]
+    assert transaction.offsets == {A: 6}
+    assert transaction.group == GROUP
+    assert scene.producer.timeouts == [5.0, 5.0, 5.0]  # init, offsets, commit
+
+
+def test_the_handler_gets_each_record_as_it_came() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(7, value=None)]
+        yield
+
+    scene.run(script())
+    [chunk] = scene.handler.chunks
+    [taken] = chunk.records
+    assert (chunk.partition, chunk.attempts, chunk.work) == (A, 0, None)
+    assert taken == ("orders", 0, 7, 1007, b"key", None, (), None)
+
+
+def test_a_record_with_an_empty_value_is_not_lost_when_an_idle_member_polls_it() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.late.append(message(0, value=b""))
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.handler.seen == [[0]]
+    assert scene.offsets == {A: 1}
+
+
+def test_what_came_with_the_first_record_after_a_wait_is_taken_in_the_same_turn() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.late.append(message(0))
+        scene.consumer.behind_late = [message(1), message(2)]
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.handler.seen == [[0, 1, 2]]
+
+
+def test_an_idle_member_waits_in_the_poll_and_a_busy_one_for_its_workers() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        yield from turns(2)
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = NEVER
+        yield
+        started, waits = scene.clock.now, len(scene.consumer.waits)
+        yield from turns(4)
+        assert len(scene.consumer.waits) == waits
+        assert scene.clock.now - started == pytest.approx(4 * 0.005)
+        scene.pool.finish()
+
+    scene.run(script())
+    assert scene.consumer.waits[:2] == [0.1, 0.1]
+
+
+def test_an_idle_member_polls_no_longer_than_until_a_lane_is_due() -> None:
+    scene = Scene(backoff=Backoff(first=0.25, longest=8, longest_retry_after=60))
+    scene.handler.answers.append(DOWN)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        while len(scene.handler.seen) < 2:
+            yield
+        assert scene.consumer.waits == [0.1, 0.1, pytest.approx(0.05)]
+
+    scene.run(script())
+
+
+def test_the_end_of_a_partition_is_committed_once_nothing_is_held() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0), end(3)]
+        scene.pool.takes = 0.5
+        yield
+        while not scene.committed:
+            yield
+        yield from turns(30)
+
+    scene.run(script())
+    assert [transaction.offsets for transaction in scene.committed] == [{A: 3}]
+
+
+def test_the_end_of_a_partition_without_new_records_is_committed_without_results() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [end(3, B)]
+        yield from turns(30)
+
+    scene.run(script())
+    assert [transaction.offsets for transaction in scene.committed] == [{B: 3}]
+    assert scene.results == []
+
+
+def test_a_lane_that_is_full_is_paused_and_resumed_once_half_empty() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        consumer = scene.consumer
+        consumer.assign(A)
+        scene.pool.takes = NEVER
+        yield
+        # The client keeps the pause of an earlier assignment.
+        assert consumer.calls == ["resume orders/0"]
+        consumer.arrived = [message(offset) for offset in range(9)]
+        yield
+        assert consumer.calls == ["resume orders/0"]
+        consumer.arrived = [message(9)]
+        yield
+        yield
+        assert consumer.calls == ["resume orders/0", "pause orders/0"]
+        scene.pool.finish()  # of 10 it holds 6 then
+        yield
+        yield
+        assert consumer.calls == ["resume orders/0", "pause orders/0"]
+        scene.pool.finish()
+        yield
+        yield
+        assert consumer.calls == ["resume orders/0", "pause orders/0", "resume orders/0"]
+        scene.pool.finish()
+
+    scene.run(script())
+    assert scene.offsets == {A: 10}
+
+
+def test_one_lane_that_is_full_leaves_the_others_flowing() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.pool.takes = NEVER
+        scene.consumer.arrived = [message(offset, B) for offset in range(10)]
+        yield
+        assert scene.consumer.calls == ["resume orders/0", "pause orders/1"]
+
+    scene.run(script())
+
+
+def test_a_record_of_a_partition_that_is_not_ours_is_dropped() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0, B), end(1, B), message(0, A)]
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.handler.seen == [[0]]
+    assert scene.offsets == {A: 1}
+
+
+# chunks that must be retried
+
+
+def test_a_chunk_is_retried_after_its_backoff_with_what_the_handler_keeps_on_it() -> None:
+    scene = Scene()
+    scene.handler.answers.extend([DOWN, DOWN])
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.handler.meanwhile = lambda: kept.append((scene.handler.chunks[-1].work, scene.clock.now))
+        yield
+        yield
+        scene.handler.chunks[0].work = "kept"
+        while not scene.committed:
+            yield
+
+    kept: list[tuple[str | None, float]] = []
+    scene.run(script())
+    assert [work for work, _ in kept] == [None, "kept", "kept"]
+    first, second, third = (at for _, at in kept)
+    assert 1.0 <= second - first < 1.2
+    assert 2.0 <= third - second < 2.2
+    assert scene.results == [b"result of 0"]
+
+
+# revoked, lost, stopped
+
+
+def test_a_chunk_in_flight_of_a_revoked_partition_is_finished_and_committed() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(0), message(0, B)]
+        scene.pool.takes = 1.9
+        yield
+        yield
+        scene.consumer.revoke(A)
+        assert scene.offsets == {A: 1, B: 1}
+        assert scene.hooks.heard[-1] == ("revoked", [A])
+        yield
+        scene.consumer.arrived = [message(1), message(1, B)]
+        yield
+        scene.pool.finish()
+
+    scene.run(script())
+    assert scene.handler.seen == [[0], [0], [1]]
+    assert scene.offsets == {A: 1, B: 2}
+    assert scene.handler.ours == [True, True, True]
+
+
+def test_a_revoked_partition_is_waited_for_no_longer_than_needed() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(0, B)]
+        scene.pool.takes = NEVER
+        yield
+        started = scene.clock.now
+        scene.consumer.revoke(A)  # nothing of it is in flight
+        assert scene.clock.now == started
+        scene.pool.finish()
+
+    scene.run(script())
+    assert scene.offsets == {B: 1}
+
+
+def test_a_chunk_that_finishes_too_late_after_a_revoke_is_dropped_uncommitted() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = 2.5
+        yield
+        yield
+        started = scene.clock.now
+        scene.consumer.revoke(A)
+        assert scene.clock.now - started == pytest.approx(2.0)
+        scene.consumer.assign(A)  # it comes back, and so does the record; the late answer is of no use
+        yield from turns(10)
+        scene.pool.takes = 0
+        scene.consumer.arrived = [message(0)]
+        yield
+
+    scene.run(script())
+    assert scene.handler.ours == [False, True]
+    assert scene.results == [b"result of 0"]
+
+
+def test_a_drain_gives_a_commit_no_more_time_than_it_has() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = 1.5
+        yield
+        scene.consumer.revoke(A)
+
+    scene.run(script())
+    assert scene.offsets == {A: 1}
+    assert scene.producer.timeouts[1:] == [pytest.approx(0.5, abs=0.01)] * 2
+
+
+def test_a_drain_waits_for_what_is_finished_to_be_committed() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.producer.fail("produce", ABORTABLE)
+        scene.consumer.arrived = [message(0)]
+        yield
+        assert scene.committed == []
+        scene.consumer.revoke(A)
+        assert scene.offsets == {A: 1}
+
+    scene.run(script())
+
+
+def test_a_flood_does_not_hold_up_a_drain() -> None:
+    scene = Scene(flood_window=1)
+    scene.handler.letter = LETTER
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield
+        yield
+        started = scene.clock.now
+        scene.consumer.revoke(A)
+        assert scene.clock.now == started
+
+    scene.run(script())
+    assert scene.committed == []
+
+
+def test_a_lost_partition_is_dropped_at_once_uncommitted() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(0), message(0, B)]
+        scene.pool.takes = NEVER
+        yield
+        yield
+        started = scene.clock.now
+        scene.consumer.lose(A)
+        assert scene.clock.now == started
+        assert scene.hooks.heard[-1] == ("lost", [A])
+        scene.pool.finish()
+        yield
+
+    scene.run(script())
+    assert scene.handler.ours == [False, True]
+    assert scene.offsets == {B: 1}
+    assert scene.logged("lost") == [{"event": "lost", "log_level": "warning", "partitions": ["orders/0"]}]
+
+
+def test_a_stop_finishes_what_is_in_flight_within_the_grace_time() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(offset) for offset in range(5)]
+        scene.pool.takes = 6.9
+        yield
+        yield
+        scene.member.stop()
+        scene.member.stop()
+        yield
+        raise AssertionError("a turn after the stop")
+
+    scene.run(script())
+    assert scene.offsets == {A: 4}  # what waits behind is another's
+    assert scene.consumer.is_closed
+    assert scene.pool.is_stopped
+    assert scene.watchdog.is_ended
+    assert scene.logged("stopping") == [{"event": "stopping", "log_level": "info", "in_flight": 1}]
+    assert scene.logged("stopped")
+
+
+def test_a_stop_does_not_wait_longer_than_the_grace_time() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = NEVER
+        yield
+        yield
+        ended.append(scene.clock.now + 7.0)
+
+    ended: list[float] = []
+    scene.run(script())
+    assert [scene.clock.now] == [pytest.approx(ended[0], abs=0.01)]
+    assert scene.committed == []
+    assert scene.consumer.is_closed
+
+
+def test_a_member_that_is_stopped_before_it_runs_joins_nothing() -> None:
+    scene = Scene()
+    scene.member.stop()
+    scene.run(turns(1))
+    assert scene.clients.producers == []
+    assert scene.pool.is_stopped
+
+
+def test_what_is_held_is_seen_while_a_stop_drains() -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = 0.1
+        yield
+
+    scene.run(script())
+    assert not scene.hooks.views[0].is_stopping
+    assert scene.hooks.views[-1].is_stopping
+
+
+# standing still
+
+
+def test_a_member_that_stood_still_begins_anew_and_commits_nothing_of_before() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = NEVER
+        yield
+        scene.watchdog.is_still = True
+        yield
+        assert len(scene.clients.consumers) == 2
+        scene.consumer.assign(A)
+        scene.pool.finish()
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.clients.consumers[0].is_closed
+    assert scene.watchdogs[0].is_ended
+    assert scene.handler.ours == [False]
+    assert scene.committed == []
+    [line] = scene.logged("rejoining")
+    assert "stood still" in str(line["reason"])
+
+
+def test_a_handler_may_not_send_once_the_process_stood_still() -> None:
+    scene = Scene()
+
+    def stand_still() -> None:
+        scene.watchdog.is_still = True
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.handler.meanwhile = stand_still
+        yield
+
+    scene.run(script())
+    assert scene.handler.ours == [False]
+
+
+# beginning anew
+
+
+def rejoin(scene: Scene) -> Generator[None]:
+    """A transaction ends in the way that the scene prepares; then the record comes again, and goes through."""
+    scene.consumer.assign(A)
+    scene.consumer.arrived = [message(0)]
+    yield
+    yield
+    scene.consumer.assign(A)
+    scene.consumer.arrived = [message(scene.offsets.get(A, 0))]
+    yield
+
+
+LOST: dict[str, tuple[str, KafkaError | Exception]] = {
+    "fenced": ("offsets", FENCED),
+    "fatal": ("produce", FATAL),
+    "no answer to the commit": ("commit", REFUSED),
+    "a call that never returns": ("offsets", NeverReturns()),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_lost_writer_makes_the_member_begin_anew(how: str) -> None:
+    scene = Scene()
+    step, error = LOST[how]
+
+    def fail_first(producer: ScriptedProducer) -> None:
+        if len(scene.clients.producers) == 1:
+            producer.fail(step, error)
+
+    scene.clients.prepare = fail_first
+    scene.run(rejoin(scene))
+    assert scene.results == [b"result of 0"]
+    assert scene.offsets == {A: 1}
+    first, second = scene.clients.consumers
+    assert first.is_closed
+    assert second is not first
+    assert scene.clock.slept == [0.5]
+    assert scene.clients.producers[1].calls[0] == "init"
+    assert scene.hooks.heard[1:] == [
+        ("received", {"orders": 1}),
+        ("revoked", [A]),
+        "rejoining",
+        ("assigned", [A]),
+        ("received", {"orders": 1}),
+        ("committed", [0], 0.0),
+        ("revoked", [A]),
+    ]
+
+
+def test_a_commit_that_was_done_though_its_answer_was_lost_is_not_repeated() -> None:
+    scene = Scene()
+
+    def fail_first(producer: ScriptedProducer) -> None:
+        if len(scene.clients.producers) == 1:
+            producer.fail_after("commit", REFUSED)
+
+    scene.clients.prepare = fail_first
+    scene.run(rejoin(scene))
+    assert scene.results == [b"result of 0", b"result of 1"]
+
+
+def test_a_writer_that_can_not_start_is_tried_again() -> None:
+    scene = Scene()
+
+    def fail_first(producer: ScriptedProducer) -> None:
+        if len(scene.clients.producers) <= 2:
+            producer.fail("init", TRANSIENT, times=None)
+
+    scene.clients.prepare = fail_first
+    started = scene.clock.now
+    scene.run(turns(1))
+    assert len(scene.clients.producers) == 3
+    assert len(scene.clients.consumers) == 1
+    assert scene.clock.slept == [0.5, 0.5]
+    assert 11 < scene.clock.now - started < 12
+
+
+def test_a_stop_while_the_writer_can_not_start_ends_the_member() -> None:
+    scene = Scene()
+
+    def fail(producer: ScriptedProducer) -> None:
+        producer.fail("init", TRANSIENT, times=None)
+        scene.member.stop()
+
+    scene.clients.prepare = fail
+    scene.run(turns(1))
+    assert len(scene.clients.producers) == 1
+    assert scene.clients.consumers == []
+
+
+def test_a_stop_while_it_joins_ends_it_without_a_turn() -> None:
+    scene = Scene()
+    scene.clients.prepare = lambda _: scene.member.stop()
+
+    def script() -> Generator[None]:
+        raise AssertionError("a turn after the stop")
+        yield
+
+    scene.run(script())
+    assert scene.consumer.is_closed
+
+
+def test_a_static_member_that_is_fenced_ends() -> None:
+    scene = Scene(is_static=True)
+    scene.clients.prepare = lambda producer: producer.fail("offsets", FENCED)
+    with pytest.raises(MemberFailed, match=r"the same KAFKA_GROUP_INSTANCE_ID.*another took over"):
+        scene.run(rejoin(scene))
+    assert scene.consumer.is_closed
+    assert scene.clock.slept == []
+    assert scene.pool.is_stopped
+
+
+def test_a_static_member_that_loses_its_writer_otherwise_begins_anew() -> None:
+    scene = Scene(is_static=True)
+
+    def fail_first(producer: ScriptedProducer) -> None:
+        if len(scene.clients.producers) == 1:
+            producer.fail("produce", FATAL)
+
+    scene.clients.prepare = fail_first
+    scene.run(rejoin(scene))
+    assert scene.offsets == {A: 1}
+
+
+def test_refused_transactions_end_the_member() -> None:
+    scene = Scene()
+    scene.clients.prepare = lambda producer: producer.fail("init", REFUSED)
+    with pytest.raises(TransactionsRefused, match="not allowed"):
+        scene.run(turns(1))
+    assert scene.pool.is_stopped
+
+
+# errors of the library
+
+
+Told = Callable[[ScriptedConsumer, KafkaError], None]
+
+
+def by_callback(consumer: ScriptedConsumer, error: KafkaError) -> None:
+    consumer.on_error(error)
+
+
+def by_message(consumer: ScriptedConsumer, error: KafkaError) -> None:
+    consumer.fail_poll(error)
+
+
+@pytest.mark.parametrize("told", [by_callback, by_message])
+@pytest.mark.parametrize("error", [FATAL, FENCED, KafkaError(KafkaError._FATAL, "broken")])
+def test_a_fatal_error_of_the_library_ends_the_member(
+    told: Callable[[ScriptedConsumer, KafkaError], None], error: KafkaError
+) -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        told(scene.consumer, error)
+        yield
+        raise AssertionError("a turn after the error")
+
+    with pytest.raises(MemberFailed, match=rf"Kafka: {error.str()}"):
+        scene.run(script())
+    assert scene.consumer.is_closed
+    assert scene.pool.is_stopped
+    assert not scene.logged("stopped")
+
+
+def test_an_exception_of_the_library_ends_the_member() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        raise KafkaException(REFUSED)
+        yield
+
+    with pytest.raises(MemberFailed, match="Kafka: not allowed"):
+        scene.run(script())
+    assert scene.consumer.is_closed
+
+
+def test_an_error_that_repeats_is_logged_once_in_thirty_seconds() -> None:
+    scene = Scene()
+    other = KafkaError(KafkaError._RESOLVE, "who is that?")
+
+    def script() -> Generator[None]:
+        for error in (TRANSIENT, TRANSIENT, other):
+            scene.consumer.on_error(error)
+        scene.clock.now += 29.9
+        scene.consumer.on_error(TRANSIENT)
+        assert len(scene.logged("kafka")) == 2
+        scene.clock.now += 0.1
+        scene.consumer.on_error(TRANSIENT)
+        yield
+
+    scene.run(script())
+    assert [line["error"] for line in scene.logged("kafka")] == [
+        "the broker is away",
+        "who is that?",
+        "the broker is away",
+    ]
+
+
+# what the user's code raises
+
+
+def test_an_exception_of_the_handler_ends_the_member_and_its_chunk_is_not_committed() -> None:
+    scene = Scene()
+    scene.handler.answers.append(ZeroDivisionError("a mistake"))
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(0), message(0, B)]
+        yield
+        yield
+
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        scene.run(script())
+    assert scene.committed == []
+    assert scene.consumer.is_closed
+    assert scene.pool.is_stopped
+
+
+# settings that change
+
+
+def test_a_reload_is_asked_for_once() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        yield
+        scene.member.reload()
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.reloads == [False, False, True, False]
+
+
+def held(scene: Scene) -> Generator[None]:
+    """A handler that is held, and dead letters that are a flood."""
+    scene.consumer.assign(A, B)
+    scene.consumer.arrived = [message(0)]
+    yield
+    scene.handler.letter = LETTER
+    scene.consumer.arrived = [message(0, B)]
+    yield
+    yield
+    assert scene.handler.seen == [[0], [0]]
+    assert scene.committed == []
+
+
+def test_settings_that_are_taken_over_release_the_flood_and_try_what_is_held_at_once() -> None:
+    scene = Scene(flood_window=1)
+    scene.handler.answers.append(HELD)
+
+    def script() -> Generator[None]:
+        yield from held(scene)
+        scene.handler.letter = None
+        scene.member.reload()
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.offsets == {A: 1, B: 1}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_settings_that_are_refused_or_unchanged_release_nothing(*, asked: bool) -> None:
+    scene = Scene(flood_window=1)
+    scene.handler.answers.append(HELD)
+    scene.takes_over = False
+
+    def script() -> Generator[None]:
+        yield from held(scene)
+        if asked:
+            scene.member.reload()
+        yield from turns(5)
+
+    scene.run(script())
+    assert scene.handler.seen == [[0], [0]]
+    assert scene.committed == []
+
+
+def test_settings_that_changed_unasked_release_too() -> None:
+    scene = Scene(flood_window=1)
+    scene.handler.answers.append(HELD)
+    scene.takes_over = False
+
+    def script() -> Generator[None]:
+        yield from held(scene)
+        scene.takes_over = True
+        yield from turns(2)
+
+    scene.run(script())
+    assert scene.offsets == {A: 1, B: 1}
+    assert set(scene.reloads) == {False}
+
+
+def test_what_is_held_is_tried_again_after_the_hold_interval() -> None:
+    scene = Scene()
+    scene.handler.answers.append(HELD)
+    tried: list[float] = []
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.handler.meanwhile = lambda: tried.append(scene.clock.now)
+        while not scene.committed:
+            yield
+
+    scene.run(script())
+    assert tried[1] - tried[0] == pytest.approx(20, abs=0.2)
+
+
+# hooks
+
+
+def test_the_hooks_hear_what_happens_in_its_order() -> None:
+    scene = Scene()
+    scene.handler.answers.append(DOWN)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(0), message(0, B), message(1), end(2)]
+        scene.producer.fail("produce", ABORTABLE)
+        scene.consumer.on_statistics('{"a": 1}')
+        while A not in scene.offsets or B not in scene.offsets:
+            yield
+        scene.consumer.revoke(B)
+
+    scene.run(script())
+    assert scene.hooks.heard[:4] == [
+        ("assigned", [A, B]),
+        ("statistics", '{"a": 1}'),
+        ("received", {"orders": 3}),
+        ("retried", DOWN),
+    ]
+    assert scene.hooks.heard[4] == "aborted"
+    assert ("committed", [0], 0.0) in scene.hooks.heard
+    assert ("committed", [0, 1], 0.0) in scene.hooks.heard
+    assert scene.hooks.heard[-2:] == [("revoked", [B]), ("revoked", [A])]
+    assert [line["partitions"] for line in scene.logged("assigned")] == [["orders/0", "orders/1"]]
+    assert [line["partitions"] for line in scene.logged("revoked")] == [["orders/1"], ["orders/0"]]
+
+
+def test_nothing_is_told_of_a_poll_without_records() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [end(0)]
+        yield from turns(3)
+
+    scene.run(script())
+    assert scene.hooks.heard == [("assigned", [A]), ("revoked", [A])]
+
+
+def test_a_retry_of_a_lane_that_is_gone_is_no_retry() -> None:
+    scene = Scene()
+    scene.handler.answers.append(DOWN)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = NEVER
+        yield
+        scene.consumer.lose(A)
+        scene.pool.finish()
+        yield
+
+    scene.run(script())
+    assert scene.handler.seen == [[0]]
+    assert ("retried", DOWN) not in scene.hooks.heard
+
+
+def test_a_view_is_given_when_it_is_due_and_shows_the_member_as_it_is() -> None:
+    scene = Scene(flood_window=1)
+    scene.handler.answers.append(HELD)
+
+    def script() -> Generator[None]:
+        yield
+        assert scene.hooks.views == []
+        scene.hooks.is_watching = True
+        yield from held(scene)
+        view = scene.hooks.views[-1]
+        assert [(lane.partition, lane.waiting, lane.finished) for lane in view.lanes] == [(A, 1, 0), (B, 0, 1)]
+        assert view.now <= scene.clock.now
+        assert view.gates == {"site": "our token is refused"}
+        assert view.is_flooded
+        assert view.commit_trouble is None
+        assert not view.is_stopping
+
+    scene.run(script())
+    assert scene.hooks.views[-1].is_stopping
+
+
+def test_a_view_tells_why_the_last_commit_failed() -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.producer.fail("produce", ABORTABLE)
+        yield
+        yield
+        while not scene.committed:
+            assert scene.hooks.views[-1].commit_trouble == ABORTABLE.str()
+            yield
+
+    scene.run(script())
+    assert scene.hooks.views[-1].commit_trouble is None
+    assert not scene.hooks.views[-1].is_flooded
+
+
+def test_an_error_that_a_hook_raises_ends_the_member() -> None:
+    scene = Scene()
+
+    def fail(records: object) -> None:
+        raise WriterLost("never") if not records else ArithmeticError("a hook's mistake")
+
+    scene.hooks.received = fail  # type: ignore[method-assign]
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield
+
+    with pytest.raises(ArithmeticError):
+        scene.run(script())
+    assert scene.consumer.is_closed

@@ -1,0 +1,56 @@
+"""What travels, and how its places are written."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.engine.records import Partition, Place, Range, Record
+from tests.unit.engine.scripted import record
+
+TOPICS = st.text(st.characters(blacklist_characters="/", blacklist_categories=["Cs"]), min_size=1)
+
+
+@given(TOPICS, st.integers(0, 10**10 - 1), st.integers(0, 10**19 - 1))
+def test_a_place_is_read_back_as_it_is_written(topic: str, partition: int, offset: int) -> None:
+    place = Place(topic, partition, offset)
+    assert str(place) == f"{topic}/{partition}/{offset}"
+    assert Place.parse(str(place)) == place
+
+
+NO_PLACES = [
+    "",
+    "orders",
+    "orders/0",
+    "orders/0/1/2",
+    "/0/1",
+    "orders/-1/1",
+    "orders/0/x",
+    "orders/0/1 ",
+    "orders/٣/1",
+    "orders/0/" + "1" * 20,
+    "orders/" + "1" * 11 + "/0",
+]
+
+
+@pytest.mark.parametrize("text", NO_PLACES)
+def test_what_is_no_place_is_refused_with_what_to_write(text: str) -> None:
+    with pytest.raises(ValueError, match=r"' is not TOPIC/PARTITION/OFFSET, such as orders/0/17$") as refused:
+        Place.parse(text)
+    assert str(refused.value).startswith(f"'{text}'")
+
+
+def test_a_place_and_a_range_tell_their_partition() -> None:
+    assert str(Partition("orders", 3)) == "orders/3"
+    assert Place("orders", 3, 17).of == Partition("orders", 3)
+    assert Range("orders", 3, 17, 20).of == Partition("orders", 3)
+
+
+def test_a_record_tells_its_place() -> None:
+    assert record(17, Partition("orders", 3)).place == Place("orders", 3, 17)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "size"), [(b"k", b"value", 6), (None, b"v", 1), (b"key", None, 3), (None, None, 0)]
+)
+def test_the_size_of_a_record_is_of_its_key_and_value(key: bytes | None, value: bytes | None, size: int) -> None:
+    assert Record("orders", 0, 1, 0, key, value, (("name", b"header"),)).size == size

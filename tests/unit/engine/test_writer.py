@@ -1,0 +1,356 @@
+"""The transactional writer: what it writes, and every way in which a step may fail."""
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+from confluent_kafka import KafkaError
+
+from consumer.engine.deadline import Deadline
+from consumer.engine.errors import Aborted, TransactionsRefused, WriterFenced, WriterLost
+from consumer.engine.records import DeadLetter, Output, Record, Redelivery
+from consumer.engine.writer import Writer
+from tests.unit.engine.scripted import (
+    ABORTABLE,
+    FATAL,
+    FENCED,
+    GROUP,
+    LETTER,
+    REFUSED,
+    TRANSIENT,
+    A,
+    B,
+    HandClock,
+    NeverReturns,
+    RecordingHooks,
+    ScriptedProducer,
+    outputs,
+    record,
+)
+
+EPOCH = KafkaError(KafkaError.INVALID_PRODUCER_EPOCH, "the epoch is old")
+FULL = BufferError("Local: Queue full")
+NOW_MS = str(HandClock().epoch_ms()).encode()
+
+
+@dataclass
+class Desk:
+    """A writer, and what stands around it."""
+
+    clock: HandClock = field(default_factory=HandClock)
+    hooks: RecordingHooks = field(default_factory=RecordingHooks)
+
+    def __post_init__(self) -> None:
+        self.producer = ScriptedProducer(self.clock)
+        self.writer = Writer(
+            self.producer, ("results", "dead-letters"), self.hooks, self.clock, self.producer.call_within
+        )
+
+    def write(self, *written: Output, seconds: float = 5.0) -> None:
+        deadline = Deadline(seconds, self.clock.monotonic)
+        self.writer.write(written or outputs([record(0)]), {A: 1, B: 7}, GROUP, deadline)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def written(desk: Desk, letter: DeadLetter, of: Record) -> list[tuple[str, str | bytes | None]]:
+    """Give the headers of the one dead letter."""
+    desk.write(Output(of, b"result", letter))
+    [transaction] = desk.producer.committed
+    result, dead_letter = transaction.produced
+    assert result == ("results", of.key, b"result", [])
+    assert dead_letter[:3] == ("dead-letters", of.key, of.value)
+    return dead_letter[3]
+
+
+# what is written
+
+
+def test_results_and_offsets_are_written_in_one_transaction(desk: Desk) -> None:
+    desk.write(*outputs([record(0), record(1)]))
+    [transaction] = desk.producer.committed
+    assert transaction.produced == [
+        ("results", b"key", b"result of 0", []),
+        ("results", b"key", b"result of 1", []),
+    ]
+    assert transaction.offsets == {A: 1, B: 7}
+    assert transaction.group == GROUP
+    assert desk.producer.calls == ["begin", "produce", "produce", "offsets", "commit"]
+    assert desk.producer.timeouts == [5.0, 5.0]
+
+
+def test_without_offsets_their_step_is_left_out(desk: Desk) -> None:
+    desk.writer.write(outputs([record(0)]), {}, GROUP, Deadline(5, desk.clock.monotonic))
+    assert desk.producer.calls == ["begin", "produce", "commit"]
+
+
+def test_offsets_are_committed_without_results(desk: Desk) -> None:
+    desk.writer.write([], {A: 4}, GROUP, Deadline(5, desk.clock.monotonic))
+    [transaction] = desk.producer.committed
+    assert (transaction.produced, transaction.offsets) == ([], {A: 4})
+
+
+def test_the_hooks_hear_of_a_commit_with_the_time_it_took(desk: Desk) -> None:
+    desk.producer.fail("produce", FULL)
+    desk.write()
+    assert desk.hooks.heard == [("committed", [0], 0.1)]
+
+
+def test_a_dead_letter_has_the_bytes_of_its_record_and_says_why_behind_its_headers(desk: Desk) -> None:
+    own = (("dlq.reason", b"of another"), ("empty", None), ("binary", b"\xff\x00"))
+    letter = Record("orders", 3, 17, 1234, b"\xffkey", b"\x00\xffvalue", own)
+    assert written(desk, DeadLetter("undecodable", "naïve", 2), letter) == [
+        *own,
+        ("dlq.reason", "naïve".encode()),
+        ("dlq.kind", b"undecodable"),
+        ("dlq.topic", b"orders"),
+        ("dlq.partition", b"3"),
+        ("dlq.offset", b"17"),
+        ("dlq.timestamp", b"1234"),
+        ("dlq.attempts", b"2"),
+        ("dlq.time", NOW_MS),
+    ]
+
+
+@pytest.mark.parametrize("value", [None, b""])
+@pytest.mark.parametrize("key", [None, b""])
+def test_what_is_null_stays_null_and_what_is_empty_empty(
+    desk: Desk, key: bytes | None, value: bytes | None
+) -> None:
+    written(desk, LETTER, Record("orders", 0, 0, 0, key, value, ()))
+
+
+def test_a_dead_letter_of_a_redelivery_says_where_it_was_before(desk: Desk) -> None:
+    again = Redelivery(replay="r1", redrive="dead-letters/0/5", attempts=4, redrives=2)
+    headers = dict(written(desk, DeadLetter("failing", "no", 3), record(0)._replace(redelivery=again)))
+    assert headers["dlq.attempts"] == b"7"
+    assert headers["dlq.replay"] == b"r1"
+    assert headers["dlq.redrive"] == b"dead-letters/0/5"
+    assert headers["dlq.redrives"] == b"3"
+
+
+@pytest.mark.parametrize(
+    ("again", "names"),
+    [
+        (Redelivery(replay="r1"), {"dlq.replay"}),
+        (Redelivery(redrive="dead-letters/0/5"), {"dlq.redrive", "dlq.redrives"}),
+        (None, set()),
+    ],
+)
+def test_a_dead_letter_says_nothing_of_what_it_is_not(
+    desk: Desk, again: Redelivery | None, names: set[str]
+) -> None:
+    headers = dict(written(desk, LETTER, record(0)._replace(redelivery=again)))
+    assert headers.keys() & {"dlq.replay", "dlq.redrive", "dlq.redrives"} == names
+    assert headers["dlq.attempts"] == b"1"
+
+
+# steps that fail
+
+STEPS = ["begin", "produce", "offsets", "commit"]
+
+
+@pytest.mark.parametrize("error", [TRANSIENT, REFUSED, ABORTABLE])
+@pytest.mark.parametrize("step", ["begin", "produce"])
+def test_what_can_not_be_begun_or_produced_is_aborted(desk: Desk, step: str, error: KafkaError) -> None:
+    desk.producer.fail(step, error)
+    with pytest.raises(Aborted, match=f"^{error.str()}$"):
+        desk.write()
+    assert desk.producer.calls[-2:] == [step, "abort"]
+    assert desk.producer.timeouts == [10.0]
+    assert desk.hooks.heard == ["aborted"]
+    desk.write()  # the same outputs may be written again
+    assert [transaction.results for transaction in desk.producer.committed] == [[b"result of 0"]]
+
+
+@pytest.mark.parametrize("error", [REFUSED, ABORTABLE, EPOCH])
+def test_what_offsets_are_refused_for_is_aborted(desk: Desk, error: KafkaError) -> None:
+    desk.producer.fail("offsets", error)
+    with pytest.raises(Aborted, match=f"^{error.str()}$"):
+        desk.write()
+    assert desk.producer.calls[-2:] == ["offsets", "abort"]
+
+
+def test_a_commit_that_asks_for_an_abort_is_aborted(desk: Desk) -> None:
+    desk.producer.fail("commit", ABORTABLE)
+    with pytest.raises(Aborted, match=f"^{ABORTABLE.str()}$"):
+        desk.write()
+    assert desk.producer.calls[-2:] == ["commit", "abort"]
+    assert desk.producer.committed == []
+
+
+@pytest.mark.parametrize("step", ["offsets", "commit"])
+def test_a_transient_error_is_tried_again_in_the_same_transaction(desk: Desk, step: str) -> None:
+    desk.producer.fail(step, TRANSIENT, times=3)
+    desk.write()
+    assert desk.producer.calls.count(step) == 4
+    assert desk.producer.calls.count("poll") == 3
+    assert len(desk.producer.committed) == 1
+    tries = desk.producer.timeouts[:4] if step == "offsets" else desk.producer.timeouts[1:]
+    assert tries == pytest.approx([5.0, 4.9, 4.8, 4.7])  # a wait between, and less time for each
+
+
+def test_offsets_that_can_not_be_added_within_the_deadline_are_aborted(desk: Desk) -> None:
+    desk.producer.fail("offsets", TRANSIENT, times=None)
+    started = desk.clock.now
+    with pytest.raises(Aborted, match="the broker is away"):
+        desk.write(seconds=0.25)
+    assert desk.clock.now - started == pytest.approx(0.25)
+    assert desk.producer.timeouts == pytest.approx([0.25, 0.15, 0.05, 0.0, 10.0])
+
+
+def test_a_commit_without_an_answer_within_the_deadline_loses_the_writer(desk: Desk) -> None:
+    desk.producer.fail("commit", TRANSIENT, times=None)
+    started = desk.clock.now
+    with pytest.raises(WriterLost, match=r"^the transaction's end is not known: the broker is away$") as lost:
+        desk.write(seconds=0.25)
+    assert not isinstance(lost.value, WriterFenced)
+    assert desk.clock.now - started == pytest.approx(0.25)
+    assert "abort" not in desk.producer.calls
+    assert desk.hooks.heard == []
+
+
+def test_a_commit_that_fails_otherwise_loses_the_writer(desk: Desk) -> None:
+    desk.producer.fail("commit", REFUSED)
+    with pytest.raises(WriterLost, match=r"^the transaction's end is not known: not allowed$"):
+        desk.write()
+    assert "abort" not in desk.producer.calls
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_fatal_error_loses_the_writer_and_nothing_is_aborted(desk: Desk, step: str) -> None:
+    desk.producer.fail(step, FATAL)
+    with pytest.raises(WriterLost, match=r"^the transaction's end is not known: the client is broken$") as lost:
+        desk.write()
+    assert not isinstance(lost.value, WriterFenced)
+    assert desk.producer.calls[-1] == step
+    assert desk.hooks.heard == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_writer_that_is_fenced_is_told_apart(desk: Desk, step: str) -> None:
+    desk.producer.fail(step, FENCED)
+    with pytest.raises(WriterFenced, match="another took over"):
+        desk.write()
+    assert desk.producer.calls[-1] == step
+
+
+def test_an_old_epoch_at_the_commit_is_being_fenced(desk: Desk) -> None:
+    desk.producer.fail("commit", EPOCH)
+    with pytest.raises(WriterFenced):
+        desk.write()
+
+
+def test_a_full_queue_is_let_drain(desk: Desk) -> None:
+    desk.producer.fail("produce", FULL, times=3)
+    desk.write(*outputs([record(0), record(1)]))
+    assert desk.producer.calls[:9] == ["begin", *["produce", "poll"] * 3, "produce", "produce"]
+    assert desk.producer.committed[0].results == [b"result of 0", b"result of 1"]
+
+
+def test_a_queue_that_stays_full_is_aborted_at_the_deadline(desk: Desk) -> None:
+    desk.producer.fail("produce", FULL, times=None)
+    started = desk.clock.now
+    with pytest.raises(Aborted, match=r"^Local: Queue full$"):
+        desk.write(seconds=0.25)
+    assert desk.clock.now - started == pytest.approx(0.25)
+    assert desk.producer.calls == ["begin", *["produce", "poll"] * 3, "produce", "abort"]
+    assert desk.hooks.heard == ["aborted"]
+
+
+def test_a_call_that_never_returns_loses_the_writer_within_the_deadline(desk: Desk) -> None:
+    desk.producer.fail("offsets", NeverReturns())
+    started = desk.clock.now
+    with pytest.raises(WriterLost, match="does not return from adding offsets"):
+        desk.write(seconds=2.0)
+    assert desk.clock.now - started == pytest.approx(2.1)
+    assert "abort" not in desk.producer.calls  # no further call of a client that is stuck
+
+
+def test_a_call_that_never_returns_is_left_behind_in_its_thread() -> None:
+    go_on = threading.Event()
+
+    class Stuck(ScriptedProducer):
+        def send_offsets_to_transaction(self, *_: object) -> None:
+            go_on.wait()
+
+    clock = HandClock()
+    writer = Writer(Stuck(clock), ("results", "dead-letters"), RecordingHooks(), clock)
+    with pytest.raises(WriterLost, match="does not return"):
+        writer.write(outputs([record(0)]), {A: 1}, GROUP, Deadline(0.0, clock.monotonic))
+    go_on.set()
+
+
+# an abort that fails
+
+
+def test_an_abort_is_tried_again(desk: Desk) -> None:
+    desk.producer.fail("produce", ABORTABLE)
+    desk.producer.fail("abort", TRANSIENT, times=2)
+    with pytest.raises(Aborted):
+        desk.write()
+    assert desk.producer.calls[-5:] == ["abort", "poll", "abort", "poll", "abort"]
+
+
+@pytest.mark.parametrize("error", [REFUSED, FATAL])
+def test_an_abort_that_fails_loses_the_writer(desk: Desk, error: KafkaError) -> None:
+    desk.producer.fail("produce", ABORTABLE)
+    desk.producer.fail("abort", error)
+    with pytest.raises(WriterLost) as lost:
+        desk.write()
+    said = f"{ABORTABLE.str()}; nor could the transaction be aborted: {error.str()}"
+    assert (type(lost.value), str(lost.value)) == (WriterLost, said)
+    assert desk.hooks.heard == []
+
+
+def test_an_abort_that_finds_the_writer_fenced_says_so(desk: Desk) -> None:
+    desk.producer.fail("produce", ABORTABLE)
+    desk.producer.fail("abort", FENCED)
+    with pytest.raises(WriterFenced, match="another took over"):
+        desk.write()
+
+
+def test_an_abort_has_ten_seconds_of_its_own(desk: Desk) -> None:
+    desk.producer.fail("produce", FULL, times=None)
+    desk.producer.fail("abort", TRANSIENT, times=None)
+    started = desk.clock.now
+    with pytest.raises(WriterLost, match="Queue full; nor could the transaction be aborted: the broker is away"):
+        desk.write(seconds=1.0)
+    assert desk.clock.now - started == pytest.approx(11.0)
+
+
+# the start
+
+
+def test_a_start_takes_the_transactional_id_over(desk: Desk) -> None:
+    desk.writer.start(3.0)
+    assert (desk.producer.calls, desk.producer.timeouts) == (["init"], [3.0])
+
+
+def test_a_start_is_tried_again_until_its_time_is_over(desk: Desk) -> None:
+    desk.producer.fail("init", TRANSIENT, times=2)
+    desk.writer.start(3.0)
+    assert desk.producer.calls == ["init", "poll", "init", "poll", "init"]
+    desk.producer.fail("init", TRANSIENT, times=None)
+    started = desk.clock.now
+    with pytest.raises(WriterLost, match=r"^the broker is away$"):
+        desk.writer.start(3.0)
+    assert desk.clock.now - started == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("error", [FENCED, EPOCH])
+def test_a_start_that_another_overtook_is_being_fenced(desk: Desk, error: KafkaError) -> None:
+    desk.producer.fail("init", error)
+    with pytest.raises(WriterFenced, match=f"^{error.str()}$"):
+        desk.writer.start(3.0)
+
+
+@pytest.mark.parametrize("error", [REFUSED, FATAL])
+def test_a_client_that_may_not_write_in_transactions_is_refused(desk: Desk, error: KafkaError) -> None:
+    desk.producer.fail("init", error)
+    with pytest.raises(TransactionsRefused, match=f"^Kafka refuses transactions to this client: {error.str()}$"):
+        desk.writer.start(3.0)
+    assert desk.producer.calls == ["init"]
