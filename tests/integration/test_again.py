@@ -293,7 +293,7 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
     assert "has no dead letter of" in absent.stderr
     for words, sentence in (
         (["list", "--topic", "other"], "the topic other is none that is consumed"),
-        (["redrive", "nonsense"], "has no dead letter of nonsense; dead-letters list shows the places."),
+        (["redrive", "nonsense"], "is not TOPIC/PARTITION/OFFSET, such as orders/0/17"),
         (["redrive", by_kind["rejected"]["place"], f"{stand.orders_topic}/0/999"], "/0/999; dead-letters list"),
         (["redrive", by_kind["rejected"]["place"], "--kind", "forbidden", "--dry-run"], "that fits; dead-letters"),
     ):
