@@ -46,5 +46,4 @@ class FloodGuard:
 
     def release(self) -> None:
         """Let one window of records pass whatever they are, then watch again: an operator has seen it."""
-        self._recent.clear()
         self._released, self._holds = self._window, False

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, TopicMetadata
 
 from consumer.engine.deadline import Deadline
 from consumer.engine.errors import KafkaUnusable
-from consumer.engine.records import Record
+from consumer.engine.records import Place, Record
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -298,13 +298,16 @@ def kafka_error(error: KafkaException) -> KafkaError:
     return found
 
 
+def to_place(message: Message) -> Place:
+    """Tell where a record is, or the end of a partition."""
+    return Place(message.topic(), message.partition(), message.offset())  # type: ignore[arg-type] # never None here
+
+
 def to_record(message: Message) -> Record:
     """Take what Kafka handed over."""
     headers = message.headers()
     return Record(
-        message.topic(),  # type: ignore[arg-type] # None only for an error, which this is not
-        message.partition(),  # type: ignore[arg-type]
-        message.offset(),  # type: ignore[arg-type]
+        *to_place(message),
         message.timestamp()[1],
         message.key(),
         message.value(),

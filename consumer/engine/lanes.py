@@ -83,14 +83,19 @@ class Lanes(Generic[W]):
         return min((due - now for due in dues if due > now), default=float("inf"))
 
     def take(self, answer: Done[W] | Retry[W], now: float) -> bool:
-        """Take a chunk back: finished, or to be tried again; tells False of one whose lane is gone."""
+        """Take a chunk back: finished, or to be tried again; tells False of one whose lane is gone.
+
+        Raises ValueError if a finished chunk has not one output for each of its records, in their order.
+        """
         if not self.has(answer.chunk):
             return False
         lane = self._lanes[answer.chunk.partition]
         for name in answer.served:
             self._open(name, now)
         match answer:
-            case Done(_, outputs, served):
+            case Done(chunk, outputs, served):
+                if [output.record for output in outputs] != chunk.records:
+                    raise ValueError(f"the handler's outputs of {lane.partition} are not one for each record")
                 self._leave(lane)
                 lane.goes_to = next(iter(served)) if len(served) == 1 else None
                 lane.finish(outputs)

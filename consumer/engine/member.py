@@ -17,7 +17,7 @@ from consumer.engine.committer import Committer
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.errors import MemberFailed, WriterFenced, WriterLost
 from consumer.engine.flood import FloodGuard
-from consumer.engine.kafka import Clients, GroupConsumer, Logger, kafka_error, to_record
+from consumer.engine.kafka import Clients, GroupConsumer, Logger, kafka_error, to_place, to_record
 from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import Chunk, Done, Handler, Hooks, MemberView, Reload, Retry, W
@@ -62,7 +62,7 @@ class Options:
     is_static: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Surroundings(Generic[W]):
     """What the engine takes from the process around it; a simulation hands in its own.
 
@@ -187,7 +187,7 @@ class Member(Generic[W]):
                 "this process stood still for longer than its session: its partitions may be another member's"
             )
         self._reload()
-        busy = any(lane.in_flight or lane.finished for lane in self._lanes)
+        busy = any(lane.in_flight for lane in self._lanes)
         self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(self._clock.monotonic())))
         self._take_answers(_BUSY_WAIT if busy else 0)
         for chunk in self._lanes.dispatch(self._clock.monotonic()):
@@ -239,8 +239,8 @@ class Member(Generic[W]):
                 self._lanes.add(record)
                 received[record.topic] += 1
             elif error.code() == KafkaError._PARTITION_EOF:
-                partition = Partition(message.topic() or "", message.partition() or 0)
-                self._lanes.at_end(partition, message.offset() or 0)
+                end = to_place(message)
+                self._lanes.at_end(end.of, end.offset)
             else:
                 self._on_error(error)
         if received:

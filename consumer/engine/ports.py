@@ -1,7 +1,10 @@
 """The engine's one port: what it needs from its user, and what its user may rely on.
 
 To deliver records somewhere, write a `Handler`. To watch the engine, override methods of `Hooks`. Nothing else of
-the engine has to be read for either.
+the engine has to be read for either. `tests/integration/test_engine.py` has a small handler, and runs it.
+
+There are two kinds of thread. The main thread is the one that calls `Member.run`: it polls, commits, and calls the
+hooks. Worker threads call the handler, and nothing else.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,11 +21,13 @@ W = TypeVar("W")
 class Chunk(Generic[W]):
     """Consecutive records of one partition, in the order of their offsets, delivered together.
 
-    A chunk that is retried keeps all it has: `work` is the handler's own, None on the first try, and `attempts`
-    counts the tries so far. It may come back with further records behind those it had. `epoch` tells this
+    It has at least one record. A chunk that is retried is the same object: it keeps its records, and may have got
+    further ones behind them. `work` and `attempts` are the handler's own, for what it wants to remember from one
+    try to the next; the engine neither reads nor changes them. The rest the handler only reads. `epoch` tells this
     assignment of the partition from earlier and later ones.
 
-    It belongs to one thread at a time: to the worker that handles it, else to the main thread.
+    A chunk belongs to one thread at a time: to the worker that handles it, else to the main thread. Once `handle`
+    has returned, the handler must not touch it.
     """
 
     partition: Partition
@@ -36,12 +41,16 @@ class Chunk(Generic[W]):
 class Trouble:
     """Why a chunk must be retried.
 
-    `waits_for` names what does not serve; chunks that wait for the same thing share one probe. `cause` is a short
-    name to count by, `message` a sentence for people. `retry_after` is in seconds, where a server asked for it.
+    `waits_for` names what does not serve, and is not empty. Chunks that wait for the same thing share one backoff,
+    and one of them at a time probes. `cause` is a short name to count by, `message` a sentence for people.
 
-    `held` marks what no waiting mends, only an operator: it is retried slowly, and at once on a reload.
-    `isolating` marks a chunk that keeps to its own backoff even while others are served: one of its records is
-    suspected to be the cause.
+    `retry_after` is in seconds, where a server asked for it. It is obeyed up to `Backoff.longest_retry_after`.
+    `held` marks what no waiting mends, only an operator: it is tried again in `Options.hold_interval`, and at once
+    when `Reload` says so. With either of the two, all who wait for the same thing wait as long, even if it served
+    a part of the chunk.
+
+    `isolating` marks a chunk of which one record is suspected to be the cause. Its own backoff grows with each
+    try, and it keeps to it even while what it waits for serves.
     """
 
     waits_for: str
@@ -52,11 +61,14 @@ class Trouble:
     isolating: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: in Python 3.11 a frozen class that has them can't be made as `Done[int](...)`.
+@dataclass(frozen=True)
 class Done(Generic[W]):
-    """Every record of the chunk is decided: one output for each, in their order.
+    """Every record of the chunk is decided.
 
-    `served` names what went through on this try; whoever waits for one of them goes on at once.
+    `chunk` is the one that was handed over. `outputs` has one output for each of its records, in their order; else
+    the engine raises ValueError, which ends the member. `served` names what went through on this try, by the names
+    that `Trouble.waits_for` uses: whoever waits for one of them goes on at once.
     """
 
     chunk: Chunk[W]
@@ -64,9 +76,12 @@ class Done(Generic[W]):
     served: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retry(Generic[W]):
-    """The chunk has records that are not decided, for the reason that `trouble` gives. `served` as in `Done`."""
+    """The chunk has records that are not decided, for the reason that `trouble` gives.
+
+    `chunk` and `served` are as in `Done`. If `served` names what the trouble waits for, only this chunk backs off.
+    """
 
     chunk: Chunk[W]
     trouble: Trouble
@@ -74,43 +89,58 @@ class Retry(Generic[W]):
 
 
 class Handler(Protocol[W]):
-    """Decides what becomes of records. One method, called on worker threads.
+    """Decides what becomes of records.
 
     What the engine guarantees:
 
-    - One chunk of a partition is handled at a time, and chunks of a partition come in order. Chunks of different
-      partitions are handled at the same time, on different threads.
-    - A chunk that comes back as `Retry` is handed over again, with its `work`, until it comes back as `Done`. The
-      next chunk of the partition waits for it.
-    - The outputs of a `Done` are published, and the offsets behind them committed, in one transaction. If that
-      fails they are written again; `handle` is not called again for them, except after a crash or a rebalance.
+    - Chunks of a partition come one at a time, in order. The next comes once this one is `Done`; it may come before
+      this one is committed. Chunks of different partitions are handled at the same time, on different threads.
+    - A chunk that comes back as `Retry` is handed over again, once its backoff is over, until it comes back as
+      `Done`.
+    - The outputs of a `Done` are published, and the offsets behind them committed, in one transaction. If it is
+      aborted, the engine writes the same outputs again, and does not call `handle` for them.
+    - What is not committed when the partition goes to another member, or when this one begins anew or ends, is
+      delivered again to the next owner, in new chunks without `work`. So each record has exactly one published
+      result, but `handle` may see a record more than once.
 
     What a handler must keep to:
 
-    - Block as long as it takes to deliver, never to wait between tries: return `Retry`, and the engine waits.
-    - Ask `still_ours()` before each thing it does outside, and return `Retry` once the answer is no: the partition
-      was taken away, or this process stood still and can't know. The engine then drops the chunk.
-    - Decide each record, whatever it holds. An exception ends the member.
+    - Block as long as it takes to deliver, but not to wait between tries: return `Retry`, and the engine waits.
+      While a worker is blocked, its partition stands still, and one chunk fewer is handled at the same time.
+    - Ask `still_ours()` before each thing that it does outside. Once the answer is no, it stays no: the partition
+      was taken away, or this process stood still for so long that it can't know. Then return any `Retry`: the
+      engine drops the chunk. The partition may have come back meanwhile, and another worker have the same records.
+    - Decide each record, whatever it holds. If `handle` raises, whatever it is, `Member.run` raises the same (a
+      `KafkaException` as MemberFailed) as soon as it takes the answer, and the member leaves the group. Nothing of
+      the chunk is committed, and what else is in flight is dropped. The next owner gets the same records, and will
+      most likely raise too.
     """
 
     def handle(self, chunk: Chunk[W], still_ours: Callable[[], bool]) -> Done[W] | Retry[W]:
-        """Try the chunk once. `still_ours` may be called from the handler's thread at any time."""
+        """Try the chunk once; called on worker threads.
+
+        `still_ours` may be called from any thread until `handle` returns. It neither blocks nor raises.
+        """
 
 
 Change = Literal["assigned", "revoked", "lost"]
-"""What happened to the assignment of partitions."""
+"""What happened to the assignment of partitions.
+
+They came to this member, were given up in order, or were taken away: other members may have them already.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneView:
     """One assigned partition, as the engine sees it.
 
-    `waiting`, `in_flight` and `finished` count records held: not yet handed to the handler, with it, and decided
-    but not committed. `held_bytes` is the size of all three. `oldest` and `newest` are offsets of held records,
-    None when nothing is held. `committed` is the offset committed last on this assignment.
+    `waiting`, `in_flight` and `finished` count records held: not with the handler (new, or to be tried again), with
+    it, and decided but not committed. `held_bytes` is the size of the keys and values of all three. `is_paused`
+    tells that so much is held that no more is fetched. `oldest` and `newest` are offsets of held records, None when
+    nothing is held. `committed` is the offset (next to read) committed last on this assignment, None for none yet.
 
-    `waits_for`, `cause` and `message` say what stands in the way, `held` that an operator must mend it, and `due`
-    when it is tried again (monotonic seconds); None for nothing.
+    `waits_for`, `cause` and `message` are those of the trouble that stands in the way, `held` tells that an
+    operator must mend it, and `due` when it is tried again, in monotonic seconds; None when nothing does.
     """
 
     partition: Partition
@@ -134,8 +164,9 @@ class LaneView:
 class MemberView:
     """The whole member at one moment of its main loop; `now` is in monotonic seconds.
 
-    `gates` names what does not serve, each with the reason. `is_flooded` tells that results are held back because
-    too many records are dead letters, `commit_trouble` why the last commit failed.
+    `gates` names what does not serve, each with its trouble's message. `is_flooded` tells that results are held
+    back because too many records are dead letters. `commit_trouble` says why the last transaction was aborted, None
+    once a commit succeeded. `is_stopping` tells that `Member.stop` was called.
     """
 
     now: float
@@ -149,44 +180,58 @@ class MemberView:
 class Hooks:
     """What the engine tells its user. Override what you need; the methods here do nothing.
 
-    All are called on the main thread. They must return soon, since the member polls only after them, and must
-    not raise: an exception ends the member.
+    All are called on the main thread, one at a time. They must not block: the member polls only after them. They
+    must not raise: the member leaves the group, and `Member.run` raises the same.
     """
 
     def received(self, records: Mapping[str, int]) -> None:
         """Note records that came from Kafka: how many, by topic."""
 
     def retried(self, trouble: Trouble) -> None:
-        """Note that a chunk is to be retried."""
+        """Note a chunk that is to be tried again."""
 
     def committed(self, outputs: Sequence[Output], seconds: float) -> None:
-        """Note a transaction that was committed: its outputs, and the seconds it took."""
+        """Note a transaction that was committed: its outputs, and the seconds it took.
+
+        The outputs of one partition are in order. There may be none: then only the ends of partitions were
+        committed.
+        """
 
     def aborted(self) -> None:
         """Note a transaction that was aborted; its outputs are written again."""
 
     def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:
-        """Note a change of the assignment. After `revoked` and `lost` the partitions are no longer ours."""
+        """Note a change of the assignment.
+
+        After `revoked` and `lost` the partitions are no longer ours, and nothing of them is held. A member that
+        leaves the group gives up all it has.
+        """
 
     def rejoining(self) -> None:
-        """Note that the member leaves the group to begin anew."""
+        """Note that the member has left the group, to begin anew in a moment."""
 
     def statistics(self, text: str) -> None:
         """Take librdkafka's statistics of the consumer: a JSON document, every few seconds."""
 
     def is_view_due(self, now: float) -> bool:  # noqa: ARG002 - for those who override it
-        """Tell whether `viewed` should be called now. Asked on every turn: a view costs more than the question."""
+        """Tell whether `viewed` should be called now (monotonic seconds); a view costs more than this question.
+
+        Asked on every turn of the main loop, at least several times a second while all is well.
+        """
         return False
 
     def viewed(self, view: MemberView) -> None:
-        """Take a view of the member."""
+        """Take a view of the member. It does not change afterwards, so other threads may have it."""
 
 
 class Reload(Protocol):
-    """Takes over changed settings; called on the main thread, on every turn, so it must return soon."""
+    """Takes over changed settings.
+
+    Called on the main thread, on every turn of its loop. It must not block or raise, as `Hooks`.
+    """
 
     def __call__(self, *, asked: bool) -> bool:
-        """Tell whether what is held should be tried at once.
+        """Tell whether to try again at once: all that waits for something, and a flood of dead letters.
 
         `asked` tells that `Member.reload` was called since the last time.
         """

@@ -40,6 +40,7 @@ def test_one_lane_probes_and_the_one_that_failed_last_probes_last() -> None:
     assert not gate.admits(A, 100.5)
     assert not gate.admits(B, 101.0)
     assert gate.admits(A, 101.0)
+    assert not gate.admits(A, 101.0)
     assert not gate.admits(B, 101.0)
     gate.failed(A, DOWN, lambda failures: 100.0 + 2**failures)
     assert (gate.failures, gate.due) == (2, 104.0)

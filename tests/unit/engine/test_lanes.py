@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
@@ -107,6 +108,16 @@ def test_an_answer_of_an_earlier_assignment_is_thrown_away() -> None:
     assert not group.lanes.take(Done(early, outputs(early.records), frozenset([SITE])), 0)
     assert group.lane(A).finished == []
     assert group.lanes.gates == {}
+
+
+@pytest.mark.parametrize("offsets", [[], [0], [1, 0], [0, 1, 1], [0, 2]])
+def test_outputs_that_are_not_one_for_each_record_are_refused(offsets: list[int]) -> None:
+    group = Group(A)
+    group.feed(A)
+    group.at(0)
+    wrong = Done(group.flying[A], outputs([record(offset) for offset in offsets]))
+    with pytest.raises(ValueError, match="outputs of orders/0 are not one for each record"):
+        group.lanes.take(wrong, 0)
 
 
 def test_records_and_ends_of_partitions_that_are_not_ours_are_dropped() -> None:
@@ -356,6 +367,20 @@ def test_a_lane_is_bound_to_what_served_its_last_chunk_and_no_longer() -> None:
     group.fail(A, TOLD)
     group.feed(B)
     assert group.at(101) == [B]
+
+
+def test_a_lane_that_waits_for_one_thing_does_not_join_another_gate() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.finish(B, SITE)
+    group.fail(A, TOLD)
+    group.lane(B).goes_to = None
+    group.feed(B)
+    group.at(100)
+    group.lane(B).goes_to = SITE
+    group.fail(B, Trouble(OTHER, "503", "the other is down"))
+    assert group.at(101) == [B]
+    assert group.waits(B)[0] == OTHER
 
 
 def test_a_lane_that_joined_a_gate_goes_on_with_the_others() -> None:

@@ -1,13 +1,18 @@
 """One member on scripted surroundings: what it takes, hands out, commits and gives up, and when."""
 
+import random
 from collections.abc import Callable, Generator
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from consumer.engine.backoff import Backoff
+from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
+from consumer.engine.member import Surroundings
 from consumer.engine.ports import Trouble
+from consumer.engine.watchdog import Watchdog
+from consumer.engine.workers import Workers, call_within
 from tests.unit.engine.scripted import (
     ABORTABLE,
     FATAL,
@@ -23,6 +28,7 @@ from tests.unit.engine.scripted import (
     Scene,
     ScriptedConsumer,
     ScriptedProducer,
+    capture,
     end,
     message,
 )
@@ -131,6 +137,20 @@ def test_an_idle_member_polls_no_longer_than_until_a_lane_is_due() -> None:
         assert scene.consumer.waits == [0.1, 0.1, pytest.approx(0.05)]
 
     scene.run(script())
+
+
+def test_a_member_that_a_flood_holds_waits_in_the_poll_too() -> None:
+    scene = Scene(flood_window=1)
+    scene.handler.letter = LETTER
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield from turns(4)
+        assert scene.consumer.waits == [0.1, 0.1]
+
+    scene.run(script())
+    assert scene.committed == []
 
 
 def test_the_end_of_a_partition_is_committed_once_nothing_is_held() -> None:
@@ -711,6 +731,38 @@ def test_an_exception_of_the_handler_ends_the_member_and_its_chunk_is_not_commit
     assert scene.pool.is_stopped
 
 
+@pytest.mark.parametrize("step", ["revoke", "stop"])
+def test_an_exception_of_the_handler_ends_the_member_while_it_drains_too(step: str) -> None:
+    scene = Scene()
+    scene.handler.answers.append(ZeroDivisionError("a mistake"))
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = 0.5
+        yield
+        if step == "revoke":
+            scene.consumer.revoke(A)
+
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        scene.run(script())
+    assert scene.committed == []
+    assert scene.consumer.is_closed
+
+
+def test_an_exception_of_kafka_in_the_handler_ends_the_member_as_one_of_the_library_does() -> None:
+    scene = Scene()
+    scene.handler.answers.append(KafkaException(REFUSED))
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield
+
+    with pytest.raises(MemberFailed, match="Kafka: not allowed"):
+        scene.run(script())
+
+
 # settings that change
 
 
@@ -801,6 +853,19 @@ def test_what_is_held_is_tried_again_after_the_hold_interval() -> None:
 
     scene.run(script())
     assert tried[1] - tried[0] == pytest.approx(20, abs=0.2)
+
+
+# surroundings
+
+
+def test_a_members_surroundings_are_real_unless_others_are_handed_in() -> None:
+    log, _ = capture()
+    around = Surroundings[str](log)
+    assert type(around.clock) is Clock
+    assert around.chance is random.random
+    assert around.workers is Workers
+    assert around.watchdog is Watchdog
+    assert around.call_within is call_within
 
 
 # hooks
