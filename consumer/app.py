@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import prometheus_client
 
-from consumer.admin.check import Api
+from consumer.admin.check import CheckedApi
 from consumer.admin.deployment import Deployment
 from consumer.admin.redelivery import Pace
 from consumer.admin.topics import prepare_topics, require_topics
@@ -118,10 +118,10 @@ def make_pace(settings: Settings) -> Pace:
     return Pace(stream.workers, stream.max_attempts, make_backoff(settings), stream.commit_timeout)
 
 
-def make_checked_api(settings: Settings) -> Api:
+def make_checked_api(settings: Settings) -> CheckedApi:
     """Tell `check` how the service would use the API."""
     site_id, token = settings.api.site_id, settings.access_token
-    return Api(settings.api.url, make_client(settings), Site(site_id, token) if site_id and token else None)
+    return CheckedApi(settings.api.url, make_client(settings), Site(site_id, token) if site_id and token else None)
 
 
 def make_monitor(settings: Settings, log: Logger) -> Monitor:

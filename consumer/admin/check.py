@@ -62,7 +62,7 @@ def _failed(check: str, message: str, fix: str) -> Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
+class CheckedApi:
     """The API as the service would use it: `site` has the settings' credentials, None where none are set."""
 
     url: str
@@ -71,7 +71,7 @@ class Api:
 
 
 def check(
-    deployment: Deployment, registry: SchemaRegistry | None, api: Api, *, creates_topics: bool
+    deployment: Deployment, registry: SchemaRegistry | None, api: CheckedApi, *, creates_topics: bool
 ) -> Iterator[Finding]:
     """Check everything, one after the other; raises nothing of what it finds. Blocks for seconds at each.
 
@@ -305,7 +305,7 @@ def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
         yield _ok("registry", "has all our schemas")
 
 
-def _api(api: Api) -> Iterator[Finding]:
+def _api(api: CheckedApi) -> Iterator[Finding]:
     try:
         # Any answer will do: it is without credentials.
         asked = datetime.now(UTC)
@@ -320,7 +320,7 @@ def _api(api: Api) -> Iterator[Finding]:
     yield _clock(answer.headers, here)
 
 
-def _token(api: Api) -> Finding:
+def _token(api: CheckedApi) -> Finding:
     """Send an event that the API refuses for its form: it looks at the token before, and takes nothing in."""
     if api.site is None:
         message = "no site and token are set: each message must carry jirafe.site_id and jirafe.access_token."

@@ -48,7 +48,7 @@ def serve(sandbox: Sandbox, host: str, port: int, ready: Callable[[str], None]) 
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Serving:
     """A server that runs, and how to end it from another thread."""
 
     url: str
@@ -65,7 +65,7 @@ class SandboxServer:
     def __init__(self, sandbox: Sandbox, port: int = 0) -> None:
         self.sandbox = sandbox
         self._port = port
-        self._started: Future[_Run] = Future()
+        self._started: Future[_Serving] = Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve()), name="jirafe-sandbox", daemon=True
         )
@@ -79,7 +79,7 @@ class SandboxServer:
         stop = asyncio.Event()
         try:
             async with _running(self.sandbox, "127.0.0.1", self._port) as url:
-                self._started.set_result(_Run(url, asyncio.get_running_loop(), stop))
+                self._started.set_result(_Serving(url, asyncio.get_running_loop(), stop))
                 await stop.wait()
         except OSError as error:
             self._started.set_exception(error)
