@@ -17,8 +17,8 @@ from consumer import app
 from consumer.admin.letters import Found, LetterFilter, Letters, Look
 from consumer.admin.preview import preview
 from consumer.admin.redelivery import Redeliverer
-from consumer.cli.again import RedeliveryTally, watched
 from consumer.cli.progress import bars
+from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import PROGRAM, a_place, a_time, consumed
 from consumer.engine.records import Place
 from consumer.errors import GaveUp, Interrupted

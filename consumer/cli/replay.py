@@ -14,7 +14,7 @@ from rich.table import Table
 from consumer import app
 from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
-from consumer.cli.again import RedeliveryTally, watched
+from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import PROGRAM, a_lasting, a_position, consumed, of_partitions
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
