@@ -33,6 +33,9 @@ _STATES = {
 
 T = TypeVar("T")
 
+Choose = Callable[[Look], Iterator[Found]]
+"""Gives the letters that are meant, and tells a look how far it is."""
+
 
 @click.group("dead-letters", no_args_is_help=False)
 def dead_letters() -> None:
@@ -228,7 +231,7 @@ def redrive(
     """
     loaded = source.load()
     letters = _letters(loaded, wanted.topic)
-    tally, trouble, status = RedeliveryTally(), "", 0
+    tally = RedeliveryTally()
 
     def chosen(look: Look) -> Iterator[Found]:
         meant = (
@@ -241,14 +244,33 @@ def redrive(
                 tally.left_out += 1
 
     if dry_run:
-        console = Console(highlight=False)
-        with _reading() as look:
-            would = Counter(_told(found, console, as_json=as_json) for found in chosen(look))
-        if as_json:
-            click.echo(orjson.dumps({"dry_run": True, "dead_letters": dict(would), "left_out": tally.left_out}))
-        else:
-            console.print(f"{would.total():,} would be delivered again, {tally.left_out:,} left out.")
-        return 0
+        return _tell(chosen, tally, as_json=as_json)
+    return _redrive(loaded, letters, chosen, tally, rate, as_json=as_json)
+
+
+def _tell(chosen: Choose, tally: RedeliveryTally, *, as_json: bool) -> int:
+    """Tell what a redrive would deliver, by kind."""
+    console = Console(highlight=False)
+    with _reading() as look:
+        would = Counter(_told(found, console, as_json=as_json) for found in chosen(look))
+    if as_json:
+        click.echo(orjson.dumps({"dry_run": True, "dead_letters": dict(would), "left_out": tally.left_out}))
+    else:
+        console.print(f"{would.total():,} would be delivered again, {tally.left_out:,} left out.")
+    return 0
+
+
+def _redrive(
+    loaded: Settings,
+    letters: Letters,
+    chosen: Choose,
+    tally: RedeliveryTally,
+    rate: float | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Deliver the letters that were chosen, and show what became of them."""
+    trouble, status = "", 0
     with watched(None) as (bar, watcher):
         deployment, delivery = app.make_deployment(loaded), app.make_delivery(loaded, app.make_codec(loaded))
         redeliverer = Redeliverer(deployment, delivery, app.make_pace(loaded), "redrive", watcher)
