@@ -151,12 +151,13 @@ class Letters:
         self.foreign = 0
         """Records of the topic that are no letters of ours, so far."""
 
-    def find(self, wanted: LetterFilter, look: Look, *, settled: bool = False) -> Iterator[Found]:
+    def find(self, wanted: LetterFilter, look: Look) -> Iterator[Found]:
         """Give the letters that are meant, oldest first within each partition; `look` is told how far it is.
 
-        With `settled` it waits for transactions that may still have redriven some.
+        Waits for open transactions, which may hide letters, or redrives of some. Raises KafkaUnusable if one does
+        not end.
         """
-        redriven = self._redriven(look, settled=settled)
+        redriven = self._redriven(look)
         for letter in self._letters(look):
             contents = contents_of(letter, self._codec, needed=wanted.message_type is not None)
             if wanted.fits(letter, contents):
@@ -167,16 +168,10 @@ class Letters:
         places: Collection[Place],
         wanted: LetterFilter = LetterFilter(),
         look: Look = lambda _read, _total: None,
-        *,
-        settled: bool = False,
     ) -> list[Found]:
         """Give the letters of places, their own or of the record that failed; raises KafkaUnusable without one."""
         chosen = set(places)
-        found = [
-            each
-            for each in self.find(wanted, look, settled=settled)
-            if chosen & {each.letter.place, each.letter.of}
-        ]
+        found = [each for each in self.find(wanted, look) if chosen & {each.letter.place, each.letter.of}]
         without = chosen - {place for each in found for place in (each.letter.place, each.letter.of)}
         if without:
             topic = self._deployment.dead_letters_topic
@@ -188,17 +183,17 @@ class Letters:
 
     def _letters(self, look: Look) -> Iterator[Letter]:
         topic = self._deployment.dead_letters_topic
-        for message in self._messages(topic, look, settled=False):
+        for message in self._messages(topic, look):
             letter = read_letter(to_record(message))
             if letter is None:
                 self.foreign += 1
             else:
                 yield letter
 
-    def _redriven(self, look: Look, *, settled: bool) -> dict[str, str]:
+    def _redriven(self, look: Look) -> dict[str, str]:
         """Tell, from the results, which letters were delivered again, and how that ended."""
         ended: dict[str, str] = {}
-        for message in self._messages(self._deployment.results_topic, look, settled=settled):
+        for message in self._messages(self._deployment.results_topic, look):
             try:
                 result = self._codec.decode_result(message.value() or b"")
             except Undecodable:
@@ -207,10 +202,10 @@ class Letters:
                 ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
         return ended
 
-    def _messages(self, topic: str, look: Look, *, settled: bool) -> Iterator[Message]:
-        """Read a topic to its present end, also behind transactions that are open if it is to be settled."""
+    def _messages(self, topic: str, look: Look) -> Iterator[Message]:
+        """Read a topic to its present end, also what is behind open transactions, once they end."""
         places = [Partition(topic, number) for number in self._topics.partitions(topic)]
-        firsts, ends = self._topics.firsts(places), self._topics.ends(places, committed=not settled)
+        firsts, ends = self._topics.firsts(places), self._topics.ends(places, committed=False)
         ranges = [Range(*place, firsts[place], ends[place]) for place in places]
         read, total = 0, sum(each.end - each.start for each in ranges)
         patience = Deadline(self._deployment.patience)

@@ -86,7 +86,8 @@ def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, 
     """List dead letters, and count them by kind.
 
     For each: when it failed, the place of the record, why, its type and number, and whether it was delivered
-    since. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
+    since. Waits for open transactions, which hide letters: a crash can leave one. Exit status 2 if one does not
+    end. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
 
     \b
     Examples:
@@ -234,9 +235,7 @@ def redrive(
     tally = RedeliveryTally()
 
     def chosen(look: Look) -> Iterator[Found]:
-        meant = (
-            letters.at(places, wanted, look, settled=True) if places else letters.find(wanted, look, settled=True)
-        )
+        meant = letters.at(places, wanted, look) if places else letters.find(wanted, look)
         for found in meant:
             if again or (not found.redriven and found.letter.redrives < _MOST_REDRIVES):
                 yield found

@@ -30,6 +30,8 @@ def run(source: SettingsSource) -> int:
       export JIRAFE_SITE_ID=123 JIRAFE_ACCESS_TOKEN=...
       jirafe-consumer run
     """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_before_start)
     loaded = source.load()
     logger = log.configure(loaded.stream.log_level, loaded.stream.log_format)
     deployment = app.make_deployment(loaded, logger)
@@ -86,3 +88,7 @@ def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServ
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
     os._exit(128 + number)
+
+
+def _end_before_start(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)  # nothing is consumed yet: there is nothing to finish

@@ -1,12 +1,14 @@
 """The service through the public door: real members, a real broker, real HTTP."""
 
+import re
 import signal
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from consumer.demo.processes import await_that
+from consumer.demo.processes import await_that, free_port
 from schemas.hub import to_message
 from tests.messages import cart, order, sale, taxon
 from tests.stand import SITE, TOKEN, Stand
@@ -178,6 +180,21 @@ def test_credentials_of_a_message_go_before_those_of_the_settings(stand: Stand) 
     stand.member()
     assert {result["code"] for result in stand.await_results(2)} == {200}
     assert sorted((event.site, event.id) for event in stand.api.events()) == [(SITE, "R1"), ("456", "R2")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="signal handlers are read from /proc")
+def test_a_member_that_is_told_to_stop_while_it_starts_ends_in_good_order(stand: Stand) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    member = stand.member(KAFKA_BOOTSTRAP_SERVERS=nobody)
+    await_that("it handles SIGTERM", lambda: handles(member.pid, signal.SIGTERM))
+    member.signal(signal.SIGTERM)
+    assert member.wait() == 0
+    assert "Traceback" not in member.log.read_text()
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    (caught,) = re.findall(r"^SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def test_a_refused_token_of_a_message_stops_no_other_site(stand: Stand) -> None:
