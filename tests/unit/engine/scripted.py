@@ -49,6 +49,8 @@ FENCED = KafkaError(KafkaError._FENCED, "another took over", fatal=True)
 
 
 NEVER = float("inf")
+ENDLESS = 10_000
+"""Calls after which a loop is taken for one that does not end."""
 
 
 def record(offset: int, of: Partition = A, value: bytes | None = b"0123456789") -> Record:
@@ -174,6 +176,7 @@ class ScriptedProducer:
 
     def poll(self, timeout: float) -> int:
         self.calls.append("poll")
+        assert len(self.calls) < ENDLESS
         self._clock.now += timeout
         return 0
 
@@ -204,6 +207,7 @@ class ScriptedProducer:
 
     def _step(self, name: str, timeout: float | None = None) -> None:
         self.calls.append(name)
+        assert len(self.calls) < ENDLESS
         if timeout is not None:
             self.timeouts.append(timeout)
         if self._failures.get(name):
@@ -238,6 +242,7 @@ class ScriptedConsumer:
         self._clock = clock
         self._script = script
         self._in_turn = False
+        self._turns = 0
         self._assigned: list[Partition] = []
 
     def subscribe(
@@ -269,6 +274,8 @@ class ScriptedConsumer:
 
     def consume(self, num_messages: int, timeout: float) -> Sequence[Message]:
         assert (num_messages, timeout) == (1000, 0)
+        self._turns += 1
+        assert self._turns < ENDLESS
         if not self._in_turn:
             next(self._script)
         self._in_turn = False
@@ -308,6 +315,7 @@ class InlinePool:
     def __init__(self, clock: HandClock, handle: Handle[str]) -> None:
         self.takes = 0.0
         self.is_stopped = False
+        self._waits = 0
         self._clock = clock
         self._handle = handle
         self._tasks: list[tuple[float, Chunk[str]]] = []
@@ -316,6 +324,8 @@ class InlinePool:
         self._tasks.append((self._clock.now + self.takes, task))
 
     def answers(self, timeout: float) -> list[Done[str] | Retry[str]]:
+        self._waits += 1
+        assert self._waits < ENDLESS
         if not any(due <= self._clock.now for due, _ in self._tasks):
             self._clock.now += timeout
         ready = [task for due, task in self._tasks if due <= self._clock.now]
