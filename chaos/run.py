@@ -31,7 +31,7 @@ from consumer import app, settings
 from consumer.admin.reading import read_topic
 from consumer.admin.topics import prepare_topics
 from consumer.demo.broker import EmbeddedBroker
-from consumer.demo.processes import CommandProcess
+from consumer.demo.processes import CommandProcess, await_that
 from consumer.engine.records import Partition, Place, Record
 from jirafe.sandbox import Sandbox, SandboxServer
 from schemas.codec import Codec
@@ -104,9 +104,8 @@ class MemberProcess:
             self.record.killed = time.time()
         self.process.signal(number)
 
-    @property
     def has_started(self) -> bool:
-        """Whether it is past its own start, and so ends in good order."""
+        """Tell whether it is past its own start, and so ends in good order."""
         self.holds()
         return self.transactional_id is not None
 
@@ -221,7 +220,7 @@ class Run:
                 self._fence(member)
                 after = time.monotonic() + step.lasts * self._broker.session_ms / 1000
                 heapq.heappush(self._follow_ups, (after, next(self._turns), member.resume))
-            case "leave" if member and len(running) > 1 and member.has_started:
+            case "leave" if member and len(running) > 1 and member.has_started():
                 member.end(signal.SIGTERM)
             case "join" if len(running) < self._arguments.members:
                 self.start_member()
@@ -320,6 +319,8 @@ class Run:
         self._tell(f"calm; {len(self.ledger.produced):,} produced, {len(self._running())} members run")
         results = self._all_results()
         for member in self._running():
+            # Python itself is not ready for a signal before the program is loaded.
+            await_that("the member has started", member.has_started)
             member.end(signal.SIGTERM)
         for member in self._members:
             member.process.wait()
