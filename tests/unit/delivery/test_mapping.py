@@ -130,3 +130,8 @@ def test_an_event_larger_than_a_request_may_be_is_a_fault() -> None:
     assert outcomes(draft(order("R1", "order:updated"), max_request_bytes=size + BATCH_OVERHEAD)) == [None]
     (outcome,) = outcomes(draft(order("R1", "order:updated"), max_request_bytes=size + BATCH_OVERHEAD - 1))
     assert outcome == Fault("too-large", f"the event has {size} bytes, and a request may have {size - 1}")
+
+
+def test_credentials_show_no_token() -> None:
+    assert "hush" not in repr(Credentials("1", "hush"))
+    assert "hush" not in repr(Defaults(Credentials("1", "hush"), {}))
