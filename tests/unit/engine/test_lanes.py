@@ -163,6 +163,7 @@ def test_a_chunk_alone_backs_off_while_its_site_serves_others() -> None:
     group.fail(A, DOWN, SITE)
     assert group.lanes.gates == {}
     assert group.waits(A) == (None, "the site is down", 101.0)
+    assert not group.view(A).held
     assert group.at(100.9) == []
     assert group.at(101) == [A]
     assert group.view(A).message is None
