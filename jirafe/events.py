@@ -217,7 +217,7 @@ def _discounts(first: Section, second: Section) -> float:
     if not adjustments:
         return 0
     amounts = [a["amount"] for a in adjustments if a["eligible"] and a["amount"] is not None]
-    return round(-_finite("adjustments", sum(amount for amount in amounts if not amount >= 0)), 4) or 0
+    return round(-_finite("adjustments", sum(amount for amount in amounts if not amount >= 0)), 4)
 
 
 def _items(payload: Section, shared: _Shared) -> list[Body]:

@@ -285,6 +285,10 @@ class TestFailures:
         assert isinstance(answer, Failed)
         assert (answer.cause, answer.retry_after) == (str(status), seconds)
 
+    def test_retry_after_in_digits_that_are_not_ascii(self) -> None:
+        with answering(b"HTTP/1.1 503 No\r\nRetry-After: \xb2\r\nContent-Length: 0\r\n\r\n") as url:
+            assert sent_to(url, DOCUMENTS) == Failed("503", "the API answered 503")
+
     def test_redirect_is_not_followed(self, api: ServedSandbox) -> None:
         assert api.failing("redirect") == Failed("302", "the API answered 302")
         assert len(api.arrived()) == 4
@@ -444,7 +448,8 @@ def compressed(body: bytes) -> bytes:
 
 class TestBodies:
     def test_one_that_dribbles_in_is_given_up(self) -> None:
-        with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n") as url:
+        # It would be whole after two seconds: the connect timeout is longer, and does not count.
+        with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n") as url:
             assert sent_to(url, DOCUMENTS, 0.3) == Failed("timeout", "the answer came too slowly")
 
     def test_a_compressed_one_is_read(self) -> None:

@@ -239,21 +239,21 @@ class TestSingleObject:
             Codec(more=tmp_path).decode(single_object(schema, {"id": "1"}))
 
     @pytest.mark.parametrize(
-        "text",
+        ("text", "why"),
         [
-            '"string"',
-            "[]",
-            "{}",
-            "1",
-            "{",
-            '{"type": "array", "items": "string"}',
-            '{"type": "enum", "name": "E"}',
-            '{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}',
+            ('"string"', "it is not a record's schema$"),
+            ("[]", "it is not a record's schema$"),
+            ('{"type": "array", "items": "string"}', "it is not a record's schema$"),
+            ("{}", ""),
+            ("1", ""),
+            ("{", ""),
+            ('{"type": "enum", "name": "E"}', ""),
+            ('{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}', ".*Nope"),
         ],
     )
-    def test_file_that_is_no_schema_is_named(self, tmp_path: Path, text: str) -> None:
+    def test_file_that_is_no_schema_is_named(self, tmp_path: Path, text: str, why: str) -> None:
         (tmp_path / "broken.avsc").write_text(text)
-        with pytest.raises(ValueError, match=r"broken\.avsc is not a schema that can be used: "):
+        with pytest.raises(ValueError, match=rf"broken\.avsc is not a schema that can be used: {why}"):
             Codec(more=tmp_path)
 
     @pytest.mark.parametrize(
@@ -297,6 +297,11 @@ class TestDamage:
                 r"the bytes are not a [\w.]+: \S" if length >= 10 else "the first bytes .+ are no framing of Avro"
             )
             assert re.match(reason, str(caught.value))
+
+    def test_the_decoders_reason_is_given(self) -> None:
+        damaged = CODEC.encode("taxon", TAXON).replace(b"taxon:new", b"taxon\xffnew")
+        with pytest.raises(Undecodable, match=r"^the bytes are not a jirafe\.hub\.TaxonMessage: .*utf-8"):
+            CODEC.decode(damaged)
 
     @pytest.mark.parametrize(("name", "record"), RECORDS)
     def test_bytes_left_over(self, name: str, record: dict[str, Any]) -> None:
@@ -442,6 +447,7 @@ class TestOddRegistries:
             (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}', " answered 404: HTTP 404 Not Found"),
             (401, b"{}", " answered 401"),
             (500, b"", " answered 500"),
+            (500, b'{"error_code": 40403, "message": "odd"}', " answered 500: odd"),
             (200, b"{}", "'s answer is not one of a schema registry"),
             (200, b"[]", "'s answer is not one of a schema registry"),
             (200, b'{"schema": {}}', "'s answer is not one of a schema registry"),

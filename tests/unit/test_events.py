@@ -164,6 +164,7 @@ class TestNumberAndCurrency:
 
     def test_currency_is_the_normalised_one_first(self) -> None:
         assert cart({"currency": "USD"}, currency="GBP")["currency"] == "GBP"
+        assert accepted({"currency": "USD"}, currency="GBP")["currency"] == "GBP"
         assert accepted({"currency": "USD"})["currency"] == "USD"
 
 
@@ -355,6 +356,7 @@ class TestItems:
             ({"quantity": None}, "items.1.quantity: missing in the message"),
             ({"price": None}, "items.1.price: missing in the message"),
             ({"id": None, "variant_id": None, "variant": None}, "items.1.id: missing in the message"),
+            ({"variant": None, "variant_id": None}, "items.1.product.id: missing in the message"),
             ({"variant": None}, "items.1.product.code: the line item has no sku"),
         ],
     )

@@ -498,14 +498,18 @@ class TestErrors:
             to_message(document)
         assert str(caught.value) == sentence
 
-    def test_name_the_parameter(self) -> None:
-        with pytest.raises(HubError, match=r"^parameters\.jirafe\.site_id"):
-            to_message({"order": {}, "parameters": {"jirafe_site_id": []}})
+    @pytest.mark.parametrize("value", [[], {}, True])
+    def test_name_the_parameter(self, value: object) -> None:
+        with pytest.raises(HubError, match=r"^parameters\.jirafe\.site_id: must be text or a number$"):
+            to_message({"order": {}, "parameters": {"jirafe_site_id": value}})
 
-    def test_quote_long_values_in_part(self) -> None:
+    @pytest.mark.parametrize(
+        ("length", "quoted"), [(58, f'"{"x" * 58}"'), (59, f'"{"x" * 56}...'), (1000, f'"{"x" * 56}...')]
+    )
+    def test_quote_long_values_in_part(self, length: int, quoted: str) -> None:
         with pytest.raises(HubError) as caught:
-            order(total="x" * 1000)
-        assert str(caught.value) == f'order.total: must be a number, and is "{"x" * 56}...'
+            order(total="x" * length)
+        assert str(caught.value) == f"order.total: must be a number, and is {quoted}"
 
 
 class TestParse:
@@ -649,18 +653,27 @@ def test_conversion_leaves_its_document_alone_and_survives_the_codec(document: d
 
 class TestNumbersAsIds:
     @pytest.mark.parametrize(
-        ("raw", "text"), [(9.0, "9"), (9.5, "9.5"), (2**53 - 1, "9007199254740991"), (2**63, str(2**63))]
+        ("raw", "text"),
+        [
+            (9.0, "9"),
+            (9.5, "9.5"),
+            (-1e6, "-1000000"),
+            (2.0**53 - 1, "9007199254740991"),
+            (2**53 - 1, "9007199254740991"),
+            (2**63, str(2**63)),
+        ],
     )
     def test_a_whole_number_is_written_as_one(self, raw: float, text: str) -> None:
         assert to_message({"taxon": {"id": raw}})["payload"]["taxon"]["id"] == text
         parameters = {"jirafe.product_category_taxonomy": raw}
         assert to_message({"taxon": {}, "parameters": parameters})["parameters"] == dict.fromkeys(parameters, text)
 
-    def test_one_that_has_lost_digits_is_an_error(self) -> None:
+    @pytest.mark.parametrize("number", ["123456789012345678901234", "9007199254740992.0", "-9007199254740992.0"])
+    def test_one_that_has_lost_digits_is_an_error(self, number: str) -> None:
         with pytest.raises(
             HubError, match=r"^order\.number: is too large a number to be read exactly; write it as text$"
         ):
-            to_message(parse(b'{"order": {"number": 123456789012345678901234}}'))
+            to_message(parse(f'{{"order": {{"number": {number}}}}}'))
 
 
 class TestTypesThatAreTold:
