@@ -250,7 +250,7 @@ def _item(place: str, item_number: str, item: Section, shared: _Shared) -> Body:
         "quantity": _missing(f"{place}.quantity") if item["quantity"] is None else item["quantity"],
         "price": _missing(f"{place}.price") if price is None else _finite(f"{place}.price", price),
         "discount_price": 0,
-        "product": _product(f"{place}.product", item, created, changed, shared.parameters),
+        "product": _product(place, item, created, changed, shared.parameters),
     }
     if shared.numbered == "order_item_number":
         body["status"] = "accepted"
@@ -260,12 +260,12 @@ def _item(place: str, item_number: str, item: Section, shared: _Shared) -> Body:
 def _product(place: str, item: Section, created: str, changed: str, parameters: Mapping[str, str]) -> Body:
     variant = item["variant"] or _NOTHING
     body: Body = {
-        "id": _product_id(item, variant) or _missing(f"{place}.id"),
-        "code": _product_code(item, variant) or _missing(f"{place}.code", "the line item has no sku"),
+        "id": _product_id(item, variant) or _missing(f"{place}.product.id"),
+        "code": _product_code(item, variant) or _missing(f"{place}.product.code", "the line item has no sku"),
         "is_product": True,
         "is_sku": True,
-        "create_date": _date_or(created, place, "created_at", variant.get("created_at")),
-        "change_date": _date_or(changed, place, "updated_at", variant.get("updated_at")),
+        "create_date": _date_or(created, place, "product.created_at", variant.get("created_at")),
+        "change_date": _date_or(changed, place, "product.updated_at", variant.get("updated_at")),
     }
     _add(body, "name", variant.get("name") or item["name"])
     if taxons := variant.get("taxons"):

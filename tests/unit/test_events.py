@@ -232,6 +232,8 @@ class TestDates:
             accepted(updated_at="soon")
         with pytest.raises(Unmappable, match=r"^items\.1\.created_at: 'soon' is not a date$"):
             cart({"line_items": [ITEM, {**ITEM, "created_at": "soon"}]})
+        with pytest.raises(Unmappable, match=r"^items\.0\.product\.updated_at: 'soon' is not a date$"):
+            product(variant(product={"updated_at": "soon"}))
 
     @pytest.mark.parametrize("text", ["1386100481200", "1533110850136", "20140101", "2014-1-1", "01/31/2013"])
     def test_numbers_are_no_dates(self, text: str) -> None:
