@@ -44,14 +44,14 @@ class Rules:
 class _Run:
     """The events of one site that are being sent; `queue` has those not sent yet on this try.
 
-    `before` has the site's totals as they were when the run began.
+    `before` has the site's totals as they were when the run began. `suspects` failed alone, each with its message.
     """
 
     site: Site
     queue: deque[Outgoing]
     tally: SiteTally
     before: Suspicion
-    suspects: list[Outgoing] = field(default_factory=list)
+    suspects: list[tuple[Outgoing, str]] = field(default_factory=list)
     trouble: Trouble | None = None
     is_stopped: bool = False
 
@@ -89,8 +89,8 @@ class Attempt:
             run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
         if run.trouble is None:
             return None
-        self._suspect(run, run.trouble.message)
-        isolating = any(event.suspicion and event.suspicion.counted for event in run.suspects)
+        self._suspect(run)
+        isolating = any(event.suspicion and event.suspicion.counted for event, _ in run.suspects)
         return replace(run.trouble, isolating=isolating)
 
     def _read(self, run: _Run, group: list[Outgoing], answer: Answer) -> None:
@@ -111,9 +111,9 @@ class Attempt:
                 group[0].outcome = Fault("refused", message)
             case Failed(cause, message, retry_after):
                 run.met(cause, message, retry_after)
-                self._failed(run, group, cause)
+                self._failed(run, group, cause, message)
 
-    def _failed(self, run: _Run, group: list[Outgoing], cause: str) -> None:
+    def _failed(self, run: _Run, group: list[Outgoing], cause: str, message: str) -> None:
         """Note a request that failed. An event that failed alone is a suspect; otherwise the run stops."""
         run.is_stopped = True
         if cause == _THROTTLED:
@@ -122,13 +122,13 @@ class Attempt:
         # A smaller request tells more: whether it is the API that fails, or one event in it.
         self.limits[run.site.site_id] = max(1, len(group) // 2)
         if len(group) == 1 and (not run.suspects or run.site.site_id in self.served):
-            run.suspects += group
+            run.suspects.append((group[0], message))
             run.is_stopped = False
 
     def _next_request(self, run: _Run) -> list[Outgoing]:
         """Take from the queue what goes in one request; events behind a suspect of their key stay undecided."""
         limit = self.limits.get(run.site.site_id, len(run.queue))
-        blocked = {event.key for event in run.suspects}
+        blocked = {event.key for event, _ in run.suspects}
         group: list[Outgoing] = []
         ranks: dict[str, int] = {}
         size = BATCH_OVERHEAD
@@ -155,9 +155,8 @@ class Attempt:
         of them: they are sent again behind it.
         """
         site_id = run.site.site_id
-        waiting: list[Outgoing] = []
+        waiting: list[tuple[Outgoing, str]] = []
         blocked: set[str] = set()
-        message = ""
         for event, item in zip(group, items, strict=True):
             if event.key in blocked:
                 continue
@@ -167,9 +166,8 @@ class Attempt:
                 case Rejected(why):
                     event.outcome = Fault("rejected", why)
                 case Transient(why):
-                    waiting.append(event)
+                    waiting.append((event, f"the API said of an item: {why}"))
                     blocked.add(event.key)
-                    message = message or why
         if any(event.outcome is not None for event in group):
             self.served.add(site_id)
             run.tally.succeeded += 1
@@ -177,7 +175,7 @@ class Attempt:
         if waiting:
             run.tally.failed += 1
             run.suspects += waiting
-            run.met("item", f"the API said of an item: {message}")
+            run.met("item", waiting[0][1])
             run.is_stopped = site_id not in self.served
 
     def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
@@ -194,9 +192,9 @@ class Attempt:
     def _is_own(self, site: Site) -> bool:
         return site == Site(self.own.site_id or "", self.own.access_token or "")
 
-    def _suspect(self, run: _Run, message: str) -> None:
+    def _suspect(self, run: _Run) -> None:
         """Note that events failed alone, and give up those that are at fault themselves."""
-        for event in run.suspects:
+        for event, message in run.suspects:
             event.suspicion = event.suspicion or replace(run.before)
             if event.suspicion.failed_again(run.tally, self.rules.max_attempts):
                 tries = event.suspicion.alone

@@ -241,7 +241,7 @@ class DeliveryModel(RuleBasedStateMachine):
         for round_ in range(400):
             if all(self.committed[partition] >= self.ends[partition] for partition in PARTITIONS):
                 break
-            # Elsewhere others pass: the proof by which an event that fails alone is given up.
+            # Others succeed elsewhere: the proof by which an event that fails alone is given up.
             for busy in range(5):
                 self.produce(BUSY, round_ * 5 + busy, 20)
             for partition in partitions:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import orjson
+import pytest
 
 from consumer.delivery.sending import Attempt, Rules, by_site
 from consumer.delivery.suspicion import SiteTally, Suspicion
@@ -147,6 +148,48 @@ def test_all_items_waiting_serve_nothing() -> None:
     assert tried.served == set()
 
 
+def test_an_item_that_waits_stops_the_run_at_a_site_that_has_served_nothing() -> None:
+    api = Api(lambda names: Answered(tuple(Transient("unknown") for _ in names)))
+    events = [event("e0"), event("e1")]
+    assert attempt(api, {"1": 1}).send(SITE, events) == Trouble("1", "item", "the API said of an item: unknown")
+    assert api.requests == [["e0"]]
+
+
+def test_an_item_that_waits_does_not_stop_the_run_at_a_site_that_serves() -> None:
+    def e0_waits(names: list[str]) -> Answer:
+        return Answered(tuple(Transient("unknown") if name == "e0" else Accepted() for name in names))
+
+    api = Api(e0_waits)
+    events = [event(f"e{n}") for n in range(4)]
+    assert isinstance(attempt(api, {"1": 2}).send(SITE, events), Trouble)
+    assert api.requests == [["e0", "e1"], ["e2", "e3"]]
+    assert outcomes(events) == [None, Accepted(), Accepted(), Accepted()]
+
+
+def test_a_site_that_refuses_an_event_serves() -> None:
+    tried = attempt(Api(lambda _: Refused("400: bad_json")))
+    assert tried.send(SITE, [event("bad")]) is None
+    assert tried.served == {"1"}
+
+
+@pytest.mark.parametrize("site", [SITE, Site("1", "theirs")])
+def test_nothing_more_is_sent_with_a_token_that_was_refused(site: Site) -> None:
+    api = Api(lambda _: Forbidden("invalid_token"))
+    attempt(api, {"1": 1}).send(site, [event("e0"), event("e1")])
+    assert api.requests == [["e0"]]
+
+
+def test_a_dead_letter_has_the_reason_of_its_own_event_whatever_fails_behind_it() -> None:
+    answers = {"bad": Failed("500", "oops"), "good": accepting(["good"]), "late": Failed("429", "slower")}
+    tallies = {"1": SiteTally(succeeded=10_000)}
+    (bad, *_) = events = [event("bad"), event("good"), event("late")]
+    bad.suspicion = Suspicion(0, 0, 0)
+    api = Api(lambda names: answers[names[0]])
+    trouble = attempt(api, {"1": 1}, tallies, max_attempts=1).send(SITE, events)
+    assert trouble == Trouble("1", "429", "slower", isolating=True)
+    assert bad.outcome == Fault("failing", "oops, 1 times for this event alone while others succeeded")
+
+
 def test_a_failing_api_is_probed_with_less_and_less() -> None:
     api = Api(lambda _: Failed("503", "down"))
     limits: dict[str, int] = {}
@@ -177,7 +220,7 @@ def test_an_event_that_fails_while_all_others_succeed_is_given_up() -> None:
         tries += 1
         attempt(Api(lambda _: Failed("500", "oops")), limits, tallies).send(SITE, events)
         tallies["1"].succeeded += 1
-    assert tries == 4  # the first has none before it that others could have passed since
+    assert tries == 4  # no success of others comes before the first
     assert outcomes(events) == ["failing"]
 
 
