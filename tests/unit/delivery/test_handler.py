@@ -178,3 +178,20 @@ def test_suspects_are_given_up_only_while_their_site_serves() -> None:
     assert letter is not None
     assert (letter.kind, letter.reason) == ("failing", "order-accepted: oops, again and again for this event alone")
     assert decided == {("order-accepted", "failing"): 1}
+
+
+def test_a_suspect_that_was_accepted_later_is_not_given_up() -> None:
+    failing = {"R1", "R2"}
+    api = Api(lambda site, names: Failed("500", "oops") if failing & {*names} else accepting(site, names))
+    subject, chunk = delivery(api), chunk_of(record(0, "R1"), record(1, "R2"))
+    for _ in range(2):  # first together, then each alone
+        assert isinstance(subject.handle(chunk, always), Retry)
+    failing.remove("R1")
+    assert isinstance(subject.handle(chunk, always), Retry)
+    assert subject.give_up_suspects(chunk, "oops")
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    letters = [output.dead_letter for output in done.outputs]
+    assert letters[0] is None
+    assert letters[1] is not None
+    assert letters[1].kind == "failing"

@@ -7,6 +7,7 @@ from consumer.delivery.mapping import Defaults, Mapper
 from consumer.delivery.work import Credentials, Draft, Fault
 from consumer.engine.records import Record
 from jirafe.client import BATCH_OVERHEAD, Accepted
+from jirafe.services import CART, ORDER_PLACED, Event
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.hub import to_message
 from tests.messages import order
@@ -75,6 +76,14 @@ def test_a_mistake_of_ours_is_a_fault_of_the_record(monkeypatch: pytest.MonkeyPa
     assert drafted.events == []
 
 
+def test_a_message_that_is_mapped_only_in_part_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [Event(CART, "R1", "R1", {}), Event(ORDER_PLACED, "R1", "R1", {"total": object()})]
+    monkeypatch.setattr("consumer.delivery.mapping.make_events", lambda *_: made)
+    drafted = draft(order("R1", "order:new"))
+    assert drafted.fault is not None
+    assert (drafted.fault.kind, drafted.events) == ("internal", [])
+
+
 def test_a_registry_that_is_away_is_no_fault_of_the_record() -> None:
     class Away(Codec):
         def decode_message(self, data: bytes) -> dict[str, Any]:
@@ -91,6 +100,7 @@ def test_a_message_goes_before_the_settings() -> None:
     ]
     (event,) = draft({**order("R1", "order:updated"), "parameters": parameters}).events
     assert event.credentials == Credentials("2", "theirs")
+    assert "theirs" not in repr(event)
     site = OURS.site(event.credentials)
     assert (site.site_id, site.access_token) == ("2", "theirs")
     ours = OURS.site(Credentials(None, None))
