@@ -10,7 +10,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN ["python", "-m", "venv", "/opt/consumer"]
 COPY requirements.lock .
-RUN ["pip", "install", "--require-hashes", "--only-binary=:all:", "-r", "requirements.lock"]
+RUN ["pip", "install", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "requirements.lock"]
 COPY . .
 RUN ["pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "/wheel", "."]
 RUN ["pip", "install", "--no-deps", "--no-index", "--find-links", "/wheel", "jirafe-consumer"]
@@ -20,7 +20,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PYTHON=/opt/consumer/
 WORKDIR /build
 RUN ["python", "-m", "venv", "--without-pip", "/opt/consumer"]
 COPY requirements.run.lock .
-RUN ["pip", "install", "--require-hashes", "--only-binary=:all:", "-r", "requirements.run.lock"]
+RUN ["pip", "install", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", "requirements.run.lock"]
 COPY --from=locked /wheel /wheel
 RUN ["pip", "install", "--no-deps", "--no-index", "--find-links", "/wheel", "jirafe-consumer"]
 

@@ -17,7 +17,8 @@ setup: .venv/ready ## set up the virtual environment from requirements.lock
 		{ echo "jirafe-consumer needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv (once, about half a minute) ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
+	@# The lock is complete. With --no-deps, pip takes it as it is and resolves nothing anew.
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
@@ -36,7 +37,8 @@ test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if there is n
 coverage: .venv/ready ## measure how much of the core the fast tests cover, and fail under 95 %
 	@$(BIN)/pytest -n $(WORKERS) -q --cov --cov-report=term tests/unit
 
-lint: .venv/ready ## style, types and import directions
+lint: .venv/ready ## style, types, import directions and whether the lock is complete
+	@$(BIN)/python -m pip check
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
