@@ -6,6 +6,7 @@ published. A round that is not published is as if it had not been, but for what 
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol
@@ -13,6 +14,7 @@ from typing import Generic, Protocol
 from consumer.admin.deployment import Deployment
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock, Deadline
+from consumer.engine.defence import Defence, Raised
 from consumer.engine.errors import Aborted, TransactionsRefused, WriterLost
 from consumer.engine.ports import Chunk, Done, Handler, Hooks, Retry, W
 from consumer.engine.records import Output, Partition, Record
@@ -59,8 +61,9 @@ class Redeliverer(Generic[W]):
         self._watcher = watcher
         self._handler = handler
         self._pace = pace
-        self._workers: Workers[Chunk[W], Done[W] | Retry[W]] = Workers(
-            pace.workers, lambda chunk: handler.handle(chunk, lambda: not watcher.stopped)
+        defence = Defence(handler)
+        self._workers: Workers[Chunk[W], Done[W] | Retry[W] | Raised[W]] = Workers(
+            pace.workers, lambda chunk: defence.handle(chunk, lambda: not watcher.stopped)
         )
         group = f"{cluster.group}.{name}"
         # For its name alone: the offsets that are committed with results are this group's, which has no members.
@@ -81,22 +84,29 @@ class Redeliverer(Generic[W]):
         Raises Interrupted, and GaveUp where credentials of the settings are refused, or the API takes nothing for
         so many tries.
         """
-        chunks: dict[Partition, Chunk[W]] = {}
+        chunks: dict[Partition, deque[Chunk[W]]] = {}
         for record in records:
             place = record.place.of
-            chunks.setdefault(place, Chunk[W](place, 0)).records.append(record)
+            chunks.setdefault(place, deque([Chunk[W](place, 0)]))[0].records.append(record)
         outputs: list[Output] = []
         failures = 0
-        left: Sequence[Chunk[W]] = list(chunks.values())
-        while left:
-            answers = self._tried(left)
-            done = [answer for answer in answers if isinstance(answer, Done)]
-            retries = [answer for answer in answers if isinstance(answer, Retry)]
-            for answer in done:
-                outputs += answer.outputs
-            left = [retry.chunk for retry in retries]
+        while chunks:
+            answers = self._tried([queue[0] for queue in chunks.values()])
+            retries: list[Retry[W] | Raised[W]] = []
+            for answer in answers:
+                queue = chunks[answer.chunk.partition]
+                if isinstance(answer, Done):
+                    outputs += answer.outputs
+                    queue.popleft()
+                elif isinstance(answer, Raised) and len(answer.chunk.records) > 1:
+                    queue.popleft()
+                    queue.extendleft(reversed(_halves(answer.chunk)))
+                else:
+                    retries.append(answer)
+            served = len(retries) < len(answers) or any(_served(retry) for retry in retries)
+            chunks = {place: queue for place, queue in chunks.items() if queue}
             if retries:
-                failures = 1 if done or any(retry.served for retry in retries) else failures + 1
+                failures = 1 if served else failures + 1
                 if failures >= self._pace.max_attempts:
                     self._give_up(retries, failures)
                     failures = 0
@@ -104,24 +114,24 @@ class Redeliverer(Generic[W]):
                     self._wait_after(retries, failures)
         return outputs
 
-    def _tried(self, chunks: Sequence[Chunk[W]]) -> list[Done[W] | Retry[W]]:
+    def _tried(self, chunks: Sequence[Chunk[W]]) -> list[Done[W] | Retry[W] | Raised[W]]:
         """Try chunks once, all at a time."""
         for chunk in chunks:
             self._workers.submit(chunk)
-        answers: list[Done[W] | Retry[W]] = []
+        answers: list[Done[W] | Retry[W] | Raised[W]] = []
         while len(answers) < len(chunks):
             answers += self._workers.answers(_LOOK)
             if self._watcher.stopped:
                 raise Interrupted("stopped")
         return answers
 
-    def _give_up(self, retries: Sequence[Retry[W]], failures: int) -> None:
+    def _give_up(self, retries: Sequence[Retry[W] | Raised[W]], failures: int) -> None:
         """Give up events that fail alone while the API serves; raises GaveUp where there is none."""
         given_up = [self._handler.give_up_suspects(retry.chunk, retry.trouble.message) for retry in retries]
         if not any(given_up):
             raise GaveUp(f"{retries[0].trouble.message}, {failures} times in a row")
 
-    def _wait_after(self, retries: Sequence[Retry[W]], failures: int) -> None:
+    def _wait_after(self, retries: Sequence[Retry[W] | Raised[W]], failures: int) -> None:
         troubles = [retry.trouble for retry in retries]
         for trouble in troubles:
             if trouble.held:
@@ -155,3 +165,12 @@ class Redeliverer(Generic[W]):
                 raise GaveUp(f"results can't be published: {error}") from None
             else:
                 return
+
+
+def _served(answer: Retry[W] | Raised[W]) -> bool:
+    return isinstance(answer, Retry) and bool(answer.served)
+
+
+def _halves(chunk: Chunk[W]) -> list[Chunk[W]]:
+    middle = len(chunk.records) // 2
+    return [Chunk[W](chunk.partition, 0, records) for records in (chunk.records[:middle], chunk.records[middle:])]

@@ -7,8 +7,9 @@ from consumer.delivery import results
 from consumer.delivery.mapping import Defaults, Mapper
 from consumer.delivery.sending import Attempt, Rules, by_site
 from consumer.delivery.suspicion import SiteTally
-from consumer.delivery.work import Fault, Outgoing, Work
+from consumer.delivery.work import Draft, Fault, Outgoing, Work
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
+from consumer.engine.records import Output
 from jirafe.client import PROBE, Answered, Client
 from schemas.codec import Codec, RegistryUnavailable
 
@@ -64,6 +65,15 @@ class Delivery:
             work.waits_for_registry = True
             trouble = Trouble(REGISTRY, "registry", str(error))
         return Retry(chunk, trouble, frozenset(served))
+
+    def give_up(self, chunk: Chunk[Work], error: Exception) -> Output:
+        """Make a dead letter of the one record of a chunk whose handling raises; raises RegistryUnavailable.
+
+        The error's own text is left out: it may quote anything.
+        """
+        message = f"the message could not be handled: {type(error).__name__}"
+        draft = Draft(chunk.records[0], fault=Fault("internal", message))
+        return results.output(draft, chunk.attempts, self._codec)
 
     def _send(self, events: Sequence[Outgoing], defaults: Defaults, attempt: Attempt) -> Trouble | None:
         """Send undecided events, site by site; gives the first trouble."""

@@ -15,7 +15,7 @@ from consumer.engine.records import Output, Partition, Record
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of what a lane holds in all, and of one chunk: in records, and in bytes of their keys and values."""
+    """Limits of what a lane holds in all, and of one chunk: in records, and in their bytes (see `Record.size`)."""
 
     lane_records: int
     lane_bytes: int
@@ -31,7 +31,8 @@ class Lane(Generic[W]):
 
     A record waits, is in flight with its chunk (perhaps often, with backoffs between), is finished with its
     output, and is forgotten once that is committed. While one chunk's outputs wait for their commit the next
-    chunk may be in flight, but no further one.
+    chunk may be in flight, but no further one. Chunks become smaller once the handling of one raises, until the
+    record that does it is alone, and then grow again.
     """
 
     def __init__(self, partition: Partition, epoch: int, bounds: Bounds) -> None:
@@ -45,6 +46,7 @@ class Lane(Generic[W]):
         # None for not known: the client keeps the pause of an earlier assignment.
         self.paused: bool | None = None
         self._bounds = bounds
+        self._most = bounds.chunk_records
         self._waiting: deque[Record] = deque()
         self._chunk: Chunk[W] | None = None
         self._in_flight = False
@@ -120,7 +122,7 @@ class Lane(Generic[W]):
         """Put a chunk in flight: the one that is to be retried, or a new one, with all that waits and fits."""
         chunk = self._chunk or Chunk[W](self.partition, self.epoch)
         size = sum(record.size for record in chunk.records)
-        while self._waiting and len(chunk.records) < self._bounds.chunk_records:
+        while self._waiting and len(chunk.records) < self._most:
             size += self._waiting[0].size
             if chunk.records and size > self._bounds.chunk_bytes:
                 break
@@ -132,6 +134,7 @@ class Lane(Generic[W]):
         """Take the outputs of the chunk in flight, one for each of its records."""
         self._finished.append(outputs)
         self._chunk, self._in_flight = None, False
+        self._most = min(2 * self._most, self._bounds.chunk_records)
         self.failures, self.due, self.waits_for, self.trouble = 0, 0.0, None, None
 
     def retry(self, trouble: Trouble, due: float, waits_for: str | None) -> None:
@@ -142,6 +145,18 @@ class Lane(Generic[W]):
         self._in_flight = False
         self.failures += 1
         self.trouble, self.due, self.waits_for = trouble, due, waits_for
+
+    def raised(self, chunk: Chunk[W], trouble: Trouble, due: float) -> None:
+        """Take back the chunk in flight, whose handling raised: its records wait for smaller chunks.
+
+        One record alone is tried again at `due`.
+        """
+        self._most = max(1, len(chunk.records) // 2)
+        if len(chunk.records) == 1:
+            self.retry(trouble, due, None)
+            return
+        self._waiting.extendleft(reversed(chunk.records))
+        self._chunk, self._in_flight = None, False
 
     def resume(self) -> None:
         """Go on: what the chunk waits for serves again."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic
 
 from consumer.engine.backoff import Backoff
+from consumer.engine.defence import Raised
 from consumer.engine.gate import Gate
 from consumer.engine.kafka import Logger
 from consumer.engine.lane import Bounds, Lane
@@ -82,28 +83,29 @@ class Lanes(Generic[W]):
         dues += [gate.due for gate in self._gates.values()]
         return min((due - now for due in dues if due > now), default=float("inf"))
 
-    def take(self, answer: Done[W] | Retry[W], now: float) -> bool:
-        """Take a chunk back: finished, or to be tried again; tells False of one whose lane is gone.
-
-        Raises ValueError if a finished chunk has not one output for each of its records, in their order.
-        """
+    def take(self, answer: Done[W] | Retry[W] | Raised[W], now: float) -> Trouble | None:
+        """Take a chunk back; gives why it is tried again, None if it is finished or its lane is gone."""
         if not self.has(answer.chunk):
-            return False
+            return None
         lane = self._lanes[answer.chunk.partition]
-        for name in answer.served:
-            self._open(name, now)
         match answer:
-            case Done(chunk, outputs, served):
-                if [output.record for output in outputs] != chunk.records:
-                    raise ValueError(f"the handler's outputs of {lane.partition} are not one for each record")
+            case Done(_, outputs, served):
+                self._serve(served, now)
                 self._leave(lane)
                 lane.goes_to = next(iter(served)) if len(served) == 1 else None
                 lane.finish(outputs)
+                return None
             case Retry(_, trouble, served):
+                self._serve(served, now)
                 # Told to wait, or held, all lanes wait, whatever went through before.
                 serves = trouble.waits_for in served and trouble.retry_after is None and not trouble.held
                 self._retry(lane, trouble, now, serves=serves)
-        return True
+                return trouble
+            case Raised(chunk):
+                self._leave(lane)
+                due = now + self._backoff.delay(lane.failures + 1, None, self._chance)
+                lane.raised(chunk, answer.trouble, due)
+                return answer.trouble
 
     def _may_go(self, lane: Lane[W], now: float) -> bool:
         if lane.waits_for is None and lane.goes_to in self._gates and self._gates[lane.goes_to].is_firm:
@@ -180,6 +182,10 @@ class Lanes(Generic[W]):
         """Let what does not serve be tried at once: something was mended."""
         for gate in self._gates.values():
             gate.due = now
+
+    def _serve(self, names: Iterable[str], now: float) -> None:
+        for name in names:
+            self._open(name, now)
 
     def _open(self, name: str, now: float) -> None:
         """Let all lanes that waited for this go on at once: it serves again."""

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from consumer.engine.backoff import Backoff
 from consumer.engine.committer import Committer
 from consumer.engine.deadline import Clock, Deadline
+from consumer.engine.defence import Defence, Raised
 from consumer.engine.errors import MemberFailed, WriterFenced, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import Clients, GroupConsumer, Logger, kafka_error, to_place, to_record
@@ -32,7 +33,7 @@ _POLLED_AT_ONCE = 1000
 _REJOIN_PAUSE = 0.5
 _QUIET_SECONDS = 30.0
 
-Handle = Callable[[Chunk[W]], Done[W] | Retry[W]]
+Handle = Callable[[Chunk[W]], Done[W] | Retry[W] | Raised[W]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Surroundings(Generic[W]):
     log: Logger
     clock: Clock = field(default_factory=Clock)
     chance: Callable[[], float] = random.random
-    workers: Callable[[int, Handle[W]], Pool[Chunk[W], Done[W] | Retry[W]]] = Workers
+    workers: Callable[[int, Handle[W]], Pool[Chunk[W], Done[W] | Retry[W] | Raised[W]]] = Workers
     watchdog: Callable[[float, Callable[[], float]], Watchdog] = Watchdog
     call_within: CallWithin = call_within
 
@@ -95,7 +96,7 @@ class Member(Generic[W]):
     ) -> None:
         self._options = options
         self._clients = clients
-        self._handler = handler
+        self._defence = Defence(handler)
         self._hooks = hooks
         self._reload_settings = reload
         self._around = around
@@ -105,7 +106,7 @@ class Member(Generic[W]):
         self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
         self._flood = FloodGuard(options.flood_window, options.flood_share)
         self._committer = Committer[W](self._flood, options.backoff, around.clock, around.chance, around.log)
-        self._quiet_until: dict[int, float] = {}
+        self._quiet_until: dict[object, float] = {}
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
         self._reloading = False
@@ -124,8 +125,8 @@ class Member(Generic[W]):
     def run(self) -> None:
         """Run until `stop`, once. Raises MemberFailed, TransactionsRefused, KafkaUnusable.
 
-        Also raises what the handler, a hook or the reload raised. In any case the group is left, nothing more is
-        committed, and what is committed is safe.
+        Also raises what a hook or the reload raised. In any case the group is left, nothing more is committed, and
+        what is committed is safe.
         """
         try:
             while not self._stopping:
@@ -258,15 +259,18 @@ class Member(Generic[W]):
 
     # chunks out and back
 
-    def _handle(self, chunk: Chunk[W]) -> Done[W] | Retry[W]:
+    def _handle(self, chunk: Chunk[W]) -> Done[W] | Retry[W] | Raised[W]:
         """Have a chunk handled, on a worker thread, for as long as its lane is ours."""
         watchdog = self._watchdog
-        return self._handler.handle(chunk, lambda: self._lanes.has(chunk) and not watchdog.stood_still)
+        return self._defence.handle(chunk, lambda: self._lanes.has(chunk) and not watchdog.stood_still)
 
     def _take_answers(self, timeout: float) -> None:
         for answer in self._workers.answers(timeout):
-            if self._lanes.take(answer, self._clock.monotonic()) and isinstance(answer, Retry):
-                self._hooks.retried(answer.trouble)
+            if isinstance(answer, Raised) and self._is_news((type(answer.error), *answer.at[-1:])):
+                self._log.error("handler_raised", reason=answer.trouble.message, at=answer.at)
+            trouble = self._lanes.take(answer, self._clock.monotonic())
+            if trouble:
+                self._hooks.retried(trouble)
 
     # results and offsets out
 
@@ -309,9 +313,16 @@ class Member(Generic[W]):
         if error.fatal() or error.code() == KafkaError._FATAL:
             raise MemberFailed(f"Kafka: {error.str()}")
         # The library goes on by itself, and may say the same at every attempt.
-        if self._clock.monotonic() >= self._quiet_until.get(error.code(), 0.0):
-            self._quiet_until[error.code()] = self._clock.monotonic() + _QUIET_SECONDS
+        if self._is_news(error.code()):
             self._log.warning("kafka", error=error.str())
+
+    def _is_news(self, what: object) -> bool:
+        """Tell whether this was not logged in the last half minute."""
+        now = self._clock.monotonic()
+        if now < self._quiet_until.get(what, 0.0):
+            return False
+        self._quiet_until[what] = now + _QUIET_SECONDS
+        return True
 
 
 def _partitions(partitions: Iterable[TopicPartition]) -> list[Partition]:

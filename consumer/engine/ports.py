@@ -24,7 +24,7 @@ class Chunk(Generic[W]):
     It has at least one record. A chunk that is retried is the same object: it keeps its records, and may have got
     further ones behind them. `work` and `attempts` are the handler's own, for what it wants to remember from one
     try to the next; the engine neither reads nor changes them. The rest the handler only reads. `epoch` tells this
-    assignment of the partition from earlier and later ones.
+    assignment of the partition from earlier and later ones. `raised` counts the tries that ended in an exception.
 
     A chunk belongs to one thread at a time: to the worker that handles it, else to the main thread. Once `handle`
     has returned, the handler must not touch it.
@@ -35,6 +35,7 @@ class Chunk(Generic[W]):
     records: list[Record] = field(default_factory=list)
     work: W | None = None
     attempts: int = 0
+    raised: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ class Trouble:
 class Done(Generic[W]):
     """Every record of the chunk is decided.
 
-    `chunk` is the one that was handed over. `outputs` has one output for each of its records, in their order; else
-    the engine raises ValueError, which ends the member. `served` names what went through on this try, by the names
-    that `Trouble.waits_for` uses: whoever waits for one of them goes on at once.
+    `chunk` is the one that was handed over. `outputs` has one output for each of its records, in their order; any
+    other answer counts as if `handle` had raised. `served` names what went through on this try, by the names that
+    `Trouble.waits_for` uses: whoever waits for one of them goes on at once.
     """
 
     chunk: Chunk[W]
@@ -110,16 +111,22 @@ class Handler(Protocol[W]):
     - Ask `still_ours()` before each thing that it does outside. Once the answer is no, it stays no: the partition
       was taken away, or this process stood still for so long that it can't know. Then return any `Retry`: the
       engine drops the chunk. The partition may have come back meanwhile, and another worker have the same records.
-    - Decide each record, whatever it holds. If `handle` raises, whatever it is, `Member.run` raises the same (a
-      `KafkaException` as MemberFailed) as soon as it takes the answer, and the member leaves the group. Nothing of
-      the chunk is committed, and what else is in flight is dropped. The next owner gets the same records, and will
-      most likely raise too.
+    - Decide each record, whatever it holds. The last line of defence is the engine's: if `handle` raises, its
+      records are handed over again in smaller and smaller chunks, without `work`, until one record is found that
+      raises alone. That one is handed to `give_up` after a few tries. A chunk whose handling raises MemoryError or
+      OSError is retried without end: those tell of this process, not of a record.
     """
 
     def handle(self, chunk: Chunk[W], still_ours: Callable[[], bool]) -> Done[W] | Retry[W]:
         """Try the chunk once; called on worker threads.
 
         `still_ours` may be called from any thread until `handle` returns. It neither blocks nor raises.
+        """
+
+    def give_up(self, chunk: Chunk[W], error: Exception) -> Output:
+        """Decide the one record of a chunk that makes `handle` raise again and again; called on worker threads.
+
+        `error` is what it raised last. If this raises too, the record is tried again later.
         """
 
 
@@ -135,7 +142,7 @@ class LaneView:
     """One assigned partition, as the engine sees it.
 
     `waiting`, `in_flight` and `finished` count records held: not with the handler (new, or to be tried again), with
-    it, and decided but not committed. `held_bytes` is the size of the keys and values of all three. `is_paused`
+    it, and decided but not committed. `held_bytes` is the size of all three's keys, values and headers. `is_paused`
     tells that so much is held that no more is fetched. `oldest` and `newest` are offsets of held records, None when
     nothing is held. `committed` is the offset (next to read) committed last on this assignment, None for none yet.
 

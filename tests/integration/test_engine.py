@@ -18,7 +18,10 @@ PARTITIONS = 3
 
 
 class Shouter:
-    """Answers each record in capitals. What it needs for that does not serve a chunk's first two tries."""
+    """Answers each record in capitals. What it needs for that does not serve a chunk's first two tries.
+
+    It can't handle a record that is not text: its handling raises.
+    """
 
     def handle(self, chunk: Chunk[int], still_ours: Callable[[], bool]) -> Done[int] | Retry[int]:
         chunk.work = (chunk.work or 0) + 1
@@ -28,7 +31,10 @@ class Shouter:
 
     def _shout(self, record: Record, attempts: int) -> Output:
         letter = DeadLetter("unspeakable", "nobody can say that", attempts) if record.value == b"bad" else None
-        return Output(record, (record.value or b"(silence)").upper(), letter)
+        return Output(record, (record.value or b"(silence)").decode().upper().encode(), letter)
+
+    def give_up(self, chunk: Chunk[int], error: Exception) -> Output:
+        return Output(chunk.records[0], b"(NOISE)", DeadLetter("internal", type(error).__name__, chunk.raised))
 
 
 class StopAfter(Hooks):
@@ -126,6 +132,7 @@ def test_a_handler_that_knows_nothing_of_jirafe_delivers_each_record_once_and_in
         partition: [b"p%d-%d" % (partition, number) for number in range(100)] for partition in range(PARTITIONS)
     }
     values[0][10], values[1][20], values[2][30], values[2][31] = b"bad", b"", None, b"bad"
+    values[1][40] = b"\xff noise"
     more: dict[int, list[bytes | None]] = {0: [b"later"], 1: [], 2: [b"later", b"and later"]}
 
     place.produce(values)
@@ -138,18 +145,22 @@ def test_a_handler_that_knows_nothing_of_jirafe_delivers_each_record_once_and_in
     assert len(results) == 303
     for partition in range(PARTITIONS):
         mine = [result for result in results if result and result.startswith(b"P%d-" % partition)]
-        assert mine == [value.upper() for value in values[partition] if value and value != b"bad"]
-    assert [results.count(each) for each in (b"BAD", b"(SILENCE)")] == [2, 2]
+        assert mine == [value.upper() for value in values[partition] if value and value.startswith(b"p")]
+    assert [results.count(each) for each in (b"BAD", b"(SILENCE)", b"(NOISE)")] == [2, 2, 1]
     assert results[300:].count(b"LATER") == 2
     assert results[300:].count(b"AND LATER") == 1
     assert place.committed() == {0: 101, 1: 100, 2: 102}
 
-    letters = place.read(place.letters)
-    assert sorted((_header(letter, "dlq.partition"), _header(letter, "dlq.offset")) for letter in letters) == [
-        (b"0", b"10"),
-        (b"2", b"31"),
-    ]
-    for letter in letters:
+    letters = {
+        (_header(letter, "dlq.partition"), _header(letter, "dlq.offset")): letter
+        for letter in place.read(place.letters)
+    }
+    noise = letters.pop((b"1", b"40"))
+    assert noise.value() == b"\xff noise"
+    assert _header(noise, "dlq.kind") == b"internal"
+    assert _header(noise, "dlq.reason") == b"UnicodeDecodeError"
+    assert sorted(letters) == [(b"0", b"10"), (b"2", b"31")]
+    for letter in letters.values():
         assert (letter.key(), letter.value()) == (b"key", b"bad")
         assert _header(letter, "dlq.kind") == b"unspeakable"
         assert _header(letter, "dlq.reason") == b"nobody can say that"

@@ -11,7 +11,7 @@ from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
 from consumer.delivery.work import Credentials, Work
 from consumer.engine.ports import Chunk, Done, Retry
-from consumer.engine.records import Partition, Record
+from consumer.engine.records import DeadLetter, Partition, Record
 from jirafe.client import PROBE, Accepted, Answer, Answered, Client, Document, Failed, Forbidden, Rejected, Site
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.hub import to_message
@@ -195,3 +195,16 @@ def test_a_suspect_that_was_accepted_later_is_not_given_up() -> None:
     assert letters[0] is None
     assert letters[1] is not None
     assert letters[1].kind == "failing"
+
+
+def test_a_record_that_is_given_up_becomes_a_dead_letter_that_quotes_nothing() -> None:
+    handler = delivery(Api())
+    chunk = chunk_of(record(7, "R7"))
+    chunk.attempts = 3
+    output = handler.give_up(chunk, ZeroDivisionError("a secret"))
+    assert output.record == chunk.records[0]
+    assert output.dead_letter == DeadLetter("internal", "the message could not be handled: ZeroDivisionError", 3)
+    result = CODEC.decode_result(output.result)
+    assert (result["code"], result["offset"]) == (500, 7)
+    assert "ZeroDivisionError" in str(result["notifications"])
+    assert "secret" not in str(result)

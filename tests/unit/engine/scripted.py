@@ -14,6 +14,7 @@ from structlog.testing import LogCapture
 
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
+from consumer.engine.defence import Raised
 from consumer.engine.kafka import GroupMetadata, Logger, RebalanceCallback
 from consumer.engine.lane import Bounds
 from consumer.engine.member import Handle, Member, Options, Surroundings
@@ -323,7 +324,7 @@ class InlinePool:
     def submit(self, task: Chunk[str]) -> None:
         self._tasks.append((self._clock.now + self.takes, task))
 
-    def answers(self, timeout: float) -> list[Done[str] | Retry[str]]:
+    def answers(self, timeout: float) -> list[Done[str] | Retry[str] | Raised[str]]:
         self._waits += 1
         assert self._waits < ENDLESS
         if not any(due <= self._clock.now for due, _ in self._tasks):
@@ -364,6 +365,7 @@ class ScriptedHandler:
 
     def __init__(self) -> None:
         self.answers: deque[Trouble | Exception] = deque()
+        self.raises: dict[int, Exception] = {}
         self.letter: DeadLetter | None = None
         self.served: frozenset[str] = frozenset()
         self.chunks: list[Chunk[str]] = []
@@ -376,12 +378,19 @@ class ScriptedHandler:
         self.seen.append([each.offset for each in chunk.records])
         self.meanwhile()
         self.ours.append(still_ours())
+        for each in chunk.records:
+            if each.offset in self.raises:
+                raise self.raises[each.offset]
         answer = self.answers.popleft() if self.answers else None
         if isinstance(answer, Exception):
             raise answer
         if answer:
             return Retry(chunk, answer)
         return Done(chunk, outputs(chunk.records, self.letter), self.served)
+
+    def give_up(self, chunk: Chunk[str], error: Exception) -> Output:
+        [each] = chunk.records
+        return Output(each, b"gave up %d" % each.offset, DeadLetter("internal", str(error), chunk.raised))
 
 
 class RecordingHooks(Hooks):

@@ -10,7 +10,8 @@ from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
 from consumer.engine.member import Surroundings
-from consumer.engine.ports import Trouble
+from consumer.engine.ports import Chunk, Done, Retry, Trouble
+from consumer.engine.records import Output
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import Workers, call_within
 from tests.unit.engine.scripted import (
@@ -31,6 +32,8 @@ from tests.unit.engine.scripted import (
     capture,
     end,
     message,
+    outputs,
+    record,
 )
 
 DOWN = Trouble("site", "503", "the site is down")
@@ -714,27 +717,120 @@ def test_an_error_that_repeats_is_logged_once_in_thirty_seconds() -> None:
 # what the user's code raises
 
 
-def test_an_exception_of_the_handler_ends_the_member_and_its_chunk_is_not_committed() -> None:
+def test_a_record_that_makes_the_handler_raise_is_found_and_given_up_and_the_others_are_delivered() -> None:
     scene = Scene()
-    scene.handler.answers.append(ZeroDivisionError("a mistake"))
+    scene.handler.raises[2] = ZeroDivisionError("a mistake")
 
     def script() -> Generator[None]:
-        scene.consumer.assign(A, B)
-        scene.consumer.arrived = [message(0), message(0, B)]
-        yield
-        yield
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(number) for number in range(6)]
+        yield from turns(60)
 
-    with pytest.raises(ZeroDivisionError, match="a mistake"):
-        scene.run(script())
-    assert scene.committed == []
-    assert scene.consumer.is_closed
-    assert scene.pool.is_stopped
+    scene.run(script())
+    assert scene.results == [b"gave up 2" if number == 2 else b"result of %d" % number for number in range(6)]
+    assert scene.offsets == {A: 6}
+    assert scene.handler.seen == [[0, 1, 2, 3], [0, 1], [2, 3, 4, 5], [2, 3], [2], [2], [2], [3, 4], [5]]
+    [letter] = [
+        each for transaction in scene.committed for each in transaction.produced if each[0] == "dead-letters"
+    ]
+    assert letter[2] == b"0123456789"
+    said = scene.logged("handler_raised")
+    assert [line["reason"] for line in said] == ["handling orders/0/0 to 3 raised ZeroDivisionError"]
+    assert "a mistake" not in str(said)
+
+
+def test_a_record_that_raises_alone_is_tried_again_with_a_backoff_before_it_is_given_up() -> None:
+    scene = Scene()
+    scene.handler.answers += [ZeroDivisionError("a mistake")] * 2
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield
+        begun = scene.clock.now
+        while not scene.results:
+            yield
+        assert scene.clock.now - begun >= 3.0
+
+    scene.run(script())
+    assert scene.results == [b"result of 0"]
+    troubles = [heard[1] for heard in scene.hooks.heard if isinstance(heard, tuple) and heard[0] == "retried"]
+    assert (
+        troubles
+        == [Trouble("orders/0", "internal", "handling orders/0/0 raised ZeroDivisionError", isolating=True)] * 2
+    )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("the disk is full"), BlockingIOError()])
+def test_what_is_not_about_a_record_never_makes_a_dead_letter(error: Exception) -> None:
+    scene = Scene()
+    scene.handler.raises[0] = error
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield from turns(400)
+        assert scene.committed == []
+        assert len(scene.handler.seen) > 5
+        scene.handler.raises.clear()
+        yield from turns(100)
+
+    scene.run(script())
+    assert scene.results == [b"result of 0"]
+
+
+def test_a_record_whose_giving_up_raises_is_tried_again() -> None:
+    scene = Scene()
+    scene.handler.raises[0] = ZeroDivisionError("a mistake")
+    give_up = scene.handler.give_up
+    refusals = iter([ValueError(), ValueError()])
+
+    def give_up_late(chunk: Chunk[str], error: Exception) -> Output:
+        for refusal in refusals:
+            raise refusal
+        return give_up(chunk, error)
+
+    scene.handler.give_up = give_up_late  # type: ignore[method-assign]
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        while not scene.results:
+            yield
+
+    scene.run(script())
+    assert scene.results == [b"gave up 0"]
+    assert len(scene.handler.seen) == 5
+
+
+@pytest.mark.parametrize("wrong", [[], [1, 0], [0, 1, 2], [0, 0]])
+def test_outputs_that_are_not_one_for_each_record_count_as_if_the_handler_had_raised(wrong: list[int]) -> None:
+    scene = Scene()
+    handle = scene.handler.handle
+    records = [record(number) for number in range(3)]
+
+    def handle_wrongly(chunk: Chunk[str], still_ours: Callable[[], bool]) -> Done[str] | Retry[str]:
+        answer = handle(chunk, still_ours)
+        if len(chunk.records) == 2 and isinstance(answer, Done):
+            return Done(chunk, outputs([records[number] for number in wrong]))
+        return answer
+
+    scene.handler.handle = handle_wrongly  # type: ignore[method-assign]
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0), message(1)]
+        yield from turns(5)
+
+    scene.run(script())
+    assert scene.results == [b"result of 0", b"result of 1"]
+    assert scene.offsets == {A: 2}
 
 
 @pytest.mark.parametrize("step", ["revoke", "stop"])
-def test_an_exception_of_the_handler_ends_the_member_while_it_drains_too(step: str) -> None:
+def test_a_chunk_whose_handling_raises_while_it_drains_is_left_to_the_next_owner(step: str) -> None:
     scene = Scene()
-    scene.handler.answers.append(ZeroDivisionError("a mistake"))
+    scene.handler.raises[0] = ZeroDivisionError("a mistake")
 
     def script() -> Generator[None]:
         scene.consumer.assign(A)
@@ -744,23 +840,9 @@ def test_an_exception_of_the_handler_ends_the_member_while_it_drains_too(step: s
         if step == "revoke":
             scene.consumer.revoke(A)
 
-    with pytest.raises(ZeroDivisionError, match="a mistake"):
-        scene.run(script())
+    scene.run(script())
     assert scene.committed == []
     assert scene.consumer.is_closed
-
-
-def test_an_exception_of_kafka_in_the_handler_ends_the_member_as_one_of_the_library_does() -> None:
-    scene = Scene()
-    scene.handler.answers.append(KafkaException(REFUSED))
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [message(0)]
-        yield
-
-    with pytest.raises(MemberFailed, match="Kafka: not allowed"):
-        scene.run(script())
 
 
 # settings that change

@@ -52,5 +52,7 @@ def test_a_record_tells_its_place() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "size"), [(b"k", b"value", 6), (None, b"v", 1), (b"key", None, 3), (None, None, 0)]
 )
-def test_the_size_of_a_record_is_of_its_key_and_value(key: bytes | None, value: bytes | None, size: int) -> None:
-    assert Record("orders", 0, 1, 0, key, value, (("name", b"header"),)).size == size
+def test_the_size_of_a_record_is_of_its_key_value_and_headers(
+    key: bytes | None, value: bytes | None, size: int
+) -> None:
+    assert Record("orders", 0, 1, 0, key, value, (("name", b"header"), ("none", None))).size == size + 14

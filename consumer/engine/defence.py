@@ -1,0 +1,66 @@
+"""The last line of defence: what becomes of a chunk whose handling raises what nobody foresaw."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from traceback import extract_tb
+from typing import Generic
+
+from consumer.engine.ports import Chunk, Done, Handler, Retry, Trouble, W
+
+_RAISES_ALONE = 3
+_FRAMES = 3
+# What these tell of is this process, whatever the record holds.
+_NOT_OF_A_RECORD = (MemoryError, OSError)
+
+
+@dataclass(frozen=True)
+class Raised(Generic[W]):
+    """The handling of a chunk raised. The records are to be handed over again, in smaller chunks."""
+
+    chunk: Chunk[W]
+    error: Exception
+
+    @property
+    def trouble(self) -> Trouble:
+        """Why the records are tried again. The error's own text is left out: it may quote anything."""
+        first, last = self.chunk.records[0].place, self.chunk.records[-1].place
+        where = str(first) if first == last else f"{first} to {last.offset}"
+        message = f"handling {where} raised {type(self.error).__name__}"
+        return Trouble(str(self.chunk.partition), "internal", message, isolating=True)
+
+    @property
+    def at(self) -> Sequence[str]:
+        """The last lines of code that the exception came through."""
+        frames = extract_tb(self.error.__traceback__)[-_FRAMES:]
+        return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+class Defence(Generic[W]):
+    """Hands chunks to a handler, and never raises; worker threads call it.
+
+    A record that is alone in its chunk is given up once its handling has raised a few times.
+    """
+
+    def __init__(self, handler: Handler[W]) -> None:
+        self._handler = handler
+
+    def handle(self, chunk: Chunk[W], still_ours: Callable[[], bool]) -> Done[W] | Retry[W] | Raised[W]:
+        """Have a chunk handled once; blocks for as long as the handler does."""
+        try:
+            answer = self._handler.handle(chunk, still_ours)
+        except Exception as error:  # noqa: BLE001 - whatever a record holds, the member goes on
+            return self._raised(chunk, error)
+        if isinstance(answer, Done) and [output.record for output in answer.outputs] != chunk.records:
+            return self._raised(chunk, ValueError("the outputs are not one for each record"))
+        return answer
+
+    def _raised(self, chunk: Chunk[W], error: Exception) -> Done[W] | Raised[W]:
+        chunk.work = None
+        chunk.raised += 1
+        is_alone = len(chunk.records) == 1 and not isinstance(error, _NOT_OF_A_RECORD)
+        if not (is_alone and chunk.raised >= _RAISES_ALONE):
+            return Raised(chunk, error)
+        try:
+            return Done(chunk, [self._handler.give_up(chunk, error)])
+        except Exception as another:  # noqa: BLE001 - as above; it is tried again later
+            return Raised(chunk, another)
