@@ -1,7 +1,7 @@
-"""When and how finished outputs are committed: together, lane by lane after an abort, or not at all in a flood."""
+"""When and how finished outputs are committed: together, lane by lane after an abort, not of a flooded topic."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic
 
@@ -21,18 +21,33 @@ _ENDS_INTERVAL = 1.0
 class Committer(Generic[W]):
     """Commits what lanes have finished; called on the main thread.
 
-    `trouble` says why the last commit failed, None if it did not. `chance` gives 0 to 1.
+    `make_guard` makes the flood guard of one topic. `trouble` says why the last commit failed, None if it did not.
+    `chance` gives 0 to 1.
     """
 
-    flood: FloodGuard
+    make_guard: Callable[[], FloodGuard]
     backoff: Backoff
     clock: Clock
     chance: Callable[[], float]
     log: Logger
     trouble: str | None = None
+    _guards: dict[str, FloodGuard] = field(default_factory=dict)
     _failures: int = 0
     _due: float = 0.0
     _ends_due: float = 0.0
+
+    @property
+    def flooded(self) -> tuple[str, ...]:
+        """The topics of which nothing is committed, since too many of their records are dead letters."""
+        return tuple(topic for topic, guard in self._guards.items() if guard.holds)
+
+    def release(self) -> None:
+        """Let the flooded topics go on: an operator has seen it."""
+        if self.flooded:
+            self.log.warning("flood_released", topics=self.flooded)
+        for guard in self._guards.values():
+            if guard.holds:
+                guard.release()
 
     def commit(
         self, lanes: Iterable[Lane[W]], writer: Writer, group: Callable[[], GroupMetadata], within: float
@@ -40,52 +55,71 @@ class Committer(Generic[W]):
         """Write all that is finished, with its offsets, in one transaction. Blocks up to `within` seconds.
 
         What is aborted is written again later. Until a commit succeeds each lane then has a transaction of its own,
-        so that what can't be written stops only its lane. Nothing is written in a flood. Raises WriterLost.
+        so that what can't be written stops only its lane. Nothing is written of a flooded topic. Raises WriterLost.
         """
         now = self.clock.monotonic()
-        if self.flood.holds or now < self._due:
+        if now < self._due:
             return
         ready = [lane for lane in lanes if lane.finished or (now >= self._ends_due and lane.offset is not None)]
+        if now >= self._ends_due and ready:
+            self._ends_due = now + _ENDS_INTERVAL
+        ready = self._admitted(ready)
         if not ready:
             return
-        if now >= self._ends_due:
-            self._ends_due = now + _ENDS_INTERVAL
         deadline = Deadline(within, self.clock.monotonic)
         trouble = None
         for part in [[lane] for lane in ready] if self._failures else [ready]:
             try:
-                if not self._write(part, writer, group(), deadline):
-                    break
+                self._write(part, writer, group(), deadline)
             except Aborted as error:
                 trouble = str(error)
         self._note(trouble)
 
-    def _write(self, lanes: list[Lane[W]], writer: Writer, group: GroupMetadata, deadline: Deadline) -> bool:
-        """Commit these lanes in one transaction; False if the flood guard holds it back. Raises Aborted."""
+    def _admitted(self, lanes: list[Lane[W]]) -> list[Lane[W]]:
+        """Leave out the lanes of flooded topics."""
+        for topic, letters in _letters(lanes).items():
+            guard = self._guard(topic)
+            if not guard.holds and not guard.admits(letters):
+                self.log.error(
+                    "held",
+                    on=topic,
+                    cause="flood",
+                    reason=f"too many dead letters: {sum(letters)} of the next {len(letters)} records; fix what is "
+                    "upstream, or send SIGHUP to let them through",
+                )
+        flooded = self.flooded
+        return [lane for lane in lanes if lane.partition.topic not in flooded] if flooded else lanes
+
+    def _guard(self, topic: str) -> FloodGuard:
+        if topic not in self._guards:
+            self._guards[topic] = self.make_guard()
+        return self._guards[topic]
+
+    def _write(self, lanes: list[Lane[W]], writer: Writer, group: GroupMetadata, deadline: Deadline) -> None:
+        """Commit these lanes in one transaction; raises Aborted."""
         outputs = list(chain.from_iterable(lane.finished for lane in lanes))
-        letters = [output.dead_letter is not None for output in outputs]
-        if not self.flood.admits(letters):
-            self.log.error(
-                "held",
-                on="dead letters",
-                cause="flood",
-                reason=f"too many dead letters: {sum(letters)} of the next {len(letters)} records; fix what is "
-                "upstream, or send SIGHUP to let them through",
-            )
-            return False
         offsets = {lane.partition: lane.offset for lane in lanes if lane.offset is not None}
         try:
             writer.write(outputs, offsets, group, deadline)
         except Aborted as error:
             self.log.warning("commit_aborted", reason=str(error), records=len(outputs))
             raise
-        self.flood.note(letters)
+        for topic, letters in _letters(lanes).items():
+            self._guard(topic).note(letters)
         for lane in lanes:
             lane.committed()
-        return True
 
     def _note(self, trouble: str | None) -> None:
         self.trouble = trouble
         self._failures = 0 if trouble is None else self._failures + 1
         if trouble is not None:
             self._due = self.clock.monotonic() + self.backoff.delay(self._failures, None, self.chance)
+
+
+def _letters(lanes: Iterable[Lane[W]]) -> dict[str, list[bool]]:
+    """Tell by topic which outputs, in their order, have a dead letter."""
+    letters: dict[str, list[bool]] = {}
+    for lane in lanes:
+        of_topic = letters.setdefault(lane.partition.topic, [])
+        of_topic += [output.dead_letter is not None for output in lane.finished]
+    return letters

@@ -1,11 +1,11 @@
-"""The guard against a flood of dead letters: something upstream is broken, and a full queue helps nobody."""
+"""The guard against a flood of dead letters in one topic: what feeds it is broken."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 
 class FloodGuard:
-    """Holds once too many of `window` records in a row are dead letters; a share over `share` is too many.
+    """Holds one topic once too many of `window` records in a row are dead letters; over `share` is too many.
 
     It then holds until it is released: good records that come behind do not mend what is upstream.
     """

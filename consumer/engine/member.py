@@ -104,8 +104,13 @@ class Member(Generic[W]):
         self._clock = around.clock
         self._workers = around.workers(options.workers, self._handle)
         self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
-        self._flood = FloodGuard(options.flood_window, options.flood_share)
-        self._committer = Committer[W](self._flood, options.backoff, around.clock, around.chance, around.log)
+        self._committer = Committer[W](
+            lambda: FloodGuard(options.flood_window, options.flood_share),
+            options.backoff,
+            around.clock,
+            around.chance,
+            around.log,
+        )
         self._quiet_until: dict[object, float] = {}
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
@@ -202,8 +207,9 @@ class Member(Generic[W]):
         if asked:
             self._reloading = False  # only now: a signal may have come since the question
         if self._reload_settings(asked=asked):
-            self._flood.release()
             self._lanes.try_again(self._clock.monotonic())
+            if asked:
+                self._committer.release()
 
     def _show(self) -> None:
         """Say how the member is, to those outside."""
@@ -214,7 +220,7 @@ class Member(Generic[W]):
                     now,
                     self._lanes.views(now),
                     self._lanes.gates,
-                    self._flood.holds,
+                    self._committer.flooded,
                     self._committer.trouble,
                     self._stopping,
                 )
@@ -302,7 +308,8 @@ class Member(Generic[W]):
         deadline = Deadline(seconds, self._clock.monotonic)
         leaving = [lane for lane in self._lanes if lane.partition in partitions]
         while deadline.left and any(
-            lane.in_flight or (lane.finished and not self._flood.holds) for lane in leaving
+            lane.in_flight or (lane.finished and lane.partition.topic not in self._committer.flooded)
+            for lane in leaving
         ):
             self._take_answers(min(_BUSY_WAIT, deadline.left))
             self._commit(min(self._options.commit_timeout, deadline.left))

@@ -171,15 +171,15 @@ class LaneView:
 class MemberView:
     """The whole member at one moment of its main loop; `now` is in monotonic seconds.
 
-    `gates` names what does not serve, each with its trouble's message. `is_flooded` tells that results are held
-    back because too many records are dead letters. `commit_trouble` says why the last transaction was aborted, None
-    once a commit succeeded. `is_stopping` tells that `Member.stop` was called.
+    `gates` names what does not serve, each with its trouble's message. `flooded` names the topics whose results are
+    held back, since too many of their records are dead letters. `commit_trouble` says why the last transaction was
+    aborted, None once a commit succeeded. `is_stopping` tells that `Member.stop` was called.
     """
 
     now: float
     lanes: tuple[LaneView, ...]
     gates: Mapping[str, str]
-    is_flooded: bool
+    flooded: tuple[str, ...]
     commit_trouble: str | None
     is_stopping: bool
 
@@ -238,7 +238,8 @@ class Reload(Protocol):
     """
 
     def __call__(self, *, asked: bool) -> bool:
-        """Tell whether to try again at once: all that waits for something, and a flood of dead letters.
+        """Tell whether to try again at once all that waits for something.
 
-        `asked` tells that `Member.reload` was called since the last time.
+        `asked` tells that `Member.reload` was called since the last time. If so, the answer yes also lets flooded
+        topics go on.
         """

@@ -16,7 +16,7 @@ from consumer.monitor.status import LaneStatus, MemberStatus, State
 
 NOT_ASSIGNED = "no partition is assigned"
 
-_FLOODED = "dead letters: too many of the last records; SIGHUP lets them through"
+_FLOODED = "too many of the last records are dead letters; SIGHUP lets them through"
 _REGISTRY = "registry"
 _UNKNOWN = Reach(None, None)
 
@@ -101,8 +101,7 @@ def _latest(*offsets: int | None) -> int | None:
 def _not_ready(view: MemberView) -> tuple[str, ...]:
     """Say why the member does not deliver all it is given; one sentence for each reason."""
     reasons = [f"{name}: {message}" for name, message in view.gates.items()]
-    if view.is_flooded:
-        reasons.append(_FLOODED)
+    reasons += [f"{topic}: {_FLOODED}" for topic in view.flooded]
     if view.commit_trouble is not None:
         reasons.append(f"results can't be committed: {view.commit_trouble}")
     if not view.lanes:
@@ -112,7 +111,7 @@ def _not_ready(view: MemberView) -> tuple[str, ...]:
 
 def _obstacle(lane: LaneView, view: MemberView) -> tuple[State, str | None, float | None]:
     """Tell a lane's state, with the message of what stands in its way and the time of the next try."""
-    if lane.finished and view.is_flooded:
+    if lane.finished and lane.partition.topic in view.flooded:
         return "flood", None, None
     if lane.finished and view.commit_trouble is not None:
         return "commit", view.commit_trouble, None

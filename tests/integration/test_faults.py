@@ -82,13 +82,31 @@ def test_a_flood_is_held_though_good_records_come_beside_it(stand: Stand) -> Non
     held = len(stand.dead_letters())
     stand.produce(*orders(20))
     await_that("good ones are delivered", lambda: len(numbers(stand)) > 2)
-    reason = "dead letters: too many of the last records; SIGHUP lets them through"
+    reason = f"{stand.orders_topic}: too many of the last records are dead letters; SIGHUP lets them through"
     assert (held, len(stand.dead_letters()), health(port, "readyz")) == (held, held, (503, [reason]))
     assert held < 10
     member.signal(signal.SIGHUP)
     assert_one_result_each(stand.await_results(30), 30)
     await_that("it is ready", lambda: health(port, "readyz") == (200, []))
     assert member.said('"cause": "flood"') == 1
+
+
+def test_a_flood_in_one_topic_leaves_the_others_flowing(stand: Stand) -> None:
+    for index in range(30):
+        stand.produce_bytes("taxon", b"%d" % index, GARBAGE)
+    port = str(free_port())
+    settings = {"CONSUMER_FLOOD_WINDOW": "10", "CONSUMER_CHUNK_RECORDS": "5", "CONSUMER_HTTP_ADDRESS": port}
+    member = stand.member(**settings)
+    await_that("it holds", lambda: member.said('"cause": "flood"') > 0)
+    stand.produce(*orders(200))
+    await_that("the orders are delivered", lambda: len(numbers(stand)) == 200)
+    taxons = stand.settings.topics_by_kind["taxon"]
+    assert health(port, "readyz") == (
+        503,
+        [f"{taxons}: too many of the last records are dead letters; SIGHUP lets them through"],
+    )
+    member.signal(signal.SIGHUP)
+    await_that("it says what it released", lambda: f'"topics": ["{taxons}"]' in member.log.read_text())
 
 
 def test_a_record_as_large_as_can_be_is_a_dead_letter_too(stand: Stand) -> None:

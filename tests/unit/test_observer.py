@@ -39,7 +39,7 @@ IDLE = LaneView(
     held=False,
     due=None,
 )
-QUIET = MemberView(now=100.0, lanes=(IDLE,), gates={}, is_flooded=False, commit_trouble=None, is_stopping=False)
+QUIET = MemberView(now=100.0, lanes=(IDLE,), gates={}, flooded=(), commit_trouble=None, is_stopping=False)
 
 
 class ScriptedAdmin:
@@ -195,15 +195,18 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
     [
         ({}, ()),
         ({"gates": {"123": "down", "schema registry": "away"}}, ("123: down", "schema registry: away")),
-        ({"is_flooded": True}, ("dead letters: too many of the last records; SIGHUP lets them through",)),
+        (
+            {"flooded": ("orders",)},
+            ("orders: too many of the last records are dead letters; SIGHUP lets them through",),
+        ),
         ({"commit_trouble": "too large"}, ("results can't be committed: too large",)),
         ({"commit_trouble": ""}, ("results can't be committed: ",)),
         ({"lanes": ()}, ("no partition is assigned",)),
         (
-            {"gates": {"123": "down"}, "is_flooded": True, "commit_trouble": "too large", "lanes": ()},
+            {"gates": {"123": "down"}, "flooded": ("orders",), "commit_trouble": "too large", "lanes": ()},
             (
                 "123: down",
-                "dead letters: too many of the last records; SIGHUP lets them through",
+                "orders: too many of the last records are dead letters; SIGHUP lets them through",
                 "results can't be committed: too large",
                 "no partition is assigned",
             ),
@@ -226,7 +229,7 @@ DOWN = {"waits_for": "123", "cause": "503", "message": "down", "due": 107.0}
 AWAY = {"waits_for": "schema registry", "cause": "registry", "message": "away", "due": 107.0}
 REFUSED = {"waits_for": "123", "cause": "invalid_token", "message": "refused", "due": 130.0, "held": True}
 LATER = {"cause": "500", "message": "one event fails", "due": 107.0}
-FLOODED = replace(QUIET, is_flooded=True)
+FLOODED = replace(QUIET, flooded=("orders",))
 ABORTED = replace(QUIET, commit_trouble="too large")
 
 
@@ -246,6 +249,7 @@ ABORTED = replace(QUIET, commit_trouble="too large")
         (FLOODED, {"finished": 1, "waiting": 1, **DOWN}, ("flood", None, None)),
         (FLOODED, {"waiting": 1, **DOWN}, ("site", "down", 107.0)),
         (FLOODED, {}, ("idle", None, None)),
+        (replace(QUIET, flooded=("carts",)), {"finished": 1}, ("idle", None, None)),
         (ABORTED, {"finished": 1, "waiting": 1, **DOWN}, ("commit", "too large", None)),
         (ABORTED, {"waiting": 1}, ("working", None, None)),
         (replace(FLOODED, commit_trouble="too large"), {"finished": 1}, ("flood", None, None)),

@@ -267,7 +267,7 @@ IDLE = LaneView(
 def turn(monitor: Monitor, gates: dict[str, str], seconds_ago: float = 0.0) -> None:
     now = time.monotonic() - seconds_ago
     monitor.is_view_due(now)
-    monitor.viewed(MemberView(now, (IDLE,), gates, is_flooded=False, commit_trouble=None, is_stopping=False))
+    monitor.viewed(MemberView(now, (IDLE,), gates, flooded=(), commit_trouble=None, is_stopping=False))
 
 
 def test_probes_follow_the_monitor(monitor: Monitor, visitor: Visitor) -> None:

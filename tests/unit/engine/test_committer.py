@@ -32,6 +32,8 @@ from tests.unit.engine.scripted import (
     record,
 )
 
+CART = Partition("carts", 0)
+
 
 class Office:
     """A committer with three lanes, of which each finishes what it is told to."""
@@ -39,10 +41,9 @@ class Office:
     def __init__(self, window: int = 10, backoff: Backoff = BACKOFF) -> None:
         self.clock = HandClock()
         self.producer = ScriptedProducer(self.clock)
-        self.flood = FloodGuard(window, 0.5)
         log, self.log = capture()
-        self.committer = Committer[str](self.flood, backoff, self.clock, chance, log)
-        self.lanes = {partition: Lane[str](partition, 1, BOUNDS) for partition in (A, B, C)}
+        self.committer = Committer[str](lambda: FloodGuard(window, 0.5), backoff, self.clock, chance, log)
+        self.lanes = {partition: Lane[str](partition, 1, BOUNDS) for partition in (A, B, C, CART)}
         self._writer = Writer(
             self.producer, ("results", "dead-letters"), RecordingHooks(), self.clock, self.producer.call_within
         )
@@ -76,7 +77,7 @@ def test_all_that_is_finished_goes_in_one_transaction(office: Office) -> None:
     assert transaction.results == [b"result of 0", b"result of 1", b"result of 4"]
     assert transaction.offsets == {A: 2, B: 5}
     assert transaction.group == GROUP
-    assert [lane.finished for lane in office.lanes.values()] == [[], [], []]
+    assert [lane.finished for lane in office.lanes.values()] == [[], [], [], []]
     assert office.committer.trouble is None
     assert office.commit() == []
 
@@ -232,13 +233,13 @@ def test_a_flood_is_held_said_once_and_nothing_of_it_written(office: Office) -> 
     for _ in range(3):
         assert office.commit() == []
         office.clock.now += 5
-    assert office.flood.holds
+    assert office.committer.flooded == ("orders",)
     assert office.producer.calls == []
     assert office.log.entries == [
         {
             "event": "held",
             "log_level": "error",
-            "on": "dead letters",
+            "on": "orders",
             "cause": "flood",
             "reason": "too many dead letters: 6 of the next 11 records; "
             "fix what is upstream, or send SIGHUP to let them through",
@@ -252,7 +253,7 @@ def test_a_flood_that_is_released_goes_out(office: Office) -> None:
     office.finish(B, 0, 1, 2, 3, letter=LETTER)
     office.finish(C, 0, 1, 2, 3, letter=LETTER)
     assert office.commit() == []
-    office.flood.release()
+    office.committer.release()
     assert offsets(office.commit()) == [{A: 4, B: 4, C: 4}]
     assert len(office.producer.committed[0].produced) == 24
 
@@ -264,7 +265,7 @@ def test_only_what_was_written_counts_towards_a_flood(office: Office) -> None:
         office.commit()
         office.clock.now += 8
     assert len(office.commit()) == 1
-    assert not office.flood.holds
+    assert not office.committer.flooded
     office.finish(B, 0, 1, 2, 3)
     assert len(office.commit()) == 1
     office.finish(B, 4, 5, letter=LETTER)
@@ -275,14 +276,52 @@ def test_a_release_is_not_used_up_by_an_abort(office: Office) -> None:
     office.finish(A, *range(4), letter=LETTER)
     office.finish(A, *range(4, 8), letter=LETTER)
     office.finish(B, *range(4), letter=LETTER)
-    office.flood.release()
+    assert office.commit() == []
+    office.committer.release()
     office.producer.fail("produce", ABORTABLE)
     assert office.commit() == []
     office.clock.now += 1
     assert offsets(office.commit()) == [{A: 8}, {B: 4}]
 
 
-def test_a_flood_ends_the_commits_of_a_turn() -> None:
+def test_a_flood_holds_its_own_topic_alone() -> None:
+    office = Office(window=4)
+    office.finish(A, 0, 1, 2, 3, letter=LETTER)
+    office.finish(CART, 0, 1, letter=LETTER)
+    assert offsets(office.commit()) == [{CART: 2}]
+    office.finish(CART, 2, 3)
+    office.finish(B, 0)
+    assert offsets(office.commit()) == [{CART: 4}]
+    assert office.committer.flooded == ("orders",)
+    office.committer.release()
+    assert offsets(office.commit()) == [{A: 4, B: 1}]
+    assert not office.committer.flooded
+    assert [line["topics"] for line in office.log.entries if line["event"] == "flood_released"] == [("orders",)]
+    office.committer.release()
+    assert [line["event"] for line in office.log.entries] == ["held", "flood_released"]
+
+
+def test_a_release_leaves_the_guards_of_other_topics_as_they_are() -> None:
+    office = Office(window=2)
+    office.finish(A, 0, 1, letter=LETTER)
+    office.commit()
+    office.committer.release()
+    office.finish(CART, 0, 1, letter=LETTER)
+    office.commit()
+    assert office.committer.flooded == ("carts",)
+
+
+def test_in_a_flood_the_ends_of_its_topic_are_not_committed_either() -> None:
+    office = Office(window=2)
+    office.finish(A, 0, 1, letter=LETTER)
+    office.commit()
+    office.lanes[B].at_end(7)
+    office.lanes[CART].at_end(3)
+    office.clock.now += 1
+    assert offsets(office.commit()) == [{CART: 3}]
+
+
+def test_in_a_flood_nothing_of_its_topic_goes_lane_by_lane_either() -> None:
     office = Office(window=2)
     office.finish(A, 0)
     office.producer.fail("produce", ABORTABLE)
@@ -290,7 +329,7 @@ def test_a_flood_ends_the_commits_of_a_turn() -> None:
     office.finish(B, 0, 1, letter=LETTER)
     office.finish(C, 0)
     office.clock.now += 1
-    assert offsets(office.commit()) == [{A: 1}]
-    assert office.flood.holds
-    assert len(office.lanes[B].finished) == 2
-    assert len(office.lanes[C].finished) == 1
+    assert office.commit() == []
+    assert office.committer.flooded == ("orders",)
+    office.committer.release()
+    assert offsets(office.commit()) == [{A: 1}, {B: 2}, {C: 1}]

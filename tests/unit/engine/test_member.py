@@ -906,7 +906,7 @@ def test_settings_that_are_refused_or_unchanged_release_nothing(*, asked: bool) 
     assert scene.committed == []
 
 
-def test_settings_that_changed_unasked_release_too() -> None:
+def test_settings_that_changed_unasked_let_what_is_held_be_tried_and_release_no_flood() -> None:
     scene = Scene(flood_window=1)
     scene.handler.answers.append(HELD)
     scene.takes_over = False
@@ -917,7 +917,8 @@ def test_settings_that_changed_unasked_release_too() -> None:
         yield from turns(2)
 
     scene.run(script())
-    assert scene.offsets == {A: 1, B: 1}
+    assert scene.handler.seen == [[0], [0], [0]]
+    assert scene.committed == []
     assert set(scene.reloads) == {False}
 
 
@@ -1024,7 +1025,7 @@ def test_a_view_is_given_when_it_is_due_and_shows_the_member_as_it_is() -> None:
         assert [(lane.partition, lane.waiting, lane.finished) for lane in view.lanes] == [(A, 1, 0), (B, 0, 1)]
         assert view.now <= scene.clock.now
         assert view.gates == {"site": "our token is refused"}
-        assert view.is_flooded
+        assert view.flooded == ("orders",)
         assert view.commit_trouble is None
         assert not view.is_stopping
 
@@ -1048,7 +1049,7 @@ def test_a_view_tells_why_the_last_commit_failed() -> None:
 
     scene.run(script())
     assert scene.hooks.views[-1].commit_trouble is None
-    assert not scene.hooks.views[-1].is_flooded
+    assert scene.hooks.views[-1].flooded == ()
 
 
 def test_an_error_that_a_hook_raises_ends_the_member() -> None:
