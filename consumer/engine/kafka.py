@@ -58,6 +58,12 @@ class GroupConsumer(Protocol):
     def resume(self, partitions: list[TopicPartition]) -> None:
         """Fetch from partitions again."""
 
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        """Stop reading partitions, of which the group leaves us the owner; drops what was fetched of them."""
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        """Read partitions, from their committed offsets unless others are given."""
+
     def consumer_group_metadata(self) -> GroupMetadata:
         """Give what fences this member's transactions."""
 

@@ -30,8 +30,13 @@ from consumer.engine.writer import CallWithin, Writer
 _IDLE_WAIT = 0.1
 _BUSY_WAIT = 0.005
 _POLLED_AT_ONCE = 1000
-_REJOIN_PAUSE = 0.5
+_PAUSE = 0.5
 _QUIET_SECONDS = 30.0
+
+
+class _BeginAnew(Exception):
+    """The member must leave the group and join it again."""
+
 
 Handle = Callable[[Chunk[W]], Done[W] | Retry[W] | Raised[W]]
 
@@ -117,7 +122,11 @@ class Member(Generic[W]):
         self._reloading = False
         self._watchdog: Watchdog
         self._consumer: GroupConsumer
-        self._writer: Writer
+        self._writer: Writer | None = None
+        self._writer_trouble: str | None = None
+        self._writer_due = 0.0
+        # Assigned partitions whose records are dropped until they are read again.
+        self._unread: set[Partition] = set()
 
     def stop(self) -> None:
         """Ask `run` to finish what is in flight and return; may be called from a signal handler."""
@@ -143,30 +152,17 @@ class Member(Generic[W]):
     def _join_or_rejoin(self) -> None:
         try:
             self._join_and_work()
-        except WriterLost as error:
-            if isinstance(error, WriterFenced) and self._options.is_static:
-                # To rejoin would fence the member that replaced this one, and so on for ever.
-                raise MemberFailed(f"another member has the same KAFKA_GROUP_INSTANCE_ID: {error}") from None
-            self._rejoin(error)
+        except _BeginAnew as reason:
+            self._log.warning("rejoining", reason=str(reason))
+            self._hooks.rejoining()
+            self._clock.sleep(_PAUSE)  # there is no consumer now that would have to poll
         except KafkaException as error:
             raise MemberFailed(f"Kafka: {kafka_error(error).str()}") from None
 
-    def _rejoin(self, reason: WriterLost) -> None:
-        """Begin anew: what is in flight is dropped, and the committed offsets tell where to resume."""
-        self._log.warning("rejoining", reason=str(reason))
-        self._hooks.rejoining()
-        self._clock.sleep(_REJOIN_PAUSE)  # there is no consumer now that would have to poll
-
     def _join_and_work(self) -> None:
         options, around = self._options, self._around
-        self._writer = Writer(
-            self._clients.producer(),
-            (options.results_topic, options.dead_letters_topic),
-            self._hooks,
-            around.clock,
-            around.call_within,
-        )
-        self._writer.start(options.commit_timeout)
+        self._writer = None
+        self._unread.clear()
         self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
         try:
@@ -189,18 +185,80 @@ class Member(Generic[W]):
     def _turn(self) -> None:
         """Go once round: records in, chunks back, chunks out, results and offsets committed."""
         if self._watchdog.stood_still:
-            raise WriterLost(
+            raise _BeginAnew(
                 "this process stood still for longer than its session: its partitions may be another member's"
             )
         self._reload()
         busy = any(lane.in_flight for lane in self._lanes)
         self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(self._clock.monotonic())))
+        self._have_writer()
         self._take_answers(_BUSY_WAIT if busy else 0)
         for chunk in self._lanes.dispatch(self._clock.monotonic()):
             self._workers.submit(chunk)
         self._commit(self._options.commit_timeout)
         self._control_flow()
         self._show()
+
+    # the writer
+
+    def _have_writer(self) -> None:
+        """Make the writer, once partitions are assigned, and make it anew once it is lost.
+
+        The group comes first: a process that is not let into it, since another one has its name, must not fence
+        that one's writer. A lost writer leaves the group as it is. What its last transaction became is not
+        known before the new one has settled it. All partitions are then read again from their committed offsets.
+        Blocks up to the commit timeout.
+        """
+        if self._writer or self._clock.monotonic() < self._writer_due or not list(self._lanes):
+            return
+        around = self._around
+        writer = Writer(
+            self._clients.producer(),
+            (self._options.results_topic, self._options.dead_letters_topic),
+            self._hooks,
+            around.clock,
+            around.call_within,
+            self._wait,
+        )
+        try:
+            writer.start(self._options.commit_timeout)
+        except WriterLost as error:
+            if not self._stopping:
+                self._lose_writer(error)
+            return
+        self._writer, self._writer_trouble = writer, None
+        self._reread()
+
+    def _wait(self, reason: str) -> None:
+        """Say what Kafka keeps the member waiting for; a member that is to stop waits no longer for a writer."""
+        self._show(reason)
+        if self._stopping and self._writer is None:
+            raise WriterLost("stopped")
+
+    def _lose_writer(self, error: WriterLost) -> None:
+        """Drop all that lanes hold, and read nothing more before there is another writer."""
+        if isinstance(error, WriterFenced) and self._options.is_static:
+            # A new writer would fence the member that replaced this one, and so on for ever.
+            raise MemberFailed(f"another member has the same KAFKA_GROUP_INSTANCE_ID: {error}")
+        self._log.warning("writer_lost", reason=str(error))
+        if self._writer:
+            partitions = [lane.partition for lane in self._lanes]
+            self._lanes.assign(partitions)
+            self._unread |= set(partitions)
+        self._writer, self._writer_trouble = None, str(error)
+        self._writer_due = self._clock.monotonic() + _PAUSE
+
+    def _reread(self) -> None:
+        """Read partitions again from their committed offsets."""
+        positions = [TopicPartition(*partition) for partition in self._unread]
+        self._unread.clear()
+        if not positions:
+            return
+        try:
+            self._consumer.incremental_unassign(positions)
+            self._consumer.incremental_assign(positions)
+        except KafkaException as error:  # an eager assignment can't be changed in part
+            raise _BeginAnew(f"partitions can't be read again: {kafka_error(error).str()}") from None
 
     def _reload(self) -> None:
         asked = self._reloading
@@ -211,8 +269,8 @@ class Member(Generic[W]):
             if asked:
                 self._committer.release()
 
-    def _show(self) -> None:
-        """Say how the member is, to those outside."""
+    def _show(self, waiting: str | None = None) -> None:
+        """Say how the member is, to those outside, and what Kafka keeps it `waiting` for."""
         now = self._clock.monotonic()
         if self._hooks.is_view_due(now):
             self._hooks.viewed(
@@ -221,7 +279,7 @@ class Member(Generic[W]):
                     self._lanes.views(now),
                     self._lanes.gates,
                     self._committer.flooded,
-                    self._committer.trouble,
+                    waiting or self._writer_trouble or self._committer.trouble,
                     self._stopping,
                 )
             )
@@ -241,6 +299,8 @@ class Member(Generic[W]):
         received: Counter[str] = Counter()
         for message in messages:
             error = message.error()
+            if self._unread and to_place(message).of in self._unread:
+                continue
             if error is None:
                 record = to_record(message)
                 self._lanes.add(record)
@@ -281,7 +341,12 @@ class Member(Generic[W]):
     # results and offsets out
 
     def _commit(self, within: float) -> None:
-        self._committer.commit(self._lanes, self._writer, self._consumer.consumer_group_metadata, within)
+        if self._writer is None:
+            return
+        try:
+            self._committer.commit(self._lanes, self._writer, self._consumer.consumer_group_metadata, within)
+        except WriterLost as error:
+            self._lose_writer(error)
 
     # the group
 
@@ -294,12 +359,14 @@ class Member(Generic[W]):
     def _on_revoke(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         revoked = _partitions(partitions)
         self._drain(revoked, self._options.drain_timeout)
+        self._unread.difference_update(revoked)
         self._hooks.rebalanced("revoked", revoked)
         self._log.info("revoked", partitions=list(map(str, revoked)))
 
     def _on_lost(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         lost = _partitions(partitions)
         self._lanes.drop(lost)
+        self._unread.difference_update(lost)
         self._hooks.rebalanced("lost", lost)
         self._log.warning("lost", partitions=list(map(str, lost)))
 
@@ -307,9 +374,13 @@ class Member(Generic[W]):
         """Let chunks in flight finish and be committed, up to so many seconds; then drop the lanes."""
         deadline = Deadline(seconds, self._clock.monotonic)
         leaving = [lane for lane in self._lanes if lane.partition in partitions]
-        while deadline.left and any(
-            lane.in_flight or (lane.finished and lane.partition.topic not in self._committer.flooded)
-            for lane in leaving
+        while (
+            deadline.left
+            and self._writer
+            and any(
+                lane.in_flight or (lane.finished and lane.partition.topic not in self._committer.flooded)
+                for lane in leaving
+            )
         ):
             self._take_answers(min(_BUSY_WAIT, deadline.left))
             self._commit(min(self._options.commit_timeout, deadline.left))

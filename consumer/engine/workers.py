@@ -7,6 +7,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeVar
 
+from consumer.engine.deadline import Deadline
+
+_LOOK = 1.0
+
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 
@@ -71,15 +75,23 @@ class CallTimeout(Exception):
     """A call did not return in time; its thread is left behind."""
 
 
-def call_within(seconds: float, call: Callable[[], Answer]) -> Answer:
-    """Make a call in a thread of its own; raises what it raises, and CallTimeout if it does not return in time."""
-    outcomes: queue.Queue[Callable[[], Answer]] = queue.Queue()
+def call_within(seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
+    """Make a call in a thread of its own; raises what it raises, and CallTimeout if it does not return in time.
+
+    `meanwhile` is called on this thread about once a second.
+    """
+    outcomes: queue.Queue[Callable[[], None]] = queue.Queue()
     threading.Thread(target=lambda: outcomes.put(_outcome(call)), name="call-within", daemon=True).start()
-    try:
-        outcome = outcomes.get(timeout=seconds)
-    except queue.Empty:
-        raise CallTimeout from None
-    return outcome()
+    deadline = Deadline(seconds)
+    while True:
+        try:
+            outcome = outcomes.get(timeout=min(_LOOK, deadline.left))
+        except queue.Empty:
+            if not deadline.left:
+                raise CallTimeout from None
+            meanwhile()
+        else:
+            return outcome()
 
 
 def _outcome(call: Callable[[], Answer]) -> Callable[[], Answer]:

@@ -12,32 +12,38 @@ from consumer.engine.ports import Hooks
 from consumer.engine.records import DeadLetter, Output, Partition, Record, Redelivery
 from consumer.engine.workers import CallTimeout, call_within
 
-CallWithin = Callable[[float, Callable[[], None]], None]
+CallWithin = Callable[[float, Callable[[], None], Callable[[], None]], None]
 
 _ABORTED_WITHIN = 10.0
 _PAUSE = 0.1
+# The library's calls are made again each second, so that the member can say meanwhile what it waits for.
+_SLICE = 1.0
 _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 
 
 class Writer:
     """Writes outputs to `topics`: of results, and of dead letters. Called by the thread that polls, and no other.
 
-    `call` makes a call that may never return, within so many seconds.
+    `call` makes a call that may never return, within so many seconds. `waiting` is called about once a second while
+    Kafka keeps us waiting, with a sentence that says for what and how long.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
         self,
         producer: TransactionalProducer,
         topics: tuple[str, str],
         hooks: Hooks,
         clock: Clock,
         call: CallWithin = call_within,
+        waiting: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._producer = producer
         self._results_topic, self._dead_letters_topic = topics
         self._hooks = hooks
         self._clock = clock
         self._call = call
+        self._waiting = waiting
+        self._begun = 0.0
 
     def start(self, timeout: float) -> None:
         """Take the transactional id over: an earlier holder is fenced, its open transaction ended.
@@ -45,6 +51,7 @@ class Writer:
         Blocks up to the timeout, in seconds. Raises WriterLost if a retry may help, WriterFenced if another took
         it over meanwhile, else TransactionsRefused.
         """
+        self._begun = self._clock.monotonic()
         try:
             self._repeated(self._producer.init_transactions, self._deadline(timeout))
         except KafkaException as error:
@@ -66,14 +73,14 @@ class Writer:
         until the brokers have all of it. If a step fails the transaction is aborted. Without offsets the third
         step is left out.
         """
-        begun = self._clock.monotonic()
+        self._begun = self._clock.monotonic()
         try:
             self._producer.begin_transaction()
             for output in outputs:
                 self._fill(output, deadline)
             positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
             if positions:
-                self._repeated(self._send_offsets, deadline, positions, group)
+                self._send_offsets(positions, group, deadline)
         except (KafkaException, BufferError) as error:
             raise self._aborted(error) from None
         try:
@@ -83,19 +90,27 @@ class Writer:
                 raise self._aborted(error) from None
             # Without an answer to the commit it may have been done or not.
             raise _end_unknown(error) from None
-        self._hooks.committed(outputs, self._clock.monotonic() - begun)
+        self._hooks.committed(outputs, self._clock.monotonic() - self._begun)
 
-    def _send_offsets(self, positions: list[TopicPartition], group: GroupMetadata, timeout: float) -> None:
+    def _send_offsets(self, positions: list[TopicPartition], group: GroupMetadata, deadline: Deadline) -> None:
         """Add the offsets to the transaction; raises WriterLost where the library does not return.
 
         It does not keep to the timeout if the group's coordinator goes away (confluentinc/librdkafka#5456), and
         may never return. So it is called in a thread that can be left behind, with its producer.
         """
-        send = partial(self._producer.send_offsets_to_transaction, positions, group, timeout)
-        try:
-            self._call(timeout + _PAUSE, send)
-        except CallTimeout:
-            raise WriterLost("the client library does not return from adding offsets to the transaction") from None
+        while True:
+            seconds = deadline.left
+            send = partial(self._producer.send_offsets_to_transaction, positions, group, seconds)
+            try:
+                self._call(seconds + _PAUSE, send, self._tell)
+            except CallTimeout:
+                raise WriterLost(
+                    "the client library does not return from adding offsets to the transaction"
+                ) from None
+            except KafkaException as error:
+                self._go_on_after(error, deadline)
+            else:
+                return
 
     def _fill(self, output: Output, deadline: Deadline) -> None:
         self._produce(deadline, self._results_topic, output.record.key, output.result, [])
@@ -118,20 +133,31 @@ class Writer:
                 if not deadline.left:
                     raise
                 self._producer.poll(min(_PAUSE, deadline.left))  # the queue is full: let it drain
+                self._tell()
             else:
                 return
 
-    def _repeated(self, step: Callable[..., object], deadline: Deadline, *args: object) -> None:
+    def _repeated(self, step: Callable[[float], object], deadline: Deadline) -> None:
         """Call a step again as long as its error is transient and there is time."""
         while True:
             try:
-                step(*args, deadline.left)
+                step(min(_SLICE, deadline.left))
             except KafkaException as error:
-                if not (kafka_error(error).retriable() and deadline.left):
-                    raise
-                self._producer.poll(min(_PAUSE, deadline.left))
+                self._go_on_after(error, deadline)
             else:
                 return
+
+    def _go_on_after(self, error: KafkaException, deadline: Deadline) -> None:
+        """Wait a moment before a step is made again; raises the error if that can't help."""
+        if not (kafka_error(error).retriable() and deadline.left):
+            raise error
+        self._producer.poll(min(_PAUSE, deadline.left))
+        self._tell()
+
+    def _tell(self) -> None:
+        seconds = int(self._clock.monotonic() - self._begun)
+        if seconds:
+            self._waiting(f"Kafka: the transaction has been waiting for {seconds} s")
 
     def _aborted(self, cause: KafkaException | BufferError) -> Aborted | WriterLost:
         """Abort the transaction, and give the exception to raise for it."""

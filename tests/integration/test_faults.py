@@ -186,6 +186,21 @@ def test_a_member_that_stood_still_sends_nothing_of_what_is_anothers_now(stand: 
     assert {f"R{number}" for number in range(100, 110)} <= numbers(stand)
 
 
+def test_a_lost_writer_costs_neither_a_record_nor_the_members_place_in_the_group(stand: Stand) -> None:
+    member = stand.member()
+    stand.await_assigned(member)
+    stand.produce(*orders(40))
+    stand.await_results(40)
+    for lost in range(1, 5):
+        stand.end_transaction_of(member)
+        stand.produce(*orders(40, lost * 40))
+        stand.await_results((lost + 1) * 40)
+        assert member.said('"event": "writer_lost"') >= lost
+    assert_one_result_each(stand.await_results(200), 200)
+    assert member.said('"event": "assigned"') == 1
+    assert member.said('"event": "rejoining"') == 0
+
+
 def test_a_broker_that_stands_still_costs_no_record(tmp_path: Path) -> None:
     with EmbeddedBroker() as broker, SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
         stand = Stand(broker.bootstrap_servers, api, tmp_path)

@@ -154,11 +154,14 @@ class ScriptedProducer:
         """Let no further call fail."""
         self._always.clear()
 
-    def call_within(self, seconds: float, call: Callable[[], None]) -> None:
+    def call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
         try:
             call()
         except NeverReturns:
-            self._clock.now += seconds
+            for _ in range(int(seconds)):
+                self._clock.now += 1
+                meanwhile()
+            self._clock.now += seconds % 1
             raise CallTimeout from None
 
     def init_transactions(self, timeout: float) -> None:
@@ -240,6 +243,7 @@ class ScriptedConsumer:
         self.waits: list[float] = []
         self.topics: list[str] = []
         self.is_closed = False
+        self.refuses: KafkaError | None = None
         self._clock = clock
         self._script = script
         self._in_turn = False
@@ -293,15 +297,24 @@ class ScriptedConsumer:
         return None
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        for each in partitions:
-            self.calls.append(f"pause {each.topic}/{each.partition}")
+        self._note("pause", partitions)
 
     def resume(self, partitions: list[TopicPartition]) -> None:
-        for each in partitions:
-            self.calls.append(f"resume {each.topic}/{each.partition}")
+        self._note("resume", partitions)
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        self._note("unassign", partitions)
+        if self.refuses:
+            raise KafkaException(self.refuses)
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        self._note("assign", partitions)
 
     def consumer_group_metadata(self) -> GroupMetadata:
         return GROUP
+
+    def _note(self, what: str, partitions: list[TopicPartition]) -> None:
+        self.calls += [f"{what} {each.topic}/{each.partition}" for each in partitions]
 
     def close(self) -> None:
         assert not self.is_closed
@@ -528,8 +541,8 @@ class Scene:
         self.watchdogs.append(ScriptedWatchdog())
         return self.watchdogs[-1]
 
-    def _call_within(self, seconds: float, call: Callable[[], None]) -> None:
-        self.producer.call_within(seconds, call)
+    def _call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
+        self.producer.call_within(seconds, call, meanwhile)
 
     def _reload(self, *, asked: bool) -> bool:
         self.reloads.append(asked)

@@ -207,7 +207,7 @@ def test_the_transactions_of_one_commit_share_its_time(office: Office) -> None:
     office.producer.fail("produce", BufferError("full"), times=7)
     del office.producer.timeouts[:]
     assert len(office.commit(within=2.0)) == 2
-    assert office.producer.timeouts == pytest.approx([1.3] * 4)
+    assert office.producer.timeouts == pytest.approx([1.3, 1.0] * 2)
 
 
 @pytest.mark.parametrize(("error", "kind"), [(FENCED, WriterFenced), (TRANSIENT, WriterLost)])

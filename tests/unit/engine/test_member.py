@@ -25,6 +25,7 @@ from tests.unit.engine.scripted import (
     TRANSIENT,
     A,
     B,
+    C,
     NeverReturns,
     Scene,
     ScriptedConsumer,
@@ -63,7 +64,7 @@ def test_records_go_to_the_handler_in_order_and_their_results_and_offsets_out_to
     assert transaction.results == [b"result of 0", b"result of 1", b"result of 5"]
     assert transaction.offsets == {A: 6}
     assert transaction.group == GROUP
-    assert scene.producer.timeouts == [5.0, 5.0, 5.0]  # init, offsets, commit
+    assert scene.producer.timeouts == [1.0, 5.0, 1.0]  # init, offsets, commit
 
 
 def test_the_handler_gets_each_record_as_it_came() -> None:
@@ -355,6 +356,7 @@ def test_a_drain_waits_for_what_is_finished_to_be_committed() -> None:
 
     def script() -> Generator[None]:
         scene.consumer.assign(A)
+        yield
         scene.producer.fail("produce", ABORTABLE)
         scene.consumer.arrived = [message(0)]
         yield
@@ -512,18 +514,7 @@ def test_a_handler_may_not_send_once_the_process_stood_still() -> None:
     assert scene.handler.ours == [False]
 
 
-# beginning anew
-
-
-def rejoin(scene: Scene) -> Generator[None]:
-    """A transaction ends in the way that the scene prepares; then the record comes again, and goes through."""
-    scene.consumer.assign(A)
-    scene.consumer.arrived = [message(0)]
-    yield
-    yield
-    scene.consumer.assign(A)
-    scene.consumer.arrived = [message(scene.offsets.get(A, 0))]
-    yield
+# the writer
 
 
 LOST: dict[str, tuple[str, KafkaError | Exception]] = {
@@ -534,93 +525,260 @@ LOST: dict[str, tuple[str, KafkaError | Exception]] = {
 }
 
 
-@pytest.mark.parametrize("how", LOST)
-def test_a_lost_writer_makes_the_member_begin_anew(how: str) -> None:
-    scene = Scene()
-    step, error = LOST[how]
+def fail_first(scene: Scene, step: str, error: KafkaError | Exception) -> None:
+    """Let a step of the first producer fail."""
 
-    def fail_first(producer: ScriptedProducer) -> None:
+    def prepare(producer: ScriptedProducer) -> None:
         if len(scene.clients.producers) == 1:
             producer.fail(step, error)
 
-    scene.clients.prepare = fail_first
-    scene.run(rejoin(scene))
+    scene.clients.prepare = prepare
+
+
+def lose_writer(scene: Scene) -> Generator[None]:
+    """A transaction ends in the way that the scene prepares; then the record comes again, and goes through."""
+    scene.consumer.assign(A)
+    scene.consumer.arrived = [message(0)]
+    yield
+    while len(scene.clients.producers) < 2:
+        yield
+    scene.consumer.arrived = [message(scene.offsets.get(A, 0))]
+    yield
+    yield
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_lost_writer_is_replaced_and_partitions_are_read_again_without_leaving_the_group(how: str) -> None:
+    scene = Scene()
+    fail_first(scene, *LOST[how])
+    scene.run(lose_writer(scene))
     assert scene.results == [b"result of 0"]
     assert scene.offsets == {A: 1}
-    first, second = scene.clients.consumers
-    assert first.is_closed
-    assert second is not first
-    assert scene.clock.slept == [0.5]
+    assert len(scene.clients.consumers) == 1
+    assert [call for call in scene.consumer.calls if "assign" in call] == ["unassign orders/0", "assign orders/0"]
     assert scene.clients.producers[1].calls[0] == "init"
-    assert scene.hooks.heard[1:] == [
-        ("received", {"orders": 1}),
-        ("revoked", [A]),
-        "rejoining",
+    assert len(scene.logged("writer_lost")) == 1
+    assert scene.hooks.heard == [
         ("assigned", [A]),
+        ("received", {"orders": 1}),
         ("received", {"orders": 1}),
         ("committed", [0], 0.0),
         ("revoked", [A]),
     ]
 
 
+def test_what_comes_before_the_writer_is_replaced_is_dropped_and_nothing_in_flight_counts() -> None:
+    scene = Scene()
+    fail_first(scene, "produce", FATAL)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield
+        scene.pool.takes = NEVER
+        scene.consumer.arrived = [message(1), end(9)]
+        yield
+        assert scene.handler.seen == [[0]]
+        assert len(scene.clients.producers) == 1
+        while len(scene.clients.producers) < 2:
+            yield
+        scene.pool.takes = 0.0
+        scene.consumer.arrived = [message(0), message(1), message(2)]
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.handler.seen == [[0], [0, 1, 2]]
+    assert scene.offsets == {A: 3}
+
+
+def test_a_chunk_in_flight_when_the_writer_is_lost_may_not_be_sent_any_more() -> None:
+    scene = Scene()
+    fail_first(scene, "produce", FATAL)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.pool.takes = 1.0
+        scene.consumer.arrived = [message(0, B)]
+        yield
+        scene.pool.takes = 0.0
+        scene.consumer.arrived = [message(0)]
+        while len(scene.clients.producers) < 2:
+            yield
+        scene.clock.now += 1
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.handler.seen == [[0], [0]]
+    assert scene.handler.ours == [True, False]
+    assert scene.committed == []
+
+
+def test_a_partition_that_is_revoked_before_the_writer_is_replaced_is_not_read_again() -> None:
+    scene = Scene()
+    fail_first(scene, "produce", FATAL)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B, C)
+        scene.consumer.arrived = [message(0)]
+        yield
+        scene.consumer.revoke(A)
+        scene.consumer.lose(B)
+        while len(scene.clients.producers) < 2:
+            yield
+        yield
+        assert [call for call in scene.consumer.calls if "assign" in call] == [
+            "unassign orders/2",
+            "assign orders/2",
+        ]
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.offsets == {A: 1}
+
+
+def test_a_writer_that_is_lost_while_a_partition_is_revoked_is_replaced_for_the_others() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        yield
+        scene.producer.fail("produce", FATAL)
+        scene.consumer.arrived = [message(0)]
+        scene.pool.takes = 0.1
+        yield
+        scene.consumer.revoke(A)
+        while len(scene.clients.producers) < 2:
+            yield
+        yield
+        assert [call for call in scene.consumer.calls if "assign" in call] == [
+            "unassign orders/1",
+            "assign orders/1",
+        ]
+
+    scene.run(script())
+    assert scene.committed == []
+
+
+def test_an_assignment_that_can_not_be_changed_in_part_makes_the_member_join_anew() -> None:
+    scene = Scene()
+    fail_first(scene, "produce", FATAL)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.refuses = REFUSED
+        scene.consumer.arrived = [message(0)]
+        while len(scene.clients.consumers) < 2:
+            yield
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.clients.consumers[0].is_closed
+    assert scene.clock.slept == [0.5]
+    assert "rejoining" in scene.hooks.heard
+    assert scene.offsets == {A: 1}
+
+
 def test_a_commit_that_was_done_though_its_answer_was_lost_is_not_repeated() -> None:
     scene = Scene()
 
-    def fail_first(producer: ScriptedProducer) -> None:
+    def prepare(producer: ScriptedProducer) -> None:
         if len(scene.clients.producers) == 1:
             producer.fail_after("commit", REFUSED)
 
-    scene.clients.prepare = fail_first
-    scene.run(rejoin(scene))
+    scene.clients.prepare = prepare
+    scene.run(lose_writer(scene))
     assert scene.results == [b"result of 0", b"result of 1"]
 
 
-def test_a_writer_that_can_not_start_is_tried_again() -> None:
+def test_there_is_no_writer_before_the_group_has_given_partitions() -> None:
     scene = Scene()
 
-    def fail_first(producer: ScriptedProducer) -> None:
+    def script() -> Generator[None]:
+        yield from turns(5)
+        assert scene.clients.producers == []
+        scene.consumer.assign(A)
+        yield
+        assert scene.producer.calls == ["init"]
+
+    scene.run(script())
+
+
+def test_a_writer_that_can_not_start_is_tried_again_while_the_member_polls() -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+
+    def prepare(producer: ScriptedProducer) -> None:
         if len(scene.clients.producers) <= 2:
             producer.fail("init", TRANSIENT, times=None)
 
-    scene.clients.prepare = fail_first
+    scene.clients.prepare = prepare
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        while not scene.committed:
+            yield
+
     started = scene.clock.now
-    scene.run(turns(1))
+    scene.run(script())
     assert len(scene.clients.producers) == 3
     assert len(scene.clients.consumers) == 1
-    assert scene.clock.slept == [0.5, 0.5]
     assert 11 < scene.clock.now - started < 12
+    assert scene.handler.seen == [[0]]
+    troubles = list(dict.fromkeys(view.commit_trouble for view in scene.hooks.views))
+    assert "Kafka: the transaction has been waiting for 3 s" in troubles
+    assert "the broker is away" in troubles
+    assert troubles[-1] is None
 
 
-def test_a_stop_while_the_writer_can_not_start_ends_the_member() -> None:
+def test_a_stop_while_the_writer_can_not_start_ends_the_member_within_a_moment() -> None:
     scene = Scene()
 
     def fail(producer: ScriptedProducer) -> None:
         producer.fail("init", TRANSIENT, times=None)
         scene.member.stop()
 
-    scene.clients.prepare = fail
-    scene.run(turns(1))
-    assert len(scene.clients.producers) == 1
-    assert scene.clients.consumers == []
-
-
-def test_a_stop_while_it_joins_ends_it_without_a_turn() -> None:
-    scene = Scene()
-    scene.clients.prepare = lambda _: scene.member.stop()
-
     def script() -> Generator[None]:
-        raise AssertionError("a turn after the stop")
+        scene.consumer.assign(A)
+        yield
         yield
 
+    scene.clients.prepare = fail
+    started = scene.clock.now
     scene.run(script())
-    assert scene.consumer.is_closed
+    assert len(scene.clients.producers) == 1
+    assert scene.clock.now - started < 2
+    assert scene.logged("writer_lost") == []
+
+
+def test_a_commit_that_waits_shows_it_meanwhile() -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+    scene.clients.prepare = lambda producer: producer.fail("commit", TRANSIENT, times=25)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        while not scene.committed:
+            yield
+
+    scene.run(script())
+    assert "Kafka: the transaction has been waiting for 2 s" in [view.commit_trouble for view in scene.hooks.views]
 
 
 def test_a_static_member_that_is_fenced_ends() -> None:
     scene = Scene(is_static=True)
     scene.clients.prepare = lambda producer: producer.fail("offsets", FENCED)
     with pytest.raises(MemberFailed, match=r"the same KAFKA_GROUP_INSTANCE_ID.*another took over"):
-        scene.run(rejoin(scene))
+        scene.run(lose_writer(scene))
     assert scene.consumer.is_closed
     assert scene.clock.slept == []
     assert scene.pool.is_stopped
@@ -628,22 +786,23 @@ def test_a_static_member_that_is_fenced_ends() -> None:
 
 def test_a_static_member_that_loses_its_writer_otherwise_begins_anew() -> None:
     scene = Scene(is_static=True)
-
-    def fail_first(producer: ScriptedProducer) -> None:
-        if len(scene.clients.producers) == 1:
-            producer.fail("produce", FATAL)
-
-    scene.clients.prepare = fail_first
-    scene.run(rejoin(scene))
+    fail_first(scene, "produce", FATAL)
+    scene.run(lose_writer(scene))
     assert scene.offsets == {A: 1}
 
 
 def test_refused_transactions_end_the_member() -> None:
     scene = Scene()
     scene.clients.prepare = lambda producer: producer.fail("init", REFUSED)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield from turns(2)
+
     with pytest.raises(TransactionsRefused, match="not allowed"):
-        scene.run(turns(1))
+        scene.run(script())
     assert scene.pool.is_stopped
+    assert scene.consumer.is_closed
 
 
 # errors of the library
@@ -960,8 +1119,8 @@ def test_the_hooks_hear_what_happens_in_its_order() -> None:
 
     def script() -> Generator[None]:
         scene.consumer.assign(A, B)
+        scene.clients.prepare = lambda producer: producer.fail("produce", ABORTABLE)
         scene.consumer.arrived = [message(0), message(0, B), message(1), end(2)]
-        scene.producer.fail("produce", ABORTABLE)
         scene.consumer.on_statistics('{"a": 1}')
         while A not in scene.offsets or B not in scene.offsets:
             yield
@@ -1040,7 +1199,7 @@ def test_a_view_tells_why_the_last_commit_failed() -> None:
     def script() -> Generator[None]:
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(0)]
-        scene.producer.fail("produce", ABORTABLE)
+        scene.clients.prepare = lambda producer: producer.fail("produce", ABORTABLE)
         yield
         yield
         while not scene.committed:

@@ -113,14 +113,39 @@ def test_what_a_task_raises_is_raised_where_answers_are_taken_and_the_thread_liv
     workers.stop()
 
 
+def nothing() -> None:
+    pass
+
+
+def test_what_waits_for_a_call_is_told_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.engine.workers._LOOK", 0.01)
+    go_on = threading.Event()
+    told: list[threading.Thread] = []
+
+    def meanwhile() -> None:
+        told.append(threading.current_thread())
+        if len(told) == 3:
+            go_on.set()
+
+    call_within(60, lambda: assert_set(go_on), meanwhile)
+    assert len(told) >= 3
+    assert set(told) == {threading.current_thread()}
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(60)
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), queue.Empty("the call's own")])
 def test_a_call_within_a_time_gives_what_the_call_gives_or_raises(error: Exception) -> None:
     def fail() -> None:
         raise error
 
-    assert call_within(10, lambda: 7) == 7
+    done = threading.Event()
+    call_within(10, done.set, nothing)
+    assert done.is_set()
     with pytest.raises(type(error)) as raised:
-        call_within(10, fail)
+        call_within(10, fail, nothing)
     assert raised.value is error
 
 
@@ -133,7 +158,7 @@ def test_a_call_that_does_not_return_in_time_is_left_behind() -> None:
         go_on.wait()
 
     with pytest.raises(CallTimeout):
-        call_within(0.01, call)
+        call_within(0.01, call, nothing)
     go_on.set()
     if caller:
         assert caller[0].daemon

@@ -42,8 +42,14 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.producer = ScriptedProducer(self.clock)
+        self.waits: list[str] = []
         self.writer = Writer(
-            self.producer, ("results", "dead-letters"), self.hooks, self.clock, self.producer.call_within
+            self.producer,
+            ("results", "dead-letters"),
+            self.hooks,
+            self.clock,
+            self.producer.call_within,
+            self.waits.append,
         )
 
     def write(self, *written: Output, seconds: float = 5.0) -> None:
@@ -79,7 +85,7 @@ def test_results_and_offsets_are_written_in_one_transaction(desk: Desk) -> None:
     assert transaction.offsets == {A: 1, B: 7}
     assert transaction.group == GROUP
     assert desk.producer.calls == ["begin", "produce", "produce", "offsets", "commit"]
-    assert desk.producer.timeouts == [5.0, 5.0]
+    assert desk.producer.timeouts == [5.0, 1.0]
 
 
 def test_without_offsets_their_step_is_left_out(desk: Desk) -> None:
@@ -160,7 +166,7 @@ def test_what_can_not_be_begun_or_produced_is_aborted(desk: Desk, step: str, err
     with pytest.raises(Aborted, match=f"^{error.str()}$"):
         desk.write()
     assert desk.producer.calls[-2:] == [step, "abort"]
-    assert desk.producer.timeouts == [10.0]
+    assert desk.producer.timeouts == [1.0]
     assert desk.hooks.heard == ["aborted"]
     desk.write()  # the same outputs may be written again
     assert [transaction.results for transaction in desk.producer.committed] == [[b"result of 0"]]
@@ -189,8 +195,10 @@ def test_a_transient_error_is_tried_again_in_the_same_transaction(desk: Desk, st
     assert desk.producer.calls.count(step) == 4
     assert desk.producer.calls.count("poll") == 3
     assert len(desk.producer.committed) == 1
-    tries = desk.producer.timeouts[:4] if step == "offsets" else desk.producer.timeouts[1:]
-    assert tries == pytest.approx([5.0, 4.9, 4.8, 4.7])  # a wait between, and less time for each
+    if step == "offsets":
+        assert desk.producer.timeouts[:4] == pytest.approx(
+            [5.0, 4.9, 4.8, 4.7]
+        )  # a wait between, less time for each
 
 
 def test_offsets_that_can_not_be_added_within_the_deadline_are_aborted(desk: Desk) -> None:
@@ -199,7 +207,7 @@ def test_offsets_that_can_not_be_added_within_the_deadline_are_aborted(desk: Des
     with pytest.raises(Aborted, match="the broker is away"):
         desk.write(seconds=0.25)
     assert desk.clock.now - started == pytest.approx(0.25)
-    assert desk.producer.timeouts == pytest.approx([0.25, 0.15, 0.05, 0.0, 10.0])
+    assert desk.producer.timeouts == pytest.approx([0.25, 0.15, 0.05, 0.0, 1.0])
 
 
 def test_a_commit_without_an_answer_within_the_deadline_loses_the_writer(desk: Desk) -> None:
@@ -211,6 +219,43 @@ def test_a_commit_without_an_answer_within_the_deadline_loses_the_writer(desk: D
     assert desk.clock.now - started == pytest.approx(0.25)
     assert "abort" not in desk.producer.calls
     assert desk.hooks.heard == []
+
+
+@pytest.mark.parametrize("step", ["offsets", "commit", "abort"])
+def test_what_kafka_keeps_waiting_is_told_each_moment_with_the_time(desk: Desk, step: str) -> None:
+    desk.producer.fail(step, TRANSIENT, times=25)
+    if step == "abort":
+        desk.producer.fail("produce", ABORTABLE)
+        with pytest.raises(Aborted):
+            desk.write()
+    else:
+        desk.write()
+    assert list(dict.fromkeys(desk.waits)) == [
+        "Kafka: the transaction has been waiting for 1 s",
+        "Kafka: the transaction has been waiting for 2 s",
+    ]
+
+
+def test_a_full_queue_and_a_call_that_does_not_return_are_told_too(desk: Desk) -> None:
+    desk.producer.fail("produce", FULL, times=20)
+    desk.producer.fail("offsets", NeverReturns())
+    with pytest.raises(WriterLost):
+        desk.write()
+    assert desk.waits[-1] == "Kafka: the transaction has been waiting for 5 s"
+    assert "Kafka: the transaction has been waiting for 2 s" in desk.waits
+
+
+def test_nothing_is_told_of_a_transaction_that_takes_no_time(desk: Desk) -> None:
+    desk.producer.fail("commit", TRANSIENT, times=5)
+    desk.write()
+    desk.write()
+    assert desk.waits == []
+
+
+def test_a_start_that_waits_is_told_too(desk: Desk) -> None:
+    desk.producer.fail("init", TRANSIENT, times=25)
+    desk.writer.start(10.0)
+    assert desk.waits[-1] == "Kafka: the transaction has been waiting for 2 s"
 
 
 def test_a_commit_that_fails_otherwise_loses_the_writer(desk: Desk) -> None:
@@ -327,7 +372,7 @@ def test_an_abort_has_ten_seconds_of_its_own(desk: Desk) -> None:
 
 def test_a_start_takes_the_transactional_id_over(desk: Desk) -> None:
     desk.writer.start(3.0)
-    assert (desk.producer.calls, desk.producer.timeouts) == (["init"], [3.0])
+    assert (desk.producer.calls, desk.producer.timeouts) == (["init"], [1.0])
 
 
 def test_a_start_is_tried_again_until_its_time_is_over(desk: Desk) -> None:
