@@ -30,10 +30,12 @@ def prepare_topics(
 ) -> list[str]:
     """Create the topics that are missing; gives those created. Blocks for seconds; raises KafkaUnusable.
 
-    The topic of dead letters is created large enough for any record. `replication` -1 is the broker's default.
+    Topics that we write to are created large enough for any record: results have its key, dead letters its value
+    too. `replication` -1 is the broker's default.
     """
     admin, present = deployment.cluster.reach()
-    configs = {deployment.dead_letters_topic: {"max.message.bytes": str(LARGEST_DEAD_LETTER)}}
+    largest = {"max.message.bytes": str(LARGEST_DEAD_LETTER)}
+    configs = dict.fromkeys(deployment.output_topics, largest)
     new = [
         NewTopic(topic, partitions, replication, config=configs.get(topic, {}))
         for topic in topics

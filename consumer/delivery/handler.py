@@ -75,6 +75,10 @@ class Delivery:
         draft = Draft(chunk.records[0], fault=Fault("internal", message))
         return results.output(draft, chunk.attempts, self._codec)
 
+    def brief(self, output: Output) -> Output:
+        """Make a smaller result: what it quotes is cut short."""
+        return results.brief(output, self._codec)
+
     def _send(self, events: Sequence[Outgoing], defaults: Defaults, attempt: Attempt) -> Trouble | None:
         """Send undecided events, site by site; gives the first trouble."""
         trouble = None

@@ -7,6 +7,8 @@ from jirafe.services import notification_of_failed, notification_of_sent, notifi
 from schemas.codec import Codec
 
 _LONGEST_MESSAGE = 2000
+_LONGEST_NAME = 500
+_LONGEST_BRIEF = 60
 
 
 def output(draft: Draft, attempts: int, codec: Codec) -> Output:
@@ -18,7 +20,7 @@ def output(draft: Draft, attempts: int, codec: Codec) -> Output:
     for event in draft.events:
         match event.outcome:
             case Accepted():
-                notifications.append(notification_of_sent(event.kind, event.name))
+                notifications.append(notification_of_sent(event.kind, shortened(event.name, _LONGEST_NAME)))
             case Fault(kind, message):
                 notifications.append(notification_of_failed(event.kind, shortened(message)))
                 faults.append(Fault(kind, f"{event.kind.name}: {message}"))
@@ -26,8 +28,8 @@ def output(draft: Draft, attempts: int, codec: Codec) -> Output:
                 raise AssertionError(f"{event.kind.name} {event.name} is not decided: no result may say it is")
     record = draft.record
     result = {
-        "message_id": draft.message_id,
-        "message": draft.message_type,
+        "message_id": shortened(draft.message_id, _LONGEST_NAME),
+        "message": shortened(draft.message_type, _LONGEST_NAME),
         "code": 500 if faults else 200,
         "notifications": notifications,
         "topic": record.topic,
@@ -42,6 +44,16 @@ def output(draft: Draft, attempts: int, codec: Codec) -> Output:
     return Output(record, codec.encode("result", result), letter)
 
 
-def shortened(message: str) -> str:
-    """Cut a message to a readable length: the API's errors quote whole values."""
-    return message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + " ..."
+def brief(output: Output, codec: Codec) -> Output:
+    """Cut short what a result quotes, for a topic that takes only small ones; raises RegistryUnavailable."""
+    result = codec.decode_result(output.result)
+    for name in ("message_id", "message"):
+        result[name] = shortened(result[name], _LONGEST_BRIEF)
+    for notification in result["notifications"]:
+        notification["description"] = shortened(notification["description"], _LONGEST_BRIEF)
+    return output._replace(result=codec.encode("result", result), is_brief=True)
+
+
+def shortened(text: str, longest: int = _LONGEST_MESSAGE) -> str:
+    """Cut a text to a readable length: messages and the API's errors may quote anything."""
+    return text if len(text) <= longest else text[:longest] + " ..."

@@ -12,6 +12,7 @@ from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import GroupMetadata, Logger
 from consumer.engine.lane import Lane
 from consumer.engine.ports import W
+from consumer.engine.records import Output
 from consumer.engine.writer import Writer
 
 _ENDS_INTERVAL = 1.0
@@ -21,11 +22,12 @@ _ENDS_INTERVAL = 1.0
 class Committer(Generic[W]):
     """Commits what lanes have finished; called on the main thread.
 
-    `make_guard` makes the flood guard of one topic. `trouble` says why the last commit failed, None if it did not.
-    `chance` gives 0 to 1.
+    `make_guard` makes the flood guard of one topic, `brief` a smaller output of one that is too large. `trouble`
+    says why the last commit failed, None if it did not. `chance` gives 0 to 1.
     """
 
     make_guard: Callable[[], FloodGuard]
+    brief: Callable[[Output], Output]
     backoff: Backoff
     clock: Clock
     chance: Callable[[], float]
@@ -67,13 +69,27 @@ class Committer(Generic[W]):
         if not ready:
             return
         deadline = Deadline(within, self.clock.monotonic)
-        trouble = None
+        trouble, again = None, True
         for part in [[lane] for lane in ready] if self._failures else [ready]:
             try:
                 self._write(part, writer, group(), deadline)
             except Aborted as error:
                 trouble = str(error)
-        self._note(trouble)
+                again = self._is_smaller(part, error) and again
+        self._note(trouble, again=again)
+
+    def _is_smaller(self, lanes: list[Lane[W]], error: Aborted) -> bool:
+        """Make smaller what was refused for its size; tells whether that may help."""
+        if not error.is_too_large:
+            return False
+        return len(lanes) > 1 or lanes[0].too_large(self._briefly)
+
+    def _briefly(self, output: Output) -> Output:
+        try:
+            return self.brief(output)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other lanes go on
+            self.log.warning("handler_raised", reason=f"making a smaller result raised {type(error).__name__}")
+            return output
 
     def _admitted(self, lanes: list[Lane[W]]) -> list[Lane[W]]:
         """Leave out the lanes of flooded topics."""
@@ -109,10 +125,10 @@ class Committer(Generic[W]):
         for lane in lanes:
             lane.committed()
 
-    def _note(self, trouble: str | None) -> None:
+    def _note(self, trouble: str | None, *, again: bool) -> None:
         self.trouble = trouble
         self._failures = 0 if trouble is None else self._failures + 1
-        if trouble is not None:
+        if trouble is not None and not again:
             self._due = self.clock.monotonic() + self.backoff.delay(self._failures, None, self.chance)
 
 

@@ -25,7 +25,14 @@ class TransactionsRefused(ConsumerError):
 
 
 class Aborted(ConsumerError):
-    """The transaction was aborted: nothing was written, and the same outputs may be written again."""
+    """The transaction was aborted: nothing was written, and the same outputs may be written again.
+
+    `is_too_large` tells that a topic refused something for its size.
+    """
+
+    def __init__(self, message: str, *, is_too_large: bool = False) -> None:
+        super().__init__(message)
+        self.is_too_large = is_too_large
 
 
 class WriterLost(ConsumerError):

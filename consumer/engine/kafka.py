@@ -81,9 +81,18 @@ class TransactionalProducer(Protocol):
         """Begin."""
 
     def produce(
-        self, topic: str, value: bytes | None, key: bytes | None, *, headers: list[tuple[str, str | bytes | None]]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        *,
+        headers: list[tuple[str, str | bytes | None]],
+        on_delivery: Callable[[KafkaError | None, Message], None],
     ) -> None:
-        """Queue one record; raises BufferError while the queue is full."""
+        """Queue one record; raises BufferError while the queue is full.
+
+        `on_delivery` is called, in any later call on the same thread, if the broker refuses the record.
+        """
 
     def poll(self, timeout: float) -> int:
         """Let the queue drain."""
@@ -225,6 +234,7 @@ class Cluster:
             "transactional.id": self.transactional_id,
             "transaction.timeout.ms": int(self._commit_timeout * 1000) + _COMMIT_MARGIN_MS,
             "message.max.bytes": LARGEST_DEAD_LETTER,
+            "delivery.report.only.error": True,
             "compression.type": "lz4",
             "linger.ms": 5,
             **self.client_properties("results"),

@@ -4,9 +4,9 @@ Pure state: no threads, no I/O, no clock of its own. An offset here always means
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Generic
 
 from consumer.engine.ports import Chunk, Trouble, W
@@ -32,7 +32,8 @@ class Lane(Generic[W]):
     A record waits, is in flight with its chunk (perhaps often, with backoffs between), is finished with its
     output, and is forgotten once that is committed. While one chunk's outputs wait for their commit the next
     chunk may be in flight, but no further one. Chunks become smaller once the handling of one raises, until the
-    record that does it is alone, and then grow again.
+    record that does it is alone, and then grow again. In the same way the outputs of one transaction become fewer
+    once a topic refuses one for its size.
     """
 
     def __init__(self, partition: Partition, epoch: int, bounds: Bounds) -> None:
@@ -50,7 +51,8 @@ class Lane(Generic[W]):
         self._waiting: deque[Record] = deque()
         self._chunk: Chunk[W] | None = None
         self._in_flight = False
-        self._finished: list[Sequence[Output]] = []
+        self._finished: list[list[Output]] = []
+        self._most_committed: int | None = None
         self._records = 0
         self._bytes = 0
         self._end: int | None = None
@@ -132,7 +134,7 @@ class Lane(Generic[W]):
 
     def finish(self, outputs: Sequence[Output]) -> None:
         """Take the outputs of the chunk in flight, one for each of its records."""
-        self._finished.append(outputs)
+        self._finished.append(list(outputs))
         self._chunk, self._in_flight = None, False
         self._most = min(2 * self._most, self._bounds.chunk_records)
         self.failures, self.due, self.waits_for, self.trouble = 0, 0.0, None, None
@@ -166,8 +168,8 @@ class Lane(Generic[W]):
 
     @property
     def finished(self) -> list[Output]:
-        """Outputs to commit, in the order of their records."""
-        return list(chain.from_iterable(self._finished))
+        """Outputs to commit in one transaction, in the order of their records."""
+        return list(islice(chain.from_iterable(self._finished), self._most_committed))
 
     @property
     def offset(self) -> int | None:
@@ -176,10 +178,10 @@ class Lane(Generic[W]):
         Once nothing else is held it is the partition's end, past the markers that transactions leave there, so
         that a group that has done everything has lag 0.
         """
-        after = self._finished[-1][-1].record.offset + 1 if self._finished else None
-        if self._end and self._records == sum(map(len, self._finished)) and self._end != self._committed:
+        finished = self.finished
+        if self._end and self._records == len(finished) and self._end != self._committed:
             return self._end
-        return after
+        return finished[-1].record.offset + 1 if finished else None
 
     @property
     def committed_offset(self) -> int | None:
@@ -187,9 +189,31 @@ class Lane(Generic[W]):
         return self._committed
 
     def committed(self) -> None:
-        """Forget what was finished: it is committed, and the offset with it."""
+        """Forget `finished`: it is committed, and the offset with it."""
         self._committed = self.offset
-        for output in self.finished:
+        finished = self.finished
+        for output in finished:
             self._records -= 1
             self._bytes -= output.record.size
-        self._finished.clear()
+        left = len(finished)
+        while self._finished and left >= len(self._finished[0]):
+            left -= len(self._finished.pop(0))
+        if left:
+            del self._finished[0][:left]
+        if self._most_committed:
+            self._most_committed = 2 * self._most_committed if self._finished else None
+
+    def too_large(self, brief: Callable[[Output], Output]) -> bool:
+        """Note that a topic refused `finished` for its size; tells whether to try again at once.
+
+        Half as many are tried next. One that is alone is made brief.
+        """
+        finished = self.finished
+        if len(finished) > 1:
+            self._most_committed = len(finished) // 2
+            return True
+        self._most_committed = 1
+        if finished[0].is_brief:
+            return False
+        self._finished[0][0] = brief(finished[0])
+        return self._finished[0][0].is_brief

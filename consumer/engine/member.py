@@ -111,6 +111,7 @@ class Member(Generic[W]):
         self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
         self._committer = Committer[W](
             lambda: FloodGuard(options.flood_window, options.flood_share),
+            handler.brief,
             options.backoff,
             around.clock,
             around.chance,

@@ -129,6 +129,12 @@ class Handler(Protocol[W]):
         `error` is what it raised last. If this raises too, the record is tried again later.
         """
 
+    def brief(self, output: Output) -> Output:
+        """Make a smaller output for the same record, with `is_brief`; called on the main thread, must not block.
+
+        Asked for where the results' topic refuses one for its size. If this raises, the output stays as it is.
+        """
+
 
 Change = Literal["assigned", "revoked", "lost"]
 """What happened to the assignment of partitions.

@@ -107,8 +107,18 @@ class DeadLetter(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What is published for one record: its encoded result, and its dead letter where there is one."""
+    """What is published for one record: its encoded result, and its dead letter where there is one.
+
+    `is_brief` tells that the result's topic did not take it as it was: what it quotes is cut short, and it has no
+    key.
+    """
 
     record: Record
     result: bytes
     dead_letter: DeadLetter | None
+    is_brief: bool = False
+
+    @property
+    def result_key(self) -> bytes | None:
+        """The key of the result: that of the record, so that both are in partitions of the same number."""
+        return None if self.is_brief else self.record.key

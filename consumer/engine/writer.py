@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.errors import Aborted, TransactionsRefused, WriterFenced, WriterLost
@@ -18,6 +18,8 @@ _ABORTED_WITHIN = 10.0
 _PAUSE = 0.1
 # The library's calls are made again each second, so that the member can say meanwhile what it waits for.
 _SLICE = 1.0
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
+_PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 
 
@@ -44,6 +46,7 @@ class Writer:
         self._call = call
         self._waiting = waiting
         self._begun = 0.0
+        self._refusal: tuple[KafkaError, str] | None = None
 
     def start(self, timeout: float) -> None:
         """Take the transactional id over: an earlier holder is fenced, its open transaction ended.
@@ -74,6 +77,7 @@ class Writer:
         step is left out.
         """
         self._begun = self._clock.monotonic()
+        self._refusal = None
         try:
             self._producer.begin_transaction()
             for output in outputs:
@@ -113,7 +117,7 @@ class Writer:
                 return
 
     def _fill(self, output: Output, deadline: Deadline) -> None:
-        self._produce(deadline, self._results_topic, output.record.key, output.result, [])
+        self._produce(deadline, self._results_topic, output.result_key, output.result, [])
         if output.dead_letter:
             headers = [*output.record.headers, *_headers(output.record, output.dead_letter, self._clock.epoch_ms())]
             self._produce(deadline, self._dead_letters_topic, output.record.key, output.record.value, headers)
@@ -128,7 +132,11 @@ class Writer:
     ) -> None:
         while True:
             try:
-                self._producer.produce(topic, value, key, headers=headers)
+                self._producer.produce(topic, value, key, headers=headers, on_delivery=self._delivered)
+            except KafkaException as error:
+                if kafka_error(error).code() in _TOO_LARGE:
+                    self._refusal = kafka_error(error), topic
+                raise
             except BufferError:
                 if not deadline.left:
                     raise
@@ -136,6 +144,11 @@ class Writer:
                 self._tell()
             else:
                 return
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        """Note the first refusal in a transaction: what the library says of the transaction does not have it."""
+        if error and not self._refusal and error.code() not in _PURGED:
+            self._refusal = error, message.topic() or ""
 
     def _repeated(self, step: Callable[[float], object], deadline: Deadline) -> None:
         """Call a step again as long as its error is transient and there is time."""
@@ -168,7 +181,12 @@ class Writer:
         except KafkaException as error:
             return _lost(error, f"{_sentence(cause)}; nor could the transaction be aborted: {_sentence(error)}")
         self._hooks.aborted()
-        return Aborted(_sentence(cause))
+        if self._refusal is None:
+            return Aborted(_sentence(cause))
+        refusal, topic = self._refusal
+        is_too_large = refusal.code() in _TOO_LARGE
+        fix = f"; raise max.message.bytes of {topic}" if is_too_large else ""
+        return Aborted(f"{topic}: {refusal.str()}{fix}", is_too_large=is_too_large)
 
 
 def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:

@@ -36,6 +36,9 @@ class Shouter:
     def give_up(self, chunk: Chunk[int], error: Exception) -> Output:
         return Output(chunk.records[0], b"(NOISE)", DeadLetter("internal", type(error).__name__, chunk.raised))
 
+    def brief(self, output: Output) -> Output:
+        return output._replace(result=output.result[:1], is_brief=True)
+
 
 class StopAfter(Hooks):
     """Stops the member once so many outputs are committed."""

@@ -120,6 +120,17 @@ def test_a_record_as_large_as_can_be_is_a_dead_letter_too(stand: Stand) -> None:
     assert (letter.key, letter.value) == (b"largest", largest)
 
 
+def test_a_result_that_its_topic_does_not_take_is_made_smaller(stand: Stand) -> None:
+    small = {"KAFKA_MESSAGE_MAX_BYTES": "1100", "CONSUMER_GRACE_TIME": "3"}
+    long = "R" * 900
+    stand.produce(*orders(20), order(long, "order:updated"), *orders(20, 20))
+    stand.member(**small)
+    results = stand.await_results(41)
+    assert_one_result_each(results, 41)
+    assert {result["code"] for result in results} == {200}
+    assert len(numbers(stand)) == 41
+
+
 def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_lane(stand: Stand) -> None:
     big = b"\x07" * 5000
     stand.produce_raw(b"big", big)

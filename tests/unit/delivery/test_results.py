@@ -1,8 +1,10 @@
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from consumer.delivery.results import output
+from consumer.delivery.results import brief, output
 from consumer.delivery.work import Credentials, Draft, Fault, Outgoing
 from consumer.engine.records import DeadLetter, Record, Redelivery
 from jirafe.client import Accepted, Document
@@ -83,3 +85,28 @@ def test_a_result_says_which_replay_or_redrive_it_is_of() -> None:
 def test_no_result_says_that_an_undecided_event_is_decided() -> None:
     with pytest.raises(AssertionError, match="is not decided"):
         output(Draft(RECORD, events=[event(CART, None)]), 1, CODEC)
+
+
+@given(st.text(), st.text(), st.text(), st.integers(1, 400_000))
+@example("\U0001f600", "\u0000", "x", 400_000)
+def test_a_result_fits_whatever_a_message_says(name: str, identity: str, message: str, times: int) -> None:
+    long = Outgoing(CART, name * times, "k", Credentials("1", "t"), Document("cart", b""), Accepted())
+    wrong = Outgoing(
+        CART, name * times, "k", Credentials("1", "t"), Document("cart", b""), Fault("x", message * times)
+    )
+    draft = Draft(RECORD, identity * times, identity * times, [long, wrong, wrong])
+    made = output(draft, 1, CODEC)
+    assert len(made.result) < 40_000
+    small = brief(made, CODEC)
+    assert len(small.result) < 3_000
+    assert small.is_brief
+    assert small.record is made.record
+    assert small.dead_letter is made.dead_letter
+    before, after = CODEC.decode_result(made.result), CODEC.decode_result(small.result)
+    texts = ("message_id", "message", "notifications")
+    assert {key: value for key, value in before.items() if key not in texts} == {
+        key: value for key, value in after.items() if key not in texts
+    }
+    assert [each["subject"] for each in before["notifications"]] == [
+        each["subject"] for each in after["notifications"]
+    ]

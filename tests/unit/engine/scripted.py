@@ -46,6 +46,7 @@ TRANSIENT = KafkaError(KafkaError._TRANSPORT, "the broker is away", retriable=Tr
 ABORTABLE = KafkaError(KafkaError._TIMED_OUT_QUEUE, "the transaction must be aborted", txn_requires_abort=True)
 REFUSED = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "not allowed")
 FATAL = KafkaError(KafkaError._FATAL, "the client is broken", fatal=True)
+TOO_LARGE = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large")
 FENCED = KafkaError(KafkaError._FENCED, "another took over", fatal=True)
 
 
@@ -68,6 +69,10 @@ def end(offset: int, of: Partition = A) -> Message:
 
 def outputs(records: Iterable[Record], letter: DeadLetter | None = None) -> list[Output]:
     return [Output(each, b"result of %d" % each.offset, letter) for each in records]
+
+
+def brief(output: Output) -> Output:
+    return output._replace(result=b"brief", is_brief=True)
 
 
 LETTER = DeadLetter("undecodable", "nonsense", 1)
@@ -125,13 +130,18 @@ class Transaction:
 
 
 class ScriptedProducer:
-    """A transactional producer. It fails as it is told, step by step; `calls` are the steps with their timeouts."""
+    """A transactional producer. It fails as it is told, step by step; `calls` are the steps with their timeouts.
+
+    `largest` has the bytes that topics take: a transaction with anything larger can't be committed.
+    """
 
     def __init__(self, clock: HandClock) -> None:
         self.committed: list[Transaction] = []
         self.aborted: list[Transaction] = []
         self.calls: list[str] = []
         self.timeouts: list[float] = []
+        self.largest: dict[str, float] = {}
+        self._is_refused = False
         self._clock = clock
         self._open: Transaction | None = None
         self._failures: dict[str, deque[Exception]] = {}
@@ -173,10 +183,19 @@ class ScriptedProducer:
         self._open = Transaction()
 
     def produce(
-        self, topic: str, value: bytes | None, key: bytes | None, *, headers: list[tuple[str, str | bytes | None]]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        *,
+        headers: list[tuple[str, str | bytes | None]],
+        on_delivery: Callable[[KafkaError | None, Message], None],
     ) -> None:
         self._step("produce")
         self._transaction.produced.append((topic, key, value, headers))
+        if len(value or b"") + len(key or b"") > self.largest.get(topic, NEVER):
+            on_delivery(TOO_LARGE, Message(topic, 0))
+            self._is_refused = True
 
     def poll(self, timeout: float) -> int:
         self.calls.append("poll")
@@ -193,6 +212,8 @@ class ScriptedProducer:
 
     def commit_transaction(self, timeout: float) -> None:
         self._step("commit", timeout)
+        if self._is_refused:
+            raise KafkaException(ABORTABLE)
         self.committed.append(self._transaction)
         self._open = None
         if "commit" in self._failures_after:
@@ -200,6 +221,7 @@ class ScriptedProducer:
 
     def abort_transaction(self, timeout: float) -> None:
         self._step("abort", timeout)
+        self._is_refused = False
         if self._open:
             self.aborted.append(self._open)
         self._open = None
@@ -404,6 +426,9 @@ class ScriptedHandler:
     def give_up(self, chunk: Chunk[str], error: Exception) -> Output:
         [each] = chunk.records
         return Output(each, b"gave up %d" % each.offset, DeadLetter("internal", str(error), chunk.raised))
+
+    def brief(self, output: Output) -> Output:
+        return brief(output)
 
 
 class RecordingHooks(Hooks):

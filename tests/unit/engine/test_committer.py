@@ -8,7 +8,7 @@ from consumer.engine.committer import Committer
 from consumer.engine.errors import WriterFenced, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.lane import Lane
-from consumer.engine.records import DeadLetter, Partition
+from consumer.engine.records import DeadLetter, Output, Partition
 from consumer.engine.writer import Writer
 from tests.unit.engine.scripted import (
     ABORTABLE,
@@ -26,6 +26,7 @@ from tests.unit.engine.scripted import (
     RecordingHooks,
     ScriptedProducer,
     Transaction,
+    brief,
     capture,
     chance,
     outputs,
@@ -42,7 +43,7 @@ class Office:
         self.clock = HandClock()
         self.producer = ScriptedProducer(self.clock)
         log, self.log = capture()
-        self.committer = Committer[str](lambda: FloodGuard(window, 0.5), backoff, self.clock, chance, log)
+        self.committer = Committer[str](lambda: FloodGuard(window, 0.5), brief, backoff, self.clock, chance, log)
         self.lanes = {partition: Lane[str](partition, 1, BOUNDS) for partition in (A, B, C, CART)}
         self._writer = Writer(
             self.producer, ("results", "dead-letters"), RecordingHooks(), self.clock, self.producer.call_within
@@ -333,3 +334,93 @@ def test_in_a_flood_nothing_of_its_topic_goes_lane_by_lane_either() -> None:
     assert office.committer.flooded == ("orders",)
     office.committer.release()
     assert offsets(office.commit()) == [{A: 1}, {B: 2}, {C: 1}]
+
+
+# sizes
+
+
+def refuse(_: Output) -> Output:
+    raise ZeroDivisionError
+
+
+def large(office: Office, *offsets: int, letter: DeadLetter | None = None) -> None:
+    """Let lane A finish records, of which some have results that the results' topic does not take."""
+    lane = office.lanes[A]
+    for offset in range(4):
+        lane.add(record(offset))
+    finished = [
+        Output(each, b"L" * 100 if each.offset in offsets else b"result of %d" % each.offset, letter)
+        for each in lane.dispatch().records
+    ]
+    lane.finish(finished)
+    office.producer.largest["results"] = 50
+
+
+def test_a_result_that_its_topic_does_not_take_is_made_brief_and_the_others_stay_as_they_are(
+    office: Office,
+) -> None:
+    large(office, 2)
+    office.finish(B, 0)
+    while any(lane.finished for lane in office.lanes.values()):
+        office.commit()
+    produced = [each for transaction in office.producer.committed for each in transaction.produced]
+    assert sorted((value, key) for _, key, value, _ in produced if value) == [
+        (b"brief", None),
+        (b"result of 0", b"key"),
+        (b"result of 0", b"key"),
+        (b"result of 1", b"key"),
+        (b"result of 3", b"key"),
+    ]
+    assert office.lanes[A].committed_offset == 4
+    assert office.clock.now == 1000  # nothing had to be waited for
+    assert office.committer.trouble is None
+
+
+def test_every_result_may_be_too_large(office: Office) -> None:
+    large(office, 0, 1, 2, 3)
+    while office.lanes[A].finished:
+        office.commit()
+    results = [value for transaction in office.producer.committed for value in transaction.results]
+    assert results == [b"brief"] * 4
+    assert office.lanes[A].held_records == 0
+    assert office.lanes[A].held_bytes == 0
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_what_is_too_large_however_brief_stops_its_own_lane_and_says_what_to_do(
+    office: Office, *, raises: bool
+) -> None:
+    large(office, 1)
+    office.producer.largest["results"] = 3 if not raises else 50
+    if raises:
+        office.committer.brief = refuse
+        office.finish(B, 0)
+    for _ in range(10):
+        office.commit()
+        office.clock.now += 8
+    assert office.committer.trouble == "results: too large; raise max.message.bytes of results"
+    assert office.lanes[A].committed_offset == (1 if raises else None)
+    assert office.lanes[B].committed_offset == (1 if raises else None)
+    assert len(office.producer.aborted) < 20
+    office.producer.largest.clear()
+    while office.lanes[A].finished:
+        office.commit()
+    assert office.lanes[A].committed_offset == 4
+
+
+def test_a_dead_letter_that_is_too_large_waits_and_its_result_with_it(office: Office) -> None:
+    large(office, letter=LETTER)
+    office.producer.largest["dead-letters"] = 5
+    for _ in range(5):
+        office.commit()
+        office.clock.now += 8
+    assert office.producer.committed == []
+    assert office.committer.trouble == "dead-letters: too large; raise max.message.bytes of dead-letters"
+
+
+def test_transactions_grow_again_once_the_large_one_is_through(office: Office) -> None:
+    large(office, 0)
+    while office.lanes[A].finished:
+        office.commit()
+    office.finish(A, 4, 5, 6, 7)
+    assert [transaction.results for transaction in office.commit()] == [[b"result of %d" % n for n in (4, 5, 6, 7)]]

@@ -54,6 +54,7 @@ def test_a_producer_writes_in_transactions_that_end_soon_after_a_crash() -> None
         "transactional.id": "jirafe-m1",
         "transaction.timeout.ms": 30000,
         "message.max.bytes": 20971520,
+        "delivery.report.only.error": True,
         "compression.type": "lz4",
         "linger.ms": 5,
     }

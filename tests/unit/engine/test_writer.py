@@ -1,10 +1,11 @@
 """The transactional writer: what it writes, and every way in which a step may fail."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Message
 
 from consumer.engine.deadline import Deadline
 from consumer.engine.errors import Aborted, TransactionsRefused, WriterFenced, WriterLost
@@ -29,6 +30,7 @@ from tests.unit.engine.scripted import (
 )
 
 EPOCH = KafkaError(KafkaError.INVALID_PRODUCER_EPOCH, "the epoch is old")
+OnDelivery = Callable[[KafkaError | None, Message], None]
 FULL = BufferError("Local: Queue full")
 NOW_MS = str(HandClock().epoch_ms()).encode()
 
@@ -287,6 +289,52 @@ def test_an_old_epoch_at_the_commit_is_being_fenced(desk: Desk) -> None:
     desk.producer.fail("commit", EPOCH)
     with pytest.raises(WriterFenced):
         desk.write()
+
+
+@pytest.mark.parametrize("code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE])
+def test_what_the_library_itself_refuses_for_its_size_names_the_topic_and_the_mend(desk: Desk, code: int) -> None:
+    desk.producer.fail("produce", KafkaError(code, "too large"))
+    with pytest.raises(Aborted) as aborted:
+        desk.write()
+    assert str(aborted.value) == "results: too large; raise max.message.bytes of results"
+    assert aborted.value.is_too_large
+    desk.producer.fail("commit", ABORTABLE)
+    with pytest.raises(Aborted) as aborted:
+        desk.write()
+    assert (str(aborted.value), aborted.value.is_too_large) == (ABORTABLE.str(), False)
+
+
+def test_what_a_broker_refuses_for_its_size_names_the_topic_too(desk: Desk) -> None:
+    desk.producer.largest["dead-letters"] = 4
+    with pytest.raises(Aborted, match=r"^dead-letters: too large; raise max.message.bytes of dead-letters$"):
+        desk.write(Output(record(0), b"result", LETTER))
+    desk.write(Output(record(0, value=b""), b"result", LETTER._replace(reason="short")))
+
+
+def test_what_is_refused_otherwise_names_the_topic_alone(desk: Desk) -> None:
+    class Refusing(ScriptedProducer):
+        def produce(self, topic: str, *_: object, on_delivery: OnDelivery, **__: object) -> None:
+            for code in (
+                KafkaError._PURGE_QUEUE,
+                KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                KafkaError._PURGE_INFLIGHT,
+            ):
+                on_delivery(KafkaError(code, f"code {code}"), Message(topic, 0))
+            self._is_refused = True
+
+    writer = Writer(Refusing(desk.clock), ("results", "dead-letters"), RecordingHooks(), desk.clock)
+    with pytest.raises(Aborted, match=r"^results: code 29$") as aborted:
+        writer.write(outputs([record(0)]), {}, GROUP, Deadline(5.0, desk.clock.monotonic))
+    assert not aborted.value.is_too_large
+
+
+def test_a_brief_result_has_no_key(desk: Desk) -> None:
+    desk.write(Output(record(0), b"result", LETTER, is_brief=True))
+    [transaction] = desk.producer.committed
+    assert [(topic, key) for topic, key, _, _ in transaction.produced] == [
+        ("results", None),
+        ("dead-letters", b"key"),
+    ]
 
 
 def test_a_full_queue_is_let_drain(desk: Desk) -> None:
