@@ -4,33 +4,38 @@ import base64
 import hashlib
 import json
 import re
-import socketserver
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from types import MappingProxyType
-from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 
 from consumer.monitor.history import STEP, History, Reading
+from consumer.monitor.listener import Listener, Names, Request
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import About, Seen, is_stuck, report
 from consumer.monitor.status import MemberStatus
 
-_PATIENCE = 10.0
 _JSON = "application/json"
+_TEXT = "text/plain; charset=utf-8"
+_OPENMETRICS = "application/openmetrics-text"
+_FOR_MACHINES = ("/metrics", "/healthz", "/readyz")
+_MISDIRECTED = (
+    b"This member is not known by the name in the Host header. Ask it by its IP address, as localhost, or by the "
+    b"name of its machine; a proxy in front of it has to set Host to one of them.\n"
+)
 
 
 class StatusServer:
     """An HTTP server at `address` (HOST:PORT), in threads of its own. It reads what `monitor` has at each request.
 
-    It is read-only: nothing can be changed through it, and no secret is in its answers.
+    It is read-only: nothing can be changed through it, and no secret is in its answers. They are still not for
+    everyone: the page and its document tell why messages failed, in words that may be a customer's. So they are
+    given only to those who ask for this machine: by an IP address, as localhost, by the machine's own name, or by
+    the name in `address`. What is for machines (metrics and probes) has counts and our own reasons alone. It is
+    also given to those who ask by a name that public DNS does not have, as a service is found in a cluster: no web
+    page elsewhere can have such a name, and monitoring works without a setting.
     """
 
     def __init__(self, address: str, about: About, monitor: Monitor) -> None:
@@ -42,38 +47,43 @@ class StatusServer:
         self._policy = _content_policy(self._page.decode())
         self._history = History(self._read)
         self._closed = threading.Event()
-        self._server = _Server((host, int(port)), partial(_RequestHandler, self._answer))
-        threading.Thread(target=self._server.serve_forever, name="status-server", daemon=True).start()
+        self._listener = Listener(host, int(port), self._answer)
+        self._names = Names(host)
+        self._listener.start()
         threading.Thread(target=self._keep_history, name="history", daemon=True).start()
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        host, port = self._server.server_address[:2]
+        host, port = self._listener.server_address[:2]
         return f"http://{host!s}:{port}/"
 
     def close(self) -> None:
         """Stop listening; waits until the server has stopped."""
         self._closed.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._listener.close()
 
-    def _answer(self, request: "_RequestHandler") -> None:
+    def _answer(self, request: Request) -> None:
         """Answer one request, on its thread."""
-        status = self._monitor.status
-        match request.path.partition("?")[0]:
+        path, status = request.path.partition("?")[0], self._monitor.status
+        if not (self._names.is_local(request) if path in _FOR_MACHINES else self._names.is_ours(request)):
+            request.send(_TEXT, _MISDIRECTED, status=HTTPStatus.MISDIRECTED_REQUEST)
+            return
+        match path:
             case "/":
                 request.send("text/html; charset=utf-8", self._page, {"Content-Security-Policy": self._policy})
             case "/status.json":
                 request.send(_JSON, json.dumps(self._report(status)).encode())
             case "/metrics":
-                encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+                # What else clients write in the header has made the encoder raise. Both formats say the same.
+                accepted = request.headers.get("Accept", "")
+                encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accepted else "")
                 request.send(content_type, encode(self._monitor.metrics.registry))
             case "/healthz":
                 stuck = is_stuck(status, time.monotonic())
-                request.tell("stuck" if stuck else None, ("the main loop makes no progress",) if stuck else ())
+                _tell(request, "stuck" if stuck else None, ("the main loop makes no progress",) if stuck else ())
             case "/readyz":
-                request.tell("not ready" if status.not_ready else None, status.not_ready)
+                _tell(request, "not ready" if status.not_ready else None, status.not_ready)
             case _:
                 request.send_error(HTTPStatus.NOT_FOUND)
 
@@ -97,60 +107,10 @@ class StatusServer:
             self._history.take()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 32
-
-    def server_bind(self) -> None:
-        # The class above asks for the host's full name, which may wait for a name server. We do not need it.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # a client may go away at any time
-            super().handle_error(request, client_address)
-
-
-class _RequestHandler(BaseHTTPRequestHandler):
-    timeout = _PATIENCE
-    server_version, sys_version = "jirafe-consumer", ""
-
-    def __init__(self, answer: Callable[["_RequestHandler"], None], *arguments: Any) -> None:
-        self._answer = answer
-        super().__init__(*arguments)  # handles the request
-
-    def do_GET(self) -> None:
-        self._answer(self)
-
-    def do_HEAD(self) -> None:
-        self._answer(self)  # `send` leaves the body out
-
-    def tell(self, trouble: str | None, reasons: tuple[str, ...]) -> None:
-        """Answer a probe."""
-        body = json.dumps({"status": trouble or "ok", "reasons": reasons}).encode()
-        self.send(_JSON, body, status=HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK)
-
-    def send(
-        self,
-        content_type: str,
-        body: bytes,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        status: HTTPStatus = HTTPStatus.OK,
-    ) -> None:
-        """Send an answer that must not be cached."""
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Keep probes out of the log."""
+def _tell(request: Request, trouble: str | None, reasons: tuple[str, ...]) -> None:
+    """Answer a probe."""
+    body = json.dumps({"status": trouble or "ok", "reasons": reasons}).encode()
+    request.send(_JSON, body, status=HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK)
 
 
 def _content_policy(page: str) -> str:

@@ -14,27 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
 from consumer.monitor.failures import Failures
 from consumer.monitor.metrics import MOST_SITES, OTHER, Metrics
-from consumer.monitor.status import LaneStatus, MemberStatus
+from consumer.monitor.status import MemberStatus
 from jirafe.client import Answer, Answered, Exchange, Failed, Forbidden, Refused
+from tests.views import LANE_STATUS
 
 DASHBOARD = Path("ops/grafana/dashboards/jirafe-consumer.json")
 ALERTS = Path("ops/prometheus/alerts.yml")
 
-LANE = LaneStatus(
-    partition=Partition("orders", 3),
-    state="site",
-    position=5,
-    lag=7,
-    waiting=1,
-    in_flight=2,
-    finished=3,
-    held_bytes=40,
-    is_paused=True,
-    waits_for="1",
-    message="down",
-    due=9.0,
-    oldest_since=0.0,
-)
+LANE = replace(LANE_STATUS, partition=Partition("orders", 3), is_paused=True, oldest_since=0.0)
 NOTHING = MemberStatus(0.0, ())
 
 

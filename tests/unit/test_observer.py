@@ -20,26 +20,9 @@ from consumer.engine.ports import Chunk, Done, LaneView, MemberView, Retry, Trou
 from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.status import LaneStatus, State
+from tests.views import IDLE, QUIET
 
-PARTITION = Partition("orders", 0)
-IDLE = LaneView(
-    partition=PARTITION,
-    epoch=1,
-    waiting=0,
-    in_flight=0,
-    finished=0,
-    held_bytes=0,
-    is_paused=False,
-    oldest=None,
-    newest=None,
-    committed=None,
-    waits_for=None,
-    cause=None,
-    message=None,
-    held=False,
-    due=None,
-)
-QUIET = MemberView(now=100.0, lanes=(IDLE,), gates={}, flooded=(), commit_trouble=None, is_stopping=False)
+PARTITION = IDLE.partition
 
 
 class ScriptedAdmin:

@@ -1,40 +1,20 @@
-import http.client
-import json
 import math
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from consumer.engine.ports import LaneView, MemberView, Trouble
-from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
+from consumer.engine.records import Partition, Place
 from consumer.monitor.failures import Failure
 from consumer.monitor.history import History, Point, Reading, point, quantile
 from consumer.monitor.metrics import Totals
-from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import STUCK_AFTER, About, Seen, overall, report
-from consumer.monitor.server import StatusServer
 from consumer.monitor.status import LaneStatus, MemberStatus, State
+from tests.views import LANE_STATUS
 
 ABOUT = About("1.2.3", "group", "member", 0)
 TOTALS = Totals(10, 2, 1, ((0.1, 0.0), (math.inf, 0.0)), {"rejected": 2})
-LANE = LaneStatus(
-    partition=Partition("orders", 0),
-    state="idle",
-    position=5,
-    lag=7,
-    waiting=1,
-    in_flight=2,
-    finished=3,
-    held_bytes=40,
-    is_paused=False,
-    waits_for=None,
-    message=None,
-    due=None,
-    oldest_since=None,
-)
+LANE = replace(LANE_STATUS, state="idle")
 
 
 def lane(state: State, number: int = 0, **changed: Any) -> LaneStatus:
@@ -202,121 +182,3 @@ def test_a_history_keeps_a_point_from_each_reading_to_the_next() -> None:
         history.take()
     assert len(history.points) == 120
     assert history.points[-1].at == readings[153].at
-
-
-# over HTTP, on loopback
-
-
-@pytest.fixture
-def monitor() -> Monitor:
-    def make_admin() -> Any:
-        raise AssertionError("nothing is paused")
-
-    return Monitor(make_admin)
-
-
-class Visitor:
-    """Asks one status server."""
-
-    def __init__(self, server: StatusServer) -> None:
-        self.address = server.url.removeprefix("http://").rstrip("/")
-
-    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
-        connection = http.client.HTTPConnection(self.address, timeout=10)
-        try:
-            connection.request(method, path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, dict(answer.headers), answer.read().decode()
-        finally:
-            connection.close()
-
-    def json(self, path: str) -> tuple[int, Any]:
-        status, headers, body = self.ask(path)
-        assert headers["Content-Type"] == "application/json"
-        return status, json.loads(body)
-
-
-@pytest.fixture
-def visitor(monitor: Monitor) -> Iterator[Visitor]:
-    server = StatusServer("127.0.0.1:0", ABOUT, monitor)
-    try:
-        yield Visitor(server)
-    finally:
-        server.close()
-
-
-IDLE = LaneView(
-    partition=Partition("orders", 0),
-    epoch=1,
-    waiting=0,
-    in_flight=0,
-    finished=0,
-    held_bytes=0,
-    is_paused=False,
-    oldest=None,
-    newest=None,
-    committed=None,
-    waits_for=None,
-    cause=None,
-    message=None,
-    held=False,
-    due=None,
-)
-
-
-def turn(monitor: Monitor, gates: dict[str, str], seconds_ago: float = 0.0) -> None:
-    now = time.monotonic() - seconds_ago
-    monitor.is_view_due(now)
-    monitor.viewed(MemberView(now, (IDLE,), gates, flooded=(), commit_trouble=None, is_stopping=False))
-
-
-def test_probes_follow_the_monitor(monitor: Monitor, visitor: Visitor) -> None:
-    assert visitor.json("/readyz") == (503, {"status": "not ready", "reasons": ["no partition is assigned"]})
-    assert visitor.json("/healthz") == (200, {"status": "ok", "reasons": []})
-    turn(monitor, {})
-    assert visitor.json("/readyz") == (200, {"status": "ok", "reasons": []})
-    turn(monitor, {"123": "down"})
-    assert visitor.json("/readyz") == (503, {"status": "not ready", "reasons": ["123: down"]})
-    assert visitor.json("/healthz")[0] == 200
-    turn(monitor, {}, seconds_ago=STUCK_AFTER + 1)
-    assert visitor.json("/healthz") == (503, {"status": "stuck", "reasons": ["the main loop makes no progress"]})
-
-
-def test_the_status_and_the_metrics_are_the_monitors(monitor: Monitor, visitor: Visitor) -> None:
-    turn(monitor, {"123": "down"})
-    monitor.retried(Trouble("123", "503", "down"))
-    record = Record("orders", 0, 7, 0, None, None, ())
-    monitor.committed([Output(record, b"", DeadLetter("rejected", "total: wrong", 1))], 0.1)
-    status, document = visitor.json("/status.json?now")
-    assert status == 200
-    assert (document["member"], document["group"], document["version"]) == ("member", "group", "1.2.3")
-    assert document["kinds"] == [{"kind": "rejected", "count": 1, "example": "total: wrong"}]
-    assert (document["results"], document["dead_letters"], document["retries"]) == (1, 1, 1)
-    assert document["not_ready"] == ["123: down"]
-    assert [failure["place"] for failure in document["failures"]] == ["orders/0/7"]
-    _, headers, text = visitor.ask("/metrics")
-    assert headers["Content-Type"].startswith("text/plain")
-    assert 'jirafe_consumer_dead_letters_total{kind="rejected"} 1.0' in text
-    _, headers, text = visitor.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")
-    assert headers["Content-Type"].startswith("application/openmetrics-text")
-    assert text.endswith("# EOF\n")
-
-
-def test_the_page_may_load_nothing_but_itself(visitor: Visitor) -> None:
-    status, headers, page = visitor.ask("/")
-    assert (status, headers["Cache-Control"]) == (200, "no-store")
-    assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in headers["Content-Security-Policy"]
-    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
-    assert visitor.ask("/none")[0] == 404
-
-
-def test_a_head_request_is_answered_without_a_body(visitor: Visitor) -> None:
-    for path in ("/", "/status.json", "/metrics", "/readyz", "/healthz", "/none"):
-        got, asked = visitor.ask(path), visitor.ask(path, "HEAD")
-        assert (asked[0], asked[1]["Content-Type"], asked[2]) == (got[0], got[1]["Content-Type"], "")
-
-
-def test_an_address_that_is_taken_is_refused_at_once(monitor: Monitor, visitor: Visitor) -> None:
-    with pytest.raises(OSError, match="in use"):
-        StatusServer(visitor.address, ABOUT, monitor)

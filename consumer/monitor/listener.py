@@ -1,0 +1,200 @@
+"""The HTTP listener below the status server: bounded in connections, threads and time, and asked by its own names.
+
+Python's own server, since those that could replace it bound the silence of a client, not the time it takes in all.
+"""
+
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from types import MappingProxyType
+from typing import Any
+
+MOST_CONNECTIONS = 32
+"""Connections at once, each with its thread."""
+
+PATIENCE = 10.0
+"""Seconds from a connection's beginning to its end. What takes longer is dropped."""
+
+_SLOT_WITHIN = 1.0
+_NOT_PUBLIC = (".internal", ".local", ".svc")
+
+
+class Listener(ThreadingHTTPServer):
+    """Listens at `host` and `port`, and has each request answered by `answer`, on a thread of its own.
+
+    A connection has one request, and `PATIENCE` seconds for all of it, however its client drips or reads. When
+    there are `MOST_CONNECTIONS`, the oldest makes room for the next: an honest client is done within milliseconds,
+    so probes are answered even while slow clients try to hold every connection.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128  # wait in the kernel until they are taken
+
+    def __init__(self, host: str, port: int, answer: Callable[["Request"], None]) -> None:
+        """Listen at once, and answer from `start` on; raises OSError."""
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, float] = {}  # until when each may be; the oldest is the first
+        self._slots = threading.Semaphore(MOST_CONNECTIONS)
+        super().__init__((host, port), partial(Request, answer))
+
+    def start(self) -> None:
+        """Answer requests, until `close`."""
+        threading.Thread(target=self.serve_forever, name="status-server", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening, and drop every connection; waits until the listener has stopped."""
+        self.shutdown()
+        self.server_close()
+        self._drop_until(float("inf"))
+
+    # What the classes above call.
+
+    def server_bind(self) -> None:
+        """Bind the socket."""
+        # The class above asks for the host's full name, which may wait for a name server. We do not need it.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def service_actions(self) -> None:
+        """Drop what has taken too long; called at least twice a second."""
+        self._drop_until(time.monotonic())
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection its thread, and its time."""
+        if not self._slots.acquire(blocking=False):
+            self._drop_oldest()
+            if not self._slots.acquire(timeout=_SLOT_WITHIN):
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._open[request] = time.monotonic() + PATIENCE
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, and make room for another."""
+        with self._lock:  # before it is closed: its number may be another's then
+            had_slot = self._open.pop(request, None) is not None
+        super().shutdown_request(request)
+        if had_slot:
+            self._slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what a request raised."""
+        if not isinstance(sys.exception(), OSError):  # a client may go away at any time
+            super().handle_error(request, client_address)
+
+    def _drop_until(self, now: float) -> None:
+        with self._lock:
+            for connection, until in self._open.items():
+                if until > now:
+                    break
+                _cut(connection)
+
+    def _drop_oldest(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                _cut(connection)
+                break
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a connection in both directions. Its thread, which waits for it, wakes up and closes it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class Request(BaseHTTPRequestHandler):
+    """One request, on its thread. `path` and `headers` are the client's words; `send` answers."""
+
+    server_version, sys_version = "jirafe-consumer", ""
+
+    def __init__(self, answer: Callable[["Request"], None], *arguments: Any) -> None:
+        self._answer = answer
+        super().__init__(*arguments)  # handles the request
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self._answer(self)
+
+    def do_HEAD(self) -> None:
+        """Answer; `send` leaves the body out."""
+        self._answer(self)
+
+    def send(
+        self,
+        content_type: str,
+        body: bytes,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        status: HTTPStatus = HTTPStatus.OK,
+    ) -> None:
+        """Send an answer that must not be cached."""
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep probes out of the log."""
+
+
+class Names:
+    """By which names we may be asked. Any thread may ask, and none waits.
+
+    A web page elsewhere can point its own name at our address, and then read our answers in a visitor's browser
+    (DNS rebinding). The Host header gives it away: browsers always send it, with the name that was asked for. So a
+    request without it is no browser's, and one by an IP address went to that address.
+    """
+
+    def __init__(self, listens_at: str) -> None:
+        """Take the name or address to listen at as one of ours."""
+        self._own = frozenset({"localhost", listens_at.lower(), socket.gethostname().lower()})
+        threading.Thread(target=self._learn, name="own-name", daemon=True).start()
+
+    def _learn(self) -> None:
+        self._own |= {socket.getfqdn().lower()}  # may wait for a name server
+
+    def is_ours(self, request: Request) -> bool:
+        """Tell whether this machine was asked for: by address, as localhost, or by its own name."""
+        return all(name in self._own or _is_address(name) for name in _asked_for(request))
+
+    def is_local(self, request: Request) -> bool:
+        """Tell whether this machine was asked for, or a name that public DNS does not have.
+
+        By those a service is found in a cluster or a compose file: `consumer`, `consumer.shop.svc`.
+        """
+        return self.is_ours(request) or all(
+            (bool(name) and "." not in name) or name.endswith(_NOT_PUBLIC) for name in _asked_for(request)
+        )
+
+
+def _asked_for(request: Request) -> list[str]:
+    """Give the names in the Host headers, without ports: one as a rule."""
+    return [_without_port(host.strip().lower()) for host in request.headers.get_all("Host", [])]
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
