@@ -127,7 +127,9 @@ def make_checked_api(settings: Settings) -> CheckedApi:
 def make_monitor(settings: Settings, log: Logger) -> Monitor:
     """Make what watches one member."""
     cluster = make_cluster(settings, log)
-    return Monitor(lambda: cluster.make_admin("ends"))
+    interval_ms = str(cluster.consumer_properties["statistics.interval.ms"])
+    seconds = int(interval_ms) / 1000 if interval_ms.isdecimal() else 0.0  # the library refuses what is none
+    return Monitor(lambda: cluster.make_admin("ends"), seconds)
 
 
 def make_defaults(settings: Settings) -> Defaults:

@@ -90,7 +90,7 @@ class Totals:
 class Metrics:
     """What one member counts and measures, collected by `registry`; any thread may call.
 
-    The gauges show what `status` gives at the time they are collected.
+    The gauges show what the `status` comes to at the time they are collected.
     """
 
     def __init__(self, status: Callable[[], MemberStatus]) -> None:
@@ -214,7 +214,7 @@ class _Gauges(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        now = self._status()
+        now = self._status().as_of(time.monotonic())
         lanes = now.lanes
 
         def gauge(name: str, meaning: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Metric:

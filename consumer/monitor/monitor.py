@@ -10,30 +10,36 @@ from consumer.engine.ports import Change, Hooks, MemberView, Trouble
 from consumer.engine.records import Output, Partition
 from consumer.monitor.failures import Failures
 from consumer.monitor.metrics import Metrics
-from consumer.monitor.observer import NOT_ASSIGNED, Observer
-from consumer.monitor.status import MemberStatus
+from consumer.monitor.observer import Observer
+from consumer.monitor.status import NOT_ASSIGNED, SILENT_AFTER, MemberStatus
+
+REJOINING = "the member has left its group, to begin anew"
 
 _VIEW_INTERVAL = 1.0
+_INTERVALS_MISSED = 3
 
 
 class Monitor(Hooks):
     """Watches one member. The engine calls the hooks; any thread may read `metrics`, `failures` and `status`.
 
-    `make_admin` makes the client that asks where the logs of paused partitions end. It is called on the main
-    thread, once there is something to ask, and what it raises ends the member.
+    `make_admin` makes the client that asks where logs end that the consumer does not fetch. It is called on the
+    main thread, once there is something to ask, and what it raises ends the member. Statistics come every
+    `statistics_interval` seconds, 0 for never; once three have not come, no broker counts as connected.
     """
 
-    def __init__(self, make_admin: Callable[[], AdminClient]) -> None:
+    def __init__(self, make_admin: Callable[[], AdminClient], statistics_interval: float) -> None:
+        patience = max(SILENT_AFTER, _INTERVALS_MISSED * statistics_interval) if statistics_interval else None
         self.metrics = Metrics(lambda: self.status)
         self.failures = Failures()
-        self._observer = Observer(make_admin)
+        self._observer = Observer(make_admin, patience)
         self._turned_at = time.monotonic()
-        self._status = MemberStatus(self._turned_at, (NOT_ASSIGNED,))
+        until = None if patience is None else self._turned_at + patience
+        self._status = MemberStatus(self._turned_at, (NOT_ASSIGNED,), brokers_until=until)
         self._view_due = 0.0
 
     @property
     def status(self) -> MemberStatus:
-        """How the member was at the last view. `turned_at` is newer: it is the last turn of the main loop."""
+        """How the member was at the last view. `turned_at` is newer: the main loop's last turn or new beginning."""
         return replace(self._status, turned_at=self._turned_at)
 
     def received(self, records: Mapping[str, int]) -> None:
@@ -59,8 +65,10 @@ class Monitor(Hooks):
         self.metrics.rebalanced(change)
 
     def rejoining(self) -> None:
-        """Count that the member leaves the group to begin anew."""
+        """Count that the member leaves the group to begin anew, which may take it long: it has no partitions."""
         self.metrics.rejoined()
+        self._turned_at = time.monotonic()
+        self._status = replace(self._status, not_ready=(REJOINING,), lanes=())
 
     def statistics(self, text: str) -> None:
         """Take librdkafka's statistics of the consumer."""

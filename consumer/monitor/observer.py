@@ -12,9 +12,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.engine.ports import LaneView, MemberView
 from consumer.engine.records import Partition
 from consumer.monitor.statistics import LogEnds, Reach, Statistics, read_statistics
-from consumer.monitor.status import LaneStatus, MemberStatus, State
-
-NOT_ASSIGNED = "no partition is assigned"
+from consumer.monitor.status import NOT_ASSIGNED, LaneStatus, MemberStatus, State
 
 _FLOODED = "too many of the last records are dead letters; SIGHUP lets them through"
 _REGISTRY = "registry"
@@ -24,12 +22,16 @@ _UNKNOWN = Reach(None, None)
 class Observer:
     """Keeps what a view can't tell: where logs end, and since when the oldest record is held.
 
-    `make_admin` makes the client that asks for the ends of paused partitions.
+    `make_admin` makes the client that asks for the ends that the statistics tell nothing new of: those of paused
+    partitions, and of all once no statistics have come for `patience` seconds. None: there are no statistics.
     """
 
-    def __init__(self, make_admin: Callable[[], AdminClient]) -> None:
+    def __init__(self, make_admin: Callable[[], AdminClient], patience: float | None) -> None:
         self._log_ends = LogEnds(make_admin)
+        self._patience = patience
         self._statistics = Statistics(None, {})
+        self._are_new = True
+        self._until: float | None = None
         self._ends: dict[Partition, int] = {}
         self._paused: list[Partition] = []
         self._marks: dict[tuple[Partition, int], deque[tuple[int, float]]] = {}
@@ -37,14 +39,22 @@ class Observer:
     def note(self, statistics: str) -> None:
         """Take librdkafka's statistics, and ask where the logs of paused partitions end."""
         self._statistics = read_statistics(statistics)
+        self._are_new = True
         self._log_ends.ask(self._paused)
 
     def look(self, view: MemberView) -> MemberStatus:
         """Tell how the member is."""
+        if self._are_new and self._patience is not None:
+            self._until = view.now + self._patience
+        self._are_new = False
+        are_old = self._until is not None and view.now > self._until
         self._paused = [lane.partition for lane in view.lanes if lane.is_paused]
+        unknown = [lane.partition for lane in view.lanes] if are_old else self._paused
         ends = self._ends | self._log_ends.answers()
+        if are_old:
+            self._log_ends.ask(unknown)
         # Once it is fetched again the library knows better: the log may have been cut since we asked.
-        self._ends = {partition: ends[partition] for partition in self._paused if partition in ends}
+        self._ends = {partition: ends[partition] for partition in unknown if partition in ends}
         assignments = [(lane.partition, lane.epoch) for lane in view.lanes]
         self._marks = {assignment: self._marks.get(assignment, deque()) for assignment in assignments}
         return MemberStatus(
@@ -52,6 +62,7 @@ class Observer:
             not_ready=_not_ready(view),
             lanes=tuple(self._look_at(lane, view) for lane in view.lanes),
             brokers=self._statistics.brokers,
+            brokers_until=self._until,
             is_stopping=view.is_stopping,
         )
 

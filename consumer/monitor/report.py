@@ -8,10 +8,13 @@ from typing import Any, Literal
 from consumer.monitor.failures import Failure
 from consumer.monitor.history import STEP, Point
 from consumer.monitor.metrics import Totals
-from consumer.monitor.status import LaneStatus, MemberStatus
+from consumer.monitor.status import NOT_ASSIGNED, LaneStatus, MemberStatus
 
 STUCK_AFTER = 120.0
-"""Seconds without a turn of the main loop after which a member is called stuck."""
+"""Seconds without a word of the main loop after which a member is called stuck.
+
+Only a restart helps then. What it waits for, be it Kafka, it waits for in turns, and says so at each.
+"""
 
 _TOP_KINDS = 5
 
@@ -103,11 +106,11 @@ def overall(seen: Seen) -> Overall:
         return "stuck"
     if seen.status.is_stopping:
         return "stopping"
-    if not states:
+    if not states and set(seen.status.not_ready) <= {NOT_ASSIGNED}:
         return "unassigned"
     if states & {"credentials", "flood"}:
         return "held"
-    if states & {"site", "registry", "commit"}:
+    if seen.status.not_ready or states & {"site", "registry", "commit"}:
         return "waiting"
     # Between two chunks a lane is idle for a moment.
     was_busy = bool(seen.points) and seen.points[-1].results > 0

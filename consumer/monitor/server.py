@@ -14,8 +14,10 @@ from prometheus_client.exposition import choose_encoder
 from consumer.monitor.history import STEP, History, Reading
 from consumer.monitor.listener import Listener, Names, Request
 from consumer.monitor.monitor import Monitor
-from consumer.monitor.report import About, Seen, is_stuck, report
+from consumer.monitor.report import STUCK_AFTER, About, Seen, is_stuck, report
 from consumer.monitor.status import MemberStatus
+
+STUCK = f"the main loop has not reported for over {STUCK_AFTER:.0f} s: restart this member, no record is lost"
 
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
@@ -65,31 +67,33 @@ class StatusServer:
 
     def _answer(self, request: Request) -> None:
         """Answer one request, on its thread."""
-        path, status = request.path.partition("?")[0], self._monitor.status
+        path = request.path.partition("?")[0]
         if not (self._names.is_local(request) if path in _FOR_MACHINES else self._names.is_ours(request)):
             request.send(_TEXT, _MISDIRECTED, status=HTTPStatus.MISDIRECTED_REQUEST)
             return
+        now = time.monotonic()
+        status = self._monitor.status.as_of(now)
         match path:
             case "/":
                 request.send("text/html; charset=utf-8", self._page, {"Content-Security-Policy": self._policy})
             case "/status.json":
-                request.send(_JSON, json.dumps(self._report(status)).encode())
+                request.send(_JSON, json.dumps(self._report(now, status)).encode())
             case "/metrics":
                 # What else clients write in the header has made the encoder raise. Both formats say the same.
                 accepted = request.headers.get("Accept", "")
                 encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accepted else "")
                 request.send(content_type, encode(self._monitor.metrics.registry))
             case "/healthz":
-                stuck = is_stuck(status, time.monotonic())
-                _tell(request, "stuck" if stuck else None, ("the main loop makes no progress",) if stuck else ())
+                stuck = is_stuck(status, now)
+                _tell(request, "stuck" if stuck else None, (STUCK,) if stuck else ())
             case "/readyz":
                 _tell(request, "not ready" if status.not_ready else None, status.not_ready)
             case _:
                 request.send_error(HTTPStatus.NOT_FOUND)
 
-    def _report(self, status: MemberStatus) -> dict[str, object]:
+    def _report(self, now: float, status: MemberStatus) -> dict[str, object]:
         seen = Seen(
-            time.monotonic(),
+            now,
             time.time_ns() // 1_000_000,
             status,
             self._monitor.metrics.totals(),

@@ -40,8 +40,10 @@ class Statistics:
 def read_statistics(text: str) -> Statistics:
     """Read librdkafka's statistics, a JSON document."""
     told = orjson.loads(text)
-    # The group's coordinator has a connection of its own ("logical"), to a broker that is listed anyway.
-    brokers = sum(b["state"] == "UP" for b in told["brokers"].values() if b["source"] != "logical")
+    # The group's coordinator has a connection of its own ("logical"), to a broker that is listed anyway. While
+    # nothing is fetched, it may be the only one.
+    up = [broker["source"] for broker in told["brokers"].values() if broker["state"] == "UP"]
+    brokers = sum(source != "logical" for source in up) or min(1, len(up))
     reaches = {
         Partition(topic["topic"], partition["partition"]): _reach(partition)
         for topic in told["topics"].values()

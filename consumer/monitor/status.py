@@ -1,6 +1,6 @@
 """How a member is, as its main loop last saw it: immutable, so that any thread may read it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from consumer.engine.records import Partition
@@ -15,6 +15,13 @@ written.
 """
 
 STATES: tuple[State, ...] = get_args(State)
+
+
+SILENT_AFTER = 5.0
+"""Seconds without a word of the main loop after which a member is not called ready. It reports every second."""
+
+NOT_ASSIGNED = "no partition is assigned"
+NOT_CONNECTED = "Kafka: no broker is connected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +53,27 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """A member. `turned_at` is when its main loop last went round, in seconds of the monotonic clock.
+    """A member. `turned_at` is when its main loop was last heard of, in seconds of the monotonic clock.
 
     `not_ready` has the reasons why it does not deliver all it is given; it is empty if it does. `brokers` is the
-    number of brokers it is connected to, None while not known.
+    number of brokers it is connected to, None while not known. It holds until `brokers_until`: a connection that
+    nothing has been heard of since is none. None there: it is never told.
     """
 
     turned_at: float
     not_ready: tuple[str, ...]
     lanes: tuple[LaneStatus, ...] = ()
     brokers: int | None = None
+    brokers_until: float | None = None
     is_stopping: bool = False
+
+    def as_of(self, now: float) -> "MemberStatus":
+        """Tell what it comes to at a later moment, if nothing was heard meanwhile."""
+        told_no_more = self.brokers_until is not None and now > self.brokers_until
+        brokers = 0 if told_no_more else self.brokers
+        silence = now - self.turned_at
+        reasons = (
+            *([f"the main loop has not reported for {silence:.0f} s"] if silence > SILENT_AFTER else []),
+            *([NOT_CONNECTED] if brokers == 0 else []),
+        )
+        return replace(self, brokers=brokers, not_ready=(*reasons, *self.not_ready))

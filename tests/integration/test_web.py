@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import await_that, free_port
+from jirafe.sandbox import Sandbox, SandboxServer
 from schemas.hub import to_message
 from tests.integration.test_service import orders
 from tests.messages import order
-from tests.stand import TOKEN, Stand
+from tests.stand import SITE, TOKEN, Stand
 
 DASHBOARD = Path("ops/grafana/dashboards/jirafe-consumer.json")
 ALERTS = Path("ops/prometheus/alerts.yml")
@@ -142,6 +145,29 @@ def test_readiness_says_what_stands_in_the_way(stand: Stand, page: Page) -> None
     for path in ("/", "/status.json", "/metrics", "/readyz"):
         assert EXPIRED not in page.get(path).text
         assert TOKEN not in page.get(path).text
+
+
+@pytest.mark.parametrize("messages", [0, 300])
+def test_a_broker_that_is_gone_is_seen_within_seconds_and_asks_for_no_restart(
+    tmp_path: Path, page: Page, messages: int
+) -> None:
+    with EmbeddedBroker() as broker, SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
+        stand = Stand(broker.bootstrap_servers, api, tmp_path)
+        try:
+            start(stand, page)
+            await_that(
+                "it is ready and connected", lambda: page.get("/readyz").ok and page.sum("connected_brokers") == 1
+            )
+            if messages:
+                stand.produce(*orders(messages))
+                stand.await_results(20)
+            broker.signal(signal.SIGKILL)
+            await_that("it says so", lambda: page.sum("connected_brokers") == page.sum("ready") == 0, within=15)
+            assert "Kafka: no broker is connected" in page.get("/readyz").json()["reasons"]
+            assert page.get("/healthz").json() == {"status": "ok", "reasons": []}
+            assert page.get("/status.json").json()["state"] == "waiting"
+        finally:
+            stand.close()
 
 
 def test_the_page_may_load_nothing_but_itself(stand: Stand, page: Page) -> None:

@@ -107,7 +107,7 @@ def test_a_request_is_measured(metrics: Metrics) -> None:
 
 
 def test_gauges_tell_of_the_status_as_it_is_when_they_are_collected() -> None:
-    status = MemberStatus(0.0, ("down",), (LANE,), brokers=2)
+    status = MemberStatus(time.monotonic(), ("down",), (LANE,), brokers=2)
     metrics = Metrics(lambda: status)
     assert value(metrics, "ready") == 0
     assert value(metrics, "lanes", state="site") == value(metrics, "paused_lanes", state="site") == 1
@@ -121,12 +121,15 @@ def test_gauges_tell_of_the_status_as_it_is_when_they_are_collected() -> None:
     assert value(metrics, "held_bytes") == 40
     assert value(metrics, "in_flight_chunks") == 1
     assert value(metrics, "connected_brokers") == 2
-    status = MemberStatus(0.0, (), ())
+    status = MemberStatus(time.monotonic(), (), ())
     assert value(metrics, "ready") == 1
     assert value(metrics, "lanes", state="site") == 0
     assert value(metrics, "lag_records", topic="orders", partition="3") is None
     assert value(metrics, "in_flight_chunks") == 0
     assert value(metrics, "connected_brokers") is None
+    status = MemberStatus(time.monotonic() - 20, (), (), brokers=2, brokers_until=time.monotonic() - 5)
+    assert value(metrics, "ready") == 0
+    assert value(metrics, "connected_brokers") == 0
 
 
 def test_the_age_is_that_of_the_oldest_record_of_all_lanes() -> None:

@@ -1,6 +1,7 @@
 """What a monitor makes of what the engine tells it. The hooks are called as the engine calls them."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -56,7 +57,7 @@ def admin() -> ScriptedAdmin:
 
 @pytest.fixture
 def monitor(admin: ScriptedAdmin) -> Monitor:
-    return Monitor(admin.make)
+    return Monitor(admin.make, 5.0)
 
 
 def see(monitor: Monitor, lane: LaneView = IDLE, view: MemberView = QUIET) -> LaneStatus:
@@ -169,7 +170,9 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
     assert monitor.status.lanes == ()
     assert monitor.status.brokers is None
     assert values(monitor, "ready") == {}
-    monitor.viewed(QUIET)
+    now = time.monotonic()
+    monitor.is_view_due(now)
+    monitor.viewed(replace(QUIET, now=now))
     assert values(monitor, "ready") == {(): 1}
 
 
@@ -199,6 +202,76 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
 def test_readiness_gives_every_reason(monitor: Monitor, changed: dict[str, Any], reasons: tuple[str, ...]) -> None:
     monitor.viewed(replace(QUIET, **changed))
     assert monitor.status.not_ready == reasons
+
+
+def test_a_main_loop_that_is_silent_is_not_ready_and_says_for_how_long(monitor: Monitor) -> None:
+    monitor.is_view_due(100.0)
+    monitor.viewed(replace(QUIET, gates={"123": "down"}))
+    assert monitor.status.as_of(105.0).not_ready == ("123: down",)
+    silent = "the main loop has not reported for 7 s"
+    assert monitor.status.as_of(107.2).not_ready == (silent, "123: down")
+    monitor.is_view_due(107.0)
+    assert monitor.status.as_of(107.2).not_ready == ("123: down",)
+    # While the engine waits for Kafka it goes on to show itself, with what it waits for.
+    waits = "Kafka: the transaction has been waiting for 7 s"
+    monitor.viewed(replace(QUIET, now=110.0, commit_trouble=waits))
+    monitor.is_view_due(110.0)
+    assert monitor.status.as_of(111.0).not_ready == (f"results can't be committed: {waits}",)
+
+
+def test_a_member_that_begins_anew_says_so_and_has_no_partition(monitor: Monitor) -> None:
+    monitor.is_view_due(100.0)
+    monitor.viewed(QUIET)
+    monitor.rejoining()
+    now = time.monotonic()
+    assert monitor.status.as_of(now).not_ready[-1] == "the member has left its group, to begin anew"
+    assert now - monitor.status.turned_at < 5  # it is alive: only a while without a word makes it silent
+    assert monitor.status.lanes == ()
+    monitor.viewed(replace(QUIET, now=now))
+    assert monitor.status.not_ready == ()
+
+
+UP = {"b1": {"state": "UP", "source": "learned"}}
+
+
+def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Monitor) -> None:
+    def brokers(at: float) -> tuple[int | None, tuple[str, ...]]:
+        status = replace(monitor.status, turned_at=at).as_of(at)
+        return status.brokers, status.not_ready
+
+    no_broker = ("Kafka: no broker is connected",)
+    monitor.viewed(QUIET)
+    assert brokers(115.0) == (None, ())  # not known yet
+    assert brokers(115.1) == (0, no_broker)  # three statistics have not come
+    monitor.statistics(statistics(brokers=UP))
+    monitor.viewed(replace(QUIET, now=200.0))
+    assert brokers(215.0) == (1, ())
+    monitor.viewed(replace(QUIET, now=214.0))  # a view alone tells nothing of brokers
+    assert brokers(215.1) == (0, no_broker)
+    monitor.statistics(statistics(brokers=UP))
+    monitor.viewed(replace(QUIET, now=300.0))
+    assert brokers(300.0) == (1, ())
+    monitor.statistics(statistics(brokers={"b1": {"state": "CONNECT", "source": "learned"}}))
+    monitor.viewed(replace(QUIET, now=301.0))
+    assert brokers(301.0) == (0, no_broker)
+
+
+@pytest.mark.parametrize(("interval", "patience"), [(0.2, 5), (1, 5), (5, 15), (60, 180)])
+def test_short_intervals_of_statistics_do_not_make_it_nervous(
+    admin: ScriptedAdmin, interval: float, patience: float
+) -> None:
+    monitor = Monitor(admin.make, interval)
+    monitor.viewed(QUIET)
+    assert monitor.status.as_of(100 + patience).brokers is None
+    assert monitor.status.as_of(100.1 + patience).brokers == 0
+
+
+def test_without_statistics_nothing_is_known_of_brokers(admin: ScriptedAdmin) -> None:
+    monitor = Monitor(admin.make, 0.0)
+    monitor.viewed(QUIET)
+    assert replace(monitor.status, turned_at=9e9).as_of(9e9).brokers is None
+    see(monitor, view=replace(QUIET, now=9e9))
+    assert admin.asked == []
 
 
 def test_a_member_that_stops_says_so(monitor: Monitor) -> None:
@@ -318,6 +391,10 @@ def test_statistics_of_librdkafka_are_read(monitor: Monitor) -> None:
     assert (see(monitor).position, see(monitor).lag, monitor.status.brokers) == (12, 3, 1)
     monitor.statistics(statistics(12, 15, app_offset=11, fetchq_cnt=3))  # fetched, but not handed over
     assert (see(monitor).position, see(monitor).lag, monitor.status.brokers) == (11, 4, 0)
+    coordinator = {"coordinator": {"state": "UP", "source": "logical"}}
+    monitor.statistics(statistics(12, 15, brokers=coordinator))  # nothing is fetched
+    see(monitor)
+    assert monitor.status.brokers == 1
     monitor.statistics(statistics(0, 0))
     assert (see(monitor).position, see(monitor).lag) == (0, 0)
     monitor.statistics(statistics(-1001, -1001))  # not known yet
@@ -355,6 +432,25 @@ def test_a_partition_that_is_fetched_again_knows_its_end_itself(monitor: Monitor
     assert see(monitor, holding(0, is_paused=True)).lag == 500
     assert see(monitor, holding(0)).lag == 20  # the log may have been cut
     assert see(monitor, holding(0, is_paused=True)).lag == 20
+
+
+def test_without_new_statistics_the_ends_of_all_partitions_are_asked_for(
+    monitor: Monitor, admin: ScriptedAdmin
+) -> None:
+    def lag(now: float) -> int | None:
+        return see(monitor, holding(0), replace(QUIET, now=now)).lag
+
+    monitor.statistics(statistics(1, 20))
+    assert lag(100) == lag(115) == 20
+    assert admin.asked == []
+    assert lag(116) == 20  # the main thread is in a transaction, and statistics do not come
+    assert [list(asked) for asked in admin.asked] == [[PARTITION]]
+    admin.answer(500)
+    assert lag(117) == 500
+    admin.answer(600)
+    assert lag(118) == 600
+    monitor.statistics(statistics(1, 610))
+    assert lag(119) == 610
 
 
 def test_an_end_that_cannot_be_told_is_asked_for_again(monitor: Monitor, admin: ScriptedAdmin) -> None:

@@ -9,7 +9,7 @@ from consumer.monitor.failures import Failure
 from consumer.monitor.history import History, Point, Reading, point, quantile
 from consumer.monitor.metrics import Totals
 from consumer.monitor.report import STUCK_AFTER, About, Seen, overall, report
-from consumer.monitor.status import LaneStatus, MemberStatus, State
+from consumer.monitor.status import NOT_ASSIGNED, NOT_CONNECTED, LaneStatus, MemberStatus, State
 from tests.views import LANE_STATUS
 
 ABOUT = About("1.2.3", "group", "member", 0)
@@ -51,6 +51,16 @@ def test_a_member_that_makes_no_progress_is_stuck_whatever_else_it_is() -> None:
     assert overall(stopping) == "stopping"
     assert overall(replace(stopping, now=1000 + STUCK_AFTER)) == "stopping"
     assert overall(replace(stopping, now=1000 + STUCK_AFTER + 1)) == "stuck"
+
+
+def test_a_member_that_is_not_ready_waits_whatever_its_lanes_do() -> None:
+    def word(*reasons: str, lanes: tuple[LaneStatus, ...] = (lane("working"),)) -> str:
+        return overall(replace(seen(), status=MemberStatus(1000.0, reasons, lanes)))
+
+    assert word() == "working"
+    assert word(NOT_CONNECTED) == "waiting"
+    assert word(NOT_CONNECTED, NOT_ASSIGNED, lanes=()) == "waiting"
+    assert word(NOT_ASSIGNED, lanes=()) == "unassigned"
 
 
 def test_between_two_chunks_it_is_still_working() -> None:

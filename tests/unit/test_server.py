@@ -35,7 +35,7 @@ def monitor() -> Monitor:
     def make_admin() -> Any:
         raise AssertionError("nothing is paused")
 
-    return Monitor(make_admin)
+    return Monitor(make_admin, 5.0)
 
 
 class Visitor:
@@ -86,8 +86,13 @@ def test_probes_follow_the_monitor(monitor: Monitor, visitor: Visitor) -> None:
     turn(monitor, {"123": "down"})
     assert visitor.json("/readyz") == (503, {"status": "not ready", "reasons": ["123: down"]})
     assert visitor.json("/healthz")[0] == 200
+    turn(monitor, {}, seconds_ago=20)
+    silent = "the main loop has not reported for 20 s"
+    assert visitor.json("/readyz") == (503, {"status": "not ready", "reasons": [silent]})
+    assert visitor.json("/healthz")[0] == 200  # a restart would not help
     turn(monitor, {}, seconds_ago=STUCK_AFTER + 1)
-    assert visitor.json("/healthz") == (503, {"status": "stuck", "reasons": ["the main loop makes no progress"]})
+    stuck = "the main loop has not reported for over 120 s: restart this member, no record is lost"
+    assert visitor.json("/healthz") == (503, {"status": "stuck", "reasons": [stuck]})
 
 
 def test_the_status_and_the_metrics_are_the_monitors(monitor: Monitor, visitor: Visitor) -> None:
