@@ -122,7 +122,9 @@ class Metrics:
         self._batch = histogram("request_events", "Events of a request: the size of a batch.", _BATCH)
         self._commit = histogram("commit_duration_seconds", "Time of a transaction that was committed.", _SECONDS)
         self._aborts = counter("transaction_aborts", "Transactions aborted; what they had is written again.")
-        self._rebalances = counter("rebalances", "Changes of the assignment, by what happened.", "event")
+        self._rebalances = counter(
+            "rebalances", "Changes of the assignment in which partitions came or went, by what happened.", "event"
+        )
         for change in get_args(Change):
             self._rebalances.labels(change)
         self._rejoins = counter("rejoins", "How often the member left its group to begin anew.")

@@ -60,9 +60,10 @@ class Monitor(Hooks):
         """Count a transaction that was aborted."""
         self.metrics.aborted()
 
-    def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:  # noqa: ARG002 - counted, not named
-        """Count a change of the assignment."""
-        self.metrics.rebalanced(change)
+    def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:
+        """Count a change of the assignment, unless no partition came or went: the group tells of those too."""
+        if any(True for _ in partitions):
+            self.metrics.rebalanced(change)
 
     def rejoining(self) -> None:
         """Count that the member leaves the group to begin anew, which may take it long: it has no partitions."""
@@ -81,5 +82,6 @@ class Monitor(Hooks):
 
     def viewed(self, view: MemberView) -> None:
         """Make the status of a view."""
+        self._turned_at = view.now
         self._view_due = view.now + _VIEW_INTERVAL
         self._status = self._observer.look(view)

@@ -22,6 +22,7 @@ SILENT_AFTER = 5.0
 
 NOT_ASSIGNED = "no partition is assigned"
 NOT_CONNECTED = "Kafka: no broker is connected"
+NOT_HEARD_OF = "Kafka: no broker has been heard of lately"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,13 @@ class MemberStatus:
 
     def as_of(self, now: float) -> "MemberStatus":
         """Tell what it comes to at a later moment, if nothing was heard meanwhile."""
-        told_no_more = self.brokers_until is not None and now > self.brokers_until
-        brokers = 0 if told_no_more else self.brokers
-        silence = now - self.turned_at
-        reasons = (
-            *([f"the main loop has not reported for {silence:.0f} s"] if silence > SILENT_AFTER else []),
-            *([NOT_CONNECTED] if brokers == 0 else []),
-        )
+        brokers, silence = self.brokers, now - self.turned_at
+        reasons = []
+        if silence > SILENT_AFTER:
+            reasons.append(f"the main loop has not reported for {silence:.0f} s")
+        if self.brokers_until is not None and now > self.brokers_until:
+            brokers = 0
+            reasons.append(NOT_HEARD_OF)
+        elif brokers == 0:
+            reasons.append(NOT_CONNECTED)
         return replace(self, brokers=brokers, not_ready=(*reasons, *self.not_ready))

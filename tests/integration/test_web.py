@@ -1,6 +1,5 @@
 """What a member tells over HTTP, through the public door: a real member, a real broker, real requests."""
 
-import json
 import re
 import shutil
 import signal
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.demo.broker import EmbeddedBroker
@@ -23,8 +21,6 @@ from tests.integration.test_service import orders
 from tests.messages import order
 from tests.stand import SITE, TOKEN, Stand
 
-DASHBOARD = Path("ops/grafana/dashboards/jirafe-consumer.json")
-ALERTS = Path("ops/prometheus/alerts.yml")
 EXPIRED = "expired-token"
 GARBAGE = b"\x07not Avro"
 FAST = {"KAFKA_STATISTICS_INTERVAL_MS": "200"}
@@ -163,7 +159,8 @@ def test_a_broker_that_is_gone_is_seen_within_seconds_and_asks_for_no_restart(
                 stand.await_results(20)
             broker.signal(signal.SIGKILL)
             await_that("it says so", lambda: page.sum("connected_brokers") == page.sum("ready") == 0, within=15)
-            assert "Kafka: no broker is connected" in page.get("/readyz").json()["reasons"]
+            reasons = page.get("/readyz").json()["reasons"]
+            assert {"Kafka: no broker is connected", "Kafka: no broker has been heard of lately"} & set(reasons)
             assert page.get("/healthz").json() == {"status": "ok", "reasons": []}
             assert page.get("/status.json").json()["state"] == "waiting"
         finally:
@@ -213,75 +210,10 @@ def test_the_default_address_is_done_without_if_it_is_taken(stand: Stand) -> Non
     stand.await_results(5)
 
 
-# The dashboard and the alerts use what there is.
-
-
-@pytest.fixture
-def exposed(stand: Stand, page: Page) -> dict[str, set[str]]:
-    """The names of all samples that a member exposes that has done something, each with its labels."""
-    start(stand, page)
-    stand.produce(*orders(3))
-    stand.produce_raw(b"bad", GARBAGE)
-    stand.await_results(4)
-    await_that("statistics", lambda: page.sum("connected_brokers") == 1)
-    labels: dict[str, set[str]] = {"up": set()}
-    for name, has in page.samples():
-        labels.setdefault(name, set()).update(label for label, _ in has)
-    return labels
-
-
-def used(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """The metrics of a query, each with the labels that it is selected by."""
-    for name, selector in re.findall(r"\b((?:jirafe_consumer|process)_\w+|up\b)(?:\{(.*?)\})?", expression):
-        yield name, set(re.findall(r"(\w+)\s*[=!]~?", selector))
-
-
-def test_the_dashboard_uses_metrics_that_there_are(exposed: dict[str, set[str]]) -> None:
-    dashboard = json.loads(DASHBOARD.read_text())
-    expressions = [
-        *(target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())),
-        *(variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable),
-    ]
-    names = set()
-    for expression in expressions:
-        for name, labels in used(expression):
-            names.add(name)
-            assert name in exposed, expression
-            assert labels <= exposed[name] | {"job", "instance", "le"}, expression
-        for by in re.findall(r"\bby \((.*?)\)", expression):
-            of = set().union(*(exposed[name] for name, _ in used(expression)))
-            assert set(by.split(", ")) <= of | {"instance"}, expression
-    assert all(
-        target["datasource"]["uid"] == "${datasource}"
-        for p in dashboard["panels"]
-        for target in p.get("targets", ())
-    )
-    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
-    there_are = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("jirafe_")}
-    assert there_are <= shown, "a metric that nobody sees"
-
-
-def test_alerts_use_metrics_that_there_are_and_say_what_to_do(exposed: dict[str, set[str]]) -> None:
-    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
-    for rule in group["rules"]:
-        names = list(used(rule["expr"]))
-        assert names
-        for name, labels in names:
-            assert name in exposed, rule["alert"]
-            assert labels <= exposed[name] | {"job"}, rule["alert"]
-        assert rule["labels"]["severity"] in ("page", "ticket")
-        assert rule["annotations"]["summary"].endswith(".")
-        assert re.fullmatch(r"docs/operations\.md#[a-z-]+", rule["annotations"]["runbook"])
-
-
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_takes_rules_and_metrics(stand: Stand, page: Page, exposed: dict[str, set[str]]) -> None:
-    def check(*arguments: str, given: str | None = None) -> str:
-        done = subprocess.run(["promtool", *arguments], input=given, capture_output=True, text=True, check=False)  # noqa: S607
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    check("check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
-    check("test", "rules", str(ALERTS.with_name("alerts_test.yml")))
-    said = check("check", "metrics", given=page.get("/metrics").text)
-    assert "jirafe_consumer" not in said
+def test_promtool_takes_the_metrics(stand: Stand, page: Page) -> None:
+    start(stand, page)
+    text = page.get("/metrics").text
+    check = ["promtool", "check", "metrics"]
+    said = subprocess.run(check, input=text, capture_output=True, text=True, check=True)
+    assert "jirafe_consumer" not in said.stdout + said.stderr

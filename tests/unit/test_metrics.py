@@ -1,13 +1,10 @@
-import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import yaml
 from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,9 +14,6 @@ from consumer.monitor.metrics import MOST_SITES, OTHER, Metrics
 from consumer.monitor.status import MemberStatus
 from jirafe.client import Answer, Answered, Exchange, Failed, Forbidden, Refused
 from tests.views import LANE_STATUS
-
-DASHBOARD = Path("ops/grafana/dashboards/jirafe-consumer.json")
-ALERTS = Path("ops/prometheus/alerts.yml")
 
 LANE = replace(LANE_STATUS, partition=Partition("orders", 3), is_paused=True, oldest_since=0.0)
 NOTHING = MemberStatus(0.0, ())
@@ -157,87 +151,6 @@ def test_names_and_units_follow_the_conventions() -> None:
             assert family.name.endswith(("_seconds", "_bytes", "_events"))
         for sample in family.samples:
             assert sample.labels.keys().isdisjoint({"key", "offset", "id", "job", "instance"})
-
-
-# The dashboard and the alerts use metrics that exist.
-
-
-@pytest.fixture
-def exposed() -> dict[str, set[str]]:
-    """The names of all samples that a busy member exposes, each with its labels."""
-    metrics = Metrics(lambda: MemberStatus(0.0, (), (LANE,), brokers=1))
-    metrics.received({"orders": 1})
-    metrics.decided({("cart", "accepted"): 1})
-    metrics.exchanged(exchange())
-    labels: dict[str, set[str]] = {"up": set()}
-    for family in families(metrics):
-        for sample in family.samples:
-            if not sample.name.endswith("_created"):  # a member switches these off
-                labels.setdefault(sample.name, set()).update(sample.labels)
-    return labels
-
-
-def used(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """The metrics of a query, each with the labels that it is selected by."""
-    for name, selector in re.findall(r"\b((?:jirafe_consumer|process)_\w+|up\b)(?:\{(.*?)\})?", expression):
-        yield name, set(re.findall(r"(\w+)\s*[=!]~?", selector))
-
-
-def assert_exists(expression: str, exposed: dict[str, set[str]]) -> set[str]:
-    """Check the metrics of a query, and the labels it selects and groups by; gives the metrics."""
-    metrics = list(used(expression))
-    assert metrics, expression
-    has = {"job", "instance", "le"}
-    for name, labels in metrics:
-        assert name in exposed, expression
-        assert labels <= exposed[name] | has, expression
-    for by in re.findall(r"\bby \((.*?)\)", expression):
-        assert set(by.split(", ")) <= has.union(*(exposed[name] for name, _ in metrics)), expression
-    return {name for name, _ in metrics}
-
-
-def test_the_dashboard_shows_every_metric_and_no_other(exposed: dict[str, set[str]]) -> None:
-    dashboard = json.loads(DASHBOARD.read_text())
-    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    variables = [each["definition"] for each in dashboard["templating"]["list"] if "definition" in each]
-    names: set[str] = set()
-    for expression in (*(target["expr"] for target in targets), *variables):
-        names |= assert_exists(expression, exposed)
-    for target in targets:
-        assert target["datasource"]["uid"] == "${datasource}"
-        for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
-            assert re.search(rf"\bby \([^)]*\b{label}\b|^(?!.*\bby \()", target["expr"]), target
-    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
-    there_are = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed if name.startswith("jirafe_")}
-    assert there_are <= shown, "a metric that nobody sees"
-
-
-def test_alerts_use_metrics_that_exist_and_say_what_to_do(exposed: dict[str, set[str]]) -> None:
-    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
-    for rule in group["rules"]:
-        assert_exists(rule["expr"], exposed)
-        assert rule["labels"]["severity"] in ("page", "ticket")
-        assert rule["annotations"]["summary"].endswith(".")
-        assert re.fullmatch(r"docs/operations\.md#[a-z-]+", rule["annotations"]["runbook"])
-        for label in re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())):
-            assert label in rule["expr"] or label in ("job", "instance"), rule["alert"]
-
-
-def test_what_the_alerts_are_expected_to_say_is_what_they_say() -> None:
-    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
-    rules = {rule["alert"]: rule["annotations"] for rule in group["rules"]}
-    expectations = [
-        (case["alertname"], alert["exp_annotations"])
-        for test in yaml.safe_load(ALERTS.with_name("alerts_test.yml").read_text())["tests"]
-        for case in test["alert_rule_test"]
-        for alert in case["exp_alerts"]
-    ]
-    assert expectations
-    for name, expected in expectations:
-        assert expected.keys() == rules[name].keys()
-        for key, text in expected.items():
-            template = ".+".join(map(re.escape, re.split(r"\{\{.*?\}\}", rules[name][key])))
-            assert re.fullmatch(template, text), name
 
 
 def failed(offset: int, reason: str = "why", kind: str = "rejected") -> Output:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 import structlog
@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumer.engine.backoff import Backoff
 from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
-from consumer.engine.ports import Chunk, Done, LaneView, MemberView, Retry, Trouble
+from consumer.engine.ports import Change, Chunk, Done, LaneView, MemberView, Retry, Trouble
 from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.status import LaneStatus, State
@@ -138,7 +138,9 @@ def test_aborts_rejoins_and_rebalances_are_counted(monitor: Monitor) -> None:
     monitor.rejoining()
     monitor.rebalanced("assigned", [PARTITION])
     monitor.rebalanced("lost", [PARTITION])
-    monitor.rebalanced("assigned", [])
+    monitor.rebalanced("assigned", iter([PARTITION]))
+    for change in get_args(Change):
+        monitor.rebalanced(change, [])  # others' partitions went from one to the other
     assert values(monitor, "transaction_aborts_total") == {(): 1}
     assert values(monitor, "rejoins_total") == {(): 2}
     assert values(monitor, "rebalances_total", "event") == {("assigned",): 2, ("lost",): 1}
@@ -170,9 +172,7 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
     assert monitor.status.lanes == ()
     assert monitor.status.brokers is None
     assert values(monitor, "ready") == {}
-    now = time.monotonic()
-    monitor.is_view_due(now)
-    monitor.viewed(replace(QUIET, now=now))
+    monitor.viewed(replace(QUIET, now=time.monotonic()))
     assert values(monitor, "ready") == {(): 1}
 
 
@@ -205,7 +205,6 @@ def test_readiness_gives_every_reason(monitor: Monitor, changed: dict[str, Any],
 
 
 def test_a_main_loop_that_is_silent_is_not_ready_and_says_for_how_long(monitor: Monitor) -> None:
-    monitor.is_view_due(100.0)
     monitor.viewed(replace(QUIET, gates={"123": "down"}))
     assert monitor.status.as_of(105.0).not_ready == ("123: down",)
     silent = "the main loop has not reported for 7 s"
@@ -215,12 +214,10 @@ def test_a_main_loop_that_is_silent_is_not_ready_and_says_for_how_long(monitor: 
     # While the engine waits for Kafka it goes on to show itself, with what it waits for.
     waits = "Kafka: the transaction has been waiting for 7 s"
     monitor.viewed(replace(QUIET, now=110.0, commit_trouble=waits))
-    monitor.is_view_due(110.0)
     assert monitor.status.as_of(111.0).not_ready == (f"results can't be committed: {waits}",)
 
 
 def test_a_member_that_begins_anew_says_so_and_has_no_partition(monitor: Monitor) -> None:
-    monitor.is_view_due(100.0)
     monitor.viewed(QUIET)
     monitor.rejoining()
     now = time.monotonic()
@@ -239,21 +236,21 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
         status = replace(monitor.status, turned_at=at).as_of(at)
         return status.brokers, status.not_ready
 
-    no_broker = ("Kafka: no broker is connected",)
+    unheard = ("Kafka: no broker has been heard of lately",)
     monitor.viewed(QUIET)
     assert brokers(115.0) == (None, ())  # not known yet
-    assert brokers(115.1) == (0, no_broker)  # three statistics have not come
+    assert brokers(115.1) == (0, unheard)  # three statistics have not come
     monitor.statistics(statistics(brokers=UP))
     monitor.viewed(replace(QUIET, now=200.0))
     assert brokers(215.0) == (1, ())
     monitor.viewed(replace(QUIET, now=214.0))  # a view alone tells nothing of brokers
-    assert brokers(215.1) == (0, no_broker)
+    assert brokers(215.1) == (0, unheard)
     monitor.statistics(statistics(brokers=UP))
     monitor.viewed(replace(QUIET, now=300.0))
     assert brokers(300.0) == (1, ())
     monitor.statistics(statistics(brokers={"b1": {"state": "CONNECT", "source": "learned"}}))
     monitor.viewed(replace(QUIET, now=301.0))
-    assert brokers(301.0) == (0, no_broker)
+    assert brokers(301.0) == (0, ("Kafka: no broker is connected",))
 
 
 @pytest.mark.parametrize(("interval", "patience"), [(0.2, 5), (1, 5), (5, 15), (60, 180)])

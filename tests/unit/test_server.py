@@ -73,9 +73,7 @@ def visitor(monitor: Monitor) -> Iterator[Visitor]:
 
 
 def turn(monitor: Monitor, gates: dict[str, str], seconds_ago: float = 0.0) -> None:
-    now = time.monotonic() - seconds_ago
-    monitor.is_view_due(now)
-    monitor.viewed(replace(QUIET, now=now, gates=gates))
+    monitor.viewed(replace(QUIET, now=time.monotonic() - seconds_ago, gates=gates))
 
 
 def test_probes_follow_the_monitor(monitor: Monitor, visitor: Visitor) -> None:
