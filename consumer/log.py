@@ -2,9 +2,12 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
+
+from consumer.printing import Console, unguarded, visible
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -13,18 +16,34 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 def configure(level: str, form: Literal["auto", "console", "json"]) -> Logger:
     """Set the log up, to standard error, and give the logger."""
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    console = Console(to_stderr=True)
+    has_colours = console.color_system is not None and not console.no_color  # as the commands: NO_COLOR, TERM
+    for_people = form == "console" or (form == "auto" and console.is_terminal)
+    rendered: list[Any] = (
+        [_made_visible, structlog.dev.ConsoleRenderer(colors=has_colours)]
+        if for_people
+        else [structlog.processors.JSONRenderer()]  # which escapes all that is not ASCII
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            *rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(unguarded(sys.stderr)),
         cache_logger_on_first_use=True,
     )
     logger: Logger = structlog.get_logger()
     return logger
+
+
+def _made_visible(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show what a terminal would obey: only the renderer's own colours may."""
+    return {name: _on_one_line(name, value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _on_one_line(name: str, text: str) -> str:
+    """Keep a text from looking like further lines of the log; a traceback is many."""
+    return visible(text) if name == "exception" else visible(text).replace("\n", "\\n")

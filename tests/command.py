@@ -1,8 +1,21 @@
 """The commands as a user runs them: arguments in, output and exit status out."""
 
 import os
+import pty
+import re
 import subprocess
 import sys
+
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+C0 = "".join(map(chr, range(0x20))).translate({ord("\t"): None, ord("\n"): None})
+C1 = "".join(map(chr, range(0x7F, 0xA0)))
+HOSTILE = C0 + C1 + BIDI + "\u2028\ufeff\U000e0041"
+_OURS = re.compile(r"\r*(?:\x1b\[(?:[\d;]*m|\?25[lh]|1A|2K)\r*)+")
+
+
+def obeyed(printed: str) -> list[str]:
+    """Give what a terminal would take as an order, but for our own colours and bars."""
+    return [each for each in _OURS.sub("", printed) if each in HOSTILE]
 
 
 def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -16,3 +29,31 @@ def run(*arguments: str, text: str = "", **environment: str) -> subprocess.Compl
         timeout=90,
         check=False,
     )
+
+
+def on_a_terminal(*arguments: str, text: str = "", **environment: str) -> str:
+    """Run a command on a terminal, and give all that reached it."""
+    ours, theirs = pty.openpty()
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith(("KAFKA_", "JIRAFE_", "CONSUMER_"))}
+    with subprocess.Popen(
+        [sys.executable, "-m", "consumer", "--env-file", os.devnull, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=theirs,
+        env={**inherited, "TERM": "xterm-256color", "COLUMNS": "200", **environment},
+    ) as process:
+        os.close(theirs)
+        assert process.stdin
+        process.stdin.write(text.encode())
+        process.stdin.close()
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65_536)
+            except OSError:  # how Linux says that nobody holds the other end
+                break
+            if not part:
+                break
+            shown += part
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n")

@@ -5,8 +5,6 @@ from itertools import islice
 from typing import Any
 
 import click
-import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -18,6 +16,7 @@ from consumer.admin.ranges import Position
 from consumer.cli.progress import Bar, bars
 from consumer.cli.usage import PROGRAM, a_position, consumed, of_partitions
 from consumer.engine.records import Place
+from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
 
 _COLUMNS = {
@@ -74,7 +73,7 @@ def audit_command(
     steps = audit.audit(app.make_deployment(loaded), app.make_codec(loaded), topics, (start, end))
     report = _with_progress(steps)
     if as_json:
-        click.echo(orjson.dumps(_object(report)))
+        print_json(_object(report))
     else:
         _show(report)
     return 0 if report.is_proven else 1
@@ -123,7 +122,7 @@ def _counts(counts: Mapping[Count, int]) -> dict[str, int]:
 
 
 def _show(report: AuditReport) -> None:
-    console = Console(highlight=False)
+    console = Console()
     for topic in dict.fromkeys(each.range.topic for each in report.partitions):
         of_topic = [each for each in report.partitions if each.range.topic == topic]
         console.print(f"[bold]{escape(topic)}[/]")

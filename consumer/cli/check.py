@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 
 import click
-import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from consumer import app
 from consumer.admin.check import Finding, Verdict, check
 from consumer.errors import SettingsError
+from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
 
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"}
@@ -33,7 +32,7 @@ def check_command(source: SettingsSource, as_json: bool) -> int:
       jirafe-consumer check --json | jq '.checks[] | select(.verdict != "ok")'
     """
     found: list[Finding] = []
-    console = Console(highlight=False)
+    console = Console()
     for finding in _findings(source):
         found.append(finding)
         if not as_json:
@@ -44,7 +43,7 @@ def check_command(source: SettingsSource, as_json: bool) -> int:
             {"check": each.check, "verdict": each.verdict.value, "message": each.message, "fix": each.fix}
             for each in found
         ]
-        click.echo(orjson.dumps({"ok": is_ok, "checks": checks}))
+        print_json({"ok": is_ok, "checks": checks})
     return int(not is_ok)
 
 

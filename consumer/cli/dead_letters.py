@@ -8,10 +8,8 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import click
-import orjson
-from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
-from rich.text import Text
 
 from consumer import app
 from consumer.admin.letters import Found, LetterFilter, Letters, Look
@@ -22,6 +20,7 @@ from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import PROGRAM, a_place, a_time, consumed
 from consumer.engine.records import Place
 from consumer.errors import GaveUp, Interrupted
+from consumer.printing import Console, print_json
 from consumer.settings import Settings, SettingsSource
 
 _MOST_REDRIVES = 3
@@ -95,7 +94,7 @@ def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, 
       jirafe-consumer dead-letters list --json | jq -r .reason | sort | uniq -c
     """
     letters = _letters(source.load(), wanted.topic)
-    console = Console(highlight=False)
+    console = Console()
     kinds: Counter[str] = Counter()
     states: Counter[str] = Counter()
     with _reading() as look:
@@ -105,7 +104,7 @@ def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, 
             kinds[found.letter.kind] += 1
             states[found.redriven] += 1
             if as_json:
-                click.echo(orjson.dumps(_object(found)))
+                print_json(_object(found))
             else:
                 _row(console, found)
     if not as_json:
@@ -129,17 +128,12 @@ def _row(console: Console, found: Found) -> None:
     letter, contents = found.letter, found.contents
     state, style = _STATES[found.redriven]
     told = " ".join(filter(None, (contents.message_type, contents.number)))
-    line = Text.assemble(
-        (f"{letter.failed_at:%Y-%m-%d %H:%M:%S}", "dim"),
-        "  ",
-        (str(letter.of), "bold"),
-        "  ",
-        letter.kind,
-        "  ",
-        (state, style),
+    at = f"{letter.failed_at:%Y-%m-%d %H:%M:%S}"
+    console.print(
+        f"[dim]{at}[/]  [bold]{escape(str(letter.of))}[/]  {escape(letter.kind)}  [{style}]{state}[/]",
+        soft_wrap=True,
     )
-    console.print(line, soft_wrap=True)
-    console.print(Padding(Text(": ".join(filter(None, (told, letter.reason)))), (0, 0, 0, 2)))
+    console.print(Padding(escape(": ".join(filter(None, (told, letter.reason)))), (0, 0, 0, 2)))
 
 
 def _object(found: Found) -> dict[str, Any]:
@@ -188,7 +182,7 @@ def show(source: SettingsSource, place: Place) -> int:
             "content": _without_secrets(message) if message else None,
             "would_send": preview(message, loaded.parameters, {}) if message else None,
         }
-        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+        print_json(shown, indent=True)
     return 0
 
 
@@ -249,11 +243,11 @@ def redrive(
 
 def _tell(chosen: Choose, tally: RedeliveryTally, *, as_json: bool) -> int:
     """Tell what a redrive would deliver, by kind."""
-    console = Console(highlight=False)
+    console = Console()
     with _reading() as look:
         would = Counter(_told(found, console, as_json=as_json) for found in chosen(look))
     if as_json:
-        click.echo(orjson.dumps({"dry_run": True, "dead_letters": dict(would), "left_out": tally.left_out}))
+        print_json({"dry_run": True, "dead_letters": dict(would), "left_out": tally.left_out})
     else:
         console.print(f"{would.total():,} would be delivered again, {tally.left_out:,} left out.")
     return 0
@@ -284,7 +278,7 @@ def _redrive(
         except (Interrupted, GaveUp) as error:
             trouble, status = str(error), error.exit_status
     if as_json:
-        click.echo(orjson.dumps({"finished": status == 0, **tally.as_object()}))
+        print_json({"finished": status == 0, **tally.as_object()})
     else:
         tally.show("Redrive of dead letters")
     if status:

@@ -7,8 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import click
-import orjson
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -16,6 +15,7 @@ from rich.table import Table
 from consumer import app
 from consumer.admin.lag import Look, Looker
 from consumer.errors import KafkaUnusable
+from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
 
 _INTERVAL = 2.0
@@ -41,9 +41,9 @@ def lag(source: SettingsSource, watch: bool, as_json: bool) -> int:
     name, looker = loaded.kafka["group.id"], Looker(app.make_deployment(loaded))
     if as_json:
         for look in _looks(looker, watch=watch):
-            click.echo(orjson.dumps({"error": look} if isinstance(look, str) else _object(name, look)))
+            print_json({"error": look} if isinstance(look, str) else _object(name, look))
         return 0
-    console = Console(highlight=False)
+    console = Console()
     shown = (escape(look) if isinstance(look, str) else _shown(name, look) for look in _looks(looker, watch=watch))
     if sys.stdout.isatty():
         with Live(console=console, auto_refresh=False) as live:

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 
 import click
-from rich.console import Console
 
 from consumer import app
 from consumer.admin import produce
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError
+from consumer.printing import Console
 from consumer.settings import SettingsSource
 
 

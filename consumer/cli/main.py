@@ -2,12 +2,12 @@
 
 import os
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from consumer import printing
 from consumer.cli import (
     audit,
     check,
@@ -30,9 +30,7 @@ from schemas.hub import HubError
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 it failed, 2 wrong usage or settings, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may lack letters that a message has
+    printing.guard()
     try:
         status = _run(arguments)
     except (BrokenPipeError, SystemExit):

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import click
-import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,6 +15,7 @@ from consumer.admin.reading import read_topic
 from consumer.cli.usage import PROGRAM, a_place
 from consumer.engine.records import Place, Record
 from consumer.errors import UsageError
+from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
 from jirafe import services
 from schemas.codec import Codec, Undecodable
@@ -49,7 +48,7 @@ def preview(source: SettingsSource, file: str, given: tuple[str, ...]) -> int:
     except HubError as error:
         unreadable = services.notification_of_unreadable(str(error))
         shown = {"message_id": "", "message": "", "events": [], "notifications": [unreadable]}
-    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+    print_json(shown, indent=True)
     return int(any(notification["level"] == "error" for notification in shown["notifications"]))
 
 
@@ -140,7 +139,7 @@ def results(
     count = 0
     for count, result in enumerate(decoded, 1):
         if as_json:
-            click.echo(orjson.dumps(result))
+            print_json(result)
         else:
             console.print(_result_rows(result, header=count == 1))
         if count == most:

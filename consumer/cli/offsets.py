@@ -5,8 +5,6 @@ from datetime import datetime
 from typing import Any
 
 import click
-import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,6 +12,7 @@ from consumer import app
 from consumer.admin.offsets import Move, Offsets, Target
 from consumer.cli.usage import a_time, consumed, of_partitions
 from consumer.errors import UsageError
+from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
 
 
@@ -81,7 +80,7 @@ def reset(
     if is_wanted:
         tool.make(changes)
     if as_json:
-        click.echo(orjson.dumps(_object(tool.group.name, moves, changed=is_wanted)))
+        print_json(_object(tool.group.name, moves, changed=is_wanted))
     elif is_wanted:
         click.echo("Done: the group goes on there.")
     else:
@@ -109,7 +108,7 @@ def _object(group: str, moves: list[Move], *, changed: bool) -> dict[str, Any]:
 
 
 def _show(group: str, moves: list[Move]) -> None:
-    console = Console(highlight=False)
+    console = Console()
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("topic", overflow="fold")
     for title in ("part", "from", "to"):

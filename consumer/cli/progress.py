@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from consumer.printing import Console
 
 
 class Bar:
@@ -50,6 +51,6 @@ def bars(*, counting: bool = False) -> Iterator[Callable[[str, int | None], Bar]
     """Give what adds a bar. With `counting` bars show numbers and a rate, else a percentage."""
     shown = (MofNCompleteColumn(), _Rate()) if counting else (TaskProgressColumn(),)
     columns = (TextColumn("{task.description}"), BarColumn(), *shown, TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    progress = Progress(*columns, console=Console(to_stderr=True), transient=True, disable=not sys.stderr.isatty())
     with progress:
         yield lambda description, total: Bar(progress, description, total)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from consumer.admin.redelivery import Watcher
 from consumer.cli.progress import Bar, bars
 from consumer.engine.records import Output
+from consumer.printing import Console
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class RedeliveryTally:
         for kind, count in self.kinds.most_common():
             table.add_row(f"  {kind}", f"{count:,}")
         table.add_row("left out", f"{self.left_out:,}")
-        Console(highlight=False).print(table)
+        Console().print(table)
 
 
 @contextmanager

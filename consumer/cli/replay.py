@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,6 +16,7 @@ from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import PROGRAM, a_lasting, a_position, consumed, of_partitions
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
+from consumer.printing import Console, print_json
 from consumer.settings import Settings, SettingsSource
 from schemas.codec import Codec, Undecodable
 
@@ -160,7 +159,7 @@ def _replay(
         except (Interrupted, GaveUp) as error:
             trouble, status = str(error), error.exit_status
     if as_json:
-        click.echo(orjson.dumps({"replay": job.plan.id, "finished": status == 0, **tally.as_object()}))
+        print_json({"replay": job.plan.id, "finished": status == 0, **tally.as_object()})
     else:
         tally.show(f"Replay {job.plan.id} of {job.plan.topic}")
     if status:
@@ -191,9 +190,9 @@ def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> i
             "types": dict(types),
             "left_out": left_out,
         }
-        click.echo(orjson.dumps(shown))
+        print_json(shown)
         return 0
-    console = Console(highlight=False)
+    console = Console()
     table = Table(title="Would be delivered again", title_justify="left", title_style="bold", show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import click
-import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,6 +12,7 @@ from consumer import app
 from consumer.admin import subjects
 from consumer.admin.subjects import Subject
 from consumer.errors import UsageError
+from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
 from schemas.registry import SchemaRegistry
 
@@ -78,7 +77,7 @@ def _asked(source: SettingsSource, ask: Callable[[SchemaRegistry], list[Subject]
 def _shown(found: list[Subject], *, as_json: bool) -> int:
     if as_json:
         for subject in found:
-            click.echo(orjson.dumps(asdict(subject)))
+            print_json(asdict(subject))
     else:
         Console(soft_wrap=not sys.stdout.isatty()).print(_table(found))
         for subject in found:

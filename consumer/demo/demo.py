@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,6 +22,7 @@ from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, NotInTime, await_that, free_port
 from consumer.demo.shop import shop
 from consumer.engine.records import Place, Record
+from consumer.printing import Console
 from schemas.codec import Codec
 
 _SITE, _TOKEN = "demo", "demo-token"

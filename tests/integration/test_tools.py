@@ -23,7 +23,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from consumer.admin.topics import prepare_topics
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.engine.kafka import LibraryLog
-from tests.command import run
+from tests.command import obeyed, on_a_terminal, run
 from tests.messages import order
 from tests.registry import PASSWORD, USER, RegistryServer
 from tests.stand import NUMBER_OF_PARTITIONS, SITE, TOKEN, Stand
@@ -585,3 +585,25 @@ class TestCheck:
         (tmp_path / "broken.avsc").write_text("{")
         report = asked(stand, "check", status=1, CONSUMER_SCHEMAS_FOLDER=str(tmp_path))
         assert "CONSUMER_SCHEMAS_FOLDER" in finding(report, "settings")["message"]
+
+
+HOSTILE = "\x1b]0;a title\x07\x1b[2J\x9b31m\u202eback\u2066\x7f"
+
+
+def test_no_list_lets_a_message_order_the_terminal(stand: Stand) -> None:
+    stand.produce(order(f"R1{HOSTILE}", totals={"order": -1}), order(f"R2{HOSTILE}"))
+    stand.produce_raw(HOSTILE.encode(), HOSTILE.encode(), [(HOSTILE, HOSTILE.encode())])
+    member = stand.member()
+    stand.await_results(3)
+    assert member.stop() == 0
+    place = next(f"{each['topic']}/{each['partition']}/{each['offset']}" for each in stand.results())
+    failed = next(
+        f"{each['topic']}/{each['partition']}/{each['offset']}" for each in stand.results() if each["code"] == 500
+    )
+    commands = [["results"], ["dead-letters", "list"], ["audit"], ["lag"], ["check"], ["results", "--of", place]]
+    for arguments in [*commands, ["dead-letters", "show", failed]]:
+        assert obeyed(on_a_terminal(*arguments, **stand.environment)) == [], arguments
+    for arguments in commands:
+        assert obeyed(run(*arguments, "--json", **stand.environment).stdout) == [], arguments
+    told = json.loads(run("dead-letters", "list", "--json", "--key", HOSTILE, **stand.environment).stdout)
+    assert told["number"] == HOSTILE

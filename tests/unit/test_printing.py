@@ -1,0 +1,140 @@
+"""Nothing that a stranger wrote is an order to the terminal: whatever prints it, wherever to."""
+
+import io
+import json
+import sys
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from consumer import log
+from consumer.printing import Console, Guarded, print_json, visible
+from tests.command import BIDI, HOSTILE, obeyed, on_a_terminal, run
+from tests.messages import order
+
+ORDERS = [
+    "\x1b[2J\x1b[31mcolour and clear",
+    "\x1b]0;a title\x07",
+    "\x1b]52;c;aGVsbG8=\x1b\\",
+    "\x9b2J\x9d0;title\x9c",
+    "over\rwritten\b\b\b",
+    f"abc{BIDI}def",
+]
+
+
+@given(st.text(alphabet=st.sampled_from(HOSTILE + 'aä"\\\n\t\U0001f45c\u200d'), max_size=40))
+def test_what_is_visible_orders_nothing_and_json_says_the_same(text: str) -> None:
+    assert not set(visible(text)) & set(HOSTILE)
+    assert visible(visible(text)) == visible(text)
+    written = visible(json.dumps({"value": text}, ensure_ascii=False))
+    assert obeyed(written) == []
+    assert json.loads(written) == {"value": text}
+
+
+def test_all_that_turns_or_hides_text_is_visible() -> None:
+    kept = "\t\n\u200c\u200d"
+    for code in range(0x110000):
+        letter = chr(code)
+        if unicodedata.category(letter) in {"Cc", "Zl", "Zp", "Cs"} or unicodedata.bidirectional(letter) in {
+            *("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+        }:
+            assert (visible(letter) == letter) == (letter in kept), hex(code)
+    assert visible("grün, 価格, \U0001f469\u200d\U0001f4bb, שלום") == "grün, 価格, \U0001f469\u200d\U0001f4bb, שלום"
+
+
+def as_cell(text: str) -> Table:
+    table = Table()
+    table.add_column()
+    table.add_row(escape(text))
+    return table
+
+
+@pytest.mark.parametrize("text", ORDERS)
+@pytest.mark.parametrize(
+    "shown", [escape, Text, as_cell, lambda text: Panel(Text(text)), lambda text: Text.assemble((text, "bold red"))]
+)
+@pytest.mark.parametrize("terminal", ["xterm-256color", "dumb"])
+def test_a_console_obeys_nobody_but_itself(
+    text: str, shown: Callable[[str], Any], terminal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", terminal)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", Guarded(stream))
+    Console().print(shown(text), style="green")
+    assert obeyed(stream.getvalue()) == []
+    assert "\x1b[31m" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("text", ORDERS)
+def test_what_is_printed_in_any_other_way_is_visible(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", Guarded(stream))
+    print(text, end="")  # noqa: T201 - what no command does, and a new one may
+    assert stream.getvalue() == visible(text)
+    assert not hasattr(sys.stdout, "buffer")  # no way around it for bytes
+
+
+@pytest.mark.parametrize("indent", [True, False])
+def test_json_is_a_line_that_decodes_to_the_value(*, indent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_json({"reason": "".join(ORDERS)}, indent=indent)
+    assert obeyed(stream.getvalue()) == []
+    assert json.loads(stream.getvalue()) == {"reason": "".join(ORDERS)}
+
+
+def test_no_command_lets_a_message_order_the_terminal() -> None:
+    text = "".join(ORDERS)
+    document = order(f"R1{text}", "order:updated", email=f"{text}@example.com")
+    shown = on_a_terminal("preview", "-", text=json.dumps(document))
+    assert obeyed(shown) == []
+    events = json.loads(shown)["events"]
+    assert [event["body"]["order_number"] for event in events] == [f"R1{text}"]
+    wrong = order("R1", "order:updated", totals={"order": text})
+    piped = run("preview", "-", text=json.dumps(wrong)).stdout
+    assert obeyed(piped) == []
+    assert obeyed(on_a_terminal("preview", f"absent{text.replace(chr(0), '')}")) == []
+    assert obeyed(on_a_terminal("results", "--of", text)) == []
+    assert obeyed(on_a_terminal("check", CONSUMER_LOG_LEVEL=text)) == []
+
+
+@pytest.mark.parametrize(("no_color", "is_coloured"), [(None, True), ("1", False), ("", True)])
+def test_the_log_honours_no_color(
+    no_color: str | None, *, is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = logged(monkeypatch, no_color, reason="quite usual")
+    assert ("\x1b[" in said) == is_coloured
+
+
+@pytest.mark.parametrize("text", ORDERS)
+def test_the_log_orders_nothing_and_a_value_is_no_line_of_its_own(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = logged(monkeypatch, None, reason=f"{text}\n2014-03-01 [info] all is well", faults=[text])
+    assert obeyed(said) == []
+    assert said.count("\n") == 1
+
+
+def logged(monkeypatch: pytest.MonkeyPatch, no_color: str | None, **values: Any) -> str:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", Guarded(stream))
+    try:
+        log.configure("info", "console").warning("held", **values)
+    finally:
+        structlog.reset_defaults()
+    return stream.getvalue()
