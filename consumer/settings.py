@@ -6,15 +6,18 @@
 """
 
 import difflib
+import ipaddress
 import os
 import re
 import socket
 import ssl
+import stat
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -35,6 +38,12 @@ _FIXED = {
     "transactional.id": "each member has its own, made of the group and KAFKA_GROUP_INSTANCE_ID",
 }
 
+# Properties of librdkafka by which it loads code, or has a shell run it.
+_RUNS_CODE = ("plugin.library.paths", "ssl.engine.", "ssl.providers", "sasl.kerberos.kinit.cmd")
+_NAMES_A_FILE = (".location", ".keytab", ".file")
+_OF_KAFKA_ITSELF = ("__consumer_offsets", "__transaction_state")
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 
 # Settings that are gone, and what to do instead.
 _REMOVED = {
@@ -82,7 +91,7 @@ def _visible(text: str) -> str:
 
 
 def _visible_secret(secret: SecretStr) -> SecretStr:
-    return SecretStr(_visible(secret.get_secret_value().strip()))
+    return SecretStr(_visible(secret.get_secret_value()))
 
 
 Url = Annotated[str, AfterValidator(_http_url)]
@@ -98,11 +107,29 @@ def _host_and_port(text: str) -> str:
     if text == OFF:
         return text
     host, _, port = text.rpartition(":")
-    if not (port.isdecimal() and 0 < int(port) < 65_536):  # noqa: PLR2004 - the ports of TCP
+    # The ports of TCP.
+    if not (port.isdecimal() and 0 < int(port) < 65_536 and (not host or _HOST.fullmatch(host))):  # noqa: PLR2004
         raise ValueError("must be HOST:PORT, a PORT of loopback, or off")
     return f"{host or '127.0.0.1'}:{port}"
 
 
+def _topic(text: str) -> str:
+    # What begins with ^ would be taken for a pattern.
+    if not _TOPIC_NAME.fullmatch(text) or text in {".", ".."}:
+        raise ValueError("must be a topic's name: up to 249 letters, digits, dots, underscores and hyphens")
+    if text in _OF_KAFKA_ITSELF:
+        raise ValueError("must not be a topic of Kafka itself")
+    return text
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"must be a folder, and {path} is none")
+    return path
+
+
+Topic = Annotated[str, AfterValidator(_topic)]
+Folder = Annotated[Path, AfterValidator(_folder)]
 Address = Annotated[str, AfterValidator(_host_and_port)]
 SiteId = Annotated[str, AfterValidator(_visible)]
 Token = Annotated[SecretStr, AfterValidator(_visible_secret)]
@@ -129,11 +156,11 @@ class Api(_Group):
 class Stream(_Group):
     """The consumer itself: `CONSUMER_*`."""
 
-    carts_topic: str = Field("carts", description="topic of cart messages")
-    orders_topic: str = Field("orders", description="topic of order messages")
-    taxons_topic: str = Field("taxons", description="topic of taxon messages")
-    results_topic: str = Field("jirafe.results", description="topic of results")
-    dead_letters_topic: str = Field("jirafe.dead-letters", description="topic of dead letters")
+    carts_topic: Topic = Field("carts", description="topic of cart messages")
+    orders_topic: Topic = Field("orders", description="topic of order messages")
+    taxons_topic: Topic = Field("taxons", description="topic of taxon messages")
+    results_topic: Topic = Field("jirafe.results", description="topic of results")
+    dead_letters_topic: Topic = Field("jirafe.dead-letters", description="topic of dead letters")
     create_topics: bool = Field(default=True, description="create missing topics when the service starts")
     schema_registry_url: Url | None = Field(None, description="a Schema Registry; unset: single-object framing")
     schema_registry_user: str | None = Field(None, description="the user to log in with")
@@ -145,7 +172,7 @@ class Stream(_Group):
     schema_registry_key: Path | None = Field(
         None, description="the client certificate's key, a PEM file; unset: it is in the certificate's file"
     )
-    schemas_folder: Path | None = Field(None, description="a folder of further writers' schemas, *.avsc")
+    schemas_folder: Folder | None = Field(None, description="a folder of further writers' schemas, *.avsc")
     workers: Count = Field(8, description="chunks delivered at the same time")
     chunk_records: Count = Field(500, description="maximum records in a chunk; a partition holds 4 chunks")
     backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
@@ -205,18 +232,37 @@ class Settings:
         return {name: value for name, value in given.items() if value is not None}
 
 
-class SettingsSource:
-    """Where settings come from: the environment, and an env file that may change meanwhile."""
+class Caution(NamedTuple):
+    """What puts a secret at risk, though the service can run, and how to mend it."""
 
-    def __init__(self, env_file: Path | None) -> None:
+    message: str
+    fix: str
+
+
+class SettingsSource:
+    """Where settings come from: the environment, and an env file that may change meanwhile.
+
+    `by_chance` tells that nobody named the file: it was found where the command was called.
+    """
+
+    def __init__(self, env_file: Path | None, *, by_chance: bool = False) -> None:
         self._env_file = env_file
+        self._by_chance = by_chance
         self._read: tuple[int, int] | None = None
         self._look_at = 0.0
 
     def load(self) -> Settings:
         """Read the settings; raises SettingsError."""
         self._read = self._stamp()
-        return load(self._env_file)
+        return load(self._env_file, by_chance=self._by_chance)
+
+    def cautions(self, loaded: Settings) -> list[Caution]:
+        """Tell what puts secrets at risk: those that were loaded, and the file that they are from."""
+        found = list(_unencrypted(loaded))
+        if self._env_file and _others_may_read(self._env_file):
+            message = f"the env file {self._env_file} can be read by others, and holds secrets."
+            found.append(Caution(message, f"chmod 600 {self._env_file}"))
+        return found
 
     def has_changed(self) -> bool:
         """Tell whether the env file is another than was read; looks at it once a second at most."""
@@ -233,9 +279,13 @@ class SettingsSource:
         return (status.st_mtime_ns, status.st_size) if status else None
 
 
-def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings; the environment goes before the file. Raises SettingsError with all faults."""
-    given = {**_file(env_file), **environ}
+def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_chance: bool = False) -> Settings:
+    """Read the settings; the environment goes before the file. Raises SettingsError with all faults.
+
+    What makes librdkafka run code is refused from a file that others can write, or that was found by chance.
+    """
+    in_file = {name: value for name, value in _file(env_file).items() if name not in environ}
+    given = {**in_file, **environ}
     ours = {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
     faults = [f"{name}: must be UTF-8." for name, value in ours.items() if not is_utf8(value)]
     faults += [f"{name} is no longer a setting: {instead}." for name, instead in _REMOVED.items() if name in ours]
@@ -251,32 +301,171 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ) -> Sett
                 _sentence(prefix, group, fault["type"], str(fault["loc"][0]), fault["msg"])
                 for fault in error.errors()
             ]
-    kafka = {name[6:].lower().replace("_", "."): value for name, value in _named("KAFKA_", given).items()}
+    if env_file:
+        faults += _untrusted(env_file, _named("KAFKA_", in_file), by_chance=by_chance)
+    kafka = {_property(name): value for name, value in _named("KAFKA_", given).items()}
     for name, why in _FIXED.items():
         if name in kafka:
-            faults.append(f"KAFKA_{name.upper().replace('.', '_')} can't be set: {why}.")
-    if not faults:
-        faults = _contradictions(groups["CONSUMER_"], kafka)
+            faults.append(f"{_setting(name)} can't be set: {why}.")
     if faults:
         raise SettingsError(faults)
-    return Settings(groups["JIRAFE_"], groups["CONSUMER_"], kafka)
+    loaded = Settings(groups["JIRAFE_"], groups["CONSUMER_"], kafka)
+    if faults := _contradictions(loaded, kafka):
+        raise SettingsError(faults)
+    return loaded
 
 
-def _contradictions(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
-    faults = _registry_faults(stream)
-    session, heartbeat = kafka.get("session.timeout.ms", "45000"), kafka.get("heartbeat.interval.ms", "3000")
-    if session.isdigit() and heartbeat.isdigit() and 2 * int(heartbeat) > int(session):
+def _property(name: str) -> str:
+    return name.removeprefix("KAFKA_").lower().replace("_", ".")
+
+
+def _setting(name: str) -> str:
+    return f"KAFKA_{name.upper().replace('.', '_')}"
+
+
+def _untrusted(env_file: Path, given: Mapping[str, str], *, by_chance: bool) -> list[str]:
+    """Refuse what runs code where anybody may have written it."""
+    running = [name for name in given if _property(name).startswith(_RUNS_CODE)]
+    if not running or not (by_chance or _others_may_write(env_file)):
+        return []
+    why = "is only what was found in the current folder" if by_chance else "can be written by others"
+    mend = "name the file by --env-file" if by_chance else "let nobody else write the file or its folder"
+    return [
+        f"{name} makes the library run code, and {env_file} {why}: {mend}, or set it in the environment."
+        for name in running
+    ]
+
+
+def _others_may_write(path: Path) -> bool:
+    """Tell whether anybody but this user and root can change a file, or put another in its place."""
+    real = path.resolve()
+    try:
+        file, folder = real.stat(), real.parent.stat()
+    except OSError:
+        return True
+    ours = (0, os.geteuid())
+    others = stat.S_IWGRP | stat.S_IWOTH
+    is_open = bool(folder.st_mode & others) and not folder.st_mode & stat.S_ISVTX
+    return bool(file.st_mode & others) or file.st_uid not in ours or folder.st_uid not in ours or is_open
+
+
+def _others_may_read(path: Path) -> bool:
+    try:
+        file = path.stat()
+    except OSError:
+        return False
+    # A file of root's is for the group that the service is in.
+    others = stat.S_IROTH | (stat.S_IRGRP if file.st_uid == os.geteuid() else 0)
+    return stat.S_ISREG(file.st_mode) and bool(file.st_mode & others)
+
+
+def _unencrypted(loaded: Settings) -> Iterator[Caution]:
+    stream = loaded.stream
+    for name, url, secret in (
+        ("JIRAFE_URL", loaded.api.url, loaded.api.access_token and "JIRAFE_ACCESS_TOKEN"),
+        (
+            "CONSUMER_SCHEMA_REGISTRY_URL",
+            stream.schema_registry_url,
+            stream.schema_registry_password and "CONSUMER_SCHEMA_REGISTRY_PASSWORD",
+        ),
+    ):
+        parts = urlsplit(url or "")
+        if secret and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            message = f"{name} is {url}: {secret} goes there unencrypted, and anybody on the way can read it."
+            yield Caution(message, "use https://")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
+    """Say which settings can't work together, though each alone could."""
+    topics = {name.upper(): value for name, value in loaded.stream.model_dump().items() if name.endswith("_topic")}
+    faults = [
+        f"CONSUMER_{one} and CONSUMER_{other} are both {topics[one]}: each must be a topic of its own."
+        for one, other in combinations(topics, 2)
+        if topics[one] == topics[other]
+    ]
+    faults += _file_faults(kafka)
+    faults += _registry_faults(loaded.stream)
+    faults += _address_faults(loaded)
+    return faults + _time_faults(loaded.stream, kafka)
+
+
+def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
+    defaults = {
+        "session.timeout.ms": 45_000,
+        "heartbeat.interval.ms": 3_000,
+        "max.poll.interval.ms": 300_000,
+        "transaction.timeout.ms": 0,
+    }
+    faults = [
+        f"{_setting(name)}: must be a whole number of milliseconds."
+        for name in defaults
+        if name in kafka and not (kafka[name].isascii() and kafka[name].isdigit())
+    ]
+    if faults:
+        return faults
+    session, heartbeat, longest, transaction = (int(kafka.get(name, ms)) for name, ms in defaults.items())
+    if 2 * heartbeat > session:
         faults.append(
             f"KAFKA_HEARTBEAT_INTERVAL_MS ({heartbeat}) is over half of KAFKA_SESSION_TIMEOUT_MS ({session}): the "
             "group would give a member up between two signs of life."
         )
-    given = kafka.get("max.poll.interval.ms", "300000")
-    longest = DRAIN_TIMEOUT + 2 * stream.commit_timeout
-    if given.isdigit() and longest * 1000 >= int(given):
+    commit = stream.commit_timeout
+    turn = DRAIN_TIMEOUT + 2 * commit
+    if turn * 1000 >= longest:
         faults.append(
-            f"KAFKA_MAX_POLL_INTERVAL_MS ({given}) must be over {longest * 1000:.0f}: {DRAIN_TIMEOUT:g} s and "
+            f"KAFKA_MAX_POLL_INTERVAL_MS ({longest}) must be over {turn * 1000:.0f}: {DRAIN_TIMEOUT:g} s and "
             "twice CONSUMER_COMMIT_TIMEOUT: the group would give up a busy member."
         )
+    elif session > longest:
+        faults.append(
+            f"KAFKA_SESSION_TIMEOUT_MS ({session}) is over KAFKA_MAX_POLL_INTERVAL_MS ({longest}): a session must "
+            "fit into it."
+        )
+    if "transaction.timeout.ms" in kafka and transaction <= commit * 1000:
+        faults.append(
+            f"KAFKA_TRANSACTION_TIMEOUT_MS ({transaction}) must be over {commit * 1000:.0f}, which is "
+            "CONSUMER_COMMIT_TIMEOUT: the broker would end transactions that are still to be committed."
+        )
+    return faults
+
+
+def _file_faults(kafka: Mapping[str, str]) -> list[str]:
+    """Name the files that are not there: the library would look only once it needs them."""
+    faults = []
+    for name, value in kafka.items():
+        if name.endswith(_NAMES_A_FILE) and value != "probe" and not os.access(value, os.R_OK):
+            why = "can't be read" if Path(value).exists() else "is not there"
+            faults.append(f"{_setting(name)}: {value} {why}.")
+    return faults
+
+
+def _address_faults(loaded: Settings) -> list[str]:
+    """Say where our own page would be asked for as if it were another's service."""
+    address = loaded.stream.http_address
+    if "http_address" not in loaded.stream.model_fields_set or address == OFF:
+        return []  # nobody asked for it: where the port is taken it is left out
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    asked = {"JIRAFE_URL": loaded.api.url, "CONSUMER_SCHEMA_REGISTRY_URL": loaded.stream.schema_registry_url or ""}
+    asked |= {"KAFKA_BOOTSTRAP_SERVERS": f"kafka://{loaded.kafka['bootstrap.servers'].rpartition('://')[2]}"}
+    faults = []
+    for name, urls in asked.items():
+        for url in urls.split(","):
+            parts = urlsplit(url if "://" in url else f"kafka://{url.strip()}")
+            try:
+                theirs = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+            except ValueError:
+                continue  # the library says so
+            here = _is_loopback(parts.hostname or "") and (host in {"0.0.0.0", "::"} or _is_loopback(host))  # noqa: S104 - named, not listened at
+            if theirs == int(port) and (here or parts.hostname == host):
+                faults.append(f"CONSUMER_HTTP_ADDRESS ({address}) is where {name} is: choose another port.")
     return faults
 
 
@@ -322,9 +511,12 @@ def _file(path: Path | None) -> dict[str, str]:
 
 
 def _named(prefix: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Pick what is set under a prefix; an empty value is as good as none."""
+    """Pick what is set under a prefix, without blanks and line ends around; an empty value is as good as none.
+
+    A secret that is mounted as a file mostly ends with a line end.
+    """
     return {
-        name: value
+        name: value.strip()
         for name, value in given.items()
         if name.startswith(prefix) and value.strip() and not _OF_KUBERNETES.fullmatch(name)
     }

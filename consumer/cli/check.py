@@ -55,6 +55,8 @@ def _findings(source: SettingsSource) -> Iterator[Finding]:
         for fault in error.faults:
             yield Finding("settings", Verdict.FAILED, fault, "see the settings in the README")
         return
+    for caution in source.cautions(loaded):
+        yield Finding("secrets", Verdict.WARNING, caution.message, caution.fix)
     yield from check(
         app.make_deployment(loaded),
         app.make_registry(loaded),

@@ -87,7 +87,8 @@ def cli(context: click.Context, env_file: Path | None) -> None:
     the dead-letter topic, byte for byte. Settings come from the environment: see the README.
     """
     default = Path(".env")
-    context.obj = SettingsSource(env_file or (default if default.exists() else None))
+    by_chance = env_file is None and default.exists()
+    context.obj = SettingsSource(default if by_chance else env_file, by_chance=by_chance)
 
 
 for command in (

@@ -216,7 +216,7 @@ class TestAudit:
         writer.begin_transaction()
         writer.produce(results, b"a result", partition=0)
         assert writer.flush(10) == 0
-        report = asked(stand, "audit", status=1, KAFKA_TRANSACTION_TIMEOUT_MS="1000")
+        report = asked(stand, "audit", status=1, KAFKA_TRANSACTION_TIMEOUT_MS="1000", CONSUMER_COMMIT_TIMEOUT="0.9")
         writer.abort_transaction()
         assert report["total"]["missing"] == 1
         assert report["notes"] == [
@@ -504,7 +504,9 @@ class TestCheck:
         [
             ("CONSUMER_WORKERS", "0", "CONSUMER_WORKERS: must be greater than 0."),
             ("KAFKA_FOO_BAR", "1", 'KAFKA_FOO_BAR is wrong: No such configuration property: "foo.bar".'),
-            ("KAFKA_TRANSACTION_TIMEOUT_MS", "1", "KAFKA_TRANSACTION_TIMEOUT_MS is wrong"),
+            ("KAFKA_MESSAGE_TIMEOUT_MS", "-1", "KAFKA_MESSAGE_TIMEOUT_MS is wrong"),
+            ("KAFKA_TRANSACTION_TIMEOUT_MS", "1", "KAFKA_TRANSACTION_TIMEOUT_MS (1) must be over 30000"),
+            ("CONSUMER_CARTS_TOPIC", "^carts", "CONSUMER_CARTS_TOPIC: must be a topic's name"),
         ],
     )
     def test_wrong_settings_are_a_finding(self, stand: Stand, setting: str, value: str, said: str) -> None:
@@ -580,6 +582,19 @@ class TestCheck:
         assert finding(trusted, "registry")["verdict"] == "ok"
         assert "certificate verify failed" in finding(untrusted, "registry")["message"]
         assert PASSWORD not in json.dumps([trusted, untrusted], ensure_ascii=False)
+
+    def test_secrets_at_risk_are_warnings(self, stand: Stand, tmp_path: Path) -> None:
+        env_file = tmp_path / "ours.env"
+        env_file.write_text("JIRAFE_ACCESS_TOKEN=hush\n")
+        env_file.chmod(0o644)
+        environment = {**stand.environment, "JIRAFE_URL": "http://jirafe.invalid"}
+        del environment["JIRAFE_ACCESS_TOKEN"]
+        done = run("--env-file", str(env_file), "check", "--json", **environment)
+        secrets = [each for each in json.loads(done.stdout)["checks"] if each["check"] == "secrets"]
+        assert [each["verdict"] for each in secrets] == ["warning", "warning"]
+        assert "unencrypted" in secrets[0]["message"]
+        assert secrets[1]["fix"] == f"chmod 600 {env_file}"
+        assert "hush" not in done.stdout
 
     def test_a_folder_of_schemas_that_is_wrong_is_a_finding(self, stand: Stand, tmp_path: Path) -> None:
         (tmp_path / "broken.avsc").write_text("{")

@@ -1,3 +1,5 @@
+import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,13 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumer.app import make_cluster, make_defaults
 from consumer.errors import SettingsError
-from consumer.settings import GROUPS, load
+from consumer.settings import GROUPS, SettingsSource, load
+from tests.command import run
 
 
 def faults(environ: dict[str, str], env_file: Path | None = None) -> list[str]:
@@ -222,3 +227,207 @@ def test_the_readme_has_every_setting() -> None:
         for name, field in group.model_fields.items():
             assert f"`{prefix}{name.upper()}`" in readme
             assert str(field.description) in readme
+
+
+TOPICS = [f"CONSUMER_{name}_TOPIC" for name in ("CARTS", "ORDERS", "TAXONS", "RESULTS", "DEAD_LETTERS")]
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(TOPICS, 2)))
+def test_no_two_topics_have_one_name(one: str, other: str) -> None:
+    assert faults({one: "shared", other: " shared\n"}) == [
+        f"{one} and {other} are both shared: each must be a topic of its own."
+    ]
+    default = load(None, {}).stream.model_dump()[other.removeprefix("CONSUMER_").lower()]
+    assert faults({one: default}) == [f"{one} and {other} are both {default}: each must be a topic of its own."]
+
+
+@pytest.mark.parametrize("name", TOPICS)
+@pytest.mark.parametrize("topic", ["^orders.*", "a b", "a/b", "..", "ä", "a" * 250, "__consumer_offsets"])
+def test_what_can_be_no_topic_is_refused(name: str, topic: str) -> None:
+    (said,) = faults({name: topic})
+    assert said.startswith(f"{name}: must ")
+
+
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"KAFKA_TRANSACTION_TIMEOUT_MS": "30000"}, "KAFKA_TRANSACTION_TIMEOUT_MS (30000) must be over 30000"),
+        ({"KAFKA_SESSION_TIMEOUT_MS": "200000", "KAFKA_MAX_POLL_INTERVAL_MS": "150000"}, "KAFKA_SESSION_TIMEOUT"),
+        (
+            {"KAFKA_SESSION_TIMEOUT_MS": "0x5000"},
+            "KAFKA_SESSION_TIMEOUT_MS: must be a whole number of",
+        ),
+        ({"KAFKA_TRANSACTION_TIMEOUT_MS": "ten"}, "KAFKA_TRANSACTION_TIMEOUT_MS: must be a whole number of"),
+        ({"CONSUMER_SCHEMAS_FOLDER": "/absent"}, "CONSUMER_SCHEMAS_FOLDER: must be a folder, and /absent is none."),
+        ({"CONSUMER_SCHEMAS_FOLDER": __file__}, "CONSUMER_SCHEMAS_FOLDER: must be a folder"),
+        ({"KAFKA_SSL_CA_LOCATION": "/absent"}, "KAFKA_SSL_CA_LOCATION: /absent is not there."),
+        ({"KAFKA_SSL_KEYSTORE_LOCATION": "/absent"}, "KAFKA_SSL_KEYSTORE_LOCATION: /absent is not there."),
+        ({"KAFKA_SASL_KERBEROS_KEYTAB": "/absent"}, "KAFKA_SASL_KERBEROS_KEYTAB: /absent is not there."),
+        ({"CONSUMER_HTTP_ADDRESS": "http://localhost:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
+        ({"CONSUMER_HTTP_ADDRESS": "a host:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
+        (
+            {"CONSUMER_HTTP_ADDRESS": "8080", "JIRAFE_URL": "http://localhost:8080/v2"},
+            "CONSUMER_HTTP_ADDRESS (127.0.0.1:8080) is where JIRAFE_URL is",
+        ),
+        (
+            {"CONSUMER_HTTP_ADDRESS": "[::]:80", "CONSUMER_SCHEMA_REGISTRY_URL": "http://localhost"},
+            "CONSUMER_HTTP_ADDRESS ([::]:80) is where CONSUMER_SCHEMA_REGISTRY_URL is",
+        ),
+        (
+            {"CONSUMER_HTTP_ADDRESS": "0.0.0.0:9092"},
+            "CONSUMER_HTTP_ADDRESS (0.0.0.0:9092) is where KAFKA",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(environ: dict[str, str], fault: str) -> None:
+    (said,) = faults(environ)
+    assert said.startswith(fault)
+
+
+def test_what_can_work_together_is_let_pass(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    load(
+        None,
+        {
+            "KAFKA_TRANSACTION_TIMEOUT_MS": "30001",
+            "KAFKA_SSL_CA_LOCATION": str(tmp_path / "ca.pem"),
+            "KAFKA_HTTPS_CA_LOCATION": "probe",
+            "CONSUMER_SCHEMAS_FOLDER": str(tmp_path),
+            "CONSUMER_HTTP_ADDRESS": "[::1]:8080",
+            "JIRAFE_URL": "http://jirafe.example:8080/v2",
+            "KAFKA_BOOTSTRAP_SERVERS": "SASL_SSL://one:9092, two:9093,[::1]:9094",
+        },
+    )
+    load(None, {"JIRAFE_URL": "http://localhost:8000"})  # nobody asked for the page there
+
+
+@given(
+    around=st.tuples(*[st.text(alphabet=" \t\r\n\v\f\u00a0", max_size=3)] * 2),
+    name=st.sampled_from(
+        [
+            "JIRAFE_URL",
+            "JIRAFE_ACCESS_TOKEN",
+            "JIRAFE_SITE_ID",
+            "JIRAFE_STORE_URL",
+            "JIRAFE_READ_TIMEOUT",
+            "CONSUMER_SCHEMA_REGISTRY_URL",
+            "CONSUMER_SCHEMA_REGISTRY_USER",
+            "CONSUMER_SCHEMA_REGISTRY_PASSWORD",
+            "CONSUMER_ORDERS_TOPIC",
+            "CONSUMER_HTTP_ADDRESS",
+            "CONSUMER_LOG_LEVEL",
+            "KAFKA_SASL_PASSWORD",
+            "KAFKA_BOOTSTRAP_SERVERS",
+            "KAFKA_SESSION_TIMEOUT_MS",
+        ]
+    ),
+)
+def test_blanks_and_line_ends_around_any_setting_are_cut_off(around: tuple[str, str], name: str) -> None:
+    values = {"URL": "https://x.example/v2", "TIMEOUT": "20", "MS": "20000", "ADDRESS": "9000", "LEVEL": "error"}
+    value = values.get(name.rpartition("_")[2], "a-value")
+    others = {"CONSUMER_SCHEMA_REGISTRY_PASSWORD": "p"} if name.endswith("_USER") else {}
+    mounted, plain = (load(None, {**others, name: text}) for text in (value.join(around), value))
+    assert (mounted.api, mounted.stream, mounted.kafka) == (plain.api, plain.stream, plain.kafka)
+
+
+RUNS_CODE = [
+    "KAFKA_PLUGIN_LIBRARY_PATHS",
+    "KAFKA_plugin_library_paths",
+    "KAFKA_plugin.library.paths",
+    "KAFKA_SSL_ENGINE_LOCATION",
+    "KAFKA_SSL_ENGINE_ID",
+    "KAFKA_SSL_PROVIDERS",
+    "KAFKA_SASL_KERBEROS_KINIT_CMD",
+]
+
+
+@pytest.mark.parametrize("name", RUNS_CODE)
+def test_a_file_found_by_chance_runs_no_code(name: str, tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{name}=/tmp/evil\nJIRAFE_SITE_ID=1\n")
+    env_file.chmod(0o600)
+    with pytest.raises(SettingsError) as error:
+        load(env_file, {}, by_chance=True)
+    (said,) = error.value.faults
+    assert said.startswith(
+        f"{name} makes the library run code, and {env_file} is only what was found in the current"
+    )
+    assert load(env_file, {name: __file__}, by_chance=True).kafka[name[6:].lower().replace("_", ".")] == __file__
+    if not name.endswith("LOCATION"):
+        assert load(env_file, {}).api.site_id == "1"  # it was named, and nobody else writes it
+
+
+@pytest.mark.parametrize("name", RUNS_CODE)
+@pytest.mark.parametrize(("mode", "folder_mode"), [(0o620, 0o700), (0o602, 0o700), (0o600, 0o770), (0o600, 0o703)])
+def test_a_file_that_others_can_write_runs_no_code(name: str, mode: int, folder_mode: int, tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    env_file, link = folder / "ours.env", tmp_path / "link.env"
+    env_file.write_text(f"{name}=/tmp/evil\n")
+    link.symlink_to(env_file)
+    env_file.chmod(mode)
+    folder.chmod(folder_mode)
+    for path in (env_file, link):
+        (said,) = faults({}, path)
+        assert said.startswith(f"{name} makes the library run code, and {path} can be written by others")
+    env_file.write_text("JIRAFE_SITE_ID=1\n")
+    assert load(env_file, {}).api.site_id == "1"  # what runs no code may be shared
+
+
+@pytest.mark.parametrize(
+    ("url", "is_said"),
+    [
+        ("http://jirafe.example/v2", True),
+        ("http://10.0.0.1", True),
+        ("http://localhost.example", True),
+        ("https://jirafe.example/v2", False),
+        ("http://127.3.2.1:80", False),
+        ("http://[::1]:8080", False),
+        ("http://localhost", False),
+    ],
+)
+def test_a_secret_that_goes_unencrypted_is_a_caution(url: str, *, is_said: bool) -> None:
+    source = SettingsSource(None)
+    bare = load(None, {"JIRAFE_URL": url, "CONSUMER_SCHEMA_REGISTRY_URL": url})
+    assert source.cautions(bare) == []
+    token = load(None, {"JIRAFE_URL": url, "JIRAFE_ACCESS_TOKEN": "hush"})
+    password = load(
+        None,
+        {
+            "CONSUMER_SCHEMA_REGISTRY_URL": url,
+            "CONSUMER_SCHEMA_REGISTRY_USER": "ada",
+            "CONSUMER_SCHEMA_REGISTRY_PASSWORD": "hush",
+        },
+    )
+    for loaded, name in ((token, "JIRAFE_URL"), (password, "CONSUMER_SCHEMA_REGISTRY_URL")):
+        said = [caution.message for caution in source.cautions(loaded)]
+        assert len(said) == is_said
+        assert all(each.startswith(f"{name} is {url}: ") and "hush" not in each for each in said)
+
+
+@pytest.mark.parametrize(("mode", "is_said"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+def test_an_env_file_that_others_can_read_is_a_caution(mode: int, *, is_said: bool, tmp_path: Path) -> None:
+    env_file = tmp_path / "ours.env"
+    env_file.write_text("JIRAFE_ACCESS_TOKEN=hush\n")
+    env_file.chmod(mode)
+    source = SettingsSource(env_file)
+    said = source.cautions(source.load())
+    assert [each.fix for each in said] == ([f"chmod 600 {env_file}"] if is_said else [])
+
+
+def test_what_cannot_work_is_refused_by_every_command() -> None:
+    same = {"CONSUMER_RESULTS_TOPIC": "orders"}
+    (finding,) = json.loads(run("check", "--json", **same).stdout)["checks"]
+    assert (finding["check"], finding["verdict"]) == ("settings", "failed")
+    for command in ("run", "results"):
+        refused = run(command, **same)
+        assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", finding["message"] + "\n")
+
+
+def test_an_env_file_in_the_current_folder_loads_no_library(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("KAFKA_PLUGIN_LIBRARY_PATHS=./evil\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "consumer", "lag"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "KAFKA_PLUGIN_LIBRARY_PATHS makes the library run code, and .env is only" in done.stderr
