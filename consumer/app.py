@@ -106,10 +106,10 @@ def _unobserved(_exchange: Exchange) -> None:
 def make_delivery(settings: Settings, codec: Codec, monitor: Monitor | None = None) -> Delivery:
     """Make what delivers chunks. A command that says itself what it did has no use for a monitor."""
     rules = Rules(_MAX_REQUEST_BYTES, settings.stream.max_attempts)
-    client, defaults = make_client(settings, monitor), make_defaults(settings)
+    client, defaults, group = make_client(settings, monitor), make_defaults(settings), settings.kafka["group.id"]
     if monitor is None:
-        return Delivery(codec, client, rules, defaults)
-    return Delivery(codec, client, rules, defaults, monitor.metrics.decided)
+        return Delivery(codec, client, rules, defaults, group=group)
+    return Delivery(codec, client, rules, defaults, monitor.metrics.decided, group=group)
 
 
 def make_pace(settings: Settings) -> Pace:

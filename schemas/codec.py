@@ -94,6 +94,9 @@ class Codec:
             schema = self._own[name] = own_schema(name)
             self._readers[schema["name"].rpartition(".")[2]] = schema
             self._by_fingerprint[_fingerprint(schema)] = schema
+        for path in _HERE.glob("*-[0-9].avsc"):  # ours as they were: what has been written stays readable
+            schema = own_schema(path.stem)
+            self._by_fingerprint[_fingerprint(schema)] = schema
         for path in sorted(more.glob("*.avsc")) if more else ():
             try:
                 schema = _record_schema(load_schema(str(path)))

@@ -30,8 +30,8 @@ MOST_PLACES = 10
 """How many places of a trouble are named."""
 
 # What was seen of one offset: one byte.
-RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN = (1 << bit for bit in range(7))
-_KINDS = range(128)
+RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN, OTHERS_FAILED = (1 << bit for bit in range(8))
+_KINDS = range(256)
 
 
 _OK = 200
@@ -104,9 +104,11 @@ class AuditReport:
         return self.is_complete and not any(total[trouble] for trouble in TROUBLES)
 
 
-def with_result(seen: int, result: Mapping[str, Any]) -> int:
-    """Add a result to what was seen of its offset."""
+def with_result(seen: int, result: Mapping[str, Any], *, is_ours: bool) -> int:
+    """Add a result to what was seen of its offset; another group's counts for nothing, but explains a letter."""
     failed = result["code"] != _OK
+    if not is_ours:
+        return seen | (OTHERS_FAILED if failed else 0)
     if result["replay"] is not None or result["redrive"] is not None:
         return seen | (REPLAYED if result["replay"] is not None else REDRIVEN)
     return seen | RESULT | (DOUBLED if seen & RESULT else 0) | (FAILED if failed else 0)
@@ -129,7 +131,8 @@ def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
         Count.REPLAYED: bool(seen & REPLAYED),
         Count.WITHOUT_LETTER: bool(seen & FAILED) and not has_letter,
         # Of what is not due the letter may be read when its result was not there yet.
-        Count.STRAY_LETTER: has_letter and not seen & FAILED and (due or has_result),
+        # A topic of dead letters may be shared: it is then the other group's.
+        Count.STRAY_LETTER: has_letter and not seen & (FAILED | OTHERS_FAILED) and (due or has_result),
     }
     return frozenset(count for count, is_so in holds.items() if is_so)
 
@@ -223,7 +226,7 @@ class _Auditor:
         if (seen := self._seen.get(place)) is not None:
             at = result["offset"] - self._starts[place]
             if 0 <= at < len(seen):
-                seen[at] = with_result(seen[at], result)
+                seen[at] = with_result(seen[at], result, is_ours=self._deployment.is_ours(result))
 
     def _add_letter(self, message: Message) -> None:
         letter = read_letter(to_record(message))

@@ -1,7 +1,9 @@
 """What admin tools work on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from consumer.engine.kafka import Cluster
 
@@ -24,6 +26,10 @@ class Deployment:
     def output_topics(self) -> tuple[str, str]:
         """The topics that the consumer writes to."""
         return self.results_topic, self.dead_letters_topic
+
+    def is_ours(self, result: Mapping[str, Any]) -> bool:
+        """Tell whether a result is our group's; one that does not say so is from before results told it."""
+        return result["group"] in {None, self.cluster.group}
 
     @property
     def patience(self) -> float:

@@ -198,7 +198,7 @@ class Letters:
                 result = self._codec.decode_result(message.value() or b"")
             except Undecodable:
                 continue
-            if result["redrive"] is not None:
+            if result["redrive"] is not None and self._deployment.is_ours(result):
                 ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
         return ended
 

@@ -130,9 +130,9 @@ def results(
     """
     loaded = source.load()
     codec = app.make_codec(loaded)
-    cluster = app.make_cluster(loaded)
-    records = read_topic(cluster, loaded.stream.results_topic, start=start, follow=follow)
-    decoded = _readable(records, codec)
+    records = read_topic(app.make_cluster(loaded), loaded.stream.results_topic, start=start, follow=follow)
+    deployment = app.make_deployment(loaded)
+    decoded = (result for result in _readable(records, codec) if deployment.is_ours(result))
     if of:
         decoded = (result for result in decoded if _place(result) == of)
     console = Console(soft_wrap=not sys.stdout.isatty())

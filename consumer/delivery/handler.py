@@ -22,17 +22,26 @@ Decided = Callable[[Mapping[tuple[str, str], int]], None]
 class Delivery:
     """Delivers chunks to the API: the engine's handler. It may handle several at once, each on its own thread.
 
-    `decided` hears what became of events, on the thread that handled them.
+    `decided` hears what became of events, on the thread that handled them. `group` is written in every result: the
+    consumer group that it is of.
     """
 
-    def __init__(
-        self, codec: Codec, client: Client, rules: Rules, defaults: Defaults, decided: Decided = lambda _: None
+    def __init__(  # noqa: PLR0913 - each is another's job
+        self,
+        codec: Codec,
+        client: Client,
+        rules: Rules,
+        defaults: Defaults,
+        decided: Decided = lambda _: None,
+        *,
+        group: str | None = None,
     ) -> None:
         self._codec = codec
         self._client = client
         self._rules = rules
         self._defaults = defaults
         self._decided = decided
+        self._group = group
         self._mapper = Mapper(codec, rules.max_request_bytes)
         self._tallies: dict[str, SiteTally] = {}
 
@@ -56,7 +65,7 @@ class Delivery:
             )
             trouble = self._send(events, defaults, attempt)
             if trouble is None or all(event.outcome is not None for event in events):
-                outputs = [results.output(draft, chunk.attempts, self._codec) for draft in work.drafts]
+                outputs = [results.output(draft, chunk.attempts, self._codec, self._group) for draft in work.drafts]
                 self._decided(_outcomes(events))
                 if work.waits_for_registry:
                     served.add(REGISTRY)

@@ -11,8 +11,11 @@ _LONGEST_NAME = 500
 _LONGEST_BRIEF = 60
 
 
-def output(draft: Draft, attempts: int, codec: Codec) -> Output:
-    """Make the result of a decided draft, and its dead letter if anything failed; raises RegistryUnavailable."""
+def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) -> Output:
+    """Make the result of a decided draft, and its dead letter if anything failed; raises RegistryUnavailable.
+
+    `group` is the consumer group that the result says it is of.
+    """
     notifications, faults = [], []
     if draft.fault:
         notifications.append(notification_of_unreadable(shortened(draft.fault.message)))
@@ -38,6 +41,7 @@ def output(draft: Draft, attempts: int, codec: Codec) -> Output:
         "timestamp": record.timestamp,
         "replay": record.redelivery.replay if record.redelivery else None,
         "redrive": record.redelivery.redrive if record.redelivery else None,
+        "group": group,
     }
     reason = shortened("; ".join(dict.fromkeys(fault.message for fault in faults)))
     letter = DeadLetter(faults[0].kind, reason, attempts) if faults else None

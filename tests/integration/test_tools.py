@@ -60,8 +60,8 @@ class Ledger:
             self._producer.produce(self._stand.orders_topic, b"a record", str(number), partition)
         assert self._producer.flush(30) == 0
 
-    def result(self, offset: int, partition: int = 0, code: int = 200, **again: str) -> None:
-        result = {
+    def result(self, offset: int, partition: int = 0, code: int = 200, **again: str | None) -> None:
+        result: dict[str, Any] = {
             "message_id": "m-1",
             "message": "order:new",
             "code": code,
@@ -70,6 +70,9 @@ class Ledger:
             "partition": partition,
             "offset": offset,
             "timestamp": 0,
+            "replay": None,
+            "redrive": None,
+            "group": self._stand.environment["KAFKA_GROUP_ID"],
             **again,
         }
         encoded = self._stand.codec.encode("result", result)
@@ -169,6 +172,34 @@ class TestAudit:
         assert f"look closer: jirafe-consumer results --of {topic}/0/2\n" in text
         closer = asked_lines(stand, "results", "--of", f"{topic}/0/2")
         assert [result["offset"] for result in closer] == [2, 2]
+
+    def test_another_groups_results_are_not_ours(self, stand: Stand, ledger: Ledger) -> None:
+        topic = stand.orders_topic
+        ledger.records(4)
+        for offset in (0, 1, 2):
+            ledger.result(offset)
+        ledger.result(0, group="another")
+        ledger.result(1, group="another", code=500)
+        ledger.letter(1)
+        ledger.result(3, group="another")
+        ledger.commit(4)
+        report = asked(stand, "audit", "--topic", topic, status=1)
+        assert report["first"] == {"missing": [f"{topic}/0/3"]}
+        ledger.result(3, group=None)  # written before results told their group
+        assert asked(stand, "audit", "--topic", topic)["total"]["one_result"] == 4
+        listed = asked_lines(stand, "results")
+        assert sorted(each["offset"] for each in listed) == [0, 1, 2, 3]
+        assert {each["group"] for each in listed} == {stand.environment["KAFKA_GROUP_ID"], None}
+
+    def test_what_a_member_writes_says_its_group(self, stand: Stand) -> None:
+        stand.produce(order("R1"))
+        member = stand.member()
+        (result,) = stand.await_results(1)
+        assert member.stop() == 0
+        assert result["group"] == stand.environment["KAFKA_GROUP_ID"]
+        again = run("replay", "--topic", stand.orders_topic, **stand.environment)
+        assert again.returncode == 0
+        assert {each["group"] for each in stand.results()} == {stand.environment["KAFKA_GROUP_ID"]}
 
     def test_a_gap_outside_of_the_range_is_none(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(6)

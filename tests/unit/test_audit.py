@@ -1,4 +1,4 @@
-"""What an audit makes of what it saw of an offset: all of the 128 possible sights, and any order of seeing."""
+"""What an audit makes of what it saw of an offset: all of the 256 possible sights, and any order of seeing."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from consumer.admin.audit import (
     with_result,
 )
 
-SIGHTS = range(128)
+SIGHTS = range(256)
 FATES = {Count.ONE_RESULT, Count.DOUBLED, Count.MISSING, Count.WAITING}
 
 results = st.builds(
@@ -32,7 +32,7 @@ results = st.builds(
 def seen_of(found: list[dict[str, Any]], *, has_letter: bool) -> int:
     seen = RECORD
     for result in found:
-        seen = with_result(seen, result)
+        seen = with_result(seen, result, is_ours=True)
     return seen | LETTER if has_letter else seen
 
 
@@ -82,3 +82,17 @@ def test_a_record_as_it_should_be_is_no_trouble() -> None:
     for seen in (RECORD | RESULT, RECORD | RESULT | FAILED | LETTER):
         for again in (0, REPLAYED, REDRIVEN):
             assert not counted_as(seen | again, due=True) & set(TROUBLES)
+
+
+@given(found=st.lists(results, max_size=5), others=st.lists(results, max_size=5), has_letter=st.booleans())
+def test_another_groups_results_change_nothing_but_whose_a_letter_is(
+    *, found: list[dict[str, Any]], others: list[dict[str, Any]], has_letter: bool
+) -> None:
+    seen = seen_of(found, has_letter=has_letter)
+    shared = seen
+    for result in others:
+        shared = with_result(shared, result, is_ours=False)
+    others_failed = any(each["code"] == 500 for each in others)
+    for due in (True, False):
+        expected = counted_as(seen, due=due) - ({Count.STRAY_LETTER} if others_failed else set())
+        assert counted_as(shared, due=due) == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastavro import parse_schema, schemaless_writer
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import to_parsing_canonical_form
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +82,7 @@ RESULT: dict[str, Any] = {
     "timestamp": datetime(2014, 3, 1, 8, 0, 0, 123000, tzinfo=UTC),
     "replay": None,
     "redrive": None,
+    "group": "shop",
 }
 RECORDS = [("taxon", TAXON), ("cart", message("cart")), ("order", message("order")), ("result", RESULT)]
 
@@ -265,6 +266,13 @@ class TestSingleObject:
 
 
 class TestMessagesAndResults:
+    def test_a_result_from_before_groups_is_read_and_todays_by_readers_of_then(self) -> None:
+        earlier = own_schema("result-1")
+        before = {name: value for name, value in RESULT.items() if name != "group"}
+        assert CODEC.decode_result(single_object(earlier, before)) == {**before, "group": None}
+        buffer = BytesIO(CODEC.encode("result", RESULT)[10:])
+        assert schemaless_reader(buffer, own_schema("result"), earlier) == before
+
     @pytest.mark.parametrize("name", ["cart", "order", "taxon"])
     def test_a_message_is_no_result(self, name: str) -> None:
         record = dict(RECORDS)[name]

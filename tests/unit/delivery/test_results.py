@@ -39,6 +39,7 @@ def test_a_result_has_the_place_and_what_was_sent() -> None:
         "timestamp": datetime(2014, 5, 13, 16, 53, 20, tzinfo=UTC),
         "replay": None,
         "redrive": None,
+        "group": None,
     }
 
 
