@@ -29,6 +29,7 @@ RESULT: dict[str, Any] = {
     "timestamp": datetime(2014, 3, 1, 8, 0, 0, 123000, tzinfo=UTC),
     "replay": None,
     "redrive": "jirafe.dead-letters/0/7",
+    "group": "shop",
 }
 
 
