@@ -163,6 +163,7 @@ def make_member(
         longest_silence=cluster.longest_silence,
         flood_window=stream.flood_window,
         is_static=cluster.is_static,
+        starts_at_end=cluster.starts_at_end,
     )
     return Member(options, cluster, delivery, monitor, reloader.reload, Surroundings(log))
 

@@ -21,7 +21,9 @@ IDLE = LaneView(
     held=False,
     due=None,
 )
-QUIET = MemberView(now=100.0, lanes=(IDLE,), gates={}, flooded=(), commit_trouble=None, is_stopping=False)
+QUIET = MemberView(
+    now=100.0, lanes=(IDLE,), gates={}, flooded=(), commit_trouble=None, losses=(), is_stopping=False
+)
 LANE_STATUS = LaneStatus(
     partition=Partition("orders", 0),
     state="site",

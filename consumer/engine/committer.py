@@ -1,6 +1,6 @@
 """When and how finished outputs are committed: together, lane by lane after an abort, not of a flooded topic."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic
@@ -23,11 +23,13 @@ class Committer(Generic[W]):
     """Commits what lanes have finished; called on the main thread.
 
     `make_guard` makes the flood guard of one topic, `brief` a smaller output of one that is too large. `trouble`
-    says why the last commit failed, None if it did not. `chance` gives 0 to 1.
+    says why the last commit failed, None if it did not. `committed` hears of what was committed. `chance` gives
+    0 to 1.
     """
 
     make_guard: Callable[[], FloodGuard]
     brief: Callable[[Output], Output]
+    committed: Callable[[Sequence[Output]], None]
     backoff: Backoff
     clock: Clock
     chance: Callable[[], float]
@@ -120,6 +122,7 @@ class Committer(Generic[W]):
         except Aborted as error:
             self.log.warning("commit_aborted", reason=str(error), records=len(outputs))
             raise
+        self.committed(outputs)
         for topic, letters in _letters(lanes).items():
             self._guard(topic).note(letters)
         for lane in lanes:

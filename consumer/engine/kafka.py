@@ -3,15 +3,24 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, TopicMetadata
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, TopicDescription, TopicMetadata
 
 from consumer.engine.deadline import Deadline
 from consumer.engine.errors import KafkaUnusable
-from consumer.engine.records import Place, Record
+from consumer.engine.records import Partition, Place, Record
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -58,11 +67,17 @@ class GroupConsumer(Protocol):
     def resume(self, partitions: list[TopicPartition]) -> None:
         """Fetch from partitions again."""
 
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        """Give the group's committed offsets; negative for none. Blocks up to so many seconds."""
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        """Give the first offset of a log, and the one after its last. Blocks up to so many seconds."""
+
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         """Stop reading partitions, of which the group leaves us the owner; drops what was fetched of them."""
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
-        """Read partitions, from their committed offsets unless others are given."""
+        """Read partitions from the offsets given. Without one the library goes on where it was, uncommitted too."""
 
     def consumer_group_metadata(self) -> GroupMetadata:
         """Give what fences this member's transactions."""
@@ -120,6 +135,9 @@ class Clients(Protocol):
     def producer(self) -> TransactionalProducer:
         """Make the producer."""
 
+    def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
+        """Ask what topics there are; does not block."""
+
 
 class LibraryLog:
     """Takes librdkafka's log lines: the interface of `logging.Logger` that confluent-kafka calls.
@@ -166,6 +184,12 @@ class Cluster:
         self._host = host
         self._commit_timeout = commit_timeout
         self._log = log or LibraryLog()
+        self._admin: AdminClient | None = None
+
+    @property
+    def starts_at_end(self) -> bool:
+        """Whether a group without a committed offset begins at the end of a log."""
+        return self.consumer_properties["auto.offset.reset"] in ("latest", "end", "largest")
 
     @property
     def group(self) -> str:
@@ -219,6 +243,8 @@ class Cluster:
             "isolation.level": "read_committed",
             # What is fetched ahead is memory beside the lanes' own limits.
             "queued.max.messages.kbytes": 16_384,
+            # Partitions that are added are found as soon.
+            "topic.metadata.refresh.interval.ms": 30_000,
             # How often the library tells its position, and where the logs end.
             "statistics.interval.ms": 5000,
             **assignment,
@@ -243,7 +269,9 @@ class Cluster:
     def consumer(self, on_error: Callable[[KafkaError], None], on_statistics: Callable[[str], None]) -> Consumer:
         """Make the group member's consumer; raises KafkaUnusable."""
         callbacks = {"error_cb": on_error, "stats_cb": on_statistics}
-        return self._made(Consumer, {**self.consumer_properties, **callbacks})
+        # Where a log does not have the offset that it should, the member decides, and says so.
+        own = {"auto.offset.reset": "error"}
+        return self._made(Consumer, {**self.consumer_properties, **own, **callbacks})
 
     def producer(self) -> Producer:
         """Make the transactional writer's producer; raises KafkaUnusable."""
@@ -260,6 +288,14 @@ class Cluster:
     def make_admin(self, purpose: str) -> AdminClient:
         """Make an admin client; raises KafkaUnusable."""
         return self._made(AdminClient, self.client_properties(purpose))
+
+    def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
+        """Ask what topics there are, by a connection of its own; does not block. Raises KafkaUnusable."""
+        self._admin = self._admin or self.make_admin("topics")
+        asked: Mapping[str, Future[TopicDescription]] = self._admin.describe_topics(
+            TopicCollection(list(topics)), request_timeout=REACHED_WITHIN
+        )
+        return asked
 
     def _made(self, kind: Callable[..., Client], properties: Mapping[str, Any]) -> Client:
         try:
@@ -312,6 +348,11 @@ def kafka_error(error: KafkaException) -> KafkaError:
     """Give the library's error that an exception carries."""
     found: KafkaError = error.args[0]
     return found
+
+
+def to_partition(message: Message) -> Partition:
+    """Tell which partition a record, or an error, is of."""
+    return Partition(message.topic() or "", message.partition() or 0)
 
 
 def to_place(message: Message) -> Place:

@@ -6,19 +6,20 @@ give it back through a queue. The main thread never waits for a handler, so it a
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.engine.backoff import Backoff
 from consumer.engine.committer import Committer
+from consumer.engine.continuity import Continuity
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.defence import Defence, Raised
 from consumer.engine.errors import MemberFailed, WriterFenced, WriterLost
 from consumer.engine.flood import FloodGuard
-from consumer.engine.kafka import Clients, GroupConsumer, Logger, kafka_error, to_place, to_record
+from consumer.engine.kafka import Clients, GroupConsumer, Logger, kafka_error, to_partition, to_place, to_record
 from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import Chunk, Done, Handler, Hooks, MemberView, Reload, Retry, W
@@ -32,6 +33,7 @@ _BUSY_WAIT = 0.005
 _POLLED_AT_ONCE = 1000
 _PAUSE = 0.5
 _QUIET_SECONDS = 30.0
+_PLACES_WITHIN = 2.0
 
 
 class _BeginAnew(Exception):
@@ -49,7 +51,8 @@ class Options:
     `flood_window` records in a row are dead letters. `commit_timeout` limits one transaction, `drain_timeout` the
     wait for chunks in flight of a revoked partition, `grace_time` the same when the member stops. `hold_interval`
     is the time between tries while an operator is needed. After `longest_silence` the group may have given up a
-    member that stood still. `is_static` tells that the member keeps its name over a restart.
+    member that stood still. `is_static` tells that the member keeps its name over a restart, `starts_at_end` that a
+    group without committed offsets begins at the end of the logs.
     """
 
     input_topics: Sequence[str]
@@ -66,6 +69,7 @@ class Options:
     flood_window: int
     flood_share: float = 0.5
     is_static: bool = False
+    starts_at_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,13 @@ class Member(Generic[W]):
         self._clock = around.clock
         self._workers = around.workers(options.workers, self._handle)
         self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
+        self._continuity = Continuity(
+            options.input_topics, clients.describe_topics, options.starts_at_end, hooks, around.clock, around.log
+        )
         self._committer = Committer[W](
             lambda: FloodGuard(options.flood_window, options.flood_share),
             handler.brief,
+            self._continuity.committed,
             options.backoff,
             around.clock,
             around.chance,
@@ -126,8 +134,11 @@ class Member(Generic[W]):
         self._writer: Writer | None = None
         self._writer_trouble: str | None = None
         self._writer_due = 0.0
-        # Assigned partitions whose records are dropped until they are read again.
+        # Assigned partitions of which nothing is taken before it is known where to read them from.
         self._unread: set[Partition] = set()
+        self._unread_due = 0.0
+        # Those of a new incarnation of their topic, which begin anew once nothing of the old one is held.
+        self._recreated: set[Partition] = set()
 
     def stop(self) -> None:
         """Ask `run` to finish what is in flight and return; may be called from a signal handler."""
@@ -164,6 +175,7 @@ class Member(Generic[W]):
         options, around = self._options, self._around
         self._writer = None
         self._unread.clear()
+        self._recreated.clear()
         self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
         try:
@@ -193,6 +205,8 @@ class Member(Generic[W]):
         busy = any(lane.in_flight for lane in self._lanes)
         self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(self._clock.monotonic())))
         self._have_writer()
+        self._watch_logs()
+        self._find_places()
         self._take_answers(_BUSY_WAIT if busy else 0)
         for chunk in self._lanes.dispatch(self._clock.monotonic()):
             self._workers.submit(chunk)
@@ -228,7 +242,6 @@ class Member(Generic[W]):
                 self._lose_writer(error)
             return
         self._writer, self._writer_trouble = writer, None
-        self._reread()
 
     def _wait(self, reason: str) -> None:
         """Say what Kafka keeps the member waiting for; a member that is to stop waits no longer for a writer."""
@@ -249,17 +262,52 @@ class Member(Generic[W]):
         self._writer, self._writer_trouble = None, str(error)
         self._writer_due = self._clock.monotonic() + _PAUSE
 
-    def _reread(self) -> None:
-        """Read partitions again from their committed offsets."""
-        positions = [TopicPartition(*partition) for partition in self._unread]
-        self._unread.clear()
-        if not positions:
+    # where to read from
+
+    def _find_places(self) -> None:
+        """Read partitions from their committed offsets, or where their logs begin now. Blocks for a moment."""
+        now = self._clock.monotonic()
+        if not self._unread or self._writer is None or now < self._unread_due:
+            return
+        newest = {lane.partition: lane.newest for lane in self._lanes}
+        starts = {}
+        try:
+            for position in self._consumer.committed(_positions(self._unread), _PLACES_WITHIN):
+                partition = Partition(position.topic, position.partition)
+                held = newest.get(partition)
+                wanted = held.offset + 1 if held else position.offset if position.offset >= 0 else None
+                low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _PLACES_WITHIN)
+                starts[partition] = self._continuity.begins(partition, wanted, low, high)
+        except KafkaException as error:
+            self._unread_due = now + _PAUSE
+            self._on_error(kafka_error(error))
+        self._read_from(starts)
+
+    def _read_from(self, starts: Mapping[Partition, int]) -> None:
+        """Read partitions from these offsets."""
+        if not starts:
             return
         try:
-            self._consumer.incremental_unassign(positions)
-            self._consumer.incremental_assign(positions)
+            self._consumer.incremental_unassign(_positions(starts))
+            self._consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in starts.items()])
         except KafkaException as error:  # an eager assignment can't be changed in part
-            raise _BeginAnew(f"partitions can't be read again: {kafka_error(error).str()}") from None
+            raise _BeginAnew(f"partitions can't be read anew: {kafka_error(error).str()}") from None
+        self._unread.difference_update(starts)
+        for lane in self._lanes:
+            if lane.partition in starts:
+                lane.paused = None
+
+    def _watch_logs(self) -> None:
+        """Begin anew with topics that were deleted and created again, once all that was read of them is done."""
+        for topic in self._continuity.recreated():
+            self._recreated |= {lane.partition for lane in self._lanes if lane.partition.topic == topic}
+            self._consumer.pause(_positions(self._recreated))
+        for lane in list(self._lanes) if self._recreated else []:
+            if lane.partition in self._recreated and not lane.held_records:
+                self._recreated.discard(lane.partition)
+                self._continuity.begins_anew(lane.partition)
+                self._lanes.assign([lane.partition])
+                self._read_from({lane.partition: OFFSET_BEGINNING})
 
     def _reload(self) -> None:
         asked = self._reloading
@@ -269,6 +317,7 @@ class Member(Generic[W]):
             self._lanes.try_again(self._clock.monotonic())
             if asked:
                 self._committer.release()
+                self._continuity.acknowledge()
 
     def _show(self, waiting: str | None = None) -> None:
         """Say how the member is, to those outside, and what Kafka keeps it `waiting` for."""
@@ -281,6 +330,7 @@ class Member(Generic[W]):
                     self._lanes.gates,
                     self._committer.flooded,
                     waiting or self._writer_trouble or self._committer.trouble,
+                    tuple(self._continuity.losses),
                     self._stopping,
                 )
             )
@@ -300,15 +350,18 @@ class Member(Generic[W]):
         received: Counter[str] = Counter()
         for message in messages:
             error = message.error()
-            if self._unread and to_place(message).of in self._unread:
+            if self._unread and to_partition(message) in self._unread:
                 continue
             if error is None:
                 record = to_record(message)
-                self._lanes.add(record)
-                received[record.topic] += 1
+                if not self._continuity.is_done(record):
+                    self._lanes.add(record)
+                    received[record.topic] += 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 end = to_place(message)
                 self._lanes.at_end(end.of, end.offset)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self._unread.add(to_partition(message))
             else:
                 self._on_error(error)
         if received:
@@ -317,6 +370,8 @@ class Member(Generic[W]):
     def _control_flow(self) -> None:
         """Pause lanes that are full, resume those that are half empty."""
         for lane in self._lanes:
+            if lane.partition in self._recreated:
+                continue
             if lane.is_full and not lane.paused:
                 lane.paused = True
                 self._consumer.pause([TopicPartition(*lane.partition)])
@@ -353,6 +408,8 @@ class Member(Generic[W]):
 
     def _on_assign(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         assigned = _partitions(partitions)
+        if not assigned:
+            return  # a cooperative rebalance tells of nothing new too
         self._lanes.assign(assigned)
         self._hooks.rebalanced("assigned", assigned)
         self._log.info("assigned", partitions=list(map(str, assigned)))
@@ -360,16 +417,20 @@ class Member(Generic[W]):
     def _on_revoke(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         revoked = _partitions(partitions)
         self._drain(revoked, self._options.drain_timeout)
-        self._unread.difference_update(revoked)
+        self._forget(revoked)
         self._hooks.rebalanced("revoked", revoked)
         self._log.info("revoked", partitions=list(map(str, revoked)))
 
     def _on_lost(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         lost = _partitions(partitions)
         self._lanes.drop(lost)
-        self._unread.difference_update(lost)
+        self._forget(lost)
         self._hooks.rebalanced("lost", lost)
         self._log.warning("lost", partitions=list(map(str, lost)))
+
+    def _forget(self, partitions: Iterable[Partition]) -> None:
+        self._unread.difference_update(partitions)
+        self._recreated.difference_update(partitions)
 
     def _drain(self, partitions: list[Partition], seconds: float) -> None:
         """Let chunks in flight finish and be committed, up to so many seconds; then drop the lanes."""
@@ -402,6 +463,10 @@ class Member(Generic[W]):
             return False
         self._quiet_until[what] = now + _QUIET_SECONDS
         return True
+
+
+def _positions(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(*partition) for partition in partitions]
 
 
 def _partitions(partitions: Iterable[TopicPartition]) -> list[Partition]:

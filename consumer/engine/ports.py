@@ -179,7 +179,8 @@ class MemberView:
 
     `gates` names what does not serve, each with its trouble's message. `flooded` names the topics whose results are
     held back, since too many of their records are dead letters. `commit_trouble` says why the last transaction was
-    aborted, None once a commit succeeded. `is_stopping` tells that `Member.stop` was called.
+    aborted, None once a commit succeeded. `losses` tells in sentences what was lost for good, until an operator
+    acknowledges it by a reload. `is_stopping` tells that `Member.stop` was called.
     """
 
     now: float
@@ -187,6 +188,7 @@ class MemberView:
     gates: Mapping[str, str]
     flooded: tuple[str, ...]
     commit_trouble: str | None
+    losses: tuple[str, ...]
     is_stopping: bool
 
 
@@ -220,6 +222,9 @@ class Hooks:
         leaves the group gives up all it has.
         """
 
+    def lost(self, topic: str, records: int) -> None:
+        """Note records of a topic that the log lost before they were read; 0 where their number is not known."""
+
     def rejoining(self) -> None:
         """Note that the member has left the group, to begin anew in a moment."""
 
@@ -247,5 +252,5 @@ class Reload(Protocol):
         """Tell whether to try again at once all that waits for something.
 
         `asked` tells that `Member.reload` was called since the last time. If so, the answer yes also lets flooded
-        topics go on.
+        topics go on, and acknowledges what was lost.
         """

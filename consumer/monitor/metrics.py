@@ -127,6 +127,10 @@ class Metrics:
         )
         for change in get_args(Change):
             self._rebalances.labels(change)
+        self._lost = counter("records_lost", "Records that the log lost before they were read.", "topic")
+        self._losses = counter(
+            "losses", "How often a log was cut or created anew, with or without a loss.", "topic"
+        )
         self._rejoins = counter("rejoins", "How often the member left its group to begin anew.")
 
     def received(self, records: Mapping[str, int]) -> None:
@@ -176,6 +180,11 @@ class Metrics:
     def rebalanced(self, change: Change) -> None:
         """Count a change of the assignment."""
         self._rebalances.labels(change).inc()
+
+    def lost(self, topic: str, records: int) -> None:
+        """Count a loss, and the records that are known to be lost by it."""
+        self._losses.labels(topic).inc()
+        self._lost.labels(topic).inc(records)
 
     def rejoined(self) -> None:
         """Count a new beginning."""

@@ -65,6 +65,10 @@ class Monitor(Hooks):
         if any(True for _ in partitions):
             self.metrics.rebalanced(change)
 
+    def lost(self, topic: str, records: int) -> None:
+        """Count records that are lost for good."""
+        self.metrics.lost(topic, records)
+
     def rejoining(self) -> None:
         """Count that the member leaves the group to begin anew, which may take it long: it has no partitions."""
         self.metrics.rejoined()

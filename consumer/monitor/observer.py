@@ -117,6 +117,7 @@ def _not_ready(view: MemberView) -> tuple[str, ...]:
         reasons.append(f"results can't be committed: {view.commit_trouble}")
     if not view.lanes:
         reasons.append(NOT_ASSIGNED)
+    reasons += [f"{loss}; SIGHUP acknowledges it" for loss in view.losses]
     return tuple(reasons)
 
 

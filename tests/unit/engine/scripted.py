@@ -6,10 +6,12 @@ one poll of the main loop, where the real library calls back too. The member sto
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition, Uuid
+from confluent_kafka.admin import TopicDescription
 from structlog.testing import LogCapture
 
 from consumer.engine.backoff import Backoff
@@ -61,6 +63,10 @@ def record(offset: int, of: Partition = A, value: bytes | None = b"0123456789") 
 
 def message(offset: int, of: Partition = A, value: bytes | None = b"0123456789") -> Message:
     return Message(*of, offset, b"key", value, timestamp=(1, 1_000 + offset))
+
+
+def reset(of: Partition = A) -> Message:
+    return Message(*of, OFFSET_INVALID, error=KafkaError(KafkaError._AUTO_OFFSET_RESET))
 
 
 def end(offset: int, of: Partition = A) -> Message:
@@ -253,6 +259,7 @@ class ScriptedConsumer:
         self,
         clock: HandClock,
         script: Generator[None],
+        offsets: Callable[[], dict[Partition, int]],
         on_error: Callable[[KafkaError], None],
         on_statistics: Callable[[str], None],
     ) -> None:
@@ -266,6 +273,9 @@ class ScriptedConsumer:
         self.topics: list[str] = []
         self.is_closed = False
         self.refuses: KafkaError | None = None
+        self.away: KafkaError | None = None
+        self.logs: dict[Partition, tuple[int, int]] = {}
+        self.offsets = offsets
         self._clock = clock
         self._script = script
         self._in_turn = False
@@ -324,13 +334,24 @@ class ScriptedConsumer:
     def resume(self, partitions: list[TopicPartition]) -> None:
         self._note("resume", partitions)
 
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        if self.away:
+            raise KafkaException(self.away)
+        given = [Partition(each.topic, each.partition) for each in partitions]
+        return [TopicPartition(*each, self.offsets().get(each, OFFSET_INVALID)) for each in given]
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        if self.away:
+            raise KafkaException(self.away)
+        return self.logs.get(Partition(partition.topic, partition.partition), (0, 1000))
+
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         self._note("unassign", partitions)
         if self.refuses:
             raise KafkaException(self.refuses)
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
-        self._note("assign", partitions)
+        self.calls += [f"assign {each.topic}/{each.partition} at {each.offset}" for each in partitions]
 
     def consumer_group_metadata(self) -> GroupMetadata:
         return GROUP
@@ -451,6 +472,9 @@ class RecordingHooks(Hooks):
     def aborted(self) -> None:
         self.heard.append("aborted")
 
+    def lost(self, topic: str, records: int) -> None:
+        self.heard.append(("lost", topic, records))
+
     def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:
         self.heard.append((change, list(partitions)))
 
@@ -475,13 +499,35 @@ class ScriptedClients:
         self.consumers: list[ScriptedConsumer] = []
         self.producers: list[ScriptedProducer] = []
         self.prepare: Callable[[ScriptedProducer], None] = lambda _: None
+        self.incarnations: dict[str, int | KafkaError] = {}
+        self.asked: list[tuple[Sequence[str], Future[TopicDescription]]] = []
         self._clock = clock
+
+    @property
+    def offsets(self) -> dict[Partition, int]:
+        """The group's committed offsets."""
+        committed = [each for producer in self.producers for each in producer.committed]
+        return {key: value for each in committed for key, value in (each.offsets or {}).items()}
+
+    def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
+        described = {topic: self._described(topic) for topic in topics}
+        self.asked += [(topics, future) for future in described.values()]
+        return described
+
+    def _described(self, topic: str) -> Future[TopicDescription]:
+        future: Future[TopicDescription] = Future()
+        identity = self.incarnations.get(topic, 1)
+        if isinstance(identity, KafkaError):
+            future.set_exception(KafkaException(identity))
+        else:
+            future.set_result(TopicDescription(topic, Uuid(identity, identity), is_internal=False, partitions=[]))
+        return future
 
     def consumer(
         self, on_error: Callable[[KafkaError], None], on_statistics: Callable[[str], None]
     ) -> ScriptedConsumer:
         assert all(earlier.is_closed for earlier in self.consumers)
-        made = ScriptedConsumer(self._clock, self.script, on_error, on_statistics)
+        made = ScriptedConsumer(self._clock, self.script, lambda: self.offsets, on_error, on_statistics)
         self.consumers.append(made)
         return made
 
@@ -546,7 +592,7 @@ class Scene:
     @property
     def offsets(self) -> dict[Partition, int]:
         """The group's committed offsets."""
-        return {key: value for each in self.committed for key, value in (each.offsets or {}).items()}
+        return self.clients.offsets
 
     @property
     def results(self) -> list[bytes | None]:

@@ -43,7 +43,10 @@ class Office:
         self.clock = HandClock()
         self.producer = ScriptedProducer(self.clock)
         log, self.log = capture()
-        self.committer = Committer[str](lambda: FloodGuard(window, 0.5), brief, backoff, self.clock, chance, log)
+        self.noted: list[Output] = []
+        self.committer = Committer[str](
+            lambda: FloodGuard(window, 0.5), brief, self.noted.extend, backoff, self.clock, chance, log
+        )
         self.lanes = {partition: Lane[str](partition, 1, BOUNDS) for partition in (A, B, C, CART)}
         self._writer = Writer(
             self.producer, ("results", "dead-letters"), RecordingHooks(), self.clock, self.producer.call_within
@@ -79,6 +82,7 @@ def test_all_that_is_finished_goes_in_one_transaction(office: Office) -> None:
     assert transaction.offsets == {A: 2, B: 5}
     assert transaction.group == GROUP
     assert [lane.finished for lane in office.lanes.values()] == [[], [], [], []]
+    assert [output.record.offset for output in office.noted] == [0, 1, 4]
     assert office.committer.trouble is None
     assert office.commit() == []
 

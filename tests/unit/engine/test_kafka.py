@@ -41,6 +41,7 @@ def test_a_consumer_reads_what_is_committed_from_the_beginning_and_commits_nothi
         "isolation.level": "read_committed",
         "partition.assignment.strategy": "cooperative-sticky",
         "queued.max.messages.kbytes": 16384,
+        "topic.metadata.refresh.interval.ms": 30000,
         "statistics.interval.ms": 5000,
         "enable.auto.commit": False,
         "enable.partition.eof": True,

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Generator
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
@@ -35,6 +35,7 @@ from tests.unit.engine.scripted import (
     message,
     outputs,
     record,
+    reset,
 )
 
 DOWN = Trouble("site", "503", "the site is down")
@@ -228,6 +229,19 @@ def test_one_lane_that_is_full_leaves_the_others_flowing() -> None:
         assert scene.consumer.calls == ["resume orders/0", "pause orders/1"]
 
     scene.run(script())
+
+
+def test_an_assignment_of_nothing_is_not_worth_a_word() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.assign()
+        yield
+
+    scene.run(script())
+    assert len(scene.logged("assigned")) == 1
+    assert scene.hooks.heard == [("assigned", [A]), ("revoked", [A])]
 
 
 def test_a_record_of_a_partition_that_is_not_ours_is_dropped() -> None:
@@ -555,7 +569,10 @@ def test_a_lost_writer_is_replaced_and_partitions_are_read_again_without_leaving
     assert scene.results == [b"result of 0"]
     assert scene.offsets == {A: 1}
     assert len(scene.clients.consumers) == 1
-    assert [call for call in scene.consumer.calls if "assign" in call] == ["unassign orders/0", "assign orders/0"]
+    assert [call for call in scene.consumer.calls if "assign" in call] == [
+        "unassign orders/0",
+        "assign orders/0 at 0",
+    ]
     assert scene.clients.producers[1].calls[0] == "init"
     assert len(scene.logged("writer_lost")) == 1
     assert scene.hooks.heard == [
@@ -630,7 +647,7 @@ def test_a_partition_that_is_revoked_before_the_writer_is_replaced_is_not_read_a
         yield
         assert [call for call in scene.consumer.calls if "assign" in call] == [
             "unassign orders/2",
-            "assign orders/2",
+            "assign orders/2 at 0",
         ]
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(0)]
@@ -657,7 +674,7 @@ def test_a_writer_that_is_lost_while_a_partition_is_revoked_is_replaced_for_the_
         yield
         assert [call for call in scene.consumer.calls if "assign" in call] == [
             "unassign orders/1",
-            "assign orders/1",
+            "assign orders/1 at 0",
         ]
 
     scene.run(script())
@@ -772,6 +789,231 @@ def test_a_commit_that_waits_shows_it_meanwhile() -> None:
 
     scene.run(script())
     assert "Kafka: the transaction has been waiting for 2 s" in [view.commit_trouble for view in scene.hooks.views]
+
+
+def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_known() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(0), message(1)]
+        yield
+        yield
+        assert scene.offsets == {A: 2}
+        scene.producer.fail("produce", FATAL)
+        scene.consumer.arrived = [message(2), message(0, B)]
+        scene.consumer.away = TRANSIENT
+        while len(scene.clients.producers) < 2:
+            yield
+        yield from turns(20)
+        assert starts(scene) == []
+        scene.consumer.away = None
+        yield from turns(7)
+        assert sorted(call for call in scene.consumer.calls if "assign" in call) == [
+            "assign orders/0 at 2",
+            "assign orders/1 at 0",
+            "unassign orders/0",
+            "unassign orders/1",
+        ]
+
+    scene.run(script())
+    assert [line["error"] for line in scene.logged("kafka")] == [TRANSIENT.str()]
+
+
+# logs that do not go on as they were read
+
+
+def starts(scene: Scene) -> list[str]:
+    return [call for call in scene.consumer.calls if call.startswith("assign")]
+
+
+@pytest.mark.parametrize(("at_end", "log", "start"), [(False, (0, 7), 0), (False, (3, 7), 3), (True, (3, 7), 7)])
+def test_a_partition_without_a_committed_offset_begins_where_its_log_does(
+    *, at_end: bool, log: tuple[int, int], start: int
+) -> None:
+    scene = Scene(starts_at_end=at_end)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.logs[A] = log
+        scene.consumer.arrived = [reset()]
+        yield
+        yield
+
+    scene.run(script())
+    assert starts(scene) == [f"assign orders/0 at {start}"]
+    [line] = scene.logged("no_committed_offset")
+    assert (line["partition"], line["start"], line["low"], line["high"]) == ("orders/0", start, *log)
+    assert not any(heard[0] == "lost" for heard in scene.hooks.heard if isinstance(heard, tuple))
+
+
+def test_an_empty_log_without_a_committed_offset_is_nothing_to_say() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.logs[A] = (0, 0)
+        scene.consumer.arrived = [reset()]
+        yield
+        yield
+
+    scene.run(script())
+    assert starts(scene) == ["assign orders/0 at 0"]
+    assert scene.logged("no_committed_offset") == []
+
+
+LOSSES = {
+    "cut in front": (
+        (50, 90),
+        48,
+        "orders/0: the log begins at 50, behind the committed offset 2: up to 48 records",
+    ),
+    "too short": (
+        (0, 1),
+        0,
+        "orders/0: the log ends at 1, before the committed offset 2: it was cut or created anew",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_a_log_that_lacks_the_committed_offset_is_said_counted_and_told_until_it_is_acknowledged(how: str) -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+    log, records, said = LOSSES[how]
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0), message(1)]
+        yield
+        yield
+        scene.consumer.logs[A] = log
+        scene.consumer.arrived = [reset()]
+        yield from turns(4)
+        [loss] = scene.hooks.views[-1].losses
+        assert loss.startswith(said)
+        scene.member.reload()
+        yield
+        yield
+        assert scene.hooks.views[-1].losses == ()
+
+    scene.run(script())
+    assert starts(scene) == [f"assign orders/0 at {log[0]}"]
+    assert ("lost", "orders", records) in scene.hooks.heard
+    assert len(scene.logged("records_lost")) == len(scene.logged("losses_acknowledged")) == 1
+
+
+def test_what_is_held_of_a_log_that_was_cut_is_delivered_and_not_counted_as_lost() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.pool.takes = 1.0
+        scene.consumer.arrived = [message(0), message(1)]
+        yield
+        scene.consumer.logs[A] = (50, 90)
+        scene.consumer.arrived = [reset()]
+        yield
+        scene.clock.now += 1
+        scene.consumer.arrived = [message(50)]
+        yield from turns(300)
+
+    scene.run(script())
+    assert scene.handler.seen == [[0, 1], [50]]
+    assert ("lost", "orders", 48) in scene.hooks.heard
+    assert scene.offsets == {A: 51}
+
+
+def recreate(scene: Scene) -> Generator[None]:
+    """Have the topic created again, and the member notice it."""
+    scene.clients.incarnations["orders"] = 2
+    asked = len(scene.clients.asked)
+    while len(scene.clients.asked) == asked:
+        yield
+    yield
+    yield
+
+
+def test_a_topic_that_was_created_again_is_read_from_its_beginning_without_what_is_done_of_it() -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A, B)
+        scene.consumer.arrived = [message(0), message(1)]
+        yield from turns(100)
+        scene.consumer.arrived = [message(2), message(3)]  # it may be the new topic's, and is
+        yield from recreate(scene)
+        assert starts(scene) == ["assign orders/0 at -2", "assign orders/1 at -2"]
+        later = Message(*A, 1, b"key", b"new", timestamp=(1, 5_000))
+        scene.consumer.arrived = [message(0), later, message(2), message(3), message(4)]
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.handler.seen == [[0, 1], [2, 3], [0, 1, 4]]
+    assert scene.offsets == {A: 5}
+    assert scene.hooks.views[-1].losses == (
+        "orders was deleted and created again; it is read from its beginning as a new topic",
+    )
+
+
+def test_what_is_held_of_a_topic_that_was_created_again_is_delivered_first() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield from turns(60)
+        scene.pool.takes = 30.0
+        scene.consumer.arrived = [message(7)]
+        yield
+        yield from recreate(scene)
+        assert starts(scene) == []
+        assert scene.consumer.calls == ["resume orders/0", "pause orders/0"]
+        scene.clock.now += 30
+        yield from turns(4)
+        assert scene.offsets == {A: 8}
+        assert starts(scene) == ["assign orders/0 at -2"]
+        scene.pool.takes = 0.0
+        scene.consumer.arrived = [message(number) for number in range(3)]
+        yield from turns(4)
+
+    scene.run(script())
+    assert scene.handler.seen == [[7], [0, 1, 2]]
+    assert scene.offsets == {A: 3}
+
+
+def test_a_topic_that_is_away_for_a_while_or_can_not_be_described_is_not_a_new_one() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield from turns(60)
+        for incarnation in (REFUSED, 1, TRANSIENT, 1):
+            scene.clients.incarnations["orders"] = incarnation
+            yield from turns(60)
+
+    scene.run(script())
+    assert starts(scene) == []
+    assert len(scene.clients.asked) > 4
+
+
+def test_a_partition_of_a_topic_created_again_that_is_revoked_is_left_to_its_new_owner() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield from turns(60)
+        scene.pool.takes = NEVER
+        scene.consumer.arrived = [message(7)]
+        yield
+        yield from recreate(scene)
+        scene.consumer.lose(A)
+        scene.consumer.assign(A)
+        yield from turns(4)
+
+    scene.run(script())
+    assert starts(scene) == []
 
 
 def test_a_static_member_that_is_fenced_ends() -> None:

@@ -1,0 +1,137 @@
+"""Notices where a log does not go on as it was read before: created anew, cut off in front, or shorter than it was.
+
+A topic that is deleted and created again has the same name and other records at the same offsets. So a place names
+a record only within one incarnation of its topic, which the broker tells apart by an id.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import TopicDescription
+
+from consumer.engine.deadline import Clock
+from consumer.engine.kafka import Logger
+from consumer.engine.ports import Hooks
+from consumer.engine.records import Output, Partition, Record
+
+_ASK_INTERVAL = 5.0
+_SAID = 20
+
+
+@dataclass(slots=True)
+class Continuity:
+    """What is known of the logs that a member reads; for the main thread, and never blocks.
+
+    `ask` asks the brokers to describe topics. A group without a committed offset begins at the end of a log if
+    `starts_at_end`. `losses` has what was lost, in sentences, until it is acknowledged.
+    """
+
+    topics: Sequence[str]
+    ask: Callable[[Sequence[str]], Mapping[str, Future[TopicDescription]]]
+    starts_at_end: bool
+    hooks: Hooks
+    clock: Clock
+    log: Logger
+    losses: deque[str] = field(default_factory=lambda: deque(maxlen=_SAID))
+    _ids: dict[str, str] = field(default_factory=dict)
+    _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
+    _due: float = 0.0
+    # Records committed since the topic's id was last known to be the old one: offset to timestamp.
+    _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
+    _since: dict[Partition, dict[int, int]] = field(default_factory=dict)
+    _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
+
+    def recreated(self) -> list[str]:
+        """Tell which topics were created anew since the last call."""
+        found = []
+        for topic, future in list(self._asked.items()):
+            if not future.done():
+                continue
+            del self._asked[topic]
+            try:
+                identity = str(future.result().topic_id)
+            except KafkaException:
+                continue  # the topic or the broker is away: what follows tells
+            if self._ids.setdefault(topic, identity) == identity:
+                self._forget(topic)
+                continue
+            self._ids[topic] = identity
+            found.append(topic)
+            self._lost(
+                topic, None, f"{topic} was deleted and created again; it is read from its beginning as a new topic"
+            )
+        now = self.clock.monotonic()
+        if not self._asked and now >= self._due:
+            self._due = now + _ASK_INTERVAL
+            self._before, self._since = _merged(self._before, self._since), {}
+            self._asked = dict(self.ask(self.topics))
+        return found
+
+    def _forget(self, topic: str) -> None:
+        for partition in [each for each in self._before if each.topic == topic]:
+            del self._before[partition]
+
+    def committed(self, outputs: Iterable[Output]) -> None:
+        """Note what was committed: it may be of a new incarnation that is not known yet."""
+        for output in outputs:
+            record = output.record
+            self._since.setdefault(Partition(record.topic, record.partition), {})[record.offset] = record.timestamp
+
+    def begins_anew(self, partition: Partition) -> None:
+        """Note that a partition of a new incarnation is read from its beginning: what is done is skipped."""
+        self._done[partition] = self._before.pop(partition, {}) | self._since.pop(partition, {})
+
+    def is_done(self, record: Record) -> bool:
+        """Tell whether a record was committed before its incarnation was known."""
+        done = self._done.get(Partition(record.topic, record.partition))
+        if not done:
+            return False
+        return done.pop(record.offset, None) == record.timestamp
+
+    def begins(self, partition: Partition, wanted: int | None, low: int, high: int) -> int:
+        """Give the offset to read from: `wanted`, if the log has it; None for no committed offset.
+
+        `low` and `high` are the first offset that the log has, and the one after its last.
+        """
+        if wanted is None:
+            start = high if self.starts_at_end else low
+            if high > low:
+                self.log.warning("no_committed_offset", partition=str(partition), start=start, low=low, high=high)
+            return start
+        if low <= wanted <= high:
+            return wanted
+        if wanted < low:
+            self._lost(
+                str(partition),
+                low - wanted,
+                f"{partition}: the log begins at {low}, behind the committed offset {wanted}: up to {low - wanted} "
+                "records were deleted before they were read",
+            )
+        else:
+            self._lost(
+                str(partition),
+                None,
+                f"{partition}: the log ends at {high}, before the committed offset {wanted}: it was cut or created "
+                "anew, and is read from its beginning",
+            )
+        return low
+
+    def acknowledge(self) -> None:
+        """Forget what was lost: an operator has seen it."""
+        if self.losses:
+            self.log.warning("losses_acknowledged", losses=list(self.losses))
+            self.losses.clear()
+
+    def _lost(self, what: str, records: int | None, message: str) -> None:
+        self.losses.append(message)
+        self.log.error("records_lost", on=what, records=records, reason=message)
+        self.hooks.lost(what.partition("/")[0], records or 0)
+
+
+def _merged(
+    first: Mapping[Partition, dict[int, int]], second: Mapping[Partition, dict[int, int]]
+) -> dict[Partition, dict[int, int]]:
+    return {each: first.get(each, {}) | second.get(each, {}) for each in first.keys() | second.keys()}
