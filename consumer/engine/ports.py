@@ -216,7 +216,7 @@ class Hooks:
         """Note a transaction that was aborted; its outputs are written again."""
 
     def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:
-        """Note a change of the assignment.
+        """Note a change of the assignment. There may be no partitions: then it was others' that came or went.
 
         After `revoked` and `lost` the partitions are no longer ours, and nothing of them is held. A member that
         leaves the group gives up all it has.

@@ -36,7 +36,7 @@ class Listener(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128  # wait in the kernel until they are taken
+    request_queue_size = 1024  # wait in the kernel until they are taken
 
     def __init__(self, host: str, port: int, answer: Callable[["Request"], None]) -> None:
         """Listen at once, and answer from `start` on; raises OSError."""

@@ -35,8 +35,8 @@ class StatusServer:
     It is read-only: nothing can be changed through it, and no secret is in its answers. They are still not for
     everyone: the page and its document tell why messages failed, in words that may be a customer's. So they are
     given only to those who ask for this machine: by an IP address, as localhost, by the machine's own name, or by
-    the name in `address`. What is for machines (metrics and probes) has counts and our own reasons alone. It is
-    also given to those who ask by a name that public DNS does not have, as a service is found in a cluster: no web
+    the name in `address`. What is for machines (metrics and probes) has counts, and what is waited for. It is also
+    given to those who ask by a name that public DNS does not have, as a service is found in a cluster: no web
     page elsewhere can have such a name, and monitoring works without a setting.
     """
 
