@@ -5,21 +5,25 @@ Confluent: 0x00, a schema's id of 4 bytes, big endian, in a Schema Registry
 Avro single-object: 0xC3 0x01, the CRC-64-AVRO fingerprint of a schema, 8 bytes, little endian
 (https://avro.apache.org/docs/1.12.0/specification/#single-object-encoding).
 
-The reader's schemas are ours; a writer's may have fields more or less.
+The reader's schemas are ours; a writer's may have fields more or less. A record is hostile until it is decoded:
+whatever its bytes are, and whatever schema they name, `decode` takes time and memory in proportion to its size, and
+gives what our schema says, or raises.
 """
 
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.repository import FlatDictRepository
 from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 
-Schema = dict[str, Any]
+from schemas.writers import AvroType, Lookthrough, Schema, for_reading
 
 OWN_SCHEMAS = ("cart", "order", "taxon", "result")
 """The names of our own schemas."""
@@ -32,6 +36,8 @@ _HEADER_CONFLUENT = 5
 _LARGEST_ID = 2**31 - 1
 _REFUSED_FOR = 10.0
 _MOST_REFUSED = 1000
+_LONGEST_REASON = 500
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Undecodable(ValueError):
@@ -70,6 +76,20 @@ def _record_schema(parsed: object) -> Schema:
     return parsed
 
 
+class _Writer(NamedTuple):
+    """A writer's schema, ready to read by: `reader` is ours that it resolves to, None where it is ours itself.
+
+    `kind` is the name of our schema, None where the records are none of ours. `lookthrough` is what a record must
+    pass before it is read, None where none has to.
+    """
+
+    name: str
+    kind: str | None
+    schema: Schema
+    reader: Schema | None
+    lookthrough: Lookthrough | None
+
+
 class Codec:
     """Encodes and decodes records; safe to share between threads.
 
@@ -84,25 +104,34 @@ class Codec:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
-        self._readers = {}
-        self._by_fingerprint: dict[bytes, Schema] = {}
-        self._by_id: dict[int, Schema] = {}
+        self._kinds: dict[str, str] = {}
+        self._by_fingerprint: dict[bytes, _Writer] = {}
+        self._by_id: dict[int, _Writer] = {}
         self._refused = _RefusedIds(clock)
         self._headers: dict[str, bytes] = {}
         self._own: dict[str, Schema] = {}
         for name in OWN_SCHEMAS:
             schema = self._own[name] = own_schema(name)
-            self._readers[schema["name"].rpartition(".")[2]] = schema
-            self._by_fingerprint[_fingerprint(schema)] = schema
+            self._kinds[_unqualified(schema)] = name
+            self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema, {})], is_own=True)
         for path in _HERE.glob("*-[0-9].avsc"):  # ours as they were: what has been written stays readable
             schema = own_schema(path.stem)
-            self._by_fingerprint[_fingerprint(schema)] = schema
+            self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema, {})])
+        folder = _Folder(str(more))  # type: ignore[no-untyped-call]
         for path in sorted(more.glob("*.avsc")) if more else ():
             try:
-                schema = _record_schema(load_schema(str(path)))
+                writer = self._writer([_record_schema(load_schema(path.stem, repo=folder))])
             except Exception as error:  # noqa: BLE001 - a file may hold anything, and the parser fails in many ways
-                raise ValueError(f"{path} is not a schema that can be used: {error}") from None
-            self._by_fingerprint.setdefault(_fingerprint(schema), schema)
+                raise ValueError(f"{path} is not a schema that can be used: {_said(error)}") from None
+            self._by_fingerprint.setdefault(_fingerprint(writer.schema), writer)
+
+    def _writer(self, schemas: Sequence[Schema], *, is_own: bool = False) -> _Writer:
+        """Make ready the last of parsed schemas, of which the later refer to the earlier."""
+        schema = schemas[-1]
+        kind = self._kinds.get(_unqualified(schema))
+        # Resolution costs: it is left out where the writer's schema is ours.
+        reader = None if is_own or kind is None else self._own[kind]
+        return _Writer(schema["name"], kind, schema, reader, Lookthrough.needed(schemas))
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
         """Frame and encode a record of our schema `name`.
@@ -117,19 +146,20 @@ class Codec:
     def decode(self, data: bytes) -> dict[str, Any]:
         """Decode one framed record into the shape of our schema; raises Undecodable, RegistryUnavailable."""
         writer, body = self._unframed(data)
-        reader = self._readers.get(writer["name"].rpartition(".")[2])
-        if reader is None:
-            raise UnknownSchema(f"the record is a {writer['name']}, which is not a message of the hub")
+        if writer.kind is None:
+            raise UnknownSchema(f"the record is a {writer.name}, which is not a message of the hub")
         buffer = BytesIO(body)
         try:
-            # Resolution costs: it is left out where the writer's schema is ours.
-            record = schemaless_reader(buffer, writer, None if writer is reader else reader)
+            if writer.lookthrough:
+                writer.lookthrough.check(body)
+            record = cast("dict[str, Any]", schemaless_reader(buffer, writer.schema, writer.reader))
         except Exception as error:  # noqa: BLE001 - damaged bytes surface as any error of the decoder
-            why = str(error) or type(error).__name__
-            raise Undecodable(f"the bytes are not a {writer['name']}: {why}") from None
+            raise Undecodable(f"the bytes are not a {writer.name}: {_said(error)}") from None
         if left := len(body) - buffer.tell():
-            raise Undecodable(f"the bytes are not a {writer['name']}: {left} are left over")
-        return cast("dict[str, Any]", record)
+            raise Undecodable(f"the bytes are not a {writer.name}: {left} are left over")
+        if writer.kind == "result":
+            record["timestamp"] = _moment(record["timestamp"])
+        return record
 
     def decode_message(self, data: bytes) -> dict[str, Any]:
         """Decode a record that must be a message of the hub, not a result; raises as `decode` does."""
@@ -139,25 +169,28 @@ class Codec:
         return message
 
     def decode_result(self, data: bytes) -> dict[str, Any]:
-        """Decode a record that must be a result, not a message of the hub; raises as `decode` does."""
+        """Decode a record that must be a result, not a message of the hub; raises as `decode` does.
+
+        Its timestamp is a datetime, or the milliseconds as they are where they are beyond what that can say.
+        """
         result = self.decode(data)
         if "payload" in result:
             raise Undecodable("the record is a message of the hub, not a result")
         return result
 
-    def _unframed(self, data: bytes) -> tuple[Schema, bytes]:
+    def _unframed(self, data: bytes) -> tuple[_Writer, bytes]:
         if data[:2] == _SINGLE_OBJECT and len(data) >= _HEADER_SINGLE_OBJECT:
-            schema = self._by_fingerprint.get(data[2:10])
-            if schema is None:
+            writer = self._by_fingerprint.get(data[2:10])
+            if writer is None:
                 name = f"{int.from_bytes(data[2:10], 'little'):016x}"
                 raise UnknownSchema(f"the schema with fingerprint {name} is not known here")
-            return schema, data[_HEADER_SINGLE_OBJECT:]
+            return writer, data[_HEADER_SINGLE_OBJECT:]
         if data[:1] == _CONFLUENT and len(data) >= _HEADER_CONFLUENT:
             (schema_id,) = struct.unpack(">I", data[1:5])
             return self._by_id.get(schema_id) or self._looked_up(schema_id), data[_HEADER_CONFLUENT:]
         raise Undecodable(f"the first bytes ({data[:4].hex() or 'none'}) are no framing of Avro that we know")
 
-    def _looked_up(self, schema_id: int) -> Schema:
+    def _looked_up(self, schema_id: int) -> _Writer:
         if self._registry is None:
             raise UnknownSchema(f"the schema has the id {schema_id} in a registry, and no registry is set")
         # A registry's ids are Java's ints. Some answer to a larger one as if the address were wrong, which would
@@ -167,16 +200,21 @@ class Codec:
         if reason := self._refused.reason(schema_id):
             raise UnknownSchema(reason)
         try:
-            schema = _parsed(self._registry.schema(schema_id))
+            writer = self._found(self._registry.schema(schema_id))
         except RegistryUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - the registry holds any schema, and the parser fails in many ways
             known = isinstance(error, UnknownSchema)
-            reason = str(error) if known else f"the schema with the id {schema_id} can't be used: {error}"
+            reason = _said(error) if known else f"the schema with the id {schema_id} can't be used: {_said(error)}"
             self._refused.add(schema_id, reason)
             raise UnknownSchema(reason) from None
-        # An equal schema is replaced by ours itself, so that decode can tell it by identity.
-        return self._by_id.setdefault(schema_id, self._by_fingerprint.get(_fingerprint(schema), schema))
+        return self._by_id.setdefault(schema_id, writer)
+
+    def _found(self, found: Sequence[Schema]) -> _Writer:
+        """Make a schema of the registry ready; an equal one of ours takes its place, and needs no resolution."""
+        named: dict[str, Any] = {}
+        parsed = [_parsed(schema, named) for schema in found]
+        return self._by_fingerprint.get(_fingerprint(_record_schema(parsed[-1]))) or self._writer(parsed)
 
     def _header(self, name: str) -> bytes:
         if self._registry is None:
@@ -209,10 +247,38 @@ class _RefusedIds:
             self._reasons[schema_id] = (self._clock() + _REFUSED_FOR, reason)
 
 
-def _parsed(schemas: list[Schema]) -> Schema:
-    """Parse schemas of which the later refer to the earlier, and give the last."""
-    named: dict[str, Any] = {}
-    return _record_schema([parse_schema(schema, named) for schema in schemas][-1])
+class _Folder(FlatDictRepository):
+    """A folder of writers' schemas, of which nothing but what reading needs is taken."""
+
+    def load(self, name: str) -> AvroType:
+        return for_reading(super().load(name))  # type: ignore[no-untyped-call]
+
+
+def _parsed(schema: object, named: dict[str, Any]) -> Any:
+    """Parse a writer's schema, which may use types that are `named` already; its own are added to them."""
+    return parse_schema(for_reading(schema), named)
+
+
+def _unqualified(schema: Schema) -> str:
+    name: str = schema["name"]
+    return name.rpartition(".")[2]
+
+
+def _said(error: Exception) -> str:
+    """Give an error's words in short: the parser's and the decoder's may quote whole schemas."""
+    said = str(error) or type(error).__name__
+    return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
+
+
+def _moment(timestamp: int) -> datetime | int:
+    """Give a record's timestamp, in milliseconds, as a time; as it is where it is out of all bounds.
+
+    Some producers write micro- or nanoseconds.
+    """
+    try:
+        return _EPOCH + timedelta(milliseconds=timestamp)
+    except OverflowError:
+        return timestamp
 
 
 def _fingerprint(schema: Schema) -> bytes:

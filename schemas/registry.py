@@ -15,7 +15,8 @@ import orjson
 import requests
 from requests.auth import HTTPBasicAuth
 
-from schemas.codec import RegistryUnavailable, Schema, UnknownSchema
+from schemas.codec import RegistryUnavailable, UnknownSchema
+from schemas.writers import Schema
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
 _CONTENT_TYPE = {"Content-Type": "application/vnd.schemaregistry.v1+json"}

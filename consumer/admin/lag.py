@@ -15,8 +15,8 @@ class Lag:
     """One partition: `committed` is next to read, None where the group has committed nothing of it.
 
     `records` counts offsets, of which some may have no record; it is 0 where none has. `oldest` is the time of
-    the first record that is not finished, None where all are. `lost` counts offsets that retention took away
-    before they were consumed.
+    the first record that is not finished, None where all are, or where it has none that can be told. `lost` counts
+    offsets that retention took away before they were consumed.
     """
 
     topic: str
@@ -80,8 +80,19 @@ class Looker:
         lags = []
         for place, (_, _, start, end) in left.items():
             record, done = unfinished.get(place), committed[place]
-            oldest = datetime.fromtimestamp(record.timestamp / 1000, UTC) if record else None
+            oldest = _time(record.timestamp) if record else None
             lost = 0 if done is None else max(0, firsts[place] - done)
             behind = end - start if record else 0
             lags.append(Lag(*place, done, ends[place], behind, oldest, lost, owners.get(place)))
         return Look(datetime.now(UTC), described, tuple(lags))
+
+
+def _time(timestamp: int) -> datetime | None:
+    """Give a record's timestamp as a time; None where it has none, or one out of bounds.
+
+    Some producers write micro- or nanoseconds.
+    """
+    try:
+        return datetime.fromtimestamp(timestamp / 1000, UTC) if timestamp >= 0 else None
+    except (ValueError, OverflowError, OSError):
+        return None

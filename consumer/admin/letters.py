@@ -22,6 +22,7 @@ from schemas.hub import key_of
 
 _PREFIX = "dlq."
 _OK = 200
+_INT, _LONG = 2**31 - 1, 2**63 - 1
 
 Look = Callable[[int, int], None]
 """Is told how many records are read, and of how many."""
@@ -73,9 +74,9 @@ def read_letter(record: Record) -> Letter | None:
     try:
         original = Record(
             ours["dlq.topic"],
-            int(ours["dlq.partition"]),
-            int(ours["dlq.offset"]),
-            int(ours["dlq.timestamp"]),
+            _number(ours["dlq.partition"], _INT),
+            _number(ours["dlq.offset"]),
+            _number(ours["dlq.timestamp"]),
             record.key,
             record.value,
             tuple(headers),
@@ -85,13 +86,21 @@ def read_letter(record: Record) -> Letter | None:
             original,
             ours["dlq.kind"],
             ours["dlq.reason"],
-            int(ours["dlq.attempts"]),
-            datetime.fromtimestamp(int(ours["dlq.time"]) / 1000, UTC),
-            int(ours.get("dlq.redrives", 0)),
+            _number(ours["dlq.attempts"], _INT),
+            datetime.fromtimestamp(_number(ours["dlq.time"]) / 1000, UTC),
+            _number(ours.get("dlq.redrives", "0"), _INT),
             ours.get("dlq.replay"),
         )
-    except (KeyError, ValueError, OverflowError):
+    except (KeyError, ValueError, OverflowError, OSError):
         return None
+
+
+def _number(text: str, largest: int = _LONG) -> int:
+    """Read a number that what we publish has room for; raises ValueError."""
+    number = int(text)
+    if not -largest <= number <= largest:
+        raise ValueError(text)
+    return number
 
 
 def contents_of(letter: Letter, codec: Codec, *, needed: bool) -> Contents:

@@ -325,6 +325,26 @@ def test_a_redrive_delivers_what_was_mended_once(stand: Stand) -> None:
     assert json.loads(done.stdout)["delivered"] == 1
 
 
+def test_a_record_of_any_timestamp_has_a_result_that_every_tool_reads(stand: Stand) -> None:
+    timestamps = [1_700_000_000_000_000, 1_700_000_000_000_000_000, 253_402_300_800_000, 2**63 - 1]
+    producer = stand.cluster.make_producer(stand.cluster.client_properties("test"))
+    for timestamp in timestamps:
+        producer.produce(stand.orders_topic, GARBAGE, b"R1", partition=0, timestamp=timestamp)
+    producer.flush(10)
+    assert '"seconds":0.0' in run(stand, "lag", "--json").stdout
+    delivered(stand, len(timestamps))
+    shown = run(stand, "results", "--json")
+    assert [json.loads(line)["timestamp"] for line in shown.stdout.splitlines()] == timestamps
+    assert shown.stderr == ""
+    assert run(stand, "audit").returncode == 0
+    assert len(listed(stand, "--open")) == len(timestamps)
+    assert json.loads(run(stand, "dead-letters", "show", listed(stand)[3]["place"]).stdout)["record"]["timestamp"]
+    redrive = ("dead-letters", "redrive", "--json")
+    assert json.loads(run(stand, *redrive).stdout)["failed"] == len(timestamps)
+    assert [letter["redriven"] for letter in listed(stand)] == ["failed"] * 4 + [None] * 4
+    assert run(stand, "audit").returncode == 0
+
+
 def test_what_fails_again_is_a_new_letter_and_goes_round_no_more_than_three_times(stand: Stand) -> None:
     failed(stand)
     for redrives in range(1, 4):

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import trustme
 
-from schemas.codec import Codec, RegistryUnavailable, Schema, UnknownSchema, own_schema
+from schemas.codec import Codec, RegistryUnavailable, UnknownSchema, own_schema
 from schemas.registry import Access, Registered, SchemaRefused, SchemaRegistry
+from schemas.writers import Schema
 from tests.registry import PASSWORD, USER, RegistryServer
 from tests.unit.test_codec import LESS, LESS_READ, LESS_RECORD, TAXON, confluent, written
 

@@ -1,0 +1,270 @@
+"""Writers' schemas: what of one is used to read, and a bound on what reading by it may cost.
+
+A registry takes almost any schema, and a record is what its writer made of it. The decoder, in C, follows both. A
+type that contains itself makes it call itself as deep as the record says. Values that take no bytes are read as
+often as the record says, and so are some that it skips without a look whether the bytes have ended. So only what
+reading needs is left of a writer's schema. Where a schema alone does not bound the work by the record's bytes, each
+record is looked through before the decoder gets it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+Schema = dict[str, Any]
+AvroType = str | list[Any] | Schema
+"""A type as a parsed schema has it: a primitive's or a named type's name, a union, or a definition."""
+
+MOST_TYPES = 10_000
+"""How many types a schema may consist of."""
+
+DEEPEST_SCHEMA = 100
+"""How many types deep a schema may be written."""
+
+DEEPEST_RECORD = 200
+"""How many values deep a record may be, where its schema sets no bound."""
+
+_PLAINLY_DEEP = 32
+_PLAINLY_WIDE = 2000
+_VALUES_PER_BYTE = 8
+_VALUES_AT_LEAST = 1000
+_LARGEST_FIXED = 2**31 - 1
+_LONGEST_VARINT = 10
+_BYTES_OF = {"null": 0, "boolean": 1, "float": 4, "double": 8}
+
+
+def for_reading(schema: object) -> AvroType:
+    """Give what reading needs of a writer's schema: its types and names.
+
+    Defaults, aliases, logical types and docs are left out. A writer's defaults and aliases are never used to read,
+    so it does not matter whether they fit. Its logical types would turn texts and numbers into what our schemas do
+    not have; Java's readers ignore them too where the reader's schema has none. Raises ValueError where it is no
+    schema, or too large.
+    """
+    return _Stripper().stripped(schema, 0)
+
+
+class _Stripper:
+    def __init__(self) -> None:
+        self._left = MOST_TYPES
+
+    def stripped(self, schema: object, depth: int) -> AvroType:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"it has more than {MOST_TYPES} types")
+        if depth > DEEPEST_SCHEMA:
+            raise ValueError(f"it is nested more than {DEEPEST_SCHEMA} levels deep")
+        match schema:
+            case str():
+                return schema
+            case list():
+                return [self.stripped(each, depth + 1) for each in schema]
+            case {"type": str()}:
+                return self._definition(cast("Schema", schema), depth)
+            case {"type": inner}:
+                return self.stripped(inner, depth + 1)
+            case _:
+                raise ValueError(f"a type in it is none: {str(schema)[:100]}")
+
+    def _definition(self, schema: Schema, depth: int) -> AvroType:
+        kind: str = schema["type"]
+        named = {key: schema[key] for key in ("name", "namespace") if schema.get(key) is not None}
+        if not all(isinstance(each, str) for each in named.values()):
+            raise ValueError("a name in it is no text")
+        match kind:
+            case "record" | "error":
+                fields = [
+                    {"name": each["name"], "type": self.stripped(each["type"], depth + 1)}
+                    for each in schema["fields"]
+                ]
+                return {"type": kind, **named, "fields": fields}
+            case "enum":
+                return {"type": kind, **named, "symbols": schema["symbols"]}
+            case "fixed":
+                size = schema["size"]
+                if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST_FIXED:
+                    raise ValueError(f"a fixed type in it has the size {size!r}")
+                return {"type": kind, **named, "size": size}
+            case "array":
+                return {"type": kind, "items": self.stripped(schema["items"], depth + 1)}
+            case "map":
+                return {"type": kind, "values": self.stripped(schema["values"], depth + 1)}
+            case _:
+                return kind  # a primitive, or a type that is named: written as an object it says no more
+
+
+class Unbounded(ValueError):
+    """A record would cost more to read than its bytes allow; the sentence says how."""
+
+
+class Lookthrough:
+    """Looks through records of one schema before they are read; safe to share between threads.
+
+    `types` has the named types by their full names.
+    """
+
+    def __init__(self, schema: AvroType, types: Mapping[str, Schema]) -> None:
+        self._schema = schema
+        self._types = types
+
+    @classmethod
+    def needed(cls, schemas: Sequence[Schema]) -> "Lookthrough | None":
+        """Give what looks through records of the last of parsed schemas, of which the later refer to the earlier.
+
+        None where the schema itself bounds the work, as ordinary ones do.
+        """
+        shapes = _Shapes()
+        depth = [shapes.of(schema) for schema in schemas][-1].depth
+        return None if depth <= _PLAINLY_DEEP else cls(schemas[-1], shapes.types)
+
+    def check(self, body: bytes) -> None:
+        """Raise Unbounded, or another ValueError if the bytes are no record of the schema; uses each byte once."""
+        _Pass(self._types, body).value(self._schema, 0)
+
+
+class _Shape(NamedTuple):
+    """What a type says of its values: how deep they are, and how many there are beside arrays, maps and unions.
+
+    `sees_end` tells that the decoder can't skip one without seeing whether the bytes have ended.
+    """
+
+    depth: float
+    values: float
+    sees_end: bool
+
+
+_UNBOUNDED = _Shape(math.inf, math.inf, sees_end=True)
+_UNSEEN = _Shape(1, 1, sees_end=False)
+_SEEN = _Shape(1, 1, sees_end=True)
+_PRIMITIVES = {"null": _UNBOUNDED, "boolean": _UNSEEN, "float": _UNSEEN, "double": _UNSEEN}
+
+
+class _Shapes:
+    """The shapes of types; one has no bound if a type contains itself, or if a part of it takes no bytes.
+
+    A null in a union is no such part: the union's index is a byte.
+    """
+
+    def __init__(self) -> None:
+        self.types: dict[str, Schema] = {}
+        self._shapes: dict[str, _Shape] = {}
+
+    def of(self, schema: AvroType) -> _Shape:
+        match schema:
+            case str():
+                # A type that has no shape yet is being looked at: it contains itself.
+                return (
+                    self._shapes.get(schema, _UNBOUNDED) if schema in self.types else _PRIMITIVES.get(schema, _SEEN)
+                )
+            case list():
+                return _around([_SEEN if each == "null" else self.of(each) for each in schema])
+            case {"type": "array", "items": items}:
+                inner = self.of(items)
+                return _around([inner]) if inner.sees_end else _UNBOUNDED
+            case {"type": "map", "values": values}:
+                return _around([self.of(values)])
+            case _:
+                self.types[schema["name"]] = schema
+                self._shapes[schema["name"]] = shape = self._of_named(schema)
+                return shape
+
+    def _of_named(self, schema: Schema) -> _Shape:
+        match schema["type"]:
+            case "enum":
+                return _SEEN
+            case "fixed":
+                return _UNSEEN if schema["size"] else _UNBOUNDED
+            case _:
+                inner = [self.of(field["type"]) for field in schema["fields"]]
+                values = 1 + sum(each.values for each in inner)
+                if not inner or values > _PLAINLY_WIDE:
+                    return _UNBOUNDED
+                return _Shape(1 + max(each.depth for each in inner), values, any(each.sees_end for each in inner))
+
+
+def _around(inner: Sequence[_Shape]) -> _Shape:
+    """Give the shape of an array, a map or a union: it begins with a number."""
+    return _Shape(1 + max((each.depth for each in inner), default=0), 1, sees_end=True)
+
+
+class _Pass:
+    """One pass over one record's bytes, which skips value after value."""
+
+    def __init__(self, types: Mapping[str, Schema], body: bytes) -> None:
+        self._types = types
+        self._body = body
+        self._at = 0
+        self._left = _VALUES_AT_LEAST + _VALUES_PER_BYTE * len(body)
+
+    def value(self, schema: AvroType, depth: int) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise Unbounded("it has far more values than bytes")
+        if depth > DEEPEST_RECORD:
+            raise Unbounded(f"it is nested more than {DEEPEST_RECORD} levels deep")
+        if isinstance(schema, list):
+            index = self._number()
+            if not 0 <= index < len(schema):
+                raise ValueError(f"a union has no branch {index}")
+            self.value(schema[index], depth + 1)
+        elif isinstance(schema, dict):
+            self._defined(schema, depth + 1)
+        elif schema in self._types:
+            self._defined(self._types[schema], depth + 1)
+        else:
+            self._primitive(schema)
+
+    def _defined(self, schema: Schema, inner_depth: int) -> None:
+        match schema["type"]:
+            case "record" | "error":
+                for field in schema["fields"]:
+                    self.value(field["type"], inner_depth)
+            case "array":
+                for _ in self._items():
+                    self.value(schema["items"], inner_depth)
+            case "map":
+                for _ in self._items():
+                    self._skip(self._number())
+                    self.value(schema["values"], inner_depth)
+            case "fixed":
+                self._skip(schema["size"])
+            case kind:
+                self._primitive(kind)
+
+    def _primitive(self, kind: str) -> None:
+        match kind:
+            case "int" | "long" | "enum":
+                self._number()
+            case "string" | "bytes":
+                self._skip(self._number())
+            case _:
+                self._skip(_BYTES_OF[kind])
+
+    def _items(self) -> Iterator[None]:
+        """Go through the items of an array or a map, block by block; a block of none is the last."""
+        while count := self._number():
+            # The decoder skips a block by its size, where it has one: both must tell the same.
+            size = self._number() if count < 0 else None
+            begun = self._at
+            for _ in range(abs(count)):
+                yield
+            if size not in (None, self._at - begun):
+                raise ValueError(f"a block is said to have {size} bytes, and has {self._at - begun}")
+
+    def _skip(self, count: int) -> None:
+        if not 0 <= count <= len(self._body) - self._at:
+            raise ValueError(f"{count} bytes are said to follow, and {len(self._body) - self._at} do")
+        self._at += count
+
+    def _number(self) -> int:
+        """Read a number of variable length, zig-zag encoded."""
+        value = 0
+        for position in range(_LONGEST_VARINT):
+            if self._at == len(self._body):
+                raise ValueError("it ends in the middle of a value")
+            byte = self._body[self._at]
+            self._at += 1
+            value |= (byte & 0x7F) << 7 * position
+            if byte < 0x80:  # noqa: PLR2004 - the highest bit tells that more follows
+                return (value >> 1) ^ -(value & 1)
+        raise ValueError("a number has more bytes than any may have")

@@ -1,0 +1,446 @@
+"""Hostile writers: whatever their schemas and records hold, decoding ends soon, with a message or a reason."""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from fastavro.validation import validate
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.delivery import results
+from consumer.delivery.work import Draft
+from consumer.engine.records import Record
+from schemas.codec import OWN_SCHEMAS, Codec, Undecodable, UnknownSchema, own_schema
+from schemas.writers import DEEPEST_RECORD, DEEPEST_SCHEMA, MOST_TYPES, Lookthrough, Schema, for_reading
+from tests.unit.test_codec import EVOLVED, RECORDS, TAXON, confluent, plain, single_object, written
+
+NULL_MESSAGE = {"message": "taxon:new", "payload": {"taxon": None}}
+
+
+class OneSchema:
+    """A registry that has one schema under every id, with what it refers to before it."""
+
+    def __init__(self, *schemas: Any) -> None:
+        self._schemas = list(schemas)
+
+    def schema(self, schema_id: int) -> list[Schema]:
+        return self._schemas
+
+    def register(self, name: str, schema: Schema) -> int:
+        return 1
+
+
+def message_with(extra: Any, more: Any = None) -> Schema:
+    """Make the schema of a compatible writer, whose messages begin with a field of this type."""
+    fields = [
+        {"name": "extra", "type": extra},
+        {"name": "message", "type": "string"},
+        {
+            "name": "payload",
+            "type": {
+                "type": "record",
+                "name": "TaxonPayload",
+                "fields": [{"name": "taxon", "type": ["null", "string"]}],
+            },
+        },
+    ]
+    return {"type": "record", "name": "jirafe.hub.TaxonMessage", "fields": fields}
+
+
+REST = b"\x12taxon:new\x00"
+
+
+def decoded(schema: Any, extra: bytes, *before: Any) -> dict[str, Any]:
+    return Codec(OneSchema(*before, schema)).decode(confluent(1, extra + REST))
+
+
+def undecodable(schema: Any, extra: bytes, *before: Any) -> str:
+    """Have a record refused, soon, and give the reason."""
+    codec, framed = Codec(OneSchema(*before, schema)), confluent(1, extra + REST)
+    began = time.process_time()
+    with pytest.raises(Undecodable) as caught:
+        codec.decode(framed)
+    assert time.process_time() - began < 1
+    assert len(str(caught.value)) < 1000
+    return str(caught.value)
+
+
+def number(value: int) -> bytes:
+    """Encode a number as Avro does."""
+    value = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def record(name: str, *types: Any) -> Schema:
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": f"f{at}", "type": each} for at, each in enumerate(types)],
+    }
+
+
+# How a type contains itself, and the bytes of one more level: those before what is within, and those behind it.
+SELVES: list[Any] = [
+    pytest.param(["null", "Node"], b"\x02", b"", id="union"),
+    pytest.param({"type": "array", "items": "Node"}, b"\x02", b"\x00", id="array"),
+    pytest.param({"type": "map", "values": "Node"}, b"\x02\x02k", b"\x00", id="map"),
+    pytest.param({"type": "array", "items": ["long", "Node"]}, b"\x02\x02", b"\x00", id="array of unions"),
+    pytest.param(["null", record("Other", ["null", "Node"])], b"\x02\x02", b"", id="by another type"),
+]
+
+
+class TestDepthIsSetByTheRecord:
+    @pytest.mark.parametrize(("inner", "before", "behind"), SELVES)
+    def test_a_shallow_one_is_read(self, inner: Any, before: bytes, behind: bytes) -> None:
+        schema = message_with(record("Node", inner))
+        for depth in (0, 1, 40):
+            assert decoded(schema, before * depth + b"\x00" + behind * depth)["message"] == "taxon:new"
+
+    @pytest.mark.parametrize("depth", [DEEPEST_RECORD, 20_000, 300_000])
+    @pytest.mark.parametrize(("inner", "before", "behind"), SELVES)
+    def test_a_deep_one_is_undecodable(self, inner: Any, before: bytes, behind: bytes, depth: int) -> None:
+        extra = before * depth + b"\x00" + behind * depth
+        assert "levels deep" in undecodable(message_with(record("Node", inner)), extra)
+
+    def test_what_can_not_end_is_undecodable(self) -> None:
+        assert "levels deep" in undecodable(message_with(record("Node", "Node")), b"")
+        assert "levels deep" in undecodable(message_with(record("A", record("B", "A"))), b"")
+
+    def test_a_chain_of_types_that_are_written_side_by_side(self) -> None:
+        chain = [record("R0", "long"), *(record(f"R{at}", f"R{at - 1}") for at in range(1, 3_000))]
+        assert "levels deep" in undecodable(message_with(record("All", *chain)), bytes(5_000))
+        parts = [record(f"jirafe.hub.All{at}", *chain[at * 50 : at * 50 + 50]) for at in range(60)]
+        assert "levels deep" in undecodable(message_with("R2999"), bytes(5_000), *parts)
+
+    def test_a_block_that_is_not_as_long_as_it_says(self) -> None:
+        schema = message_with(record("Node", {"type": "array", "items": "Node"}))
+        assert decoded(schema, b"\x01\x02\x00\x00")["message"] == "taxon:new"
+        for size in (-1, 0, 2, 5, 2**62, -(2**63)):
+            assert "a block is said to have" in undecodable(schema, b"\x01" + number(size) + b"\x00\x00")
+
+
+NOTHINGS: list[Any] = [
+    "null",
+    {"type": "null"},
+    {"type": "fixed", "name": "F", "size": 0},
+    record("Empty"),
+    record("Nulls", "null", "null"),
+    record("Nested", record("Inner", {"type": "fixed", "name": "F", "size": 0}), "Inner"),
+]
+TAKERS: list[Any] = [
+    *("boolean", "int", "long", "float", "double", "bytes", "string", ["null", "long"]),
+    {"type": "fixed", "name": "F", "size": 8},
+    {"type": "enum", "name": "E", "symbols": ["A"]},
+    {"type": "array", "items": "long"},
+    {"type": "map", "values": "double"},
+    record("Doubles", "double", record("Booleans", "boolean", "boolean")),
+    record("Mixed", "double", "long"),
+]
+COUNTS = (10**5, 10**15, 2**63 - 1, -(10**15), -(2**63))
+
+
+class TestWorkIsBoundedByTheBytes:
+    @pytest.mark.parametrize("count", COUNTS)
+    @pytest.mark.parametrize("nothing", NOTHINGS)
+    def test_a_count_of_what_takes_no_bytes(self, nothing: Any, count: int) -> None:
+        block = number(count) + (number(0) if count < 0 else b"")
+        schema = message_with({"type": "array", "items": nothing})
+        assert "more values than bytes" in undecodable(schema, block + b"\x00")
+        again = {"type": "array", "items": {"type": "array", "items": nothing}}
+        assert "more values than bytes" in undecodable(message_with(again), b"\x02" + block + b"\x00\x00")
+
+    def test_many_small_counts(self) -> None:
+        schema = message_with({"type": "array", "items": {"type": "array", "items": "null"}})
+        assert "more values than bytes" in undecodable(schema, number(20_000) + (number(5_000) + b"\x00") * 20_000)
+
+    @pytest.mark.parametrize("nothing", NOTHINGS)
+    def test_a_count_in_proportion_is_read(self, nothing: Any) -> None:
+        schema = message_with({"type": "array", "items": nothing})
+        assert decoded(schema, number(100) + b"\x00")["message"] == "taxon:new"
+
+    @pytest.mark.parametrize("count", COUNTS)
+    @pytest.mark.parametrize("item", TAKERS)
+    def test_a_count_of_what_takes_bytes_ends_with_them(self, item: Any, count: int) -> None:
+        for inner in ({"type": "array", "items": item}, {"type": "map", "values": item}):
+            undecodable(message_with(inner), number(count) + bytes(60_000))
+
+    @pytest.mark.parametrize("leaf", ["null", *TAKERS])
+    def test_types_that_double(self, leaf: Any) -> None:
+        doubled = [record("R0", leaf), *(record(f"R{at}", f"R{at - 1}", f"R{at - 1}") for at in range(1, 31))]
+        undecodable(message_with(record("All", *doubled)), b"")
+
+    @pytest.mark.parametrize("sign", [b"\x03", b"\xff\xff\xff\xff\x0f"])
+    @pytest.mark.parametrize("item", TAKERS)
+    def test_a_block_that_is_said_to_lie_before_itself(self, item: Any, sign: bytes) -> None:
+        for inner in ({"type": "array", "items": item}, {"type": "map", "values": item}):
+            undecodable(message_with(inner), b"\x01" + sign + bytes(100))
+
+    def test_fields_that_take_no_bytes(self) -> None:
+        inner = record("Wide", *["null"] * 900, "long")
+        schema = message_with({"type": "array", "items": inner})
+        assert decoded(schema, number(1) + b"\x00" * 2)["message"] == "taxon:new"
+        assert "more values than bytes" in undecodable(schema, number(5_000) + bytes(5_001))
+
+    @pytest.mark.parametrize("length", [-1, -5, 10**6, 2**62, -(2**63), 2**63 - 1])
+    @pytest.mark.parametrize("kind", ["string", "bytes"])
+    @pytest.mark.parametrize("beside", [["null", "long"], {"type": "array", "items": "null"}])
+    def test_a_length_beyond_the_bytes(self, kind: str, length: int, beside: Any) -> None:
+        undecodable(message_with(record("Both", beside, kind)), b"\x00" + number(length))
+        undecodable(
+            message_with(record("Both", beside, {"type": "map", "values": "long"})), b"\x00\x02" + number(length)
+        )
+
+    @pytest.mark.parametrize("beside", ["long", {"type": "array", "items": "null"}])
+    def test_a_branch_or_a_number_that_is_none(self, beside: Any) -> None:
+        for index in (2, 10**6, 2**62):
+            undecodable(message_with(record("Both", beside, ["null", "long"])), b"\x00" + number(index))
+        undecodable(message_with(record("Both", beside, [])), b"\x00\x00")
+        undecodable(message_with(record("Both", beside, "long")), b"\x00" + b"\xff" * 50_000)
+
+    @pytest.mark.parametrize("name", OWN_SCHEMAS)
+    def test_records_of_our_own_schemas_need_no_looking_through(self, name: str) -> None:
+        assert Lookthrough.needed([cast("Schema", for_reading(own_schema(name)))]) is None
+
+    @pytest.mark.parametrize(("schema", "written_record", "read"), EVOLVED)
+    def test_nor_do_those_of_ordinary_writers(self, schema: Schema, written_record: Any, read: Any) -> None:
+        assert Lookthrough.needed([schema]) is None
+
+
+class TestSchemasAreRefusedThatAreTooMuch:
+    def refused(self, schema: Any) -> str:
+        began = time.process_time()
+        with pytest.raises(UnknownSchema) as caught:
+            Codec(OneSchema(schema)).decode(confluent(1, REST))
+        assert time.process_time() - began < 1
+        assert len(str(caught.value)) < 1000
+        return str(caught.value)
+
+    @pytest.mark.parametrize(
+        "deeper",
+        [
+            lambda inner, at: {"type": "array", "items": inner},
+            lambda inner, at: {"type": "map", "values": inner},
+            lambda inner, at: {"type": inner},
+            lambda inner, at: ["null", inner],
+            lambda inner, at: [inner],
+            lambda inner, at: record(f"R{at}", inner),
+        ],
+    )
+    @pytest.mark.parametrize("depth", [DEEPEST_SCHEMA + 1, 900, 100_000])
+    def test_nested_deeply(self, deeper: Callable[[Any, int], Any], depth: int) -> None:
+        schema: Any = "long"
+        for at in range(depth):
+            schema = deeper(schema, at)
+        assert "levels deep" in self.refused(message_with(schema))
+
+    def test_with_too_many_types(self) -> None:
+        assert "more than 10000 types" in self.refused(message_with(record("Wide", *["long"] * MOST_TYPES)))
+        assert "more than 10000 types" in self.refused(message_with(["null"] * MOST_TYPES))
+
+    def test_as_many_types_as_may_be_are_soon_ready(self) -> None:
+        began = time.process_time()
+        names = [record(f"R{at}", "long") for at in range(MOST_TYPES // 2 - 10)]
+        assert decoded(message_with(record("Wide", *names)), bytes(len(names)))["message"] == "taxon:new"
+        assert decoded(message_with(names), b"\x00\x00")["message"] == "taxon:new"
+        assert time.process_time() - began < 3
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            None,
+            5,
+            "Nope",
+            {},
+            {"type": None},
+            {"type": "record"},
+            {"type": "record", "name": "X"},
+            {"type": "record", "name": "X", "fields": 5},
+            {"type": "record", "name": "X", "fields": [5]},
+            {"type": "record", "name": "X", "fields": [{"name": "a"}]},
+            {"type": "record", "name": 5, "fields": []},
+            {"type": "record", "name": "X", "namespace": ["a"], "fields": []},
+            {"type": "array"},
+            {"type": "map"},
+            {"type": "enum", "name": "E"},
+            {"type": "enum", "name": "E", "symbols": 5},
+            {"type": "fixed", "name": "F"},
+            *({"type": "fixed", "name": "F", "size": size} for size in (-1, 2**31, 2**70, "3", 1.5, None, True)),
+        ],
+    )
+    def test_that_are_none(self, schema: Any) -> None:
+        assert "can't be used: " in self.refused(message_with(schema))
+        assert "can't be used: " in self.refused(message_with(["null", {"type": "array", "items": schema}]))
+
+
+LOGICAL = [
+    *({"logicalType": name} for name in ("uuid", "date", "time-millis", "time-micros", "duration", "made-up")),
+    *(
+        {"logicalType": f"{local}timestamp-{unit}"}
+        for local in ("", "local-")
+        for unit in ("millis", "micros", "nanos")
+    ),
+    {"logicalType": "decimal", "precision": 4, "scale": 2},
+    {"logicalType": "decimal", "precision": -1, "scale": "x"},
+    {"logicalType": 5},
+]
+
+
+def with_logical(schema: Any, logical: dict[str, Any]) -> Any:
+    """Put a logical type on every primitive of a schema."""
+    match schema:
+        case "null":
+            return schema
+        case str() if schema in {"string", "bytes", "int", "long", "float", "double", "boolean"}:
+            return {"type": schema, **logical}
+        case list():
+            return [with_logical(each, logical) for each in schema]
+        case dict():
+            inner = {
+                key: with_logical(part, logical)
+                for key, part in schema.items()
+                if key in ("type", "items", "values")
+            }
+            if "fields" in schema:
+                inner = {
+                    "type": "record",
+                    "fields": [{**each, **with_logical(each, logical)} for each in schema["fields"]],
+                }
+            return {**schema, **inner}
+        case _:
+            return schema
+
+
+class TestOnlyTypesAndNamesAreTaken:
+    @pytest.mark.parametrize("logical", LOGICAL)
+    @pytest.mark.parametrize(("name", "message"), RECORDS[:3])
+    def test_logical_types_are_ignored_as_java_does(
+        self, tmp_path: Path, name: str, message: dict[str, Any], logical: dict[str, Any]
+    ) -> None:
+        ours = plain(own_schema(name))
+        schema = with_logical(ours, logical)
+        schema["fields"].append({"name": "more", "type": {"type": "string", **logical}})
+        more = written(
+            {**ours, "fields": [*ours["fields"], {"name": "more", "type": "string"}]}, {**message, "more": "x"}
+        )
+        for codec, framed in (
+            (Codec(OneSchema(schema)), confluent(1, more)),
+            (Codec(OneSchema(with_logical(ours, logical))), confluent(1, written(ours, message))),
+        ):
+            assert codec.decode(framed) == message
+
+    @pytest.mark.parametrize("default", [None, 5, "x", [], {}, {"a": 1}, True, 1.5])
+    def test_a_default_need_not_fit(self, tmp_path: Path, default: Any) -> None:
+        schema = copy.deepcopy(EVOLVED[0][0])
+        for fields in (schema["fields"], schema["fields"][1]["type"]["fields"]):
+            for field in fields:
+                field["default"] = default
+        schema["aliases"] = default
+        _, message, read = EVOLVED[0]
+        framed = confluent(1, written(EVOLVED[0][0], message))
+        assert Codec(OneSchema(schema)).decode(framed) == read
+        (tmp_path / "writer.avsc").write_text(json.dumps(schema))
+        assert Codec(more=tmp_path).decode(single_object(EVOLVED[0][0], message)) == read
+
+    def test_a_reference_may_be_of_any_type(self) -> None:
+        enum = {"type": "enum", "name": "jirafe.hub.Hue", "symbols": ["RED"], "default": "BLUE"}
+        assert decoded(message_with("Hue"), b"\x00", enum)["message"] == "taxon:new"
+
+    @pytest.mark.parametrize("schema", [plain(own_schema(name)) for name in OWN_SCHEMAS])
+    def test_what_is_left_reads_the_same(self, schema: Schema) -> None:
+        left = json.dumps(for_reading(schema))
+        for word in ('"default"', '"doc"', '"logicalType"'):
+            assert word not in left
+        assert for_reading(json.loads(left)) == json.loads(left)
+
+
+def types(names: Iterator[int]) -> st.SearchStrategy[Any]:
+    """Draw types of all kinds, also such as contain what may be around them, and such as are none."""
+    leaves = st.sampled_from(
+        ["null", "boolean", "int", "long", "float", "double", "bytes", "string", "jirafe.hub.TaxonMessage", "Nope"]
+    ) | st.sampled_from([{"type": "string", "logicalType": "uuid"}, {"type": "int", "logicalType": "date"}])
+
+    def wider(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return (
+            st.builds(lambda each: {"type": "array", "items": each}, inner)
+            | st.builds(lambda each: {"type": "map", "values": each}, inner)
+            | st.lists(inner, max_size=3)
+            | st.builds(lambda each: record(f"N{next(names)}", *each), st.lists(inner, max_size=3))
+            | st.builds(lambda size: {"type": "fixed", "name": f"N{next(names)}", "size": size}, st.integers(-1, 9))
+        )
+
+    return st.recursive(leaves, wider, max_leaves=8)
+
+
+class TestWhateverItIs:
+    @given(st.data())
+    def test_a_record_is_a_message_or_undecodable(self, data: st.DataObject) -> None:
+        names = iter(range(10**9))
+        fields = {
+            name: data.draw(st.sampled_from([usual, usual]) | types(names))
+            for name, usual in (
+                ("extra", "long"),
+                ("message", "string"),
+                ("message_id", "string"),
+                ("parameters", {"type": "map", "values": "string"}),
+                ("payload", record("TaxonPayload", ["null", "string"])),
+            )
+        }
+        payload = record("TaxonPayload")
+        payload["fields"] = [{"name": "taxon", "type": data.draw(st.just(["null", "string"]) | types(names))}]
+        fields["payload"] = payload
+        schema = {
+            "type": "record",
+            "name": "jirafe.hub.TaxonMessage",
+            "fields": [{"name": name, "type": kind} for name, kind in fields.items()],
+        }
+        body = data.draw(st.binary(max_size=40) | st.builds(lambda each: each + bytes(9), st.binary(max_size=9)))
+        codec = Codec(OneSchema(schema))
+        began = time.process_time()
+        try:
+            message = codec.decode(confluent(1, body))
+        except Undecodable:
+            return
+        finally:
+            assert time.process_time() - began < 0.5
+        assert validate(message, own_schema("taxon"))
+        draft = Draft(Record("taxons", 0, 0, 0, None, b"", ()), message["message_id"], message["message"])
+        assert codec.decode(results.output(draft, 1, codec).result)["message"] == message["message"]
+
+
+class TestTimestamps:
+    @pytest.mark.parametrize(
+        ("timestamp", "read"),
+        [
+            (-1, datetime(1969, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)),
+            (0, datetime(1970, 1, 1, tzinfo=UTC)),
+            (253402300799999, datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)),
+            (253402300800000, 253402300800000),
+            (1_700_000_000_000_000, 1_700_000_000_000_000),
+            (1_700_000_000_000_000_000, 1_700_000_000_000_000_000),
+            (2**63 - 1, 2**63 - 1),
+            (-(2**63), -(2**63)),
+        ],
+    )
+    def test_any_record_has_a_result_that_can_be_read(self, timestamp: int, read: object) -> None:
+        codec = Codec()
+        draft = Draft(Record("orders", 3, 7, timestamp, b"k", b"v", ()), "m1", "order:new")
+        result = codec.decode_result(results.output(draft, 1, codec).result)
+        assert result["timestamp"] == read
+        assert (result["topic"], result["partition"], result["offset"]) == ("orders", 3, 7)
+
+
+def test_a_message_that_is_looked_through_is_read_as_any_other() -> None:
+    ours = plain(own_schema("taxon"))
+    schema = {**ours, "fields": [{"name": "extra", "type": record("Node", ["null", "Node"])}, *ours["fields"]]}
+    framed = confluent(1, b"\x02\x02\x00" + written(ours, TAXON))
+    assert Codec(OneSchema(schema)).decode(framed) == TAXON
