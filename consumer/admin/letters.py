@@ -80,6 +80,7 @@ def read_letter(record: Record) -> Letter | None:
             record.key,
             record.value,
             tuple(headers),
+            missing=ours.get("dlq.missing", ""),
         )
         return Letter(
             record.place,

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, TopicDescription, TopicMetadata
 
 from consumer.engine.deadline import Deadline
 from consumer.engine.errors import KafkaUnusable
-from consumer.engine.records import Partition, Place, Record
+from consumer.engine.records import Headers, Partition, Place, Record
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -361,12 +361,25 @@ def to_place(message: Message) -> Place:
 
 
 def to_record(message: Message) -> Record:
-    """Take what Kafka handed over."""
-    headers = message.headers()
+    """Take what Kafka handed over, whatever it is: what the library can't give is named in the record."""
+    headers, missing = _headers(message)
     return Record(
         *to_place(message),
         message.timestamp()[1],
         message.key(),
         message.value(),
-        tuple(headers) if headers else (),  # type: ignore[arg-type]
+        headers,
+        missing=missing,
     )
+
+
+def _headers(message: Message) -> tuple[Headers, str]:
+    """Take a message's headers, and say why, where the library can't give them: names may be any bytes.
+
+    They are asked for once only: once it has failed, the library gives what ends the process when it is touched.
+    """
+    try:
+        headers = message.headers()
+    except Exception as error:  # noqa: BLE001 - how it fails is the library's, and varies
+        return (), f"all headers: the client library can't read them ({type(error).__name__}: {error})"
+    return tuple(headers) if headers else (), ""  # type: ignore[arg-type] # names are texts

@@ -72,7 +72,8 @@ class Redelivery(NamedTuple):
 class Record(NamedTuple):
     """What Kafka hands over. `timestamp` is in milliseconds since 1970.
 
-    `redelivery` is None for a record that the group consumes in the ordinary way.
+    `redelivery` is None for a record that the group consumes in the ordinary way. `missing` says what of the record
+    the client library can't hand over, and why; it is empty where all is here.
     """
 
     topic: str
@@ -83,6 +84,7 @@ class Record(NamedTuple):
     value: bytes | None
     headers: Headers
     redelivery: Redelivery | None = None
+    missing: str = ""
 
     @property
     def place(self) -> Place:

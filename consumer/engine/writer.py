@@ -202,6 +202,8 @@ def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str,
         "attempts": str(again.attempts + letter.attempts),
         "time": str(now_ms),
     }
+    if record.missing:
+        said["missing"] = record.missing
     if again.replay:
         said["replay"] = again.replay
     if again.redrive:

@@ -10,7 +10,9 @@ import pytest
 
 from consumer.demo.processes import await_that, free_port
 from schemas.hub import to_message
+from tests.command import run
 from tests.messages import cart, order, sale, taxon
+from tests.raw_producer import produce_raw_headers
 from tests.stand import SITE, TOKEN, Stand
 
 CART_SENT = {
@@ -154,6 +156,35 @@ def test_what_cant_be_read_is_a_dead_letter_byte_for_byte_and_the_stream_goes_on
         }
         assert dict(letter.headers)["dlq.topic"] == stand.orders_topic.encode()
     assert stand.accepted() == [("order", "accepted", "R1")]
+
+
+def test_headers_of_any_name_stop_nothing_and_the_dead_letter_says_what_it_lacks(stand: Stand) -> None:
+    names = [b"\xff", b"\xed\xa0\x80", b"caf\xe9", b"", b"cut\xe2\x82"]
+    servers, good = (
+        stand.environment["KAFKA_BOOTSTRAP_SERVERS"],
+        stand.codec.encode("order", to_message(order("R1"))),
+    )
+    for name in names:
+        produce_raw_headers(servers, stand.orders_topic, name, b"garbage", [(b"trace", b"1"), (name, b"\xff")])
+    produce_raw_headers(servers, stand.orders_topic, b"R1", good, [(b"\xff", b"1")])
+    member = stand.member()
+    assert Counter(result["code"] for result in stand.await_results(6)) == {500: 5, 200: 1}
+    assert member.stop() == 0
+    letters = {letter.key: letter for letter in stand.dead_letters()}
+    assert {key: letter.value for key, letter in letters.items()} == dict.fromkeys(names, b"garbage")
+    for key, letter in letters.items():
+        headers = dict(letter.headers)
+        if key == b"":
+            assert letter.headers[:2] == (("trace", b"1"), ("", b"\xff"))
+            assert "dlq.missing" not in headers
+        else:
+            assert "trace" not in headers
+            assert (headers["dlq.missing"] or b"").startswith(b"all headers: the client library can't read them")
+    assert run("audit", **stand.environment).returncode == 0
+    assert "Traceback" not in run("dead-letters", "redrive", **stand.environment).stderr
+    again = [dict(letter.headers) for letter in stand.dead_letters() if "dlq.redrives" in dict(letter.headers)]
+    assert [headers["dlq.redrives"] for headers in again] == [b"1"] * 5
+    assert sum("dlq.missing" in headers for headers in again) == 4
 
 
 def test_a_missing_parameter_is_an_error_of_each_event(stand: Stand) -> None:

@@ -4,13 +4,14 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from consumer.engine.errors import KafkaUnusable
 from consumer.engine.kafka import Cluster, LibraryLog, kafka_error, to_record
-from consumer.engine.records import Record
+from consumer.engine.records import Place, Record
 from tests.unit.engine.scripted import capture
 
 GIVEN = {"bootstrap.servers": "kafka:9092", "group.id": "jirafe"}
@@ -286,6 +287,39 @@ def test_a_record_is_what_kafka_handed_over() -> None:
 def test_a_record_without_headers_key_and_value_is_one_too() -> None:
     message = Message("orders", 3, 17, timestamp=(0, -1))
     assert to_record(message) == Record("orders", 3, 17, -1, None, None, (), None)
+
+
+class Unreadable:
+    """A message whose headers the library can't give; asked again, it gives what ends the process when touched."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self._asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(Message("orders", 3, 17, b"key", b"value", timestamp=(1, 1234)), name)
+
+    def headers(self) -> None:
+        self._asked += 1
+        if self._asked > 1:
+            pytest.fail("asked again")
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemError("<method 'headers'> returned a result with an exception set"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        MemoryError(),
+        ValueError("what a later version may say"),
+    ],
+)
+def test_a_record_whose_headers_the_library_can_not_give_is_taken_without_them(error: Exception) -> None:
+    record = to_record(cast("Message", Unreadable(error)))
+    assert record.place == Place("orders", 3, 17)
+    assert (record.timestamp, record.key, record.value, record.headers) == (1234, b"key", b"value", ())
+    assert record.missing.startswith(f"all headers: the client library can't read them ({type(error).__name__}: ")
 
 
 def test_an_exception_of_the_library_carries_its_error() -> None:

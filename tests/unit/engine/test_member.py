@@ -11,7 +11,7 @@ from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
 from consumer.engine.member import Surroundings
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
-from consumer.engine.records import Output
+from consumer.engine.records import Output, Record
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import Workers, call_within
 from tests.unit.engine.scripted import (
@@ -80,7 +80,7 @@ def test_the_handler_gets_each_record_as_it_came() -> None:
     [chunk] = scene.handler.chunks
     [taken] = chunk.records
     assert (chunk.partition, chunk.attempts, chunk.work) == (A, 0, None)
-    assert taken == ("orders", 0, 7, 1007, b"key", None, (), None)
+    assert taken == Record("orders", 0, 7, 1007, b"key", None, ())
 
 
 def test_a_record_with_an_empty_value_is_not_lost_when_an_idle_member_polls_it() -> None:

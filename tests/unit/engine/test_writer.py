@@ -123,6 +123,11 @@ def test_a_dead_letter_has_the_bytes_of_its_record_and_says_why_behind_its_heade
     ]
 
 
+def test_a_dead_letter_says_what_of_its_record_is_missing(desk: Desk) -> None:
+    headers = written(desk, LETTER, record(0)._replace(missing="all headers: naïve"))
+    assert dict(headers)["dlq.missing"] == "all headers: naïve".encode()
+
+
 @pytest.mark.parametrize("value", [None, b""])
 @pytest.mark.parametrize("key", [None, b""])
 def test_what_is_null_stays_null_and_what_is_empty_empty(
