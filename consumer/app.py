@@ -25,7 +25,8 @@ from consumer.monitor.server import StatusServer
 from consumer.settings import DRAIN_TIMEOUT, Settings, SettingsSource
 from jirafe.client import Client, Exchange, Site
 from schemas.codec import OWN_SCHEMAS, Codec
-from schemas.registry import Access, SchemaRegistry
+from schemas.registry import SchemaRegistry
+from schemas.transport import Access
 
 _CONNECT_TIMEOUT = 5.0
 _REGISTRY_TIMEOUT = 10.0

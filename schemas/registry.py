@@ -4,24 +4,22 @@ https://docs.confluent.io/platform/current/schema-registry/develop/api.html. The
 so that an outage is felt only by schemas not yet seen.
 """
 
-from dataclasses import dataclass, field
+import time
 from http import HTTPStatus
-from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import orjson
-import requests
-from requests.auth import HTTPBasicAuth
 
 from schemas.codec import RegistryUnavailable, UnknownSchema
+from schemas.transport import Access, Reply, Transport, Unanswered
 from schemas.writers import Schema
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
 _CONTENT_TYPE = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 _MOST_REFERENCES = 100
 _QUOTED = 500
+_LONGEST_HOST = 253
 _NO_REASON = "the registry gives no reason"
 
 
@@ -40,53 +38,29 @@ class Registered(NamedTuple):
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How a registry is known, and how it knows us; the password shows in no text of it.
-
-    `ca` has the certificates that the registry's own is checked by, None: the usual ones. `certificate` is ours,
-    with `key` or with its key in the same file.
-    """
-
-    user: str = ""
-    password: str | None = field(default=None, repr=False)
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-
 class SchemaRegistry:
     """Looks schemas up by id, and registers ours under `subjects` (schema name -> subject).
 
-    Safe to share between threads. The timeout is in seconds.
+    Safe to share between threads. The timeout, in seconds, is for a request in all, and for the look-up of a schema
+    with all that it refers to.
     """
 
     def __init__(self, url: str, subjects: dict[str, str], access: Access, *, timeout: float) -> None:
         self.subjects = subjects
         self._url = url.rstrip("/")
+        self._transport = Transport(access)
         self._timeout = timeout
-        # Not left to the session: there the environment's would go before it.
-        self._ca = str(access.ca) if access.ca else None
-        self._session = requests.Session()
-        self._session.headers.update(_CONTENT_TYPE)
-        # A .netrc must not replace our credentials. As text they would have to be Latin-1.
-        self._session.auth = _as_it_is
-        if access.password is not None:
-            self._session.auth = HTTPBasicAuth(access.user.encode(), access.password.encode())
-        if access.certificate:
-            self._session.cert = (str(access.certificate), str(access.key or access.certificate))
-        # Without cookies a session has no state that its threads would share.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def schema(self, schema_id: int) -> list[Schema]:
         """Give the schema with this id, last, after those that it refers to, each before its users.
 
         Raises UnknownSchema, RegistryUnavailable.
         """
+        end = time.monotonic() + self._timeout
         answer = self._asked("GET", f"/schemas/ids/{schema_id}")
         if answer.says(_NO_SCHEMA):
             raise UnknownSchema(f"the schema registry knows no schema with the id {schema_id}")
-        return self._with_references(answer, f"the schema with the id {schema_id}", set())
+        return self._with_references(answer, f"the schema with the id {schema_id}", set(), end)
 
     def registered(self, name: str, schema: Schema) -> Registered | None:
         """Tell where our schema `name` is registered, None if it is not; raises RegistryUnavailable."""
@@ -123,7 +97,9 @@ class SchemaRegistry:
             raise SchemaRefused(self.subjects[name], answer.message or _NO_REASON)
         return answer.whole_number("id")
 
-    def _with_references(self, answer: "_RegistryAnswer", what: str, seen: set[tuple[str, int]]) -> list[Schema]:
+    def _with_references(
+        self, answer: "_RegistryAnswer", what: str, seen: set[tuple[str, int]], end: float
+    ) -> list[Schema]:
         text = answer.expected("schema", str)
         if (kind := answer.body.get("schemaType") or "AVRO") != "AVRO":
             raise UnknownSchema(f"{what} is of {kind}, not of Avro")
@@ -138,31 +114,42 @@ class SchemaRegistry:
             seen.add((subject, version))
             if len(seen) > _MOST_REFERENCES:
                 raise UnknownSchema(f"{what} refers to more than {_MOST_REFERENCES} others")
-            other = self._asked("GET", f"/subjects/{quote(subject, safe='')}/versions/{version}")
+            left = max(0.0, end - time.monotonic())
+            other = self._asked("GET", f"/subjects/{quote(subject, safe='')}/versions/{version}", timeout=left)
             if other.says(_NO_SUBJECT, _NO_VERSION):
                 raise UnknownSchema(f"{what} refers to version {version} of {subject}, which the registry has not")
-            found += self._with_references(other, f"version {version} of {subject}, which {what} refers to,", seen)
+            found += self._with_references(
+                other, f"version {version} of {subject}, which {what} refers to,", seen, end
+            )
         return [*found, schema]
 
     def _subject(self, name: str) -> str:
         return quote(self.subjects[name], safe="")
 
-    def _asked(self, method: str, path: str, body: bytes | None = None) -> "_RegistryAnswer":
+    def _asked(
+        self, method: str, path: str, body: bytes | None = None, *, timeout: float | None = None
+    ) -> "_RegistryAnswer":
         """Make one request; blocks up to the timeout, raises RegistryUnavailable."""
         try:
-            answer = self._session.request(
-                method, self._url + path, data=body, verify=self._ca, timeout=self._timeout
+            return _RegistryAnswer(
+                self._transport.request(
+                    method,
+                    self._url + path,
+                    _CONTENT_TYPE,
+                    body,
+                    timeout=self._timeout if timeout is None else timeout,
+                )
             )
-        except OSError as error:  # also those of certificates that are gone meanwhile
-            raise RegistryUnavailable(f"the schema registry did not answer: {_reason(error)}") from None
-        return _RegistryAnswer(answer)
+        except Unanswered as error:
+            raise RegistryUnavailable(f"the schema registry did not answer: {error}") from None
 
 
 class _RegistryAnswer:
     """An answer's status and JSON; what is not a JSON object is as good as an empty one."""
 
-    def __init__(self, answer: requests.Response) -> None:
-        self.status = answer.status_code
+    def __init__(self, answer: Reply) -> None:
+        self.status = answer.status
+        self._location = answer.headers.get("Location", "")
         try:
             body = orjson.loads(answer.content)
         except orjson.JSONDecodeError:
@@ -181,10 +168,22 @@ class _RegistryAnswer:
         """What the registry says about an error; it may say nothing."""
         return _quoted(str(self.body.get("message") or ""))
 
+    @property
+    def _redirects(self) -> str:
+        """Name the host that a redirect points to; nothing more of the address, which may hold a password."""
+        if not self._location:
+            return ""
+        try:
+            host = urlsplit(self._location).hostname or ""
+        except ValueError:
+            host = ""
+        is_plain = 0 < len(host) <= _LONGEST_HOST and host.isascii() and host.isprintable()
+        return f", and redirects to {host if is_plain else 'an address that is none'}"
+
     def expected(self, name: str, kind: type) -> Any:
         """Give a field of a good answer; raises RegistryUnavailable where it is another answer."""
         if self.status != HTTPStatus.OK:
-            said = f": {self.message}" if self.message else ""
+            said = f": {self.message}" if self.message else self._redirects
             raise RegistryUnavailable(f"the schema registry answered {self.status}{said}")
         value = self.body.get(name)
         if not isinstance(value, kind):
@@ -200,7 +199,7 @@ class _RegistryAnswer:
         found = self.body.get("references") or []
         try:
             return [(str(reference["subject"]), int(reference["version"])) for reference in found]
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise RegistryUnavailable("the schema registry's answer has references of no known form") from None
 
 
@@ -209,19 +208,6 @@ def _request(schema: Schema) -> bytes:
     # goes by the text, every start would bring another schema.
     plain = {key: value for key, value in schema.items() if not key.startswith("__")}
     return orjson.dumps({"schema": orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()})
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
-
-
-def _reason(error: OSError) -> str:
-    """Name what stood in the way: the error's class and what lies at its bottom, not its text with the address."""
-    bottom: BaseException = error
-    while deeper := bottom.__context__:
-        bottom = deeper
-    said = bottom.strerror if isinstance(bottom, OSError) else None
-    return f"{type(error).__name__} ({said})" if said else type(error).__name__
 
 
 def _quoted(text: str) -> str:

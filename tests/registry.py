@@ -7,7 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from schemas.registry import Access, SchemaRegistry
+from schemas.registry import SchemaRegistry
+from schemas.transport import Access
 
 USER, PASSWORD = "ada", "sécret €"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

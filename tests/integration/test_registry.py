@@ -13,7 +13,8 @@ from consumer import app, settings
 from consumer.demo.processes import await_that, free_port
 from schemas.codec import OWN_SCHEMAS, Codec, own_schema
 from schemas.hub import to_message
-from schemas.registry import Access, SchemaRegistry
+from schemas.registry import SchemaRegistry
+from schemas.transport import Access
 from tests.command import run
 from tests.messages import order
 from tests.registry import RegistryServer

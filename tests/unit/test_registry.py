@@ -14,7 +14,8 @@ import pytest
 import trustme
 
 from schemas.codec import Codec, RegistryUnavailable, UnknownSchema, own_schema
-from schemas.registry import Access, Registered, SchemaRefused, SchemaRegistry
+from schemas.registry import Registered, SchemaRefused, SchemaRegistry
+from schemas.transport import Access
 from schemas.writers import Schema
 from tests.registry import PASSWORD, USER, RegistryServer
 from tests.unit.test_codec import LESS, LESS_READ, LESS_RECORD, TAXON, confluent, written
@@ -362,7 +363,7 @@ def test_access_by_certificate_and_password(
         ({"password": None}, "the schema registry answered 401: Unauthorized"),
         ({"ca": "other_ca"}, "certificate verify failed"),
         ({"ca": None}, "certificate verify failed"),
-        ({"ca": "absent"}, "the schema registry did not answer: OSError"),
+        ({"ca": "absent"}, "the schema registry did not answer: certificates can't be read: OSError"),
         ({"certificate": None, "key": None}, "the schema registry did not answer"),
     ],
 )
