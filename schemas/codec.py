@@ -14,16 +14,19 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.repository import FlatDictRepository
 from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 
 from schemas.writers import AvroType, Lookthrough, Schema, for_reading
+
+Answer = TypeVar("Answer")
 
 OWN_SCHEMAS = ("cart", "order", "taxon", "result")
 """The names of our own schemas."""
@@ -50,6 +53,14 @@ class UnknownSchema(Undecodable):
 
 class RegistryUnavailable(Exception):
     """The Schema Registry did not answer: an outage, not bad data; the sentence says how."""
+
+
+class IdUnavailable(RegistryUnavailable):
+    """The Schema Registry did not give the schema with this id. That may be an outage, or about this id alone."""
+
+    def __init__(self, schema_id: int, reason: str) -> None:
+        super().__init__(f"{reason} (asked for the schema with the id {schema_id})")
+        self.schema_id = schema_id
 
 
 class Registry(Protocol):
@@ -108,6 +119,7 @@ class Codec:
         self._by_fingerprint: dict[bytes, _Writer] = {}
         self._by_id: dict[int, _Writer] = {}
         self._refused = _RefusedIds(clock)
+        self._asked = _Shared()
         self._headers: dict[str, bytes] = {}
         self._own: dict[str, Schema] = {}
         for name in OWN_SCHEMAS:
@@ -136,7 +148,8 @@ class Codec:
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
         """Frame and encode a record of our schema `name`.
 
-        Raises ValueError where the record does not fit, RegistryUnavailable on a registry's first use.
+        Raises ValueError where the record does not fit, RegistryUnavailable on a registry's first use, which may
+        block for some requests.
         """
         buffer = BytesIO()
         buffer.write(self._headers.get(name) or self._header(name))
@@ -144,7 +157,10 @@ class Codec:
         return buffer.getvalue()
 
     def decode(self, data: bytes) -> dict[str, Any]:
-        """Decode one framed record into the shape of our schema; raises Undecodable, RegistryUnavailable."""
+        """Decode one framed record into the shape of our schema; raises Undecodable, IdUnavailable.
+
+        May block for a request to the registry, where the record names a schema that was not seen yet.
+        """
         writer, body = self._unframed(data)
         if writer.kind is None:
             raise UnknownSchema(f"the record is a {writer.name}, which is not a message of the hub")
@@ -178,6 +194,23 @@ class Codec:
             raise Undecodable("the record is a message of the hub, not a result")
         return result
 
+    def serves_others(self, schema_id: int) -> bool:
+        """Ask the registry for another schema, which it has: whether it serves that now. Blocks for a request."""
+        try:
+            others = [each for each in self._by_id if each != schema_id]
+            other = others[-1] if others else self._id_of("result")
+            return self._registry is not None and other != schema_id and bool(self._registry.schema(other))
+        except (RegistryUnavailable, UnknownSchema):
+            return False
+
+    def _id_of(self, name: str) -> int:
+        schema_id: int = struct.unpack(">I", (self._headers.get(name) or self._header(name))[1:5])[0]
+        return schema_id
+
+    def give_up(self, schema_id: int, reason: str) -> None:
+        """Take records that name this id for undecodable, for a while; then it is asked for again."""
+        self._refused.add(schema_id, reason)
+
     def _unframed(self, data: bytes) -> tuple[_Writer, bytes]:
         if data[:2] == _SINGLE_OBJECT and len(data) >= _HEADER_SINGLE_OBJECT:
             writer = self._by_fingerprint.get(data[2:10])
@@ -199,16 +232,22 @@ class Codec:
             raise UnknownSchema(f"the schema id {schema_id} is larger than any that a registry gives")
         if reason := self._refused.reason(schema_id):
             raise UnknownSchema(reason)
+        registry = self._registry
+
+        def ask() -> _Writer:
+            return self._by_id.get(schema_id) or self._by_id.setdefault(
+                schema_id, self._found(registry.schema(schema_id))
+            )
+
         try:
-            writer = self._found(self._registry.schema(schema_id))
-        except RegistryUnavailable:
-            raise
+            return self._asked.once(schema_id, ask)
+        except RegistryUnavailable as error:
+            raise IdUnavailable(schema_id, str(error)) from None
         except Exception as error:  # noqa: BLE001 - the registry holds any schema, and the parser fails in many ways
             known = isinstance(error, UnknownSchema)
             reason = _said(error) if known else f"the schema with the id {schema_id} can't be used: {_said(error)}"
             self._refused.add(schema_id, reason)
             raise UnknownSchema(reason) from None
-        return self._by_id.setdefault(schema_id, writer)
 
     def _found(self, found: Sequence[Schema]) -> _Writer:
         """Make a schema of the registry ready; an equal one of ours takes its place, and needs no resolution."""
@@ -217,11 +256,40 @@ class Codec:
         return self._by_fingerprint.get(_fingerprint(_record_schema(parsed[-1]))) or self._writer(parsed)
 
     def _header(self, name: str) -> bytes:
-        if self._registry is None:
-            header = _SINGLE_OBJECT + _fingerprint(self._own[name])
-        else:
-            header = _CONFLUENT + struct.pack(">I", self._registry.register(name, self._own[name]))
-        return self._headers.setdefault(name, header)
+        registry, schema = self._registry, self._own[name]
+        if registry is None:
+            return self._headers.setdefault(name, _SINGLE_OBJECT + _fingerprint(schema))
+
+        def ask() -> bytes:
+            return self._headers.get(name) or self._headers.setdefault(
+                name, _CONFLUENT + struct.pack(">I", registry.register(name, schema))
+            )
+
+        return self._asked.once(name, ask)
+
+
+class _Shared:
+    """Asks a question once at a time: who has the same meanwhile waits, and gets the same answer or error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[int | str, Future[Any]] = {}
+
+    def once(self, question: int | str, ask: Callable[[], Answer]) -> Answer:
+        with self._lock:
+            future = self._open.get(question)
+            is_ours = future is None
+            future = self._open.setdefault(question, Future())
+        if is_ours:
+            try:
+                future.set_result(ask())
+            except BaseException as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                future.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._open[question]
+        answer: Answer = future.result()
+        return answer
 
 
 class _RefusedIds:

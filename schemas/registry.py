@@ -94,6 +94,9 @@ class SchemaRegistry:
             return found.id
         answer = self._asked("POST", f"/subjects/{self._subject(name)}/versions", _request(schema))
         if answer.status == HTTPStatus.CONFLICT:
+            # Some say so of what another process has registered meanwhile.
+            if found := self.registered(name, schema):
+                return found.id
             raise SchemaRefused(self.subjects[name], answer.message or _NO_REASON)
         return answer.whole_number("id")
 

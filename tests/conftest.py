@@ -60,6 +60,7 @@ def registry_server() -> Iterator[RegistryServer]:
         thread.start()
         yield server
         server.answering.set()
+        server.hanging = ""
         server.shutdown()
         thread.join()
 

@@ -4,6 +4,7 @@ import base64
 import json
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,7 +16,9 @@ BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
 class RegistryServer(ThreadingHTTPServer):
-    """`page`: a status and a body to answer instead; `incompatible`: why it refuses every new version.
+    """`page`: a status and a body to answer instead, `pages`: the same for single paths; `hanging`: a path that
+    is never answered; `incompatible`: why it refuses every new version, `taken` that it says so of what another has
+    registered meanwhile.
 
     With `protected` it answers 401 to who does not show USER and PASSWORD.
     """
@@ -37,7 +40,10 @@ class RegistryServer(ThreadingHTTPServer):
         self.references: dict[int, list[dict[str, Any]]] = {}
         self.subjects: dict[str, list[int]] = {}
         self.page: tuple[int, bytes] | None = None
+        self.pages: dict[str, tuple[int, bytes]] = {}
+        self.hanging = ""
         self.incompatible: list[str] | None = None
+        self.taken = False
         self.answering = threading.Event()
         self.answering.set()
 
@@ -86,6 +92,9 @@ class _RegistryHandler(BaseHTTPRequestHandler):
             case ["subjects", subject, "versions"] if self.server.incompatible:
                 reason = self.server.incompatible[0]
                 self._answer(409, {"error_code": 409, "message": reason and f"{subject}: {reason}"})
+            case ["subjects", subject, "versions"] if self.server.taken:
+                self.server.keep(text, subject)
+                self._answer(409, {"error_code": 409, "message": "already exists"})
             case ["subjects", subject, "versions"]:
                 self._answer(200, {"id": self.server.keep(text, subject)})
             case ["compatibility", "subjects", subject, "versions", "latest"]:
@@ -106,11 +115,13 @@ class _RegistryHandler(BaseHTTPRequestHandler):
         self.server.authorizations.append(self.headers["Authorization"])
         self.server.cookies.append(self.headers["Cookie"])
         self.server.answering.wait()
+        while self.server.hanging == self.path:
+            time.sleep(0.01)
         text = json.dumps(body).encode()
         if self.server.protected and self.headers["Authorization"] != BASIC:
             status, text = 401, b'{"error_code": 401, "message": "Unauthorized"}'
-        if self.server.page:
-            status, text = self.server.page
+        if page := self.server.page or self.server.pages.get(self.path):
+            status, text = page
         self.send_response(status)
         self.send_header("Set-Cookie", "session=1; Path=/")
         self.send_header("Content-Length", str(len(text)))

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from consumer.delivery import results
 from consumer.delivery.mapping import Defaults, Mapper
 from consumer.delivery.sending import Attempt, Rules, by_site
-from consumer.delivery.suspicion import SiteTally
+from consumer.delivery.suspicion import SiteTally, Suspicion
 from consumer.delivery.work import Draft, Fault, Outgoing, Work
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
-from consumer.engine.records import Output
+from consumer.engine.records import Output, Record
 from jirafe.client import PROBE, Answered, Client
-from schemas.codec import Codec, RegistryUnavailable
+from schemas.codec import Codec, IdUnavailable, RegistryUnavailable
 
 REGISTRY = "schema registry"
 
@@ -44,6 +44,7 @@ class Delivery:
         self._group = group
         self._mapper = Mapper(codec, rules.max_request_bytes)
         self._tallies: dict[str, SiteTally] = {}
+        self._registry_tally = SiteTally()
 
     def use(self, defaults: Defaults) -> None:
         """Use other credentials and parameters from now on, also for undecided events; any thread may call."""
@@ -58,7 +59,7 @@ class Delivery:
         served: set[str] = set()
         try:
             for record in chunk.records[len(work.drafts) :]:
-                work.drafts.append(self._mapper.draft(record, defaults))
+                work.drafts.append(self._draft(record, defaults, work, served))
             events = work.events
             attempt = Attempt(
                 self._client, self._rules, defaults.credentials, work.limits, still_ours, self._tallies, served
@@ -72,8 +73,38 @@ class Delivery:
                 return Done(chunk, outputs, frozenset(served))
         except RegistryUnavailable as error:
             work.waits_for_registry = True
-            trouble = Trouble(REGISTRY, "registry", str(error))
+            trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in served)
         return Retry(chunk, trouble, frozenset(served))
+
+    def _draft(self, record: Record, defaults: Defaults, work: Work, served: set[str]) -> Draft:
+        """Make a draft of a record; raises RegistryUnavailable while its schema may still be had."""
+        try:
+            return self._mapper.draft(record, defaults)
+        except IdUnavailable as error:
+            if not self._is_at_fault(error, work, served):
+                raise
+        return self._mapper.draft(record, defaults)
+
+    def _is_at_fault(self, error: IdUnavailable, work: Work, served: set[str]) -> bool:
+        """Tell whether it is an id's own fault that it is not to be had, and then give it up.
+
+        The rule is that for events: it fails alone, again and again, while the registry serves others. Ids are
+        asked for so seldom that another must be asked for, to see that.
+        """
+        tally, schema_id = self._registry_tally, error.schema_id
+        suspicion = work.suspect_ids.setdefault(schema_id, Suspicion.of(tally))
+        tally.failed += 1
+        if self._codec.serves_others(schema_id):
+            tally.succeeded += 1
+            served.add(REGISTRY)
+        else:
+            tally.failed += 1
+        if not suspicion.failed_again(tally, self._rules.max_attempts):
+            return False
+        self._codec.give_up(
+            schema_id, f"{error}, {suspicion.alone} times for this id alone while others were served"
+        )
+        return True
 
     def give_up(self, chunk: Chunk[Work], error: Exception) -> Output:
         """Make a dead letter of the one record of a chunk whose handling raises; raises RegistryUnavailable.

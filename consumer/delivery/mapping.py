@@ -41,7 +41,7 @@ class Mapper:
     max_request_bytes: int
 
     def draft(self, record: Record, defaults: Defaults) -> Draft:
-        """Decode a record and make its events; raises RegistryUnavailable, nothing else."""
+        """Decode a record and make its events; raises IdUnavailable, nothing else."""
         if record.value is None:
             return Draft(record)  # the tombstone of a compacted topic: nothing to send, nothing wrong
         try:

@@ -56,10 +56,12 @@ class Work:
     """The state of one chunk. The first `len(drafts)` of its records are decoded.
 
     `limits` has, by site, how many events a request may have: a smaller one may succeed where a larger failed.
+    `suspect_ids` has the ids of schemas that the registry did not give.
     """
 
     drafts: list[Draft] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
+    suspect_ids: dict[int, Suspicion] = field(default_factory=dict)
     waits_for_registry: bool = False
 
     @property

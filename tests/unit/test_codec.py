@@ -465,7 +465,7 @@ class TestOddRegistries:
         registry_server.page = (status, body)
         with pytest.raises(RegistryUnavailable) as caught:
             Codec(registry_server.registry()).decode(confluent(7, b""))
-        assert str(caught.value) == f"the schema registry{said}"
+        assert str(caught.value) == f"the schema registry{said} (asked for the schema with the id 7)"
 
     @pytest.mark.parametrize(
         ("schema", "more", "said"),

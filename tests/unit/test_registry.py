@@ -3,8 +3,9 @@
 import json
 import ssl
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
+from consumer.demo.processes import await_that
 from schemas.codec import Codec, RegistryUnavailable, UnknownSchema, own_schema
 from schemas.registry import Registered, SchemaRefused, SchemaRegistry
 from schemas.transport import Access
@@ -295,6 +297,51 @@ def test_threads_share_one_client(registry_server: RegistryServer) -> None:
         read = list(threads.map(lambda schema_id: codec.decode(confluent(schema_id, body)), ids * 5))
     assert read == [LESS_READ] * 50
     assert set(registry_server.asked) == {f"GET /schemas/ids/{schema_id}" for schema_id in ids}
+
+
+def at_once(server: RegistryServer, ask: Callable[[], object]) -> list[object]:
+    """Ask on 8 threads at the same time, and give each one's answer or error."""
+
+    def asked(_number: int) -> object:
+        try:
+            return ask()
+        except RegistryUnavailable as error:
+            return str(error)
+
+    server.answering.clear()
+    with ThreadPoolExecutor(8) as threads:
+        answers = threads.map(asked, range(8))
+        await_that("a request", lambda: bool(server.asked))
+        time.sleep(0.2)  # all are waiting now
+        server.answering.set()
+        return list(answers)
+
+
+def test_workers_that_need_the_same_at_once_ask_once(registry_server: RegistryServer) -> None:
+    codec = Codec(registry_server.registry())
+    (encoded,) = {*at_once(registry_server, lambda: codec.encode("taxon", TAXON))}
+    assert registry_server.asked == ["POST /subjects/taxons-value", "POST /subjects/taxons-value/versions"]
+    registry_server.asked.clear()
+    assert isinstance(encoded, bytes)
+    assert at_once(registry_server, lambda: codec.decode(encoded)) == [TAXON] * 8
+    assert registry_server.asked == ["GET /schemas/ids/1"]
+
+
+def test_workers_that_need_the_same_at_once_hear_of_an_outage_once(registry_server: RegistryServer) -> None:
+    registry_server.page = (503, b"")
+    codec = Codec(registry_server.registry())
+    assert len({*at_once(registry_server, lambda: codec.encode("taxon", TAXON))}) == 1
+    assert registry_server.asked == ["POST /subjects/taxons-value"]
+    registry_server.page = None
+    assert codec.decode(codec.encode("taxon", TAXON)) == TAXON
+
+
+def test_what_another_process_registered_meanwhile_is_looked_up(registry_server: RegistryServer) -> None:
+    registry_server.taken = True
+    registry = registry_server.registry()
+    assert registry.register("taxon", own_schema("taxon")) == 1
+    subject = "POST /subjects/taxons-value"
+    assert registry_server.asked == [subject, f"{subject}/versions", subject]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
 """One try of a chunk, from records to outputs, at an API that answers by script."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import orjson
+import pytest
 
 from consumer.delivery.handler import REGISTRY, Delivery
 from consumer.delivery.mapping import Defaults
@@ -13,9 +15,11 @@ from consumer.delivery.work import Credentials, Work
 from consumer.engine.ports import Chunk, Done, Retry
 from consumer.engine.records import DeadLetter, Partition, Record
 from jirafe.client import PROBE, Accepted, Answer, Answered, Client, Document, Failed, Forbidden, Rejected, Site
-from schemas.codec import Codec, RegistryUnavailable
+from schemas.codec import Codec, RegistryUnavailable, own_schema
 from schemas.hub import to_message
 from tests.messages import order
+from tests.registry import RegistryServer
+from tests.unit.test_codec import plain
 
 CODEC = Codec()
 ORDERS = Partition("orders", 0)
@@ -208,3 +212,83 @@ def test_a_record_that_is_given_up_becomes_a_dead_letter_that_quotes_nothing() -
     assert (result["code"], result["offset"]) == (500, 7)
     assert "ZeroDivisionError" in str(result["notifications"])
     assert "secret" not in str(result)
+
+
+# a schema that the registry does not give
+
+
+ODD_ANSWERS = [(403, b"{}"), (401, b"<html>"), (404, b"{}"), (404, b"gone"), (500, b""), (200, b"{}"), (302, b"")]
+
+
+def record_by_id(offset: int, number: str, schema_id: int) -> Record:
+    body = CODEC.encode("order", to_message(order(number, "order:updated")))[10:]
+    return Record("orders", 0, offset, 0, number.encode(), b"\x00" + schema_id.to_bytes(4, "big") + body, ())
+
+
+def known_id(server: RegistryServer) -> int:
+    return server.keep(json.dumps(plain(own_schema("order"))), "orders-value")
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS)
+@pytest.mark.parametrize("others_were_seen", [True, False])
+def test_an_id_that_alone_is_not_to_be_had_is_given_up(
+    registry_server: RegistryServer, answer: tuple[int, bytes], *, others_were_seen: bool
+) -> None:
+    good = known_id(registry_server)
+    registry_server.pages["/schemas/ids/77"] = answer
+    subject = delivery(Api(), Codec(registry_server.registry()))
+    if others_were_seen:
+        assert isinstance(subject.handle(chunk_of(record_by_id(0, "R0", good)), always), Done)
+    chunk = chunk_of(record_by_id(1, "R1", good), record_by_id(2, "R2", 77), record_by_id(3, "R3", 77))
+    for _ in range(2):
+        retry = subject.handle(chunk, always)
+        assert isinstance(retry, Retry)
+        assert "asked for the schema with the id 77" in retry.trouble.message
+        # What others need serves: only this chunk waits.
+        assert retry.trouble.waits_for == REGISTRY
+        assert REGISTRY in retry.served
+        assert retry.trouble.isolating
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    first, *others = done.outputs
+    assert first.dead_letter is None
+    for output in others:
+        assert output.dead_letter is not None
+        assert output.dead_letter.kind == "undecodable"
+        assert "77), 3 times for this id alone while others were served" in output.dead_letter.reason
+
+
+def test_an_id_that_hangs_alone_is_given_up(registry_server: RegistryServer) -> None:
+    good, codec = known_id(registry_server), Codec(registry_server.registry(timeout=0.2))
+    subject = delivery(Api(), codec)
+    assert isinstance(subject.handle(chunk_of(record_by_id(0, "R0", good)), always), Done)
+    registry_server.hanging = "/schemas/ids/77"
+    chunk = chunk_of(record_by_id(1, "R1", 77))
+    assert [type(subject.handle(chunk, always)) for _ in range(3)] == [Retry, Retry, Done]
+
+
+def test_no_id_is_given_up_while_the_registry_serves_none(registry_server: RegistryServer) -> None:
+    good = known_id(registry_server)
+    subject = delivery(Api(), Codec(registry_server.registry()))
+    assert isinstance(subject.handle(chunk_of(record_by_id(0, "R0", good)), always), Done)
+    registry_server.page = (403, b"{}")
+    chunk = chunk_of(record_by_id(1, "R1", 77))
+    for _ in range(50):
+        retry = subject.handle(chunk, always)
+        assert isinstance(retry, Retry)
+        assert REGISTRY not in retry.served
+        assert not retry.trouble.isolating
+    registry_server.page = None
+    assert isinstance(subject.handle(chunk, always), Done)
+
+
+def test_an_id_that_comes_after_all_is_read(registry_server: RegistryServer) -> None:
+    good = known_id(registry_server)
+    subject = delivery(Api(), Codec(registry_server.registry()))
+    registry_server.pages[f"/schemas/ids/{good}"] = (403, b"{}")
+    chunk = chunk_of(record_by_id(0, "R0", good))
+    assert isinstance(subject.handle(chunk, always), Retry)
+    registry_server.pages.clear()
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    assert done.outputs[0].dead_letter is None
