@@ -20,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+import orjson
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.repository import FlatDictRepository
 from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
@@ -49,6 +50,10 @@ class Undecodable(ValueError):
 
 class UnknownSchema(Undecodable):
     """The writer's schema is known neither here nor, where there is one, to the registry."""
+
+
+class RegistryNeeded(UnknownSchema):
+    """The record names its schema by an id in a registry, and no registry is set."""
 
 
 class RegistryUnavailable(Exception):
@@ -221,11 +226,13 @@ class Codec:
         if data[:1] == _CONFLUENT and len(data) >= _HEADER_CONFLUENT:
             (schema_id,) = struct.unpack(">I", data[1:5])
             return self._by_id.get(schema_id) or self._looked_up(schema_id), data[_HEADER_CONFLUENT:]
+        if _is_json(data):
+            raise Undecodable("the value is JSON, not Avro; jirafe-consumer produce writes the hub's JSON as Avro")
         raise Undecodable(f"the first bytes ({data[:4].hex() or 'none'}) are no framing of Avro that we know")
 
     def _looked_up(self, schema_id: int) -> _Writer:
         if self._registry is None:
-            raise UnknownSchema(f"the schema has the id {schema_id} in a registry, and no registry is set")
+            raise RegistryNeeded(f"the schema has the id {schema_id} in a registry, and no registry is set")
         # A registry's ids are Java's ints. Some answer to a larger one as if the address were wrong, which would
         # look like an outage for ever.
         if schema_id > _LARGEST_ID:
@@ -325,6 +332,17 @@ class _Folder(FlatDictRepository):
 def _parsed(schema: object, named: dict[str, Any]) -> Any:
     """Parse a writer's schema, which may use types that are `named` already; its own are added to them."""
     return parse_schema(for_reading(schema), named)
+
+
+def _is_json(data: bytes) -> bool:
+    """Tell whether bytes are a JSON document, an object or a list; many are texts of some sort."""
+    if data.lstrip()[:1] not in (b"{", b"["):
+        return False
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _unqualified(schema: Schema) -> str:

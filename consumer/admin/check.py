@@ -18,12 +18,13 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
 from consumer.admin import subjects
 from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
 from consumer.admin.group import Group
+from consumer.admin.samples import sample
 from consumer.admin.topics import PARTITIONS
 from consumer.engine.kafka import REACHED_WITHIN, kafka_error
 from consumer.engine.records import Partition
 from consumer.errors import KafkaUnusable
 from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Refused, Rejected, Site, Transient
-from schemas.codec import RegistryUnavailable
+from schemas.codec import Codec, RegistryUnavailable
 from schemas.registry import SchemaRegistry
 
 _LETTERS_KEPT = timedelta(days=7)
@@ -71,7 +72,12 @@ class CheckedApi:
 
 
 def check(
-    deployment: Deployment, registry: SchemaRegistry | None, api: CheckedApi, *, creates_topics: bool
+    deployment: Deployment,
+    registry: SchemaRegistry | None,
+    codec: Codec,
+    api: CheckedApi,
+    *,
+    creates_topics: bool,
 ) -> Iterator[Finding]:
     """Check everything, one after the other; raises nothing of what it finds. Blocks for seconds at each.
 
@@ -85,12 +91,12 @@ def check(
         yield _failed("settings", str(error), "see KAFKA_* in the README")
     else:
         yield _ok("settings", f"the group {cluster.group}")
-        yield from _kafka(deployment, creates_topics=creates_topics)
+        yield from _kafka(deployment, codec, creates_topics=creates_topics)
     yield from _registry(registry)
     yield from _api(api)
 
 
-def _kafka(deployment: Deployment, *, creates_topics: bool) -> Iterator[Finding]:
+def _kafka(deployment: Deployment, codec: Codec, *, creates_topics: bool) -> Iterator[Finding]:
     cluster = deployment.cluster
     try:
         admin, _ = cluster.reach()
@@ -102,6 +108,9 @@ def _kafka(deployment: Deployment, *, creates_topics: bool) -> Iterator[Finding]
     yield _ok("broker", f"{_counted(len(brokers), 'broker')} at {cluster.servers}")
     topics = _Topics(deployment, admin, creates_topics=creates_topics)
     yield from topics.findings()
+    for topic in deployment.input_topics:
+        if topic in topics.allowed:
+            yield from _records(deployment, topic, codec)
     yield _permissions(deployment, admin, topics)
     yield _group(deployment, admin)
     yield _transactions(deployment)
@@ -215,6 +224,28 @@ class _Topics:
             except KafkaException:
                 continue  # absent, or not for us to know
         return found
+
+
+def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Finding]:
+    """See whether a topic's last records can be read; nothing is said of a topic that has none."""
+    try:
+        found = sample(deployment.cluster, topic, codec)
+    except KafkaUnusable as error:
+        yield _warning("records", f"not looked at: {error}", f"allow this client Read of the topic {topic}")
+        return
+    except RegistryUnavailable as error:
+        yield _warning("records", f"{topic}: not looked at: {error}.", "see what is said of the registry")
+        return
+    unread = found.records - found.read
+    if not unread:
+        if found.records:
+            yield _ok("records", f"{topic}: {_counted(found.records, 'record')} looked at, all can be read")
+        return
+    message = f"{topic}: {unread} of {_counted(found.records, 'record')} looked at can't be read: {found.reason}."
+    fix = "see what produces to the topic"
+    if found.lacking:
+        fix = f"set CONSUMER_SCHEMA_REGISTRY_URL: {found.lacking} of them need a Schema Registry"
+    yield _warning("records", message, fix) if found.read else _failed("records", message, fix)
 
 
 def _permissions(deployment: Deployment, admin: AdminClient, topics: _Topics) -> Finding:

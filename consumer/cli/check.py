@@ -50,7 +50,7 @@ def check_command(source: SettingsSource, as_json: bool) -> int:
 def _findings(source: SettingsSource) -> Iterator[Finding]:
     try:
         loaded = source.load()
-        app.make_codec(loaded)  # for the folder of schemas, which is a setting too
+        codec = app.make_codec(loaded)
     except SettingsError as error:
         for fault in error.faults:
             yield Finding("settings", Verdict.FAILED, fault, "see the settings in the README")
@@ -60,6 +60,7 @@ def _findings(source: SettingsSource) -> Iterator[Finding]:
     yield from check(
         app.make_deployment(loaded),
         app.make_registry(loaded),
+        codec,
         app.make_checked_api(loaded),
         creates_topics=loaded.stream.create_topics,
     )

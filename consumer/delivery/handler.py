@@ -45,6 +45,7 @@ class Delivery:
         self._mapper = Mapper(codec, rules.max_request_bytes)
         self._tallies: dict[str, SiteTally] = {}
         self._registry_tally = SiteTally()
+        self._is_readable: dict[str, bool] = {}  # topics: whether a record of it could be read
 
     def use(self, defaults: Defaults) -> None:
         """Use other credentials and parameters from now on, also for undecided events; any thread may call."""
@@ -60,6 +61,8 @@ class Delivery:
         try:
             for record in chunk.records[len(work.drafts) :]:
                 work.drafts.append(self._draft(record, defaults, work, served))
+            if lacking := self._lacks_registry(work.drafts, served):
+                return Retry(chunk, lacking, frozenset(served))
             events = work.events
             attempt = Attempt(
                 self._client, self._rules, defaults.credentials, work.limits, still_ours, self._tallies, served
@@ -84,6 +87,28 @@ class Delivery:
             if not self._is_at_fault(error, work, served):
                 raise
         return self._mapper.draft(record, defaults)
+
+    def _lacks_registry(self, drafts: Sequence[Draft], served: set[str]) -> Trouble | None:
+        """Give the trouble where all that a topic brings at first needs a registry, and none is set.
+
+        That is for an operator to mend. Once a record of the topic could be read, others are at fault themselves.
+        """
+        topic = drafts[0].record.topic
+        was_readable, waits_for = self._is_readable.get(topic), f"{REGISTRY} for {topic}"
+        if was_readable:
+            return None
+        if any(draft.is_read for draft in drafts):
+            self._is_readable[topic] = True
+            if was_readable is False:
+                served.add(waits_for)
+            return None
+        needing = next((draft for draft in drafts if draft.needs_registry), None)
+        if needing is None or needing.fault is None:
+            return None
+        self._is_readable[topic] = False
+        why = f"{needing.record.place}: {needing.fault.message}"
+        message = f"{topic} needs a Schema Registry; set CONSUMER_SCHEMA_REGISTRY_URL, and restart ({why})"
+        return Trouble(waits_for, "no-registry", message, held=True)
 
     def _is_at_fault(self, error: IdUnavailable, work: Work, served: set[str]) -> bool:
         """Tell whether it is an id's own fault that it is not to be had, and then give it up.

@@ -13,7 +13,7 @@ from consumer.delivery.work import Credentials, Draft, Fault, Outgoing
 from consumer.engine.records import Record
 from jirafe.client import BATCH_OVERHEAD, Document, Site
 from jirafe.services import Event, Parameters, UnknownMessageType, Unsendable, make_events, missing_parameter
-from schemas.codec import Codec, Undecodable
+from schemas.codec import Codec, RegistryNeeded, Undecodable
 
 SITE_ID = "jirafe.site_id"
 ACCESS_TOKEN = "jirafe.access_token"  # noqa: S105 - a parameter's name
@@ -47,7 +47,8 @@ class Mapper:
         try:
             message = self.codec.decode_message(record.value)
         except Undecodable as error:
-            return Draft(record, fault=Fault("undecodable", str(error)))
+            fault = Fault("undecodable", str(error))
+            return Draft(record, fault=fault, needs_registry=isinstance(error, RegistryNeeded))
         draft = Draft(record, message["message_id"], message["message"])
         try:
             self._add_events(draft, message, defaults)

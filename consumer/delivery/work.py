@@ -42,13 +42,22 @@ class Outgoing:
 
 @dataclass(slots=True)
 class Draft:
-    """A record's result in the making. `fault` is about the record as a whole."""
+    """A record's result in the making. `fault` is about the record as a whole.
+
+    `needs_registry` tells that it can't be read since no Schema Registry is set.
+    """
 
     record: Record
     message_id: str = ""
     message_type: str = ""
     events: list[Outgoing] = field(default_factory=list)
     fault: Fault | None = None
+    needs_registry: bool = False
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the record is a message that could be decoded."""
+        return self.record.value is not None and (self.fault is None or self.fault.kind != "undecodable")
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from schemas.hub import to_message
 from schemas.registry import SchemaRegistry
 from schemas.transport import Access
 from tests.command import run
-from tests.messages import order
+from tests.messages import cart, order
 from tests.registry import RegistryServer
 from tests.stand import Stand
 from tests.unit.test_codec import plain
@@ -223,3 +223,40 @@ def test_certificates_are_settings(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"CONSUMER_SCHEMA_REGISTRY_CA: {absent} must be a PEM file of certificates")
+
+
+class TestWithoutARegistry:
+    def test_a_topic_that_needs_one_is_held_until_it_is_set(
+        self, stand: Stand, registry_server: RegistryServer
+    ) -> None:
+        schema_id = registry_server.keep(json.dumps(plain(own_schema("order"))))
+        for number in range(20):
+            value = stand.codec.encode("order", to_message(order(f"R{number}")))
+            stand.produce_raw(b"R%d" % number, framed(schema_id, value[5:]))
+        stand.produce(cart("C1"))
+        member = stand.member()
+        (result,) = stand.await_results(1)  # another topic goes on
+        assert result["message"] == "cart:new"
+        await_that("it says so", lambda: member.said("set CONSUMER_SCHEMA_REGISTRY_URL, and restart") > 0)
+        assert member.said('"event": "held"') > 0
+        assert member.stop() == 0
+        assert (len(stand.results()), stand.dead_letters()) == (1, [])
+        url = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
+        stand.codec = app.make_codec(settings.load(None, {**stand.environment, **url}))
+        stand.member(**url)
+        assert Counter(each["code"] for each in stand.await_results(21)) == {200: 21}
+
+    def test_an_id_that_alone_is_refused_is_a_dead_letter(
+        self, stand: Stand, registry_server: RegistryServer
+    ) -> None:
+        stand.environment["CONSUMER_SCHEMA_REGISTRY_URL"] = registry_server.url
+        stand.codec = app.make_codec(settings.load(None, stand.environment))
+        registry_server.pages["/schemas/ids/77"] = (403, b"{}")
+        value = stand.codec.encode("order", to_message(order("R1")))
+        stand.produce_raw(b"R1", framed(77, value))
+        stand.produce_raw(b"R1", value)
+        member = stand.member(CONSUMER_MAX_ATTEMPTS="3")
+        assert Counter(each["code"] for each in stand.await_results(2)) == {200: 1, 500: 1}
+        assert member.said("asked for the schema with the id 77") > 0
+        (letter,) = stand.dead_letters()
+        assert "3 times for this id alone" in (dict(letter.headers)["dlq.reason"] or b"").decode()

@@ -24,7 +24,7 @@ from consumer.admin.topics import prepare_topics
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.engine.kafka import LibraryLog
 from tests.command import obeyed, on_a_terminal, run
-from tests.messages import order
+from tests.messages import cart, order
 from tests.registry import PASSWORD, USER, RegistryServer
 from tests.stand import NUMBER_OF_PARTITIONS, SITE, TOKEN, Stand
 
@@ -488,6 +488,26 @@ class TestCheck:
         ]
         stand.produce(order("R2"))
         stand.await_results(2)  # the member goes on
+
+    def test_it_looks_at_records_of_each_topic(self, stand: Stand) -> None:
+        stand.produce(cart("R1"))
+        for number in range(30):
+            stand.produce_raw(
+                b"%d" % number, b"\x00\x00\x00\x00\x07record" if number else b'{"message": "order:new"}'
+            )
+        records = [each for each in asked(stand, "check", status=1)["checks"] if each["check"] == "records"]
+        assert [each["verdict"] for each in records] == ["ok", "failed"]
+        assert records[0]["message"].endswith(": 1 record looked at, all can be read")
+        assert "30 of 30 records looked at can't be read" in records[1]["message"]
+        assert records[1]["fix"].startswith("set CONSUMER_SCHEMA_REGISTRY_URL: 29 of them need a Schema Registry")
+        stand.produce(order("R1"))
+        (found,) = [
+            each
+            for each in asked(stand, "check")["checks"]
+            if each["verdict"] != "ok" and each["check"] == "records"
+        ]
+        assert found["verdict"] == "warning"
+        assert "30 of 31 records looked at can't be read" in found["message"]
 
     def test_topics_that_are_absent_are_not_created_by_it(self, stand: Stand) -> None:
         report = asked(stand, "check", CONSUMER_ORDERS_TOPIC=f"{stand.orders_topic}-2")

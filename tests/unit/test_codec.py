@@ -316,8 +316,24 @@ class TestDamage:
         with pytest.raises(Undecodable, match="3 are left over"):
             CODEC.decode(CODEC.encode(name, record) + b"\x00\x01\x02")
 
+    @pytest.mark.parametrize("data", [b'{"message": "x"}', b"[]", b'\r\n {"a": [1, {}]}\n', b"{}"])
+    def test_json_is_told_to_be_json(self, data: bytes) -> None:
+        with pytest.raises(Undecodable, match=r"^the value is JSON, not Avro"):
+            CODEC.decode(data)
+
     @pytest.mark.parametrize(
-        "data", [b"", b"\x00", b"\x00\x00\x00\x00", b"\xc3", b"\xc3\x01abc", b'{"message": "x"}']
+        "data",
+        [
+            b"",
+            b"\x00",
+            b"\x00\x00\x00\x00",
+            b"\xc3",
+            b"\xc3\x01abc",
+            b'{"message": "x"',
+            b"[" * 100_000,
+            b'"x"',
+            b"7",
+        ],
     )
     def test_no_framing(self, data: bytes) -> None:
         with pytest.raises(Undecodable, match="no framing of Avro"):

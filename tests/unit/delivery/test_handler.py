@@ -292,3 +292,54 @@ def test_an_id_that_comes_after_all_is_read(registry_server: RegistryServer) -> 
     done = subject.handle(chunk, always)
     assert isinstance(done, Done)
     assert done.outputs[0].dead_letter is None
+
+
+# no registry is set
+
+
+def stray(offset: int) -> Record:
+    return record_by_id(offset, f"S{offset}", 7)
+
+
+GARBAGE = Record("orders", 0, 0, 0, None, b"?", ())
+TOMBSTONE = Record("orders", 0, 0, 0, b"R1", None, ())
+JSON = Record("orders", 0, 0, 0, b"R1", b'{"message": "order:new"}', ())
+
+
+@pytest.mark.parametrize("others", [[], [TOMBSTONE], [GARBAGE], [JSON], [stray(1), stray(2)]])
+def test_a_topic_that_needs_a_registry_is_held_and_the_setting_named(others: list[Record]) -> None:
+    subject, chunk = delivery(Api()), chunk_of(*others, stray(5))
+    for _ in range(20):
+        retry = subject.handle(chunk, always)
+        assert isinstance(retry, Retry)
+        assert retry.trouble.held
+        assert retry.trouble.waits_for == "schema registry for orders"
+        assert retry.trouble.message.startswith(
+            "orders needs a Schema Registry; set CONSUMER_SCHEMA_REGISTRY_URL, and restart (orders/0/"
+        )
+    # Another topic goes on.
+    other = Chunk[Work](Partition("carts", 0), 1, [record(0, "R1")._replace(topic="carts")])
+    done = subject.handle(other, always)
+    assert isinstance(done, Done)
+    assert done.served == {"1"}
+    assert isinstance(subject.handle(chunk, always), Retry)
+
+
+def test_a_stray_one_among_readable_records_is_a_dead_letter() -> None:
+    subject = delivery(Api())
+    done = subject.handle(chunk_of(stray(0), record(1, "R1")), always)
+    assert isinstance(done, Done)
+    assert done.served == {"1"}
+    assert [output.dead_letter is None for output in done.outputs] == [False, True]
+    later = subject.handle(chunk_of(stray(2)), always)
+    assert isinstance(later, Done)
+    assert later.outputs[0].dead_letter is not None
+
+
+def test_a_record_that_can_be_read_later_ends_the_hold_for_all_of_the_topic() -> None:
+    subject, held = delivery(Api()), chunk_of(stray(0))
+    assert isinstance(subject.handle(held, always), Retry)
+    done = subject.handle(chunk_of(record(1, "R1")), always)
+    assert isinstance(done, Done)
+    assert done.served == {"1", "schema registry for orders"}
+    assert isinstance(subject.handle(held, always), Done)

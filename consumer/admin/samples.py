@@ -1,0 +1,53 @@
+"""A look at the last records of topics: whether they can be read, and why not."""
+
+from dataclasses import dataclass
+
+from consumer.admin.ranges import Topics
+from consumer.admin.reading import read_ranges
+from consumer.engine.deadline import Deadline
+from consumer.engine.kafka import REACHED_WITHIN, Cluster
+from consumer.engine.records import Partition, Range
+from schemas.codec import Codec, RegistryNeeded, Undecodable
+
+_OF_EACH_PARTITION = 20
+
+
+@dataclass(slots=True)
+class Sample:
+    """What was found of a topic's last records, some of each partition; null values are left out.
+
+    `read` can be read, `lacking` name a schema by an id while no registry is set. `reason` says of one that can't
+    be read why.
+    """
+
+    records: int = 0
+    read: int = 0
+    lacking: int = 0
+    reason: str = ""
+
+
+def sample(cluster: Cluster, topic: str, codec: Codec) -> Sample:
+    """Look at a topic's last records; blocks for seconds. Raises KafkaUnusable, RegistryUnavailable."""
+    topics, found = Topics(cluster), Sample()
+    places = [Partition(topic, number) for number in topics.partitions(topic)]
+    firsts, ends = topics.firsts(places), topics.ends(places)
+    ranges = [Range(*each, max(firsts[each], ends[each] - _OF_EACH_PARTITION), ends[each]) for each in places]
+    deadline = Deadline(REACHED_WITHIN)
+    for batch in read_ranges(cluster, ranges):
+        for message in batch:
+            if (value := message.value()) is not None:
+                _note(found, value, codec)
+        if not deadline.left:
+            break  # what is left is behind a transaction that is open
+    return found
+
+
+def _note(found: Sample, value: bytes, codec: Codec) -> None:
+    found.records += 1
+    try:
+        codec.decode_message(value)
+    except Undecodable as error:
+        found.lacking += isinstance(error, RegistryNeeded)
+        found.reason = str(error)
+    else:
+        found.read += 1
