@@ -108,7 +108,7 @@ class Delivery:
         self._is_readable[topic] = False
         why = f"{needing.record.place}: {needing.fault.message}"
         message = f"{topic} needs a Schema Registry; set CONSUMER_SCHEMA_REGISTRY_URL, and restart ({why})"
-        return Trouble(waits_for, "no-registry", message, held=True)
+        return Trouble(waits_for, "registry", message, held=True)
 
     def _is_at_fault(self, error: IdUnavailable, work: Work, served: set[str]) -> bool:
         """Tell whether it is an id's own fault that it is not to be had, and then give it up.

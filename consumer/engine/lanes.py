@@ -129,6 +129,10 @@ class Lanes(Generic[W]):
         own_due = due_after(lane.failures + 1)
         if serves:
             # The site serves: only this chunk waits, and no other lane.
+            if trouble.isolating and (lane.trouble is None or lane.trouble.message != trouble.message):
+                self._log.warning(
+                    "isolating", partition=str(lane.partition), cause=trouble.cause, reason=trouble.message
+                )
             lane.retry(trouble, own_due, None)
             return
         gate = self._gates.get(trouble.waits_for)

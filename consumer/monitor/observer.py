@@ -132,10 +132,12 @@ def _obstacle(lane: LaneView, view: MemberView) -> tuple[State, str | None, floa
 
 def _state(lane: LaneView) -> State:
     """Tell what a lane does or waits for, its results aside."""
+    if lane.waits_for is not None and lane.cause == _REGISTRY:
+        return "registry"
     if lane.held:
         return "credentials"
     if lane.waits_for is not None:
-        return "registry" if lane.cause == _REGISTRY else "site"
+        return "site"
     if lane.due is not None:
         return "backoff"
     return "working" if lane.waiting or lane.in_flight else "idle"
