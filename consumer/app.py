@@ -97,7 +97,7 @@ def make_client(settings: Settings, monitor: Monitor | None = None) -> Client:
     """Make the API's client; its exchanges are noted by the monitor, if there is one."""
     api = settings.api
     observe = monitor.metrics.exchanged if monitor else _unobserved
-    return Client(api.url, connect_timeout=_CONNECT_TIMEOUT, read_timeout=api.read_timeout, observe=observe)
+    return Client(api.url, connect_timeout=_CONNECT_TIMEOUT, timeout=api.read_timeout, observe=observe)
 
 
 def _unobserved(_exchange: Exchange) -> None:

@@ -150,7 +150,9 @@ class Api(_Group):
     product_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are categories")
     brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
     store_url: Url | None = Field(None, description="prefix of image paths that are not absolute")
-    read_timeout: Seconds = Field(30, description="seconds to wait for an answer")
+    read_timeout: Seconds = Field(
+        30, description="seconds that a request may take in all, until its answer is read"
+    )
 
 
 class Stream(_Group):

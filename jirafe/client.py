@@ -4,19 +4,20 @@ Transport and answers: the API's documentation of `/v2/{site_id}/batch`. Nothing
 answer says what became of each event, or why the request as a whole did not serve, and the caller decides.
 """
 
-import threading
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import orjson
-import requests
-import urllib3
+
+from jirafe.redaction import without
+from jirafe.transport import Reply, Transport, Unanswered
 
 Array = Literal["cart", "order", "category"]
 
@@ -25,10 +26,14 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category")
 _QUOTED = 200
-_TRANSIENT = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-_SHORTEST_SECRET = 8
-_READ_AT_ONCE = 65_536
-_LONGEST_ANSWER = 64 * 1024 * 1024
+_MOST_QUOTED = 4000
+# Where a text is cut must not be in the middle of a token, or its rest would be taken for something else.
+_LOOKED_AT = 40_000
+_LONGEST_HOST = 253
+_LONGEST_ANSWER = 8 * 1024 * 1024
+# What the API says in these words is about the batch, the events or the token, and no proxy's.
+_OF_FORM = ("validation", "bad_json", "invalid_type")
+_OF_TOKEN = ("invalid_token", "authorization")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The API will not take the batch as a whole (400, 413): something in it is at fault."""
+    """The API will not take the batch as a whole: something in it is at fault, or it is too large (413).
+
+    A single event is never refused for its size: that may be a proxy's word.
+    """
 
     message: str
 
@@ -95,15 +103,14 @@ class Failed:
     """The request as a whole did not serve: the same one may serve later.
 
     `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), `message` the
-    sentence. `retry_after` is in seconds, as the API asked, None where it did not. `is_final` marks a status
-    that the same request will bring again unless something is mended (4xx, but 408, 425 and 429). Whether the
-    events were taken in is not known.
+    sentence. `retry_after` is in seconds, as the API asked, None where it did not. Whether the events were taken in
+    is not known. What does not come in the API's own words is one of these, whatever its status: a proxy may have
+    said it.
     """
 
     cause: str
     message: str
     retry_after: float | None = None
-    is_final: bool = False
 
 
 Answer = Answered | Refused | Forbidden | Failed
@@ -140,11 +147,19 @@ PROBE = Document("category", b'{"name":null}')
 It takes in nothing of it, and shows that it serves."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The API answers; `date` is its Date header, empty where it sent none."""
+
+    date: str
+
+
 class Client:
     """One API at `url` (up to and with `/v2`); may be shared between threads, each has its own connections.
 
-    Timeouts are in seconds. `now` tells the time by which a `Retry-After` date is read. `observe` is called after
-    each exchange, in the thread that sent it.
+    `timeout` is for a request in all, until its answer is read, and `connect_timeout` for connecting, in seconds.
+    `now` tells the time by which a `Retry-After` date is read. `observe` is called after each exchange, in the
+    thread that sent it.
     """
 
     def __init__(
@@ -152,87 +167,64 @@ class Client:
         url: str,
         *,
         connect_timeout: float,
-        read_timeout: float,
+        timeout: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         observe: Callable[[Exchange], None] = lambda _: None,
     ) -> None:
         self._url = url.rstrip("/")
-        self._timeout = (connect_timeout, read_timeout)
+        self._transport = Transport(
+            connect_timeout=connect_timeout, timeout=timeout, longest_answer=_LONGEST_ANSWER
+        )
         self._now = now
         self._observe = observe
-        self._local = threading.local()
 
     def send(self, site: Site, documents: Sequence[Document]) -> Answer:
-        """Send one batch and read its answer; blocks up to the timeouts, raises nothing of the transport's."""
+        """Send one batch and read its answer; blocks up to the timeout. Whatever is answered, nothing is raised."""
         body, begun = batch(documents), time.monotonic()
         answer = self._post(site, body, documents)
         self._observe(Exchange(site.site_id, len(documents), len(body), time.monotonic() - begun, answer))
         return answer
 
-    def _post(self, site: Site, body: bytes, documents: Sequence[Document]) -> Answer:
+    def reach(self) -> Reached | Failed:
+        """See whether anything answers at the API's address, whatever it says; blocks up to the timeout."""
         try:
-            response = self._session().post(
-                f"{self._url}/{quote(site.site_id, safe='')}/batch",
-                data=body,
-                headers={"Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"},
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            )
-            content = self._content(response)
-        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-            return Failed("timeout", f"no answer in time ({type(error).__name__})")
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            # Only the error's class: its text may hold the address with what was put into it.
-            return Failed(
-                "connection", f"the request could not be made or its answer not read ({type(error).__name__})"
-            )
-        if isinstance(content, Failed):
-            return content
-        return self._read(response, _without(site.access_token, content), documents)
+            reply = self._transport.request("HEAD", self._url, {})
+        except Unanswered as error:
+            return Failed(error.cause, error.message)
+        return Reached(reply.headers.get("Date", ""))
 
-    def _content(self, response: requests.Response) -> bytes | Failed:
-        """Read an answer's body, within the read timeout in all: its parts may each come just in time."""
-        end = time.monotonic() + self._timeout[1]
-        content = bytearray()
-        with response:
-            while part := response.raw.read1(_READ_AT_ONCE, decode_content=True):
-                content += part
-                if time.monotonic() > end:
-                    return Failed("timeout", "the answer came too slowly")
-                if len(content) > _LONGEST_ANSWER:
-                    return Failed("unreadable", f"the answer has more than {_LONGEST_ANSWER} bytes")
-        return bytes(content)
+    def _post(self, site: Site, body: bytes, documents: Sequence[Document]) -> Answer:
+        url = f"{self._url}/{quote(site.site_id, safe='')}/batch"
+        headers = {"Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"}
+        try:
+            reply = self._transport.request("POST", url, headers, body)
+        except Unanswered as error:
+            return Failed(error.cause, error.message)
+        try:
+            return self._read(reply, site.access_token, documents)
+        except Exception as error:  # noqa: BLE001 - an answer that we stumble over is one that can't be read
+            return Failed("unreadable", f"the answer could not be read ({type(error).__name__})")
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = requests.Session()
-            # Proxies and certificates still come from the environment; a .netrc must not replace our token.
-            session.auth = _keep_authorization
-        return session
+    def _read(self, reply: Reply, token: str, documents: Sequence[Document]) -> Answer:
+        body = _json_object(reply.content)
+        if reply.status == HTTPStatus.OK:
+            return _read_items(body, documents, token)
+        return self._read_error(reply, body or {}, token, len(documents))
 
-    def _read(self, response: requests.Response, content: bytes, documents: Sequence[Document]) -> Answer:
-        body = _json_object(content)
-        if response.status_code == HTTPStatus.OK:
-            return _read_items(body, documents)
-        return self._read_error(response, body or {})
-
-    def _read_error(self, response: requests.Response, body: dict[str, Any]) -> Answer:
-        status, error_type = response.status_code, str(body.get("error_type", ""))
-        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and error_type:
-            return Forbidden(error_type)
-        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    def _read_error(self, reply: Reply, body: dict[str, Any], token: str, count: int) -> Answer:
+        status, error_type = reply.status, body.get("error_type")
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and error_type in _OF_TOKEN:
+            return Forbidden(str(error_type))
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
             return Refused("413: the request is too large for the API")
-        if status == HTTPStatus.BAD_REQUEST and (error_type or body.get("errors")):
-            return Refused(f"400: {_message(body)}")
-        said = f": {_message(body)}" if body else ""
-        is_final = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _TRANSIENT
-        return Failed(str(status), f"the API answered {status}{said}", self._retry_after(response), is_final)
+        if status == HTTPStatus.BAD_REQUEST and error_type in _OF_FORM:
+            return Refused(f"400: {_message(body, token)}")
+        said = f": {_message(body, token)}" if body else _redirected(reply, token)
+        return Failed(str(status), f"the API answered {status}{said}", self._retry_after(reply))
 
-    def _retry_after(self, response: requests.Response) -> float | None:
+    def _retry_after(self, reply: Reply) -> float | None:
         """Read Retry-After in both its forms (RFC 9110, 10.2.3), as seconds from now; None where unreadable."""
-        text = response.headers.get("Retry-After", "").strip()
+        text = reply.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit():
             return float(text)
         try:
@@ -244,68 +236,102 @@ class Client:
         return max(0.0, (moment - self._now()).total_seconds())
 
 
-def _without(token: str, content: bytes) -> bytes:
-    """Take our token out of an answer that echoes it; one too short to be a secret may be any part of it."""
-    return content.replace(token.encode(), b"[token]") if len(token) >= _SHORTEST_SECRET else content
-
-
-def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
-
-
 def _json_object(content: bytes) -> dict[str, Any] | None:
+    """Read a JSON object, leniently: what counts is what it says, not how it is spelt. None where it is none.
+
+    In numbers nothing is said that counts: where spelling is odd they stay texts, however many digits they have.
+    """
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
-        return None
+        try:
+            text = content.decode(json.detect_encoding(content), "replace")
+            body = json.loads(text, strict=False, parse_int=str, parse_float=str, parse_constant=str)
+        except (ValueError, RecursionError):
+            return None
     return body if isinstance(body, dict) else None
 
 
-def _read_items(body: dict[str, Any] | None, documents: Sequence[Document]) -> Answered | Failed:
+def _read_items(body: dict[str, Any] | None, documents: Sequence[Document], token: str) -> Answered | Failed:
     if body is None:
         return Failed("unreadable", "200 with a body that is not a JSON object")
-    items = _items(body, documents)
+    items = _items(body, documents, token)
     if items is None:
         return Failed("unreadable", "200 with arrays that do not match the request")
     return Answered(items)
 
 
-def _items(body: dict[str, Any], documents: Sequence[Document]) -> tuple[Item, ...] | None:
-    """Match the answer's arrays to the documents; None where they differ in kind, length or form."""
+def _items(body: dict[str, Any], documents: Sequence[Document], token: str) -> tuple[Item, ...] | None:
+    """Match the answer's arrays to the documents; None where they lack one, or differ in length or form."""
     places: dict[str, list[int]] = {}
     for index, document in enumerate(documents):
         places.setdefault(document.array, []).append(index)
-    if body.keys() != places.keys():
-        return None
     items: list[Item | None] = [None] * len(documents)
     for array, indexes in places.items():
-        verdicts = body[array]
+        verdicts = body.get(array)
         if not isinstance(verdicts, list) or len(verdicts) != len(indexes):
             return None
         for index, verdict in zip(indexes, verdicts, strict=True):
-            items[index] = _item(verdict)
+            items[index] = _item(verdict, token)
     return tuple(item for item in items if item is not None) if None not in items else None
 
 
-def _item(verdict: object) -> Item | None:
+def _item(verdict: object, token: str) -> Item | None:
     if not isinstance(verdict, dict) or not isinstance(verdict.get("success"), bool):
         return None
     if verdict["success"]:
         return Accepted()
     # Only what speaks of the event itself is final: its errors, or its form.
-    if verdict.get("errors") or verdict.get("error_type") in ("validation", "bad_json", "invalid_type"):
-        return Rejected(_message(verdict))
-    return Transient(_message(verdict))
+    if verdict.get("errors") or verdict.get("error_type") in _OF_FORM:
+        return Rejected(_message(verdict, token))
+    return Transient(_message(verdict, token))
 
 
-def _message(body: dict[str, Any]) -> str:
+def _message(body: dict[str, Any], token: str) -> str:
     """Word an answer's errors: `total: None is not of type 'number'`, else its message or its type."""
     errors = body.get("errors")
     if isinstance(errors, dict) and errors:
-        return "; ".join(f"{path}: {message}" for path, message in errors.items())
-    if isinstance(errors, list):
-        errors = "; ".join(map(str, errors))
+        return _quoted((f"{path}: {_text(message)}" for path, message in errors.items()), "; ", token, _MOST_QUOTED)
     if errors:
-        return str(errors)[:_QUOTED]
-    said = [str(body[name])[:_QUOTED] for name in ("error_type", "message") if body.get(name)]
+        return _quoted(map(_text, errors if isinstance(errors, list) else [errors]), "; ", token, _QUOTED)
+    said = [
+        _quoted([_text(body[name])], "", token, _QUOTED) for name in ("error_type", "message") if body.get(name)
+    ]
     return ": ".join(said) or "no reason given"
+
+
+def _quoted(parts: Iterable[str], between: str, token: str, longest: int) -> str:
+    """Quote what the API says: without the token, not too long, and such that it can be written as UTF-8."""
+    text = "".join(_some(parts, between))[:_LOOKED_AT]
+    # Half of a surrogate pair is no character: JSON can spell it, UTF-8 can't.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return without(token, text)[:longest]
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        return "..."
+
+
+def _some(parts: Iterable[str], between: str) -> Iterator[str]:
+    size = 0
+    for index, part in enumerate(parts):
+        yield f"{between}{part}" if index else part
+        size += len(part)
+        if size > _LOOKED_AT:
+            return
+
+
+def _redirected(reply: Reply, token: str) -> str:
+    """Name the host that a redirect points to; nothing more of the address, which may hold what was put into it."""
+    try:
+        host = urlsplit(reply.headers.get("Location", "")).hostname or ""
+    except ValueError:
+        return ", and redirects to an address that can't be read"
+    if not host:
+        return ""
+    if not (host.isascii() and host.isprintable() and len(host) <= _LONGEST_HOST):
+        return ", and redirects to an address that can't be read"
+    return f", and redirects to {without(token, host)}; see JIRAFE_URL"

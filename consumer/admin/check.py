@@ -4,14 +4,13 @@ Nothing here disturbs the group or writes to a topic: what this client may do is
 a transaction there is only the beginning, under a transactional id that no member has.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
-import requests
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
 
@@ -337,18 +336,17 @@ def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
 
 
 def _api(api: CheckedApi) -> Iterator[Finding]:
-    try:
-        # Any answer will do: it is without credentials.
-        asked = datetime.now(UTC)
-        answer = requests.head(api.url, timeout=REACHED_WITHIN, allow_redirects=False)
-        here = asked + (datetime.now(UTC) - asked) / 2
-    except requests.RequestException as error:
-        fix = "see JIRAFE_URL; a proxy is taken from HTTPS_PROXY"
-        yield _failed("api", f"no answer from {api.url} ({type(error).__name__}).", fix)
+    # Any answer will do: it is without credentials.
+    asked = datetime.now(UTC)
+    answer = api.client.reach()
+    here = asked + (datetime.now(UTC) - asked) / 2
+    if isinstance(answer, Failed):
+        fix = "see JIRAFE_URL; a proxy is taken from HTTPS_PROXY, CA certificates from REQUESTS_CA_BUNDLE"
+        yield _failed("api", f"no answer from {api.url}: {answer.message}.", fix)
         return
     yield _ok("api", f"{api.url} answers")
     yield _token(api)
-    yield _clock(answer.headers, here)
+    yield _clock(answer.date, here)
 
 
 def _token(api: CheckedApi) -> Finding:
@@ -369,9 +367,9 @@ def _token(api: CheckedApi) -> Finding:
             return _warning("token", "the API takes in what Jirafe's would refuse: it checks nothing.", fix)
 
 
-def _clock(headers: Mapping[str, str], here: datetime) -> Finding:
+def _clock(date: str, here: datetime) -> Finding:
     try:
-        there = parsedate_to_datetime(headers.get("Date", ""))
+        there = parsedate_to_datetime(date)
         ahead = here - (there if there.tzinfo else there.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         return _warning("clock", "the API does not tell its time: not compared.", "see that NTP keeps this clock")

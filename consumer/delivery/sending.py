@@ -106,9 +106,6 @@ class Attempt:
                 self.limits[run.site.site_id] = len(group) // 2
             case Forbidden(error_type):
                 self._forbidden(run, error_type, group)
-            case Failed(_, message, _, is_final) if is_final and len(group) == 1 and not self._is_own(run.site):
-                # A site that a message names, with a token that it brings: no operator can mend that.
-                group[0].outcome = Fault("refused", message)
             case Failed(cause, message, retry_after):
                 run.met(cause, message, retry_after)
                 self._failed(run, group, cause, message)

@@ -237,15 +237,6 @@ def test_an_api_that_fails_most_takes_more_failures_to_make_it_an_events_fault()
     assert tries > 50
 
 
-def test_a_final_status_is_the_fault_of_a_message_that_brings_its_own_credentials_alone() -> None:
-    api = Api(lambda _: Failed("404", "the API answered 404", is_final=True))
-    theirs, ours = [event("theirs")], [event("ours")]
-    assert attempt(api).send(Site("2", "theirs"), theirs) is None
-    assert outcomes(theirs) == ["refused"]
-    assert isinstance(attempt(api).send(SITE, ours), Trouble)
-    assert outcomes(ours) == [None]
-
-
 def test_our_own_refused_token_holds_and_a_messages_is_final() -> None:
     api = Api(lambda _: Forbidden("invalid_token"))
     theirs, ours = [event("theirs")], [event("ours")]
@@ -276,16 +267,6 @@ def test_nothing_is_sent_once_the_partition_is_not_ours() -> None:
     assert trouble.cause == "not-ours"
     assert api.requests == [["c1", "p1"]]
     assert outcomes(events) == [Accepted(), Accepted(), None]
-
-
-def test_a_final_status_of_a_batch_blames_no_event_in_it() -> None:
-    api = Api(lambda names: Failed("404", "gone", is_final=True) if len(names) > 1 else accepting(names))
-    limits: dict[str, int] = {}
-    events = [event("e0"), event("e1")]
-    assert attempt(api, limits).send(Site("2", "theirs"), events) == Trouble("2", "404", "gone")
-    assert outcomes(events) == [None, None]
-    assert attempt(api, limits).send(Site("2", "theirs"), events) is None
-    assert outcomes(events) == [Accepted(), Accepted()]
 
 
 def test_our_expired_token_holds_also_where_the_message_names_its_own_site() -> None:

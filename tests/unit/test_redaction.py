@@ -1,0 +1,63 @@
+import html
+import json
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jirafe.redaction import without
+
+VISIBLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
+TOKENS = st.text(VISIBLE, min_size=8, max_size=60).filter(lambda token: token not in "[token]")
+TEXTS = st.text(max_size=20)
+
+
+def _hexed(text: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in text.encode())
+
+
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "escaped": lambda text: json.dumps(text)[1:-1],
+    "escaped twice": lambda text: json.dumps(json.dumps(text))[1:-1],
+    "escaped slashes": lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    "escaped by number": lambda text: "".join(f"\\u{ord(each):04x}" for each in text if ord(each) < 0xD800),
+    "percent": lambda text: quote(text, safe=""),
+    "percent for all": _hexed,
+    "percent twice": lambda text: quote(quote(text, safe=""), safe=""),
+    "entities": html.escape,
+    "entities by number": lambda text: "".join(f"&#{ord(each)};" for each in text),
+    "percent in JSON": lambda text: json.dumps(quote(text, safe="/").replace("/", "\\/"))[1:-1],
+    "Base64": lambda text: b64encode(text.encode()).decode(),
+    "Base64 for addresses": lambda text: urlsafe_b64encode(text.encode()).decode().rstrip("="),
+    "Base64 in JSON": lambda text: b64encode(text.encode()).decode().replace("/", "\\/"),
+    "Base64 in an address": lambda text: quote(b64encode(text.encode()).decode(), safe=""),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@given(TEXTS, TOKENS, TEXTS)
+def test_a_token_is_found_in_every_encoding(encoding: str, before: str, token: str, behind: str) -> None:
+    encode = ENCODINGS[encoding]
+    redacted = without(token, f"unknown token: {encode(before + token + behind)}")
+    assert "[token]" in redacted
+    assert token not in redacted
+
+
+@given(TOKENS, st.lists(st.sampled_from([*ENCODINGS]), min_size=1, max_size=30))
+def test_all_of_it_is_found(token: str, encodings: list[str]) -> None:
+    text = ", ".join(ENCODINGS[each](token) for each in encodings)
+    redacted = without(token, text)
+    assert not [each for each in encodings if ENCODINGS[each](token) in redacted.replace("[token]", "")]
+
+
+def test_what_is_not_the_token_is_kept_to_the_letter() -> None:
+    text = r"100%25 of C:\new &amp; 'old' dG9rZW4tdG9rZW4 \u003d"
+    assert without("tok-5ecret/=", text) == text
+
+
+def test_one_too_short_to_be_a_secret_stays() -> None:
+    assert without("unknown", "unknown") == "unknown"

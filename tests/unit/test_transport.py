@@ -1,0 +1,260 @@
+"""Requests to servers that never come to an end, and in surroundings that no request can be made in."""
+
+import gzip
+import os
+import socket
+import ssl
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+
+from jirafe.transport import Reply, Transport, Unanswered
+from tests.rawserver import answering
+
+TIMEOUT = 0.2
+LATE = f"no whole answer within {TIMEOUT:g} seconds"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def transport(timeout: float = TIMEOUT) -> Transport:
+    return Transport(connect_timeout=60, timeout=timeout, longest_answer=1_000_000)
+
+
+def failed(url: str, body: bytes = b"{}", subject: Transport | None = None) -> Unanswered:
+    with pytest.raises(Unanswered) as error:
+        (subject or transport()).request("POST", url, {}, body)
+    return error.value
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    return context
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+HANDSHAKE = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"  # the head of a server's first message, of 16 kB
+STAGES = {
+    "status line": (b"HTTP/1.1 200 O", b"K"),
+    "header": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+    "nothing": (b"", b""),
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "100 Continue's headers": (b"HTTP/1.1 100 Continue\r\n", b"X: y\r\n"),
+    "redirect's body": (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", b"x"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", b"x"),
+    "body without a length": (b"HTTP/1.0 200 OK\r\n\r\n", b"x"),
+    "body of a connection that is to be closed": (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
+    "compressed body": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10],
+        b"\x00\x00\x00\xff\xff",  # a block without content
+    ),
+    "chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "chunk": (CHUNKED + b"ffff\r\n", b"x"),
+    "chunk's extension": (CHUNKED + b"1;name=", b"x"),
+    "trailer": (CHUNKED + b"1\r\nx\r\n0\r\nX-Long: ", b"x"),
+    "trailers": (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n"),
+}
+
+
+class TestATimeForAll:
+    """No stage of a request outlasts its time: the servers here go on for as long as they are asked."""
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_of_an_answer(self, stage: str) -> None:
+        begin, drip = STAGES[stage]
+        with answering(begin, drip=drip) as url:
+            error = failed(url)
+        assert (error.cause, error.message) == ("timeout", LATE)
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_of_an_answer_over_tls(self, stage: str, authority: ssl.SSLContext) -> None:
+        begin, drip = STAGES[stage]
+        with answering(begin, drip=drip, tls=authority) as url:
+            error = failed(url)
+        assert (error.cause, error.message) == ("timeout", LATE)
+
+    @pytest.mark.parametrize("stage", [*STAGES][:3])
+    def test_of_a_later_answer_on_the_same_connection(self, stage: str) -> None:
+        begin, drip = STAGES[stage]
+        subject = transport()
+        with answering(OK, begin, drip=drip) as url:
+            assert subject.request("POST", url, {}, b"{}").content == b"{}"
+            error = failed(url, subject=subject)
+        assert (error.cause, error.message) == ("timeout", LATE)
+
+    @pytest.mark.parametrize("drip", [b"", b"\x00"])
+    def test_of_the_tls_handshake(self, drip: bytes) -> None:
+        with answering(HANDSHAKE, drip=drip) as url:
+            assert failed(url.replace("http:", "https:")).cause == "timeout"
+
+    @pytest.mark.parametrize(("begin", "drip"), [(b"", b""), *list(STAGES.values())[:3]])
+    def test_of_a_proxys_connect(self, begin: bytes, drip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        with answering(begin, drip=drip) as url:
+            monkeypatch.setenv("HTTPS_PROXY", url.removesuffix("/v2"))
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            monkeypatch.delenv("no_proxy", raising=False)
+            assert failed("https://api.example").cause == "timeout"
+
+    def test_of_the_tls_handshake_behind_a_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with answering(b"HTTP/1.1 200 OK\r\n\r\n", HANDSHAKE, drip=b"\x00") as url:
+            monkeypatch.setenv("HTTPS_PROXY", url.removesuffix("/v2"))
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            monkeypatch.delenv("no_proxy", raising=False)
+            assert failed("https://api.example").cause == "timeout"
+
+    @pytest.mark.parametrize("is_tls", [False, True])
+    def test_of_sending(self, is_tls: bool, authority: ssl.SSLContext) -> None:  # noqa: FBT001 - a case
+        with answering(drip=b"", tls=authority if is_tls else None) as url:
+            error = failed(url, bytes(50_000_000))
+        assert (error.cause, error.message) == ("timeout", LATE)
+
+    def test_of_connecting_to_all_addresses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            while True:  # until its queue is full, and whoever comes gets no answer
+                waiting = stack.enter_context(socket.socket())
+                waiting.settimeout(0.2)
+                try:
+                    waiting.connect(listener.getsockname())
+                except TimeoutError:
+                    break
+            port = listener.getsockname()[1]
+            address = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address] * 10_000)
+            assert failed(f"http://127.0.0.1:{port}").cause == "timeout"
+
+    def test_ends_what_is_late_alone(self) -> None:
+        subject = transport(1.0)
+        quick: list[Reply] = []
+        with answering(*[OK] * 200) as url, answering() as slow:
+            threads = [threading.Thread(target=lambda: failed(slow, subject=subject)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads) and len(quick) < 200:
+                quick.append(subject.request("POST", url, {}, b"{}"))
+            for thread in threads:
+                thread.join()
+        assert [reply.content for reply in quick] == [b"{}"] * len(quick)
+        assert quick
+
+
+def test_nothing_is_left_of_requests() -> None:
+    subject = transport(0.2)
+    with answering(*[OK] * 20) as url:
+        subject.request("POST", url, {}, b"{}")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(18):
+            subject.request("POST", url, {}, b"{}")
+        assert len(os.listdir("/proc/self/fd")) == before
+        until = time.monotonic() + 10
+        while any(thread.name == "request deadlines" for thread in threading.enumerate()):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+class TestSizes:
+    @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK", b"HTTP/1.1 302 Found\r\nLocation: /", b"HTTP/1.1 503 No"])
+    @pytest.mark.parametrize("coding", [1, 2])
+    def test_a_bomb_is_given_up(self, head: bytes, coding: int) -> None:
+        bomb = bytes(30_000_000)
+        for _ in range(coding):
+            bomb = gzip.compress(bomb, 1)
+        coded = b", ".join([b"gzip"] * coding)
+        with answering(
+            b"%b\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n%b" % (head, coded, len(bomb), bomb)
+        ) as url:
+            error = failed(url, subject=transport(30))
+        assert (error.cause, error.message) == ("unreadable", "the answer has more than 1000000 bytes")
+
+    def test_headers_are_bounded(self) -> None:
+        with answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10_000) as url:
+            assert failed(url, subject=transport(30)).cause == "connection"
+
+
+class TestSurroundings:
+    """What keeps a request from being made is an outage, whatever class its exception has."""
+
+    @pytest.fixture(autouse=True)
+    def no_exceptions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("NO_PROXY", "no_proxy", "https_proxy", "http_proxy"):
+            monkeypatch.delenv(name, raising=False)
+
+    @pytest.mark.parametrize(
+        "proxy",
+        [
+            "http://[::1",
+            "http://",
+            "://",
+            "http://pass:word@:80",
+            "http://host:port",
+            "http://host:99999999",
+            "ftp://127.0.0.1:1",
+            "socks5://127.0.0.1:1",
+            "http://\udcff",
+            "http://" + "h" * 300,
+            "http://a..b",
+            "http://*.example",
+            "http://word@127.0.0.1:1",
+        ],
+    )
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_an_unusable_proxy(self, proxy: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy)
+        error = failed(f"{scheme}://127.0.0.1:1")
+        assert error.cause == "connection"
+        assert "word" not in error.message
+        assert "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in error.message
+
+    @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    def test_certificates_that_are_gone(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        monkeypatch.setenv(name, str(tmp_path / "gone.pem"))
+        error = failed("https://127.0.0.1:1")
+        assert error.cause == "connection"
+        assert error.message.startswith(
+            "the CA certificates can't be read; see REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE"
+        )
+
+    def test_certificates_that_are_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "ca.pem").write_text("none\n")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        with answering() as url:
+            assert failed(url.replace("http:", "https:")).cause == "connection"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"",
+            b"HTTP",
+            b"\x00\xff\n\n",
+            b"HTTP/1.1 abc OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1,2\r\n\r\nxx",
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nnone",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        ],
+    )
+    def test_answers_that_are_none(self, answer: bytes) -> None:
+        with answering(answer, drip=b"") as url:
+            assert failed(url).cause in {"connection", "timeout"}
+
+    def test_headers_of_odd_letters(self) -> None:
+        headers = (
+            b"Location: \xff\xfe\r\nSet-Cookie: \xff=\xff; Domain=.; Expires=never\r\nContent-Length: 0\r\n\r\n"
+        )
+        with answering(b"HTTP/1.1 302 \xff\r\n" + headers) as url:
+            assert transport(10).request("POST", url, {}, b"{}").status == 302
+
+    def test_cookies_are_not_kept(self) -> None:
+        subject = transport(10)
+        with answering(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n"), OK) as url:
+            subject.request("POST", url, {}, b"{}")
+            assert not subject._session().cookies
