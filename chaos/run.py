@@ -64,7 +64,6 @@ class MemberProcess:
         self.transactional_id: str | None = None
         own = {
             "JIRAFE_SITE_ID": name,
-            "CONSUMER_LOG_FORMAT": "json",
         }
         self.process = CommandProcess(["run"], {**environment, **own}, self.log)
         self.expected: int | None = None

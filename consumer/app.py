@@ -106,7 +106,8 @@ def _unobserved(_exchange: Exchange) -> None:
 
 def make_delivery(settings: Settings, codec: Codec, monitor: Monitor | None = None) -> Delivery:
     """Make what delivers chunks. A command that says itself what it did has no use for a monitor."""
-    rules = Rules(_MAX_REQUEST_BYTES, settings.stream.max_attempts)
+    stream = settings.stream
+    rules = Rules(_MAX_REQUEST_BYTES, stream.max_attempts, stream.max_attempts * stream.backoff_longest)
     client, defaults, group = make_client(settings, monitor), make_defaults(settings), settings.kafka["group.id"]
     if monitor is None:
         return Delivery(codec, client, rules, defaults, group=group)
@@ -135,7 +136,8 @@ def make_monitor(settings: Settings, log: Logger) -> Monitor:
 
 def make_defaults(settings: Settings) -> Defaults:
     """Tell what applies where a message says nothing."""
-    return Defaults(Credentials(settings.api.site_id, settings.access_token), settings.parameters)
+    credentials = Credentials(settings.api.site_id, settings.access_token)
+    return Defaults(credentials, settings.parameters, settings.api.sites)
 
 
 def make_backoff(settings: Settings) -> Backoff:

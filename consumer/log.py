@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
@@ -14,14 +14,13 @@ Logger = structlog.typing.FilteringBoundLogger
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure(level: str, form: Literal["auto", "console", "json"]) -> Logger:
+def configure(level: str) -> Logger:
     """Set the log up, to standard error, and give the logger."""
     console = Console(to_stderr=True)
     has_colours = console.color_system is not None and not console.no_color  # as the commands: NO_COLOR, TERM
-    for_people = form == "console" or (form == "auto" and console.is_terminal)
     rendered: list[Any] = (
         [_made_visible, structlog.dev.ConsoleRenderer(colors=has_colours)]
-        if for_people
+        if console.is_terminal
         else [structlog.processors.JSONRenderer()]  # which escapes all that is not ASCII
     )
     structlog.configure(

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from consumer.errors import SettingsError
 
@@ -59,6 +59,7 @@ _REMOVED = {
     "CONSUMER_DRAIN_TIMEOUT": "a revoked partition's chunk in flight has 20 seconds to finish",
     "CONSUMER_TOPIC_PARTITIONS": "create topics with: jirafe-consumer topics create --partitions N",
     "CONSUMER_TOPIC_REPLICATION": "create topics with: jirafe-consumer topics create --replication N",
+    "CONSUMER_LOG_FORMAT": "the log is for people on a terminal, and JSON elsewhere",
 }
 
 
@@ -92,6 +93,10 @@ def _visible(text: str) -> str:
 
 def _visible_secret(secret: SecretStr) -> SecretStr:
     return SecretStr(_visible(secret.get_secret_value()))
+
+
+def _listed(text: object) -> object:
+    return [each for part in text.split(",") if (each := part.strip())] if isinstance(text, str) else text
 
 
 Url = Annotated[str, AfterValidator(_http_url)]
@@ -132,6 +137,7 @@ Topic = Annotated[str, AfterValidator(_topic)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 Address = Annotated[str, AfterValidator(_host_and_port)]
 SiteId = Annotated[str, AfterValidator(_visible)]
+SiteIds = Annotated[frozenset[SiteId], BeforeValidator(_listed)]
 Token = Annotated[SecretStr, AfterValidator(_visible_secret)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(gt=0)]
@@ -147,6 +153,7 @@ class Api(_Group):
     url: Url = Field("https://event.jirafe.com/v2", description="the API, up to and with its version")
     site_id: SiteId | None = Field(None, description="the site, for messages that name none")
     access_token: Token | None = Field(None, description="its token, for messages that carry none")
+    sites: SiteIds = Field(frozenset(), description="further sites that the token is for, separated by commas")
     product_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are categories")
     brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
     store_url: Url | None = Field(None, description="prefix of image paths that are not absolute")
@@ -187,9 +194,6 @@ class Stream(_Group):
         description="where to serve the status page, /metrics, /healthz and /readyz: HOST:PORT, PORT, or off",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum level to log")
-    log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="log format; auto: console on a terminal, else json"
-    )
 
 
 PARAMETERS = ("jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url")

@@ -33,7 +33,7 @@ def run(source: SettingsSource) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end_before_start)
     loaded = source.load()
-    logger = log.configure(loaded.stream.log_level, loaded.stream.log_format)
+    logger = log.configure(loaded.stream.log_level)
     deployment = app.make_deployment(loaded, logger)
     if created := app.have_topics(loaded, [*deployment.input_topics, *deployment.output_topics], logger):
         logger.info("topics_created", topics=created)

@@ -1,16 +1,17 @@
 """What a worker does with a chunk: decode, map, send, decide, word the results."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from consumer.delivery import results
 from consumer.delivery.mapping import Defaults, Mapper
-from consumer.delivery.sending import Attempt, Rules, by_site
-from consumer.delivery.suspicion import SiteTally, Suspicion
+from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
+from consumer.delivery.suspicion import Sites, Suspicion, Tally
 from consumer.delivery.work import Draft, Fault, Outgoing, Work
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
 from consumer.engine.records import Output, Record
-from jirafe.client import PROBE, Answered, Client
+from jirafe.client import PROBE, Answered, Client, Site
 from schemas.codec import Codec, IdUnavailable, RegistryUnavailable
 
 REGISTRY = "schema registry"
@@ -23,7 +24,7 @@ class Delivery:
     """Delivers chunks to the API: the engine's handler. It may handle several at once, each on its own thread.
 
     `decided` hears what became of events, on the thread that handled them. `group` is written in every result: the
-    consumer group that it is of.
+    consumer group that it is of. `clock` gives monotonic seconds.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's job
@@ -35,6 +36,7 @@ class Delivery:
         decided: Decided = lambda _: None,
         *,
         group: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._codec = codec
         self._client = client
@@ -43,8 +45,9 @@ class Delivery:
         self._decided = decided
         self._group = group
         self._mapper = Mapper(codec, rules.max_request_bytes)
-        self._tallies: dict[str, SiteTally] = {}
-        self._registry_tally = SiteTally()
+        self._clock = clock
+        self._sites = Sites()
+        self._registry_tally = Tally()
         self._is_readable: dict[str, bool] = {}  # topics: whether a record of it could be read
 
     def use(self, defaults: Defaults) -> None:
@@ -64,10 +67,7 @@ class Delivery:
             if lacking := self._lacks_registry(work.drafts, served):
                 return Retry(chunk, lacking, frozenset(served))
             events = work.events
-            attempt = Attempt(
-                self._client, self._rules, defaults.credentials, work.limits, still_ours, self._tallies, served
-            )
-            trouble = self._send(events, defaults, attempt)
+            trouble = self._send(events, self._attempt(work, defaults, still_ours, served))
             if trouble is None or all(event.outcome is not None for event in events):
                 outputs = [results.output(draft, chunk.attempts, self._codec, self._group) for draft in work.drafts]
                 self._decided(_outcomes(events))
@@ -144,28 +144,59 @@ class Delivery:
         """Make a smaller result: what it quotes is cut short."""
         return results.brief(output, self._codec)
 
-    def _send(self, events: Sequence[Outgoing], defaults: Defaults, attempt: Attempt) -> Trouble | None:
-        """Send undecided events, site by site; gives the first trouble."""
+    def _attempt(self, work: Work, defaults: Defaults, still_ours: Callable[[], bool], served: set[str]) -> Attempt:
+        return Attempt(
+            self._client,
+            self._rules,
+            defaults,
+            work.limits,
+            work.tallies,
+            still_ours,
+            self._sites,
+            self._clock(),
+            served,
+        )
+
+    def _send(self, events: Sequence[Outgoing], attempt: Attempt) -> Trouble | None:
+        """Send undecided events, site by site, those last that failed last; gives the first trouble.
+
+        Nothing more is sent once the API can't be reached: one site after the other would run into its timeout.
+        """
         trouble = None
-        for runs in by_site(events, defaults.site):
+        in_turn = sorted(
+            by_site(events, attempt.defaults.site), key=lambda runs: self._sites.is_failing(runs[0][0].site_id)
+        )
+        for runs in in_turn:
             for site, run in runs:
                 stopped = attempt.send(site, run)
+                if stopped and stopped.cause in UNREACHED:
+                    return stopped
                 if stopped:
                     trouble = trouble or stopped
                     break  # a later run may have a later event of the same key
         return trouble
 
     def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:
-        """Give up the events that fail alone while their sites serve, which a probe shows; tells whether any is.
+        """Give up the events that fail alone while their sites serve, or whose sites fail while another serves.
 
-        For when nothing else is sent meanwhile that would show it. Blocks for the time of a request.
+        A probe shows it: this is for when nothing else is sent meanwhile that would. Tells whether any is given up.
+        Blocks for the time of a request.
         """
-        events = chunk.work.events if chunk.work else []
-        suspects = [event for event in events if event.outcome is None and event.suspicion]
-        for event in suspects:
-            if isinstance(self._client.send(self._defaults.site(event.credentials), [PROBE]), Answered):
+        work = chunk.work or Work()
+        attempt = self._attempt(work, self._defaults, lambda: True, set())
+        undecided = [event for event in work.events if event.outcome is None]
+        for event in undecided:
+            site = self._defaults.site(event.credentials)
+            if event.suspicion and isinstance(self._client.send(site, [PROBE]), Answered):
                 event.outcome = Fault("failing", f"{message}, again and again for this event alone")
-        return any(event.outcome for event in suspects)
+            elif self._is_hopeless(site, attempt):
+                event.outcome = Fault("failing", f"{message}, again and again for this site alone")
+        return any(event.outcome for event in undecided)
+
+    def _is_hopeless(self, site: Site, attempt: Attempt) -> bool:
+        site_id = site.site_id
+        is_suspect = self._sites.is_failing(site_id) and not self._defaults.knows(site_id)
+        return is_suspect and attempt.ask_elsewhere(site_id)
 
 
 def _outcomes(events: Iterable[Outgoing]) -> Counter[tuple[str, str]]:

@@ -18,19 +18,30 @@ from schemas.codec import Codec, RegistryNeeded, Undecodable
 SITE_ID = "jirafe.site_id"
 ACCESS_TOKEN = "jirafe.access_token"  # noqa: S105 - a parameter's name
 _LONGEST_CREDENTIAL = 2000
+_QUOTED = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the settings give where a message says nothing: credentials, and parameters by dotted name."""
+    """What the settings give where a message says nothing: credentials, and parameters by dotted name.
+
+    The token is for the settings' own site, and for `sites`: a message must not have it sent anywhere else.
+    """
 
     credentials: Credentials
     parameters: Parameters
+    sites: frozenset[str] = frozenset()
+
+    def knows(self, site_id: str) -> bool:
+        """Tell whether the settings name a site."""
+        return site_id == self.credentials.site_id or site_id in self.sites
 
     def site(self, credentials: Credentials) -> Site:
-        """Resolve where an event goes: by its message, else by these."""
+        """Resolve where an event goes: by its message, else by these. What nothing gives is empty."""
         own = self.credentials
-        return Site(credentials.site_id or own.site_id or "", credentials.access_token or own.access_token or "")
+        site_id = credentials.site_id or own.site_id or ""
+        token = own.access_token if self.knows(site_id) else None
+        return Site(site_id, credentials.access_token or token or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,8 @@ class Mapper:
     def _add_events(self, draft: Draft, message: Mapping[str, Any], defaults: Defaults) -> None:
         parameters = {**defaults.parameters, **message["parameters"]}
         credentials = Credentials(message["parameters"].get(SITE_ID), message["parameters"].get(ACCESS_TOKEN))
-        unusable = _unusable(defaults.site(credentials))
+        has_token = bool(defaults.credentials.access_token)
+        unusable = _unusable(defaults.site(credentials), has_token=has_token)
         for event in make_events(draft.message_type, message["payload"], parameters):
             match event:
                 case Unsendable(kind, name, problem):
@@ -80,11 +92,20 @@ class Mapper:
         return Fault("too-large", f"the event has {size} bytes, and a request may have {limit}")
 
 
-def _unusable(site: Site) -> Fault | None:
-    """Tell what is wrong with an event's credentials, None if nothing is."""
+def _missing(name: str, site: Site, *, has_token: bool) -> str:
+    if name == SITE_ID or not has_token:
+        return missing_parameter(name)
+    return (
+        f"{ACCESS_TOKEN}: missing; the message names the site {site.site_id[:_QUOTED]}, and the setting "
+        "JIRAFE_ACCESS_TOKEN is only for JIRAFE_SITE_ID and the sites that JIRAFE_SITES names"
+    )
+
+
+def _unusable(site: Site, *, has_token: bool) -> Fault | None:
+    """Tell what is wrong with an event's credentials, None if nothing is; `has_token` tells that we have one."""
     for name, value in ((SITE_ID, site.site_id), (ACCESS_TOKEN, site.access_token)):
         if not value:
-            return Fault("missing-parameter", missing_parameter(name))
+            return Fault("missing-parameter", _missing(name, site, has_token=has_token))
         if not (value.isascii() and value.isprintable()) or " " in value or value in {".", ".."}:
             return Fault("unmappable", f"{name}: has characters that cannot be in one")
         if len(value) > _LONGEST_CREDENTIAL:

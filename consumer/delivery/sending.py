@@ -9,11 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from consumer.delivery.suspicion import SiteTally, Suspicion
+from consumer.delivery.mapping import Defaults
+from consumer.delivery.suspicion import Sites, SiteTally, Suspicion
 from consumer.delivery.work import Credentials, Fault, Outgoing
 from consumer.engine.ports import Trouble
 from jirafe.client import (
     BATCH_OVERHEAD,
+    PROBE,
     Accepted,
     Answer,
     Answered,
@@ -29,15 +31,21 @@ from jirafe.client import (
 
 _RANK = {"cart": 0, "order": 1, "category": 2}
 _THROTTLED = "429"
+UNREACHED = ("timeout", "connection")
+"""Causes of trouble after which nothing more is sent for a while: the API is not there, or hangs."""
 _MOST_SUSPECTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Limits of sending: a request's bytes, and the tries of an event that fails alone while others succeed."""
+    """Limits of sending: a request's bytes, and the tries of an event that fails alone while others succeed.
+
+    A site that the settings do not name may fail all while others serve for `patience` seconds too.
+    """
 
     max_request_bytes: int
     max_attempts: int
+    patience: float
 
 
 @dataclass(slots=True)
@@ -64,34 +72,78 @@ class _Run:
 class Attempt:
     """One try of one chunk, for as long as its partition is `still_ours`.
 
-    `own` are the settings' credentials, `limits` the chunk's (see `Work`). `tallies` counts, over all chunks, what
-    succeeded and failed at each site: the proof that it serves others. `served` collects the sites that went
+    `limits` and `tallies` are the chunk's (see `Work`), by site. `sites` knows, over all chunks, what succeeded and
+    failed: the proof that others are served. `now` is a moment of the clock. `served` collects the sites that went
     through a request.
     """
 
     client: Client
     rules: Rules
-    own: Credentials
+    defaults: Defaults
     limits: dict[str, int]
-    still_ours: Callable[[], bool]
     tallies: dict[str, SiteTally]
+    still_ours: Callable[[], bool]
+    sites: Sites
+    now: float
     served: set[str] = field(default_factory=set)
 
     def send(self, site: Site, events: Sequence[Outgoing]) -> Trouble | None:
-        """Send the events of one site, in order; blocks. Gives what stands in the way of those undecided."""
-        tally = self.tallies.setdefault(site.site_id, SiteTally())
-        run = _Run(site, deque(events), tally, Suspicion.of(tally))
+        """Send the events of one site, in order; blocks. Gives what stands in the way of those undecided.
+
+        Suspects, and what comes behind them, go last: what stops the run at them has not kept the others.
+        """
+        if not site.access_token:  # there was one when the events were made
+            message = (
+                f"no access token is set any more for site {site.site_id}; see JIRAFE_ACCESS_TOKEN, JIRAFE_SITES"
+            )
+            return Trouble(site.site_id, "no-token", message, held=True)
+        tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
+        suspected = {event.key for event in events if event.suspicion}
+        in_turn = sorted(events, key=lambda event: event.key in suspected)
+        run = _Run(site, deque(in_turn), tally, Suspicion.of(tally))
         while not run.is_stopped and (group := self._next_request(run)):
             if not self.still_ours():
                 run.met("not-ours", "the partition was taken away meanwhile")
-                break
+                return run.trouble
             self._read(run, group, self.client.send(site, [event.document for event in group]))
             run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
+        if site.site_id in self.served:
+            tally.failing = None
         if run.trouble is None:
             return None
         self._suspect(run)
+        if self._is_site_at_fault(run):
+            message = f"{run.trouble.message}, to all that this site got, while other sites were served"
+            for event in events:
+                event.outcome = event.outcome or Fault("failing", message)
+            return None
         isolating = any(event.suspicion and event.suspicion.counted for event, _ in run.suspects)
         return replace(run.trouble, isolating=isolating)
+
+    def _is_site_at_fault(self, run: _Run) -> bool:
+        """Tell whether a site that took nothing in is one that never will: the settings' own never are."""
+        site_id, trouble = run.site.site_id, run.trouble
+        if trouble is None or trouble.held or trouble.cause == _THROTTLED or site_id in self.served:
+            return False
+        is_silent = run.tally.failing is not None and run.tally.failing.seen == self.sites.serving.succeeded
+        if is_silent and not self.defaults.knows(site_id):
+            # Nothing else is sent that would show it: perhaps all else waits for this.
+            self.ask_elsewhere(site_id)
+        is_at_fault = self.sites.failed(run.tally, self.rules.max_attempts, self.rules.patience, self.now)
+        return is_at_fault and not self.defaults.knows(site_id)
+
+    def ask_elsewhere(self, site_id: str) -> bool:
+        """Ask another site, one that does not fail what it gets; blocks, tells whether it serves."""
+        own = self.defaults.site(Credentials(None, None))
+        for site in (own, self.sites.last_served):
+            if site is None or not (site.site_id and site.access_token) or site.site_id == site_id:
+                continue
+            if self.sites.is_failing(site.site_id) or not self.still_ours():
+                continue
+            serves = isinstance(self.client.send(site, [PROBE]), Answered)
+            self.sites.serving.succeeded += serves
+            return serves
+        return False
 
     def _read(self, run: _Run, group: list[Outgoing], answer: Answer) -> None:
         """Note what an answer says of the events of its request."""
@@ -120,7 +172,7 @@ class Attempt:
         self.limits[run.site.site_id] = max(1, len(group) // 2)
         if len(group) == 1 and (not run.suspects or run.site.site_id in self.served):
             run.suspects.append((group[0], message))
-            run.is_stopped = False
+            run.is_stopped = cause in UNREACHED
 
     def _next_request(self, run: _Run) -> list[Outgoing]:
         """Take from the queue what goes in one request; events behind a suspect of their key stay undecided."""
@@ -169,6 +221,8 @@ class Attempt:
             self.served.add(site_id)
             run.tally.succeeded += 1
             self.limits.pop(site_id, None)
+        if any(isinstance(event.outcome, Accepted) for event in group):
+            self.sites.served(run.site, run.tally)
         if waiting:
             run.tally.failed += 1
             run.suspects += waiting
@@ -178,16 +232,15 @@ class Attempt:
     def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
         """Hold where the credentials are ours to mend; what a message brought itself is at fault for good."""
         site, run.is_stopped = run.site, True
-        ours = self._is_own(site) if error_type != "invalid_token" else site.access_token == self.own.access_token
+        own = self.defaults.credentials
+        is_our_token = site.access_token == own.access_token
+        ours = is_our_token and (error_type == "invalid_token" or self.defaults.knows(site.site_id))
         message = f"the API refused the access token for site {site.site_id}: {error_type}"
         if ours:
             run.trouble = Trouble(site.site_id, error_type, message, held=True)
             return
         for event in (*group, *run.queue):
             event.outcome = Fault("forbidden", message)
-
-    def _is_own(self, site: Site) -> bool:
-        return site == Site(self.own.site_id or "", self.own.access_token or "")
 
     def _suspect(self, run: _Run) -> None:
         """Note that events failed alone, and give up those that are at fault themselves."""

@@ -1,13 +1,18 @@
-"""Whether an event that fails alone is itself at fault, or the API that fails it."""
+"""Whether an event that fails alone is itself at fault, or a site that only messages name, or the API."""
 
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from jirafe.client import Site
 
 _HARDLY = 0.001
+_MOST_SITES = 10_000
 
 
 @dataclass(slots=True)
-class SiteTally:
-    """How many requests of a site succeeded and failed so far. Threads may add at once: it need not be exact."""
+class Tally:
+    """How many requests succeeded and failed so far. Threads may add at once: it need not be exact."""
 
     succeeded: int = 0
     failed: int = 0
@@ -15,10 +20,10 @@ class SiteTally:
 
 @dataclass(slots=True)
 class Suspicion:
-    """What is known of an event that fails alone.
+    """What is known of an event that fails alone, or of a site that fails all.
 
-    `succeeded` and `failed` are its site's totals when it came under suspicion, `seen` how many had succeeded at
-    the event's last try. `alone` counts its tries, `counted` those before which others had succeeded meanwhile.
+    `succeeded` and `failed` are a tally's counts when it came under suspicion, `seen` how many had succeeded at its
+    last try. `alone` counts its tries, `counted` those before which others had succeeded meanwhile.
     """
 
     succeeded: int
@@ -28,12 +33,12 @@ class Suspicion:
     counted: int = 0
 
     @classmethod
-    def of(cls, tally: SiteTally) -> "Suspicion":
-        """Begin with a site's totals as they are now."""
+    def of(cls, tally: Tally) -> "Suspicion":
+        """Begin with the counts as they are now."""
         return cls(tally.succeeded, tally.failed, tally.succeeded)
 
-    def failed_again(self, tally: SiteTally, max_attempts: int) -> bool:
-        """Note a failed try; tells whether the event itself is at fault.
+    def failed_again(self, tally: Tally, max_attempts: int) -> bool:
+        """Note a failed try, which the tally has too; tells whether it is itself at fault.
 
         A try counts if others succeeded since the one before. It takes `max_attempts` that count, and as many
         failures in a row must be hardly possible by chance, given how often others failed meanwhile: an API that
@@ -46,3 +51,58 @@ class Suspicion:
         failed = max(0, tally.failed - self.failed - self.alone)
         by_chance = (failed / (succeeded + failed)) ** self.counted if succeeded else 1.0
         return self.counted >= max_attempts and by_chance < _HARDLY
+
+
+@dataclass(slots=True)
+class SiteTally(Tally):
+    """What one site made of its requests. `failing` is set while it fails all, `since` a moment of the clock."""
+
+    failing: Suspicion | None = None
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class Sites:
+    """What all chunks know of sites: of a limited number, those that were asked for last. Any thread may call.
+
+    `serving` counts, over all sites, what those made of their requests that serve: failures count once their site
+    has served again. So sites that do not exist say nothing of the API, however many messages name one.
+    """
+
+    serving: Tally = field(default_factory=Tally)
+    last_served: Site | None = None
+    _tallies: OrderedDict[str, SiteTally] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def of(self, site_id: str) -> SiteTally:
+        """Give a site's tally; one that was forgotten meanwhile begins anew."""
+        with self._lock:
+            tally = self._tallies.setdefault(site_id, SiteTally())
+            self._tallies.move_to_end(site_id)
+            if len(self._tallies) > _MOST_SITES:
+                self._tallies.popitem(last=False)
+            return tally
+
+    def is_failing(self, site_id: str) -> bool:
+        """Tell whether a site has failed all that it got lately."""
+        tally = self._tallies.get(site_id)
+        return tally is not None and tally.failing is not None
+
+    def served(self, site: Site, tally: SiteTally) -> None:
+        """Note that a site took an event in."""
+        if tally.failing:
+            self.serving.failed += tally.failing.alone
+        tally.failing = None
+        self.serving.succeeded += 1
+        self.last_served = site
+
+    def failed(self, tally: SiteTally, max_attempts: int, patience: float, now: float) -> bool:
+        """Note a try in which a site took nothing in; tells whether the site is at fault, while others serve.
+
+        That takes `patience` seconds since its first failure, beside what it takes for an event.
+        """
+        if tally.failing is None:
+            tally.failing, tally.since = Suspicion.of(self.serving), now
+        # Its own failures are not among those of sites that serve.
+        among = Tally(self.serving.succeeded, self.serving.failed + tally.failing.alone + 1)
+        return tally.failing.failed_again(among, max_attempts) and now - tally.since >= patience

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from consumer.delivery.suspicion import Suspicion
+from consumer.delivery.suspicion import SiteTally, Suspicion
 from consumer.engine.records import Record
 from jirafe.client import Accepted, Document
 from jirafe.services import Kind
@@ -66,11 +66,13 @@ class Work:
 
     `limits` has, by site, how many events a request may have: a smaller one may succeed where a larger failed.
     `suspect_ids` has the ids of schemas that the registry did not give.
+    `tallies` has what is known of the sites, so that it is not forgotten while the chunk waits for them.
     """
 
     drafts: list[Draft] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
     suspect_ids: dict[int, Suspicion] = field(default_factory=dict)
+    tallies: dict[str, SiteTally] = field(default_factory=dict)
     waits_for_registry: bool = False
 
     @property

@@ -245,6 +245,63 @@ def test_retry_after_is_obeyed_by_all_lanes(stand: Stand) -> None:
     assert {result["code"] for result in stand.await_results(30)} == {200}
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"action": "status", "status": 503},
+        {"action": "status", "status": 404, "body": "<html>not here</html>"},
+        {"action": "reset"},
+        {"action": "delay", "seconds": 600},
+    ],
+)
+def test_a_site_that_only_one_message_names_and_that_never_serves_is_given_up(
+    stand: Stand, fault: dict[str, object]
+) -> None:
+    stand.api.set_credentials({TOKEN: [SITE], "theirs": ["lost"]})
+    stand.api.add_fault({**fault, "site": "lost", "times": None})
+    lost = order("LOST", "order:updated")
+    lost["parameters"] = {"jirafe.site_id": "lost", "jirafe.access_token": "theirs"}
+    good = [order(f"R{number}", "order:updated") for number in range(30)]
+    # All in one partition, so that nothing else shows that others are served.
+    for document in (*good[:10], lost, *good[10:]):
+        stand.produce_raw(b"one key", stand.codec.encode("order", to_message(document)))
+    settings = {"CONSUMER_MAX_ATTEMPTS": "4", "CONSUMER_BACKOFF_LONGEST": "0.2", "JIRAFE_READ_TIMEOUT": "0.5"}
+    member = stand.member(**settings)
+    assert Counter(result["code"] for result in stand.await_results(31)) == {200: 30, 500: 1}
+    (letter,) = stand.dead_letters()
+    assert "to all that this site got, while other sites were served" in str(letter.headers)
+    assert numbers(stand) == {f"R{number}" for number in range(30)}
+    assert member.said("theirs") == 0
+
+
+def test_an_outage_of_all_sites_makes_no_dead_letter_however_long(stand: Stand) -> None:
+    stand.api.set_credentials({TOKEN: [SITE], "theirs": ["2"]})
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    theirs = order("THEIRS", "order:updated")
+    theirs["parameters"] = {"jirafe.site_id": "2", "jirafe.access_token": "theirs"}
+    settings = {"CONSUMER_MAX_ATTEMPTS": "2", "CONSUMER_BACKOFF_LONGEST": "0.05"}
+    stand.produce(theirs, *orders(5))
+    stand.member(**settings)
+    await_that("a long outage", lambda: _applied(stand) > 100)
+    stand.api.clear_faults()
+    assert {result["code"] for result in stand.await_results(6)} == {200}
+    assert stand.dead_letters() == []
+
+
+def test_our_token_is_not_sent_to_a_site_that_a_message_names(stand: Stand) -> None:
+    stand.api.set_credentials({TOKEN: [SITE, "allowed", "other"]})
+    documents = [order(f"R{number}", "order:updated") for number in range(3)]
+    for document, site in zip(documents, ["allowed", "other", SITE], strict=True):
+        document["parameters"] = {"jirafe.site_id": site}
+    stand.produce(*documents)
+    stand.member(JIRAFE_SITES="allowed, another")
+    assert Counter(result["code"] for result in stand.await_results(3)) == {200: 2, 500: 1}
+    (letter,) = stand.dead_letters()
+    assert letter.key == b"R1"
+    assert "JIRAFE_SITES" in str(letter.headers)
+    assert numbers(stand) == {"R0", "R2"}
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_memory_is_bounded_and_nothing_dropped_however_long_the_api_is_down(stand: Stand) -> None:
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
@@ -300,7 +357,7 @@ def test_a_registry_that_is_away_is_waited_for_and_an_unknown_id_is_a_dead_lette
 
 @pytest.mark.real_broker("static members are fenced")
 def test_a_static_member_that_another_replaced_ends_with_a_clear_last_line(stand: Stand) -> None:
-    static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0", "CONSUMER_LOG_FORMAT": "json"}
+    static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0"}
     first = stand.member(**static)
     stand.await_assigned(first)
     second = stand.member(**static)

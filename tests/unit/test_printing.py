@@ -134,7 +134,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, no_color: str | None, **values: Any)
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", Guarded(stream))
     try:
-        log.configure("info", "console").warning("held", **values)
+        log.configure("info").warning("held", **values)
     finally:
         structlog.reset_defaults()
     return stream.getvalue()

@@ -83,7 +83,9 @@ def test_one_sentence_for_each_fault() -> None:
             {"CONSUMER_HTTP_ADDRESS": "nowhere"},
             "CONSUMER_HTTP_ADDRESS: must be HOST:PORT, a PORT of loopback, or off",
         ),
-        ({"CONSUMER_LOG_FORMAT": "xml"}, "CONSUMER_LOG_FORMAT: must be 'auto', 'console' or 'json'"),
+        ({"CONSUMER_LOG_LEVEL": "loud"}, "CONSUMER_LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error'"),
+        ({"JIRAFE_SITES": "7, 8 9"}, "JIRAFE_SITES: must be visible ASCII characters without spaces"),
+        ({"CONSUMER_LOG_FORMAT": "json"}, "CONSUMER_LOG_FORMAT is no longer a setting: the log is for people on a"),
     ],
 )
 def test_what_contradicts_or_makes_no_sense(environ: dict[str, str], fault: str) -> None:
@@ -161,6 +163,15 @@ def test_certificates_of_the_registry_are_looked_at(
 )
 def test_http_is_served_at_loopback_unless_another_host_is_named(given: str, address: str) -> None:
     assert load(None, {"CONSUMER_HTTP_ADDRESS": given}).stream.http_address == address
+
+
+@pytest.mark.parametrize(
+    ("given", "sites"), [("", set()), ("7", {"7"}), ("7,8", {"7", "8"}), (" 7 ,, 8,7, ", {"7", "8"}), (",", set())]
+)
+def test_further_sites_are_separated_by_commas(given: str, sites: set[str]) -> None:
+    settings = load(None, {"JIRAFE_SITES": given})
+    assert settings.api.sites == sites
+    assert make_defaults(settings).sites == sites
 
 
 def test_what_kubernetes_adds_for_services_is_no_setting() -> None:

@@ -64,13 +64,14 @@ class FlakyCodec(Codec):
 def delivery(api: Api, codec: Codec = CODEC, decided: Counter[tuple[str, str]] | None = None) -> Delivery:
     counted: Counter[tuple[str, str]] = Counter() if decided is None else decided
     defaults = Defaults(Credentials("1", "ours"), {})
-    return Delivery(codec, cast("Client", api), Rules(100_000, 3), defaults, counted.update)
+    return Delivery(codec, cast("Client", api), Rules(100_000, 3, 60.0), defaults, counted.update)
 
 
-def record(offset: int, number: str, token: str | None = None) -> Record:
+def record(offset: int, number: str, token: str | None = None, site: str = "1") -> Record:
     document = order(number, "order:updated")
     if token:
-        document["parameters"] = [{"name": "jirafe.access_token", "value": token}]
+        given = {"jirafe.access_token": token, "jirafe.site_id": site}
+        document["parameters"] = [{"name": name, "value": value} for name, value in given.items()]
     return Record("orders", 0, offset, 0, number.encode(), CODEC.encode("order", to_message(document)), ())
 
 
@@ -343,3 +344,44 @@ def test_a_record_that_can_be_read_later_ends_the_hold_for_all_of_the_topic() ->
     assert isinstance(done, Done)
     assert done.served == {"1", "schema registry for orders"}
     assert isinstance(subject.handle(held, always), Done)
+
+
+@pytest.mark.parametrize("cause", ["timeout", "connection"])
+def test_a_chunk_of_many_sites_stops_at_the_first_that_cannot_be_reached(cause: str) -> None:
+    api = Api(lambda _site, _names: Failed(cause, "gone"))
+    chunk = chunk_of(*(record(number, f"R{number}", "theirs", f"site-{number}") for number in range(50)))
+    retry = delivery(api).handle(chunk, always)
+    assert isinstance(retry, Retry)
+    assert (retry.trouble.waits_for, retry.trouble.cause) == ("site-0", cause)
+    assert len(api.requests) == 1
+
+
+def test_other_sites_are_sent_before_one_that_cannot_be_reached() -> None:
+    def lost_hangs(site: Site, names: list[str]) -> Answer:
+        return Failed("timeout", "hangs") if site.site_id == "lost" else accepting(site, names)
+
+    api = Api(lost_hangs)
+    subject = delivery(api)
+    chunk = chunk_of(record(0, "R0", "theirs", "lost"), record(1, "R1"), record(2, "R2", "theirs", "2"))
+    for _ in range(2):
+        retry = subject.handle(chunk, always)
+        assert isinstance(retry, Retry)
+        assert retry.trouble.waits_for == "lost"
+    assert [names for _, names in api.requests] == [["R0"], ["R1"], ["R2"], ["R0"]]
+    assert retry.served == {"1", "2"}
+
+
+def test_a_redelivery_gives_up_a_site_that_fails_while_another_serves() -> None:
+    api = Api(lambda site, names: accepting(site, names) if site.site_id == "1" else Failed("503", "down"))
+    subject, chunk = delivery(api), chunk_of(record(0, "R0", "theirs", "2"), record(1, "R1"))
+    assert isinstance(subject.handle(chunk, always), Retry)
+    assert subject.give_up_suspects(chunk, "down")
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    letters = [output.dead_letter for output in done.outputs]
+    assert letters[0] is not None
+    assert (letters[0].kind, letters[0].reason) == (
+        "failing",
+        "order-accepted: down, again and again for this site alone",
+    )
+    assert letters[1] is None

@@ -145,3 +145,50 @@ def test_an_event_larger_than_a_request_may_be_is_a_fault() -> None:
 def test_credentials_show_no_token() -> None:
     assert "hush" not in repr(Credentials("1", "hush"))
     assert "hush" not in repr(Defaults(Credentials("1", "hush"), {}))
+
+
+@pytest.mark.parametrize(
+    ("named", "sites", "token"),
+    [
+        (None, frozenset(), "ours"),
+        ("1", frozenset(), "ours"),
+        ("2", frozenset(), None),
+        ("2", frozenset({"2", "3"}), "ours"),
+        ("4", frozenset({"2", "3"}), None),
+    ],
+)
+def test_our_token_goes_to_the_sites_of_the_settings_alone(
+    named: str | None, sites: frozenset[str], token: str | None
+) -> None:
+    document = order("R1", "order:updated")
+    if named:
+        document["parameters"] = [{"name": "jirafe.site_id", "value": named}]
+    defaults = Defaults(OURS.credentials, {}, sites)
+    (event,) = draft(document, defaults).events
+    assert defaults.site(event.credentials).access_token == (token or "")
+    if token:
+        assert event.outcome is None
+    else:
+        assert event.outcome == Fault(
+            "missing-parameter",
+            f"jirafe.access_token: missing; the message names the site {named}, and the setting "
+            "JIRAFE_ACCESS_TOKEN is only for JIRAFE_SITE_ID and the sites that JIRAFE_SITES names",
+        )
+
+
+def test_a_token_without_a_site_of_ours_goes_nowhere() -> None:
+    document = order("R1", "order:updated")
+    document["parameters"] = [{"name": "jirafe.site_id", "value": "2"}]
+    (outcome,) = outcomes(draft(document, Defaults(Credentials(None, "ours"), {})))
+    assert isinstance(outcome, Fault)
+    assert "JIRAFE_SITES" in outcome.message
+
+
+def test_a_message_may_have_a_token_of_its_own_for_any_site() -> None:
+    document = order("R1", "order:updated")
+    document["parameters"] = [
+        {"name": "jirafe.site_id", "value": "2"},
+        {"name": "jirafe.access_token", "value": "theirs"},
+    ]
+    (event,) = draft(document).events
+    assert event.outcome is None

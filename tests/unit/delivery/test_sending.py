@@ -6,11 +6,13 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Attempt, Rules, by_site
-from consumer.delivery.suspicion import SiteTally, Suspicion
+from consumer.delivery.suspicion import Sites, SiteTally, Suspicion
 from consumer.delivery.work import Credentials, Fault, Outgoing
 from consumer.engine.ports import Trouble
 from jirafe.client import (
+    PROBE,
     Accepted,
     Answer,
     Answered,
@@ -28,6 +30,8 @@ from jirafe.services import CART, ORDER_ACCEPTED, ORDER_PLACED, Kind
 
 OURS = Credentials("1", "ours")
 SITE = Site("1", "ours")
+THEIRS = Site("2", "theirs")
+PATIENCE = 60
 Script = Callable[[list[str]], Answer]
 
 
@@ -46,28 +50,36 @@ class Api:
     def __init__(self, script: Script = accepting) -> None:
         self.script = script
         self.requests: list[list[str]] = []
+        self.probed: list[Site] = []
 
     def send(self, _site: Site, documents: Sequence[Document]) -> Answer:
+        if documents == [PROBE]:
+            self.probed.append(_site)
+            return self.script(["probe"])
         names = [orjson.loads(document.json)["name"] for document in documents]
         self.requests.append(names)
         return self.script(names)
 
 
-def attempt(
+def attempt(  # noqa: PLR0913, PLR0917 - each test gives what it is about
     api: Api,
     limits: dict[str, int] | None = None,
     tallies: dict[str, SiteTally] | None = None,
     still_ours: Callable[[], bool] = lambda: True,
+    sites: Sites | None = None,
+    now: float = 0.0,
     **rules: int,
 ) -> Attempt:
-    bounds = {"max_request_bytes": 10_000, "max_attempts": 3, **rules}
+    bounds = {"max_request_bytes": 10_000, "max_attempts": 3, "patience": PATIENCE, **rules}
     return Attempt(
         cast("Client", api),
         Rules(**bounds),
-        OURS,
+        Defaults(OURS, {}),
         {} if limits is None else limits,
-        still_ours,
         {} if tallies is None else tallies,
+        still_ours,
+        Sites() if sites is None else sites,
+        now,
     )
 
 
@@ -182,8 +194,8 @@ def test_nothing_more_is_sent_with_a_token_that_was_refused(site: Site) -> None:
 def test_a_dead_letter_has_the_reason_of_its_own_event_whatever_fails_behind_it() -> None:
     answers = {"bad": Failed("500", "oops"), "good": accepting(["good"]), "late": Failed("429", "slower")}
     tallies = {"1": SiteTally(succeeded=10_000)}
-    (bad, *_) = events = [event("bad"), event("good"), event("late")]
-    bad.suspicion = Suspicion(0, 0, 0)
+    events = [event("good"), suspect("bad"), suspect("late")]
+    bad = events[1]
     api = Api(lambda names: answers[names[0]])
     trouble = attempt(api, {"1": 1}, tallies, max_attempts=1).send(SITE, events)
     assert trouble == Trouble("1", "429", "slower", isolating=True)
@@ -320,7 +332,7 @@ def test_a_suspect_is_sent_alone_and_others_in_a_batch() -> None:
     api = Api()
     events = [event("e0"), event("e1"), suspect("bad"), event("e3"), event("e4")]
     assert attempt(api).send(SITE, events) is None
-    assert api.requests == [["e0", "e1"], ["bad"], ["e3", "e4"]]
+    assert api.requests == [["e0", "e1", "e3", "e4"], ["bad"]]
 
 
 def test_a_run_ends_at_ten_suspects() -> None:
@@ -334,3 +346,130 @@ def test_a_run_ends_at_ten_suspects() -> None:
 def test_one_failure_alone_is_no_isolation_yet() -> None:
     trouble = attempt(Api(lambda _: Failed("500", "oops")), {"1": 1}).send(SITE, [event("e0")])
     assert trouble == Trouble("1", "500", "oops", isolating=False)
+
+
+def down(_names: list[str]) -> Answer:
+    return Failed("503", "down")
+
+
+def test_what_comes_behind_a_suspect_stays_behind_it_and_all_else_goes_first() -> None:
+    api = Api()
+    bad = event("bad", key="R1")
+    bad.suspicion = Suspicion(0, 0, 0)
+    events = [event("v0", key="R1"), bad, event("v2", key="R1"), event("w", key="R2")]
+    assert attempt(api).send(SITE, events) is None
+    assert api.requests == [["w", "v0"], ["bad"], ["v2"]]
+
+
+@pytest.mark.parametrize("cause", ["timeout", "connection"])
+def test_nothing_more_is_sent_to_a_site_that_cannot_be_reached(cause: str) -> None:
+    api = Api(lambda names: accepting(names) if names == ["good"] else Failed(cause, "gone"))
+    events = [suspect("s0"), suspect("s1"), event("good")]
+    assert isinstance(attempt(api).send(SITE, events), Trouble)
+    assert api.requests == [["good"], ["s0"]]
+
+
+class TestASiteThatFailsAll:
+    """One that only messages name, while others are served."""
+
+    @staticmethod
+    def tries(api: Api, sites: Sites, seconds: float, others: Callable[[int], None] = lambda _: None) -> int:
+        """Try until it is given up, every so many seconds; 200 tries at most."""
+        tallies: dict[str, SiteTally] = {}
+        events = [event("lost", key="R1"), event("behind", key="R1"), event("other", key="R2")]
+        for number in range(200):
+            tried = attempt(api, {}, tallies, sites=sites, now=number * seconds)
+            if tried.send(THEIRS, events) is None:
+                assert outcomes(events) == ["failing"] * 3
+                return number + 1
+            assert outcomes(events) == [None] * 3
+            others(number)
+        return 200
+
+    def test_is_given_up_after_the_attempts_and_the_time(self) -> None:
+        def serve(_: int) -> None:
+            sites.served(SITE, sites.of("1"))
+
+        sites = Sites()
+        assert self.tries(Api(down), sites, 30.0, serve) == 4  # no success of others comes before the first
+        sites = Sites()
+        assert self.tries(Api(down), sites, 6.0, serve) == 11  # not before a minute is over
+
+    def test_is_given_up_also_where_nothing_else_is_sent(self) -> None:
+        api = Api(lambda names: Answered((Rejected("name"),)) if names == ["probe"] else down(names))
+        assert self.tries(api, Sites(), 30.0) == 4
+        assert set(api.probed) == {SITE}
+
+    @pytest.mark.parametrize("cause", ["503", "timeout", "connection", "unreadable", "404"])
+    def test_is_never_given_up_while_nobody_is_served(self, cause: str) -> None:
+        api = Api(lambda _: Failed(cause, "down"))
+        assert self.tries(api, Sites(), 3600.0) == 200
+
+    def test_is_never_given_up_while_what_is_sent_elsewhere_fails_too(self) -> None:
+        """A probe may be answered while no event is taken in."""
+
+        def fail(number: int) -> None:
+            sites.failed(sites.of("1"), 3, 60.0, number)
+
+        sites = Sites()
+        fail(0)
+        api = Api(lambda names: Answered((Rejected("name"),)) if names == ["probe"] else down(names))
+        assert self.tries(api, sites, 3600.0, fail) == 200
+        assert api.probed == []
+
+    def test_is_not_given_up_where_others_fail_as_often(self) -> None:
+        def serve_seldom(number: int) -> None:
+            for _ in range(19):
+                sites.failed(sites.of("1"), 3, 60.0, number)
+            sites.served(SITE, sites.of("1"))
+
+        sites = Sites()
+        assert self.tries(Api(down), sites, 3600.0, serve_seldom) > 100
+
+    def test_is_not_given_up_for_throttling(self) -> None:
+        sites = Sites()
+        api = Api(lambda _: Failed("429", "slower"))
+        assert self.tries(api, sites, 3600.0, lambda _: sites.served(SITE, sites.of("1"))) == 200
+
+    def test_has_its_next_events_given_up_at_once_until_it_serves(self) -> None:
+        def serve(_: int) -> None:
+            sites.served(SITE, sites.of("1"))
+
+        sites = Sites()
+        self.tries(Api(down), sites, 30.0, serve)
+        later = [event("later")]
+        assert attempt(Api(down), sites=sites, now=1e6).send(THEIRS, later) is None
+        assert outcomes(later) == ["failing"]
+        back = [event("back")]
+        assert attempt(Api(), sites=sites, now=1e6).send(THEIRS, back) is None
+        assert outcomes(back) == [Accepted()]
+        again = [event("again")]
+        assert isinstance(attempt(Api(down), sites=sites, now=1e6).send(THEIRS, again), Trouble)
+
+    def test_is_the_only_one_that_many_such_sites_do_not_help(self) -> None:
+        """Sites that do not exist are no proof that the API fails most."""
+        sites = Sites()
+        tallies: dict[str, SiteTally] = {}
+        lost = {Site(f"x{number}", "theirs"): [event(f"e{number}")] for number in range(100)}
+        for number in range(4):
+            for site, events in lost.items():
+                attempt(Api(down), {}, tallies, sites=sites, now=number * 30.0).send(site, events)
+            sites.served(SITE, sites.of("1"))
+        assert {tuple(outcomes(events)) for events in lost.values()} == {("failing",)}
+
+    def test_is_not_one_that_the_settings_name(self) -> None:
+        sites = Sites()
+        events = [event("e0")]
+        for number in range(200):
+            tried = attempt(Api(down), {}, sites=sites, now=number * 3600.0)
+            assert isinstance(tried.send(SITE, events), Trouble)
+            sites.served(THEIRS, sites.of("2"))
+        assert outcomes(events) == [None]
+
+
+def test_a_token_that_was_taken_out_of_the_settings_holds() -> None:
+    api = Api()
+    held = attempt(api).send(Site("3", ""), [event("e0")])
+    assert held is not None
+    assert held.held
+    assert api.requests == []

@@ -1,44 +1,58 @@
-from consumer.delivery.suspicion import SiteTally, Suspicion
+import pytest
+
+from consumer.delivery import suspicion
+from consumer.delivery.suspicion import Sites, Suspicion, Tally
 
 
 def test_only_tries_that_others_succeeded_before_count() -> None:
-    tally = SiteTally(succeeded=5)
-    suspicion = Suspicion.of(tally)
-    assert not suspicion.failed_again(tally, 1)
-    assert (suspicion.alone, suspicion.counted) == (1, 0)
+    tally = Tally(succeeded=5)
+    suspect = Suspicion.of(tally)
+    assert not suspect.failed_again(tally, 1)
+    assert (suspect.alone, suspect.counted) == (1, 0)
     tally.succeeded += 1
-    assert suspicion.failed_again(tally, 1)
-    assert (suspicion.alone, suspicion.counted) == (2, 1)
+    assert suspect.failed_again(tally, 1)
+    assert (suspect.alone, suspect.counted) == (2, 1)
 
 
 def test_one_success_is_no_proof_for_an_outage_that_follows_it() -> None:
-    tally = SiteTally()
-    suspicion = Suspicion.of(tally)
+    tally = Tally()
+    suspect = Suspicion.of(tally)
     tally.succeeded += 1
     for _ in range(50):
         tally.failed += 1
-        assert not suspicion.failed_again(tally, 2)
-    assert suspicion.counted == 1
+        assert not suspect.failed_again(tally, 2)
+    assert suspect.counted == 1
 
 
 def test_the_tries_must_be_hardly_possible_by_chance() -> None:
-    tally = SiteTally()
-    suspicion = Suspicion.of(tally)
+    tally = Tally()
+    suspect = Suspicion.of(tally)
     tries = 0
     while True:
         tries += 1
         tally.succeeded += 1
         tally.failed += 2  # its own, and that of one other
-        if suspicion.failed_again(tally, 3):
+        if suspect.failed_again(tally, 3):
             break
     assert tries == 10  # half of the others fail: 0.5 ** 10 is the first power under 0.001
 
 
 def test_what_failed_before_it_came_under_suspicion_does_not_speak_for_it() -> None:
-    tally = SiteTally(succeeded=1, failed=10_000)
-    suspicion = Suspicion.of(tally)
+    tally = Tally(succeeded=1, failed=10_000)
+    suspect = Suspicion.of(tally)
     for _ in range(3):
         tally.succeeded += 1
         tally.failed += 1
-        is_at_fault = suspicion.failed_again(tally, 3)
+        is_at_fault = suspect.failed_again(tally, 3)
     assert is_at_fault
+
+
+def test_only_so_many_sites_are_remembered_those_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspicion, "_MOST_SITES", 3)
+    sites = Sites()
+    first, second = sites.of("1"), sites.of("2")
+    for number in range(3, 100):
+        sites.of(str(number))
+        assert sites.of("1") is first
+    assert sites.of("2") is not second
+    assert len(sites._tallies) == 3
