@@ -19,6 +19,7 @@ Section = Mapping[str, Any]
 
 _NOTHING: Section = {}
 _WEB = ("http://", "https://")
+_LONGEST_DATE = 64
 _VISIT = ("visit_id", "visitor_id", "pageview_id", "last_pageview_id")
 
 
@@ -135,17 +136,22 @@ def is_canceled(payload: Section) -> bool:
     return (_either(normalised, original, "status") or changes[-1]) == "canceled"
 
 
-@lru_cache(maxsize=4096)
 def date(place: str, text: str) -> str:
     """Write a date as the API does, `2013-06-17T15:16:10.000Z`; raises Unmappable, which quotes the text.
 
     Read are ISO 8601 with any offset, UTC where there is none, and Ruby's `01/31/2013 12:34:22 UTC`.
     """
     try:
-        moment = _moment(text)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        # Only what is as short as a date is kept in memory.
+        return _written(text) if len(text) <= _LONGEST_DATE else _written.__wrapped__(text)
     except (ValueError, OverflowError):
         raise Unmappable(f"{place}: '{text}' is not a date") from None
+
+
+@lru_cache(maxsize=4096)
+def _written(text: str) -> str:
+    moment = _moment(text)
+    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jirafe import events
+from jirafe.client import MAX_REQUEST_BYTES
 from jirafe.events import Unmappable
 
 Parameters = Mapping[str, str]
 """A message's parameters by their dotted names, e.g. `jirafe.site_id`."""
+
+_AN_IMAGE = 100
+"""Bytes that an image takes beside its address, in memory more than in a request."""
 
 CATEGORY_TAXONOMY = "jirafe.product_category_taxonomy"
 
@@ -114,7 +118,23 @@ def make_events(message_type: str, payload: Mapping[str, Any], parameters: Param
             "order:canceled, taxon:new and taxon:updated"
         )
     number = events.number(payload) or ""
-    return [_made(kind, number, number, payload, parameters) for kind in kinds]
+    is_too_much = _bytes_of_images(payload, parameters) > MAX_REQUEST_BYTES
+    problem = f"line_items: have more images than the {MAX_REQUEST_BYTES} bytes of a request hold"
+    return [
+        Unsendable(kind, number, problem)
+        if is_too_much and kind in (CART, ORDER_ACCEPTED)
+        else _made(kind, number, number, payload, parameters)
+        for kind in kinds
+    ]
+
+
+def _bytes_of_images(payload: Mapping[str, Any], parameters: Parameters) -> int:
+    """Tell what a message's images take once each has the store's address before it: perhaps many times as much."""
+    store = len(parameters.get("jirafe.store_url", ""))
+    sections = [payload.get(name) or {} for name in ("cart", "order", "original", "previous")]
+    items = [item for section in sections for item in section.get("line_items") or ()]
+    images = [image for item in items if item["variant"] for image in item["variant"]["images"] or ()]
+    return (store + _AN_IMAGE) * len(images) + sum(map(len, images))
 
 
 def _categories(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:

@@ -83,6 +83,8 @@ class Mapper:
                 case Event(kind, key, name, body):
                     document = Document(kind.array, orjson.dumps(body))
                     fault = unusable or self._too_large(document)
+                    if fault:
+                        document = Document(kind.array, b"")  # never sent, and perhaps large
                     draft.events.append(Outgoing(kind, name, key, credentials, document, fault))
 
     def _too_large(self, document: Document) -> Fault | None:

@@ -796,6 +796,23 @@ def test_every_date_is_one_of_the_messages(message: tuple[str, Any], parameters:
     assert set(dates) <= known
 
 
+class TestMemoryOfDates:
+    def test_long_texts_are_not_kept(self) -> None:
+        def written(number: int) -> str:
+            blanks = " " * (100_000 + number)
+            return events.date(f"items.{number}", f"01/31/2013{blanks}12:34:22 UTC")
+
+        events._written.cache_clear()
+        assert {written(number) for number in range(50)} == {"2013-01-31T12:34:22.000Z"}
+        assert events._written.cache_info().currsize == 0
+
+    def test_short_ones_are_kept_whatever_their_place(self) -> None:
+        events._written.cache_clear()
+        for number in range(50):
+            events.date(f"items.{number}", "2014-03-01T08:00:00Z")
+        assert (events._written.cache_info().hits, events._written.cache_info().currsize) == (49, 1)
+
+
 @settings(max_examples=50)
 @given(COMPLETE | ANY, PARAMETERS)
 def test_the_same_message_gives_the_same_bytes(message: tuple[str, Any], parameters: dict[str, str]) -> None:
@@ -807,7 +824,7 @@ def test_the_same_message_gives_the_same_bytes(message: tuple[str, Any], paramet
     # As a replay does: the record decoded anew, and nothing kept from the first time.
     record = {"message": message_type, "message_id": "", "parameters": parameters, "payload": payload}
     again = CODEC.decode(CODEC.encode(kind, record))
-    events.date.cache_clear()
+    events._written.cache_clear()
     assert dump(make_events(message_type, again["payload"], again["parameters"])) == first
 
 

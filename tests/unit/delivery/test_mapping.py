@@ -1,3 +1,4 @@
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -6,11 +7,11 @@ import pytest
 from consumer.delivery.mapping import Defaults, Mapper
 from consumer.delivery.work import Credentials, Draft, Fault
 from consumer.engine.records import Record
-from jirafe.client import BATCH_OVERHEAD, Accepted
+from jirafe.client import BATCH_OVERHEAD, MAX_REQUEST_BYTES, Accepted
 from jirafe.services import CART, ORDER_PLACED, Event
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.hub import to_message
-from tests.messages import order
+from tests.messages import line_item, order
 
 CODEC = Codec()
 OURS = Defaults(Credentials("1", "ours"), {"jirafe.store_url": "https://shop.example"})
@@ -192,3 +193,34 @@ def test_a_message_may_have_a_token_of_its_own_for_any_site() -> None:
     ]
     (event,) = draft(document).events
     assert event.outcome is None
+
+
+@pytest.mark.parametrize("section", ["order", "original", "previous"])
+@pytest.mark.parametrize(
+    ("images", "store"), [(200_000, "https://shop.example/"), (20_000, "https://shop.example/" + "x" * 1000)]
+)
+def test_images_that_no_request_holds_are_not_even_made(section: str, images: int, store: str) -> None:
+    message = to_message(order("R1", "order:new", line_items=[line_item(variant={"sku": "x"})]))
+    item = message["payload"]["order"]["line_items"][0]
+    item["variant"]["images"] = ["x"] * images
+    message["payload"][section] = message["payload"]["order"]
+    message["parameters"]["jirafe.store_url"] = store
+    record = Record("orders", 0, 0, 0, b"R1", CODEC.encode("order", message), ())
+    mapper = Mapper(CODEC, MAX_REQUEST_BYTES)
+    tracemalloc.start()
+    try:
+        made = mapper.draft(record, OURS)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40_000_000
+    cart, placed, accepted = [event.outcome for event in made.events]
+    assert isinstance(cart, Fault)
+    assert cart.message == "line_items: have more images than the 10485760 bytes of a request hold"
+    assert (placed, accepted) == (None, cart)
+
+
+def test_an_event_that_is_not_sent_is_not_kept() -> None:
+    (event,) = draft(order("R1", "order:updated"), max_request_bytes=100).events
+    assert isinstance(event.outcome, Fault)
+    assert event.document.json == b""
