@@ -125,7 +125,7 @@ class Transport:
 def _has_proxy(url: str) -> bool:
     try:
         return bool(select_proxy(url, requests.utils.get_environ_proxies(url)))
-    except ValueError:
+    except Exception:  # noqa: BLE001 - a setting may be anything
         return True  # one that can't be read
 
 
@@ -198,13 +198,16 @@ class _Watcher:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[_Watch]:
-        """Watch the request that is made meanwhile, on this thread."""
+        """Watch the request that is made meanwhile, on this thread; raises Unanswered where nobody can."""
         watch = _Watch(time.monotonic() + self._timeout)
         with self._lock:
-            self._watches.add(watch)
             if not self._is_running:
+                try:
+                    threading.Thread(target=self._run, name="request deadlines", daemon=True).start()
+                except RuntimeError as error:
+                    raise Unanswered("connection", f"the request's time can't be watched ({error})") from None
                 self._is_running = True
-                threading.Thread(target=self._run, name="request deadlines", daemon=True).start()
+            self._watches.add(watch)
         token = _WATCH.set(watch)
         try:
             yield watch

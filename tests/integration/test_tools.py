@@ -25,6 +25,7 @@ from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.engine.kafka import LibraryLog
 from tests.command import obeyed, on_a_terminal, run
 from tests.messages import cart, order
+from tests.rawserver import answering
 from tests.registry import PASSWORD, USER, RegistryServer
 from tests.stand import NUMBER_OF_PARTITIONS, SITE, TOKEN, Stand
 
@@ -532,6 +533,38 @@ class TestCheck:
         assert wrong not in json.dumps(report)
         assert TOKEN not in shown(stand, "check")
         assert finding(asked(stand, "check", JIRAFE_ACCESS_TOKEN=""), "token")["verdict"] == "warning"
+
+    @pytest.mark.parametrize(
+        ("environment", "said"),
+        [
+            ({"HTTP_PROXY": "http://[::1"}, "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"),
+            (
+                {"HTTP_PROXY": "ftp://secret@127.0.0.1:1"},
+                "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
+            ),
+            (
+                {"JIRAFE_URL": "https://127.0.0.1:1/v2", "REQUESTS_CA_BUNDLE": "/nowhere/ca.pem"},
+                "the CA certificates can't be read; see REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
+            ),
+        ],
+    )
+    def test_what_keeps_requests_from_being_made_is_one_sentence(
+        self, stand: Stand, environment: dict[str, str], said: str
+    ) -> None:
+        without = {"NO_PROXY": "", "no_proxy": ""}
+        report = asked(stand, "check", status=1, **without, **environment)
+        failed = finding(report, "api")
+        assert failed["verdict"] == "failed"
+        assert failed["message"].startswith("no answer from http")
+        assert said in failed["message"]
+        assert "secret" not in json.dumps(report)
+
+    def test_a_malformed_redirect_is_one_sentence(self, stand: Stand) -> None:
+        head = b"HTTP/1.1 302 Found\r\nLocation: http://[\xff\r\nContent-Length: 0\r\n\r\n"
+        with answering(head, head) as url:
+            report = asked(stand, "check", status=1, JIRAFE_URL=url)
+        message = "the API answered 302, and redirects to an address that can't be read."
+        assert (finding(report, "api")["verdict"], finding(report, "token")["message"]) == ("ok", message)
 
     def test_it_goes_on_where_something_does_not_answer(self, stand: Stand) -> None:
         nobody = f"127.0.0.1:{free_port()}"
