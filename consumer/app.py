@@ -19,10 +19,11 @@ from consumer.engine.kafka import Cluster, LibraryLog, Logger
 from consumer.engine.lane import Bounds
 from consumer.engine.member import Member, Options, Surroundings
 from consumer.errors import SettingsError
+from consumer.monitor.letters import LetterLog
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import About
 from consumer.monitor.server import StatusServer
-from consumer.settings import DRAIN_TIMEOUT, Settings, SettingsSource
+from consumer.settings import DRAIN_TIMEOUT, TAKEN_IN_PLACE, Settings, SettingsSource, differences
 from jirafe.client import Client, Exchange, Site
 from schemas.codec import OWN_SCHEMAS, Codec
 from schemas.registry import SchemaRegistry
@@ -131,7 +132,7 @@ def make_monitor(settings: Settings, log: Logger) -> Monitor:
     cluster = make_cluster(settings, log)
     interval_ms = str(cluster.consumer_properties["statistics.interval.ms"])
     seconds = int(interval_ms) / 1000 if interval_ms.isdecimal() else 0.0  # the library refuses what is none
-    return Monitor(lambda: cluster.make_admin("ends"), seconds)
+    return Monitor(lambda: cluster.make_admin("ends"), seconds, LetterLog(log, time.monotonic))
 
 
 def make_defaults(settings: Settings) -> Defaults:
@@ -172,10 +173,14 @@ def make_member(
 
 
 class Reloader:
-    """Takes over changed credentials and parameters in place, from where the settings came from."""
+    """Takes over changed credentials and parameters in place, from where the settings came from.
 
-    def __init__(self, source: SettingsSource, delivery: Delivery, log: Logger) -> None:
+    `running` is what the member was made with; all else of it takes a restart.
+    """
+
+    def __init__(self, source: SettingsSource, running: Settings, delivery: Delivery, log: Logger) -> None:
         self._source = source
+        self._running = running
         self._delivery = delivery
         self._log = log
 
@@ -184,12 +189,21 @@ class Reloader:
         if not (asked or self._source.has_changed()):
             return False
         try:
-            self._delivery.use(make_defaults(self._source.load()))
+            found = self._source.load()
         except SettingsError as error:
             self._log.error("settings_refused", faults=error.faults)
             return False
-        self._log.info("settings_reloaded")
-        return True
+        changed = differences(self._running, found)
+        taken = [name for name in changed if name in TAKEN_IN_PLACE]
+        if taken:
+            self._delivery.use(make_defaults(found))
+            self._running = self._running.with_defaults_of(found)
+            self._log.info("settings_reloaded", taken=taken)
+        if left := [name for name in changed if name not in TAKEN_IN_PLACE]:
+            self._log.warning("settings_need_restart", changed=left)
+        if asked and not changed:
+            self._log.info("settings_unchanged")
+        return asked or bool(taken)
 
 
 def make_status_server(address: str, settings: Settings, monitor: Monitor) -> StatusServer:

@@ -199,6 +199,16 @@ class Stream(_Group):
 PARAMETERS = ("jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url")
 """The parameters of messages that have a setting for messages without them."""
 
+TAKEN_IN_PLACE = frozenset(
+    {
+        "JIRAFE_SITE_ID",
+        "JIRAFE_ACCESS_TOKEN",
+        "JIRAFE_SITES",
+        *(name.upper().replace(".", "_") for name in PARAMETERS),
+    }
+)
+"""The settings that a running member takes over; all others need a restart."""
+
 GROUPS: dict[str, type[_Group]] = {"JIRAFE_": Api, "CONSUMER_": Stream}
 
 
@@ -236,6 +246,24 @@ class Settings:
         """What applies to messages that lack a parameter, by the parameter's dotted name."""
         given = {name: getattr(self.api, name.removeprefix("jirafe.")) for name in PARAMETERS}
         return {name: value for name, value in given.items() if value is not None}
+
+    def with_defaults_of(self, other: "Settings") -> "Settings":
+        """Give these settings with what another has of those that are taken over in place."""
+        fields = (name.removeprefix("JIRAFE_").lower() for name in TAKEN_IN_PLACE)
+        return Settings(
+            self.api.model_copy(update={field: getattr(other.api, field) for field in fields}),
+            self.stream,
+            self.kafka,
+        )
+
+
+def differences(one: Settings, other: Settings) -> list[str]:
+    """Name the settings that differ, as they are written in the environment."""
+    names = []
+    for prefix, a, b in (("JIRAFE_", one.api, other.api), ("CONSUMER_", one.stream, other.stream)):
+        names += [prefix + name.upper() for name in type(a).model_fields if getattr(a, name) != getattr(b, name)]
+    properties = dict.fromkeys((*one.kafka, *other.kafka))
+    return names + [_setting(name) for name in properties if one.kafka.get(name) != other.kafka.get(name)]
 
 
 class Caution(NamedTuple):

@@ -39,7 +39,7 @@ def run(source: SettingsSource) -> int:
         logger.info("topics_created", topics=created)
     monitor = app.make_monitor(loaded, logger)
     delivery = app.make_delivery(loaded, app.make_codec(loaded), monitor)
-    member = app.make_member(loaded, monitor, delivery, app.Reloader(source, delivery, logger), logger)
+    member = app.make_member(loaded, monitor, delivery, app.Reloader(source, loaded, delivery, logger), logger)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, _end_at_once)
@@ -63,6 +63,7 @@ def run(source: SettingsSource) -> int:
         logger.error("fatal", reason=str(error))  # noqa: TRY400 - the sentence says it; a traceback would not
         return error.exit_status
     finally:
+        monitor.close()
         if server:
             server.close()
     return 0

@@ -145,7 +145,7 @@ class Member(Generic[W]):
         self._stopping = True
 
     def reload(self) -> None:
-        """Ask for changed settings to be taken over, and for all that is held to be tried; as `stop`."""
+        """Ask for changed settings to be taken over, and what is held to be tried or let through; as `stop`."""
         self._reloading = True
 
     def run(self) -> None:
@@ -314,6 +314,8 @@ class Member(Generic[W]):
         if asked:
             self._reloading = False  # only now: a signal may have come since the question
         if self._reload_settings(asked=asked):
+            if waiting := list(self._lanes.gates):
+                self._log.info("trying_again", on=waiting)
             self._lanes.try_again(self._clock.monotonic())
             if asked:
                 self._committer.release()

@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.engine.ports import Change, Hooks, MemberView, Trouble
 from consumer.engine.records import Output, Partition
 from consumer.monitor.failures import Failures
+from consumer.monitor.letters import LetterLog
 from consumer.monitor.metrics import Metrics
 from consumer.monitor.observer import Observer
 from consumer.monitor.status import NOT_ASSIGNED, SILENT_AFTER, MemberStatus
@@ -24,13 +25,17 @@ class Monitor(Hooks):
 
     `make_admin` makes the client that asks where logs end that the consumer does not fetch. It is called on the
     main thread, once there is something to ask, and what it raises ends the member. Statistics come every
-    `statistics_interval` seconds, 0 for never; once three have not come, no broker counts as connected.
+    `statistics_interval` seconds, 0 for never; once three have not come, no broker counts as connected. `letters`
+    says in the log that messages become dead letters; `close` has it say the rest.
     """
 
-    def __init__(self, make_admin: Callable[[], AdminClient], statistics_interval: float) -> None:
+    def __init__(
+        self, make_admin: Callable[[], AdminClient], statistics_interval: float, letters: LetterLog
+    ) -> None:
         patience = max(SILENT_AFTER, _INTERVALS_MISSED * statistics_interval) if statistics_interval else None
         self.metrics = Metrics(lambda: self.status)
         self.failures = Failures()
+        self._letters = letters
         self._observer = Observer(make_admin, patience)
         self._turned_at = time.monotonic()
         until = None if patience is None else self._turned_at + patience
@@ -55,6 +60,7 @@ class Monitor(Hooks):
         kinds = [output.dead_letter.kind for output in outputs if output.dead_letter]
         self.metrics.committed(len(outputs), kinds, seconds)
         self.failures.note(outputs)
+        self._letters.note(outputs)
 
     def aborted(self) -> None:
         """Count a transaction that was aborted."""
@@ -85,7 +91,12 @@ class Monitor(Hooks):
         return now >= self._view_due
 
     def viewed(self, view: MemberView) -> None:
-        """Make the status of a view."""
+        """Make the status of a view, and say what is due of dead letters."""
         self._turned_at = view.now
         self._view_due = view.now + _VIEW_INTERVAL
         self._status = self._observer.look(view)
+        self._letters.tick()
+
+    def close(self) -> None:
+        """Say what is left to say; on the main thread, once the member has ended."""
+        self._letters.close()

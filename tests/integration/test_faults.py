@@ -1,5 +1,6 @@
 """What happens when: each trouble that a member must survive, through the public door."""
 
+import json
 import os
 import signal
 import time
@@ -55,6 +56,8 @@ def test_mended_credentials_are_taken_over_in_place(stand: Stand, tmp_path: Path
     await_that("it is ready", lambda: health(port, "readyz") == (200, []))
     assert member.said('"event": "assigned"') == 1
     assert member.said(TOKEN) == member.said("expired-token") == 0
+    assert member.said('"taken": ["JIRAFE_ACCESS_TOKEN"]') == (by == "file")
+    assert member.said('"event": "settings_unchanged"') == (by == "SIGHUP")
 
 
 def test_a_flood_of_dead_letters_holds_until_an_operator_lets_it_through(stand: Stand) -> None:
@@ -69,6 +72,7 @@ def test_a_flood_of_dead_letters_holds_until_an_operator_lets_it_through(stand: 
     while len(stand.dead_letters()) < count:
         member.signal(signal.SIGHUP)
         time.sleep(0.2)
+    assert member.said('"event": "flood_released"') > 0
     assert_one_result_each(stand.await_results(count), count)
 
 
@@ -367,3 +371,20 @@ def test_a_static_member_that_another_replaced_ends_with_a_clear_last_line(stand
     assert first.status == 1
     assert '"event": "fatal"' in first.log.read_text().splitlines()[-1]
     await_that("all is committed", lambda: sum(stand.committed().values()) == 20)
+
+
+def test_dead_letters_are_in_the_log_in_few_lines_and_every_one_is_counted(stand: Stand) -> None:
+    for index in range(40):
+        stand.produce_raw(f"k{index}".encode(), GARBAGE)
+    stand.produce(*(order(f"R{index}", totals={"order": -1}) for index in range(3)))
+    member = stand.member(CONSUMER_CHUNK_RECORDS="5")
+    stand.await_results(43)
+    assert member.stop() == 0
+    lines = [json.loads(line) for line in member.log.read_text().splitlines() if '"event": "dead_letters"' in line]
+    counted: Counter[str] = Counter()
+    for line in lines:
+        counted[line["kind"]] += line["count"]
+        assert line["place"].startswith(stand.orders_topic)
+        assert line["reason"]
+    assert counted == {"undecodable": 40, "rejected": 3}
+    assert len(lines) <= 4  # at once, and at the stop

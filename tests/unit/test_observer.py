@@ -19,6 +19,7 @@ from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import Change, Chunk, Done, LaneView, MemberView, Retry, Trouble
 from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
+from consumer.monitor.letters import LetterLog
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.status import LaneStatus, State
 from tests.views import IDLE, QUIET
@@ -55,9 +56,13 @@ def admin() -> ScriptedAdmin:
     return ScriptedAdmin()
 
 
+def silent() -> LetterLog:
+    return LetterLog(structlog.get_logger(), lambda: 0.0)
+
+
 @pytest.fixture
 def monitor(admin: ScriptedAdmin) -> Monitor:
-    return Monitor(admin.make, 5.0)
+    return Monitor(admin.make, 5.0, silent())
 
 
 def see(monitor: Monitor, lane: LaneView = IDLE, view: MemberView = QUIET) -> LaneStatus:
@@ -257,14 +262,14 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
 def test_short_intervals_of_statistics_do_not_make_it_nervous(
     admin: ScriptedAdmin, interval: float, patience: float
 ) -> None:
-    monitor = Monitor(admin.make, interval)
+    monitor = Monitor(admin.make, interval, silent())
     monitor.viewed(QUIET)
     assert monitor.status.as_of(100 + patience).brokers is None
     assert monitor.status.as_of(100.1 + patience).brokers == 0
 
 
 def test_without_statistics_nothing_is_known_of_brokers(admin: ScriptedAdmin) -> None:
-    monitor = Monitor(admin.make, 0.0)
+    monitor = Monitor(admin.make, 0.0, silent())
     monitor.viewed(QUIET)
     assert replace(monitor.status, turned_at=9e9).as_of(9e9).brokers is None
     see(monitor, view=replace(QUIET, now=9e9))

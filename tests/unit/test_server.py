@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,6 +21,7 @@ from consumer.demo.processes import await_that
 from consumer.engine.ports import Trouble
 from consumer.engine.records import DeadLetter, Output, Record
 from consumer.monitor import listener
+from consumer.monitor.letters import LetterLog
 from consumer.monitor.listener import MOST_CONNECTIONS
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import STUCK_AFTER, About
@@ -36,7 +38,7 @@ def monitor() -> Monitor:
     def make_admin() -> Any:
         raise AssertionError("nothing is paused")
 
-    return Monitor(make_admin, 5.0)
+    return Monitor(make_admin, 5.0, LetterLog(structlog.get_logger(), lambda: 0.0))
 
 
 class Visitor:

@@ -1275,7 +1275,7 @@ def held(scene: Scene) -> Generator[None]:
     assert scene.committed == []
 
 
-def test_settings_that_are_taken_over_release_the_flood_and_try_what_is_held_at_once() -> None:
+def test_who_asks_for_a_reload_releases_the_flood_and_has_what_is_held_tried_at_once() -> None:
     scene = Scene(flood_window=1)
     scene.handler.answers.append(HELD)
 
@@ -1288,6 +1288,24 @@ def test_settings_that_are_taken_over_release_the_flood_and_try_what_is_held_at_
 
     scene.run(script())
     assert scene.offsets == {A: 1, B: 1}
+    assert [entry["on"] for entry in scene.logged("trying_again")] == [["site"]]
+    assert [entry["topics"] for entry in scene.logged("flood_released")] == [("orders",)]
+
+
+def test_a_reload_in_no_flood_releases_nothing() -> None:
+    scene = Scene(flood_window=1)
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.member.reload()
+        yield
+        scene.handler.letter = LETTER
+        scene.consumer.arrived = [message(0)]
+        yield from turns(3)
+
+    scene.run(script())
+    assert scene.committed == []  # it is held: the reload let nothing through in advance
+    assert scene.logged("flood_released") == []
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -1,0 +1,86 @@
+"""What a reload says: exactly what it took over, and what takes a restart."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from consumer import app, log
+from consumer.settings import GROUPS, TAKEN_IN_PLACE, SettingsSource
+from schemas.codec import Codec
+
+VALUES = {
+    "JIRAFE_URL": "https://other.example",
+    "JIRAFE_STORE_URL": "https://shop.example",
+    "CONSUMER_CREATE_TOPICS": "no",
+    "CONSUMER_SCHEMA_REGISTRY_URL": "https://registry.example",
+    "CONSUMER_SCHEMA_REGISTRY_USER": None,
+    "CONSUMER_SCHEMA_REGISTRY_CA": None,
+    "CONSUMER_SCHEMA_REGISTRY_CERTIFICATE": None,
+    "CONSUMER_SCHEMA_REGISTRY_KEY": None,
+    "CONSUMER_HTTP_ADDRESS": "off",
+    "CONSUMER_LOG_LEVEL": "error",
+    "CONSUMER_SCHEMAS_FOLDER": "/",
+    "KAFKA_SASL_PASSWORD": "hush",
+    "KAFKA_GROUP_ID": "another",
+}
+EVERY = [*(prefix + field.upper() for prefix, group in GROUPS.items() for field in group.model_fields), *VALUES]
+NAMES = [name for name in dict.fromkeys(EVERY) if VALUES.get(name, "") is not None]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+class Reloaded:
+    def __init__(self, env_file: Path) -> None:
+        self._env_file = env_file
+        env_file.touch()
+        source = SettingsSource(env_file)
+        loaded = source.load()
+        self.delivery = app.make_delivery(loaded, Codec())
+        self._reloader = app.Reloader(source, loaded, self.delivery, log.configure("info"))
+
+    def __call__(self, text: str, *, asked: bool = True) -> tuple[bool, list[dict[str, Any]]]:
+        self._env_file.write_text(text)
+        with capture_logs() as said:
+            again = self._reloader.reload(asked=asked)
+        return again, [{name: each[name] for name in each if name != "log_level"} for each in said]
+
+
+@pytest.fixture
+def reloaded(tmp_path: Path) -> Reloaded:
+    return Reloaded(tmp_path / "settings.env")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_setting_is_taken_over_or_needs_a_restart(name: str, *, asked: bool, reloaded: Reloaded) -> None:
+    text = f"{name}={VALUES.get(name, '17')}\n"
+    again, said = reloaded(text, asked=asked)
+    if name in TAKEN_IN_PLACE:
+        assert (again, said) == (True, [{"event": "settings_reloaded", "taken": [name]}])
+    else:
+        assert (again, said) == (asked, [{"event": "settings_need_restart", "changed": [name]}])
+    assert "hush" not in str(said)
+
+
+def test_what_was_taken_is_not_taken_again_and_what_was_not_is_said_again(reloaded: Reloaded) -> None:
+    text = "JIRAFE_SITE_ID=1\nCONSUMER_WORKERS=3\n"
+    _, said = reloaded(text)
+    assert [each["event"] for each in said] == ["settings_reloaded", "settings_need_restart"]
+    assert reloaded(text) == (True, [{"event": "settings_need_restart", "changed": ["CONSUMER_WORKERS"]}])
+    assert reloaded("JIRAFE_SITE_ID=1\n") == (True, [{"event": "settings_unchanged"}])
+    assert reloaded("") == (True, [{"event": "settings_reloaded", "taken": ["JIRAFE_SITE_ID"]}])
+
+
+def test_a_file_that_says_the_same_in_other_words_does_nothing(reloaded: Reloaded) -> None:
+    assert reloaded("# a remark\n", asked=False) == (False, [])
+
+
+def test_settings_that_are_refused_are_named_and_nothing_is_tried(reloaded: Reloaded) -> None:
+    again, said = reloaded("CONSUMER_WORKERS=none\nJIRAFE_SITE_ID=1\n")
+    assert (again, [each["event"] for each in said]) == (False, ["settings_refused"])
