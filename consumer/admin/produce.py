@@ -1,72 +1,174 @@
-"""Puts hub JSON into Kafka: validated, encoded, keyed by number or id."""
+"""Puts hub JSON into Kafka: validated, encoded, keyed by number or id.
 
-import codecs
-from collections.abc import Iterable
+All is validated before the first is sent, and few messages are in memory at a time: what is encoded waits in a
+temporary file.
+"""
+
+import marshal
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from consumer.admin.avro_json import message_of
+from consumer.admin.documents import Document, read_documents
+from consumer.admin.spelling import Spelling
+from consumer.engine.kafka import kafka_error
 from consumer.errors import NotProduced
 from schemas.codec import Codec
-from schemas.hub import HubError, key_of, kind_of, parse_all, to_message
+from schemas.hub import HubError, key_of, kind_of
 
 _FLUSH_TIMEOUT = 30.0
+_BLOCK = 256 * 1024
+
+_LARGEST = 1_000_000  # librdkafka's default
+
+QUEUED: dict[str, object] = {"queue.buffering.max.kbytes": 32 * 1024}
+"""What bounds the messages that wait in the producer, which would hold a gigabyte."""
 
 
 class Encoded(NamedTuple):
-    """A message ready to be produced; `kind` names its schema: cart, order or taxon."""
+    """A message ready to be produced; `kind` names its schema: cart, order or taxon.
+
+    `place` tells people where it is from; empty where it is from no file.
+    """
 
     kind: str
     key: bytes | None
     value: bytes
+    place: str = ""
 
 
-def encode_all(source: str, text: bytes, codec: Codec) -> list[Encoded]:
-    """Encode all messages of one source of hub JSON; raises HubError, which names the source and the place."""
-    encoded = []
+def largest_sent(properties: Mapping[str, str]) -> int:
+    """Tell how many bytes of key and value a producer of these properties sends at most."""
+    given = properties.get("message.max.bytes", "")
+    return int(given) if given.isdecimal() else _LARGEST
+
+
+def encode_all(
+    source: str, blocks: Iterable[bytes], codec: Codec, largest: int, spelling: Spelling
+) -> Iterator[Encoded]:
+    """Encode all messages of one source of hub JSON, one after the other; `largest` bytes of key and value.
+
+    Raises HubError, which names the source and the place. `spelling` hears what is read of each.
+    """
+    documents = read_documents(blocks)
     try:
-        documents = parse_all(text)
+        for document in documents:
+            place = f"{source}, message {document.number}"
+            try:
+                yield _encoded(place, document, codec, largest, spelling)
+            except HubError as error:
+                alone = document.number == 1 and _is_last(documents)
+                raise _Placed(f"{source if alone else place}: {error}") from None
+    except _Placed:
+        raise
     except HubError as error:
         raise HubError(f"{source}: {error}") from None
-    for index, document in enumerate(documents, 1):
-        try:
-            message = to_message(document)
-            kind = kind_of(message["message"]) or ""
-            key = key_of(message)
-            encoded.append(Encoded(kind, key.encode() if key else None, codec.encode(kind, message)))
-        except HubError as error:
-            place = source if len(documents) == 1 else f"{source}, message {index}"
-            raise HubError(f"{place}: {error}") from None
+
+
+class _Placed(HubError):
+    """A sentence that names its place already."""
+
+
+def _is_last(documents: Iterator[Document]) -> bool:
+    try:
+        return next(documents, None) is None
+    except HubError:
+        return False
+
+
+def _encoded(place: str, document: Document, codec: Codec, largest: int, spelling: Spelling) -> Encoded:
+    message = message_of(spelling.watched(document.value))
+    spelling.note(place)
+    kind = kind_of(message["message"]) or ""
+    key = key_of(message)
+    encoded = Encoded(kind, key.encode() if key else None, codec.encode(kind, message), place)
+    if (size := len(encoded.key or b"") + len(encoded.value)) > largest:
+        raise HubError(
+            f"too large: {size:,} bytes in Kafka, and KAFKA_MESSAGE_MAX_BYTES lets {largest:,} be sent. It must be "
+            "raised, and max.message.bytes of the topic too"
+        )
     return encoded
 
 
-def read_source(name: str, standard_input: Iterable[bytes]) -> bytes:
-    """Read a file, or standard input for `-`, without the byte order mark it may begin with; raises OSError."""
-    text = b"".join(standard_input) if name == "-" else Path(name).read_bytes()
-    return text.removeprefix(codecs.BOM_UTF8)
+@contextmanager
+def opened(name: str, standard_input: IO[bytes]) -> Iterator[Iterator[bytes]]:
+    """Give the blocks of a file, or of standard input for `-`; raises OSError."""
+    if name == "-":
+        yield iter(lambda: standard_input.read(_BLOCK), b"")
+        return
+    with Path(name).open("rb") as file:
+        yield iter(lambda: file.read(_BLOCK), b"")
+
+
+class Spool:
+    """Messages with their topics, kept in a temporary file until all of them are known to be right."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with the spool
+        self.topics: dict[str, None] = {}
+        """The topics of what was added."""
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, topic: str, message: Encoded) -> None:
+        """Keep a message; raises OSError."""
+        self.topics.setdefault(topic)
+        marshal.dump((topic, *message), self._file)
+
+    def __iter__(self) -> Iterator[tuple[str, Encoded]]:
+        self._file.seek(0)
+        while True:
+            try:
+                topic, *message = marshal.load(self._file)  # noqa: S302 - it is our own file, and has no name
+            except EOFError:
+                return
+            yield topic, Encoded(*message)
 
 
 def produce(producer: Producer, messages: Iterable[tuple[str, Encoded]]) -> int:
     """Produce messages, each to its topic, and wait until the broker has them; raises NotProduced."""
-    faults: list[KafkaError] = []
+    why, failed, count = "no answer from the broker", 0, 0
 
-    def delivered(error: KafkaError | None, _message: Message) -> None:
-        if error:
-            faults.append(error)
+    def fail(error: KafkaError, place: str) -> None:
+        nonlocal failed, why
+        if not failed:
+            why = _why(error, place)
+        failed += 1
 
-    count = 0
     for topic, message in messages:
+
+        def delivered(error: KafkaError | None, _message: Message, place: str = message.place) -> None:
+            if error:
+                fail(error, place)
+
         while True:
             try:
                 producer.produce(topic, message.value, message.key, on_delivery=delivered)
                 break
             except BufferError:
                 producer.poll(0.1)  # the queue is full: let it drain
+            except KafkaException as error:
+                fail(kafka_error(error), message.place)
+                break
         count += 1
         producer.poll(0)
     left = producer.flush(_FLUSH_TIMEOUT)
-    if left or faults:
-        why = faults[0].str() if faults else "no answer from the broker"
-        raise NotProduced(f"{left + len(faults)} of {count} messages were not produced: {why}.")
+    if left or failed:
+        raise NotProduced(f"{left + failed} of {count} messages were not produced: {why}.")
     return count
+
+
+def _why(error: KafkaError, place: str) -> str:
+    why = error.str().rstrip(".")
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        why = f"too large for its topic, whose max.message.bytes must be raised ({why})"
+    return f"{place}: {why}" if place else why

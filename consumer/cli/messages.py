@@ -1,5 +1,6 @@
 """`preview`, `produce` and `results`: a message before, on and after its way."""
 
+import codecs
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -10,8 +11,10 @@ from rich.table import Table
 
 from consumer import app, settings
 from consumer.admin import produce
+from consumer.admin.avro_json import message_of
 from consumer.admin.preview import preview as preview_of
 from consumer.admin.reading import read_topic
+from consumer.admin.spelling import Spelling
 from consumer.cli.usage import PROGRAM, a_place
 from consumer.engine.records import Place, Record
 from consumer.errors import UsageError
@@ -19,7 +22,7 @@ from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
 from jirafe import services
 from schemas.codec import Codec, Undecodable
-from schemas.hub import HubError, parse, to_message
+from schemas.hub import HubError, parse
 
 _NOTHING_SENT = {"level": "", "description": "nothing to send"}
 _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
@@ -32,9 +35,9 @@ _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
 def preview(source: SettingsSource, file: str, given: tuple[str, ...]) -> int:
     """Show what a message would send.
 
-    Reads one hub message from FILE (- for standard input), and sends nothing. Needs neither network nor
-    credentials. A parameter is that of --set, else of the message, else of the settings. Prints JSON: the events
-    and the notifications. Exit status 1 if a notification is an error.
+    Reads one hub message from FILE (- for standard input), in the hub's JSON or in Avro's, and sends nothing. Needs
+    neither network nor credentials. A parameter is that of --set, else of the message, else of the settings. Prints
+    JSON: the events and the notifications. Exit status 1 if a notification is an error.
 
     \b
     Example:
@@ -42,9 +45,10 @@ def preview(source: SettingsSource, file: str, given: tuple[str, ...]) -> int:
     """
     overrides = dict(_parameter(text) for text in given)
     defaults = source.load().parameters
-    text = produce.read_source(file, sys.stdin.buffer)
+    with produce.opened(file, sys.stdin.buffer) as blocks:
+        text = b"".join(blocks).removeprefix(codecs.BOM_UTF8)
     try:
-        shown = preview_of(to_message(parse(text)), defaults, overrides)
+        shown = preview_of(message_of(parse(text)), defaults, overrides)
     except HubError as error:
         unreadable = services.notification_of_unreadable(str(error))
         shown = {"message_id": "", "message": "", "events": [], "notifications": [unreadable]}
@@ -87,20 +91,27 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
         raise click.UsageError("--topic names no topic", click.get_current_context())
     if topic in (loaded.stream.results_topic, loaded.stream.dead_letters_topic):
         raise UsageError(f"messages can't be produced to {topic}: the consumer publishes there; see --topic.")
-    codec = app.make_codec(loaded)
-    standard_input = sys.stdin.buffer
-    encoded = [
-        message
-        for file in files
-        for message in produce.encode_all(file, produce.read_source(file, standard_input), codec)
-    ]
-    topics = loaded.topics_by_kind
-    addressed = [(topic or topics[message.kind], message) for message in encoded]
-    app.have_topics(loaded, list(dict.fromkeys(to for to, _ in addressed)))
-    cluster = app.make_cluster(loaded)
-    count = produce.produce(cluster.make_producer(cluster.client_properties("produce")), addressed)
+    codec, cluster = app.make_codec(loaded), app.make_cluster(loaded)
+    largest = produce.largest_sent(cluster.properties)
+    topics, spelling = loaded.topics_by_kind, Spelling()
+    with produce.Spool() as spool:
+        for file in files:
+            with produce.opened(file, sys.stdin.buffer) as blocks:
+                for message in produce.encode_all(file, blocks, codec, largest, spelling):
+                    spool.add(topic or topics[message.kind], message)
+        _tell_strays(spelling)
+        app.have_topics(loaded, list(spool.topics))
+        producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("produce")})
+        count = produce.produce(producer, spool)
     click.echo(f"{count} message{'' if count == 1 else 's'} produced")
     return 0
+
+
+def _tell_strays(spelling: Spelling) -> None:
+    for stray in spelling.strays():
+        others = f", and {stray.times - 1:,} more" if stray.times > 1 else ""
+        said = f"{stray.path} is not read; did you mean {stray.meant}?"
+        click.echo(f"{PROGRAM} produce: {stray.place}{others}: {said}", err=True)
 
 
 @click.command()

@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from fastavro import json_writer
 
 from consumer.admin.produce import Encoded, produce
 from consumer.admin.reading import read_topic
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import FAULTS
 from consumer.settings import PARAMETERS
-from schemas.codec import Codec, Undecodable
+from schemas.codec import Codec, Undecodable, own_schema
 from schemas.hub import to_message
 from tests.command import run
 from tests.messages import cart, order, taxon
@@ -256,6 +258,34 @@ def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> 
     table = run("results", COLUMNS="300", **stand.environment).stdout
     assert "A cart event for R1 was sent to Jirafe." in table
     assert "total: -1.0 is less than the minimum of 0" in table
+
+
+def test_produce_names_what_is_misspelled_and_what_is_too_large(stand: Stand, tmp_path: Path) -> None:
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([order("R1", totl=1), order("R2", totl=1), order("R3")]))
+    done = run("produce", str(file), **stand.environment)
+    assert (done.returncode, done.stdout) == (0, "3 messages produced\n")
+    said = "message 1, and 1 more: payload.order.totl is not read; did you mean total?\n"
+    assert done.stderr == f"jirafe-consumer produce: {file}, {said}"
+    file.write_text(json.dumps(order("R4")) + "\n" + json.dumps(order("R5", email="x" * 2_000_000)))
+    done = run("produce", str(file), **stand.environment)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"{file}, message 2: too large: 2,000," in done.stderr
+    done = run("produce", "-", text=file.read_text(), KAFKA_MESSAGE_MAX_BYTES="1000", **stand.environment)
+    assert "jirafe-consumer: -, message 2: too large: 2,000," in done.stderr
+    assert sum(record is not None for record in stand.read_orders()) == 3
+
+
+def test_preview_reads_avros_json() -> None:
+    hub = to_message(order("R1"))
+    status, expected = preview(order("R1"))
+    schema = own_schema("order")
+    text = StringIO()
+    json_writer(text, schema, [hub])
+    assert preview(text.getvalue()) == (status, expected) == (0, expected)
+    status, shown = preview(text.getvalue().replace('{"double": 26.0}', '{"double": "lots"}'))
+    assert status == 1
+    assert "the JSON encoding of Avro, but no order message in it" in shown["notifications"][0]["description"]
 
 
 def test_what_is_no_result_is_named_and_hides_none(stand: Stand) -> None:

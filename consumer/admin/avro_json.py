@@ -1,0 +1,55 @@
+"""Hub messages in the JSON encoding of Avro, as Kafka tools print them: `{"string": "R1"}` for a text or nothing.
+
+https://avro.apache.org/docs/1.12.0/specification/#json-encoding
+"""
+
+from collections.abc import Mapping
+from io import StringIO
+
+import orjson
+from fastavro import json_reader, validate
+
+from schemas.codec import own_schema
+from schemas.hub import HubError, Message, kind_of, to_message
+
+_BRANCHES = {"string", "long", "int", "double", "float", "boolean", "bytes", "map", "array"}
+_OURS = "jirafe."
+
+
+def message_of(document: object) -> Message:
+    """Read a document that is a hub's JSON, or Avro's; raises HubError."""
+    kind = _kind_in_avro(document)
+    if kind is None:
+        return to_message(document)
+    try:
+        schema = own_schema(kind)
+        (message,) = json_reader(StringIO(orjson.dumps(document).decode()), schema)
+        validate(message, schema)
+    except Exception as error:  # noqa: BLE001 - what does not fit the schema surfaces as any error of the reader
+        why = str(error) or type(error).__name__
+        raise HubError(f"this is the JSON encoding of Avro, but no {kind} message in it: {why}") from None
+    if not isinstance(message, dict):
+        raise HubError("this is the JSON encoding of Avro, but no message in it")
+    return message
+
+
+def _kind_in_avro(document: object) -> str | None:
+    """Name the schema of a document in Avro's JSON; None if it is none."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("message"), str):
+        return None
+    payload = document.get("payload")
+    return kind_of(document["message"]) if isinstance(payload, Mapping) and _has_branch(payload) else None
+
+
+def _has_branch(value: object) -> bool:
+    """Tell whether a value has, somewhere, an object that names the branch of a union."""
+    values = [value]
+    while values:
+        each = values.pop()
+        if isinstance(each, Mapping):
+            if len(each) == 1 and all(name in _BRANCHES or name.startswith(_OURS) for name in each):
+                return True
+            values += each.values()
+        elif isinstance(each, list):
+            values += each
+    return False
