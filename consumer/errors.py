@@ -6,7 +6,8 @@
     ├── InputError             2   a file or a message that was given can't be read
     ├── RegistryError          2   the Schema Registry can't be used
     ├── KafkaUnusable          2   Kafka can't be used as it is set up
-    │   └── GroupNotEmpty      2   the group's offsets can't be changed while it has members
+    │   ├── GroupNotEmpty      2   the group's offsets can't be changed while it has members
+    │   └── Hidden             2   records are behind a transaction that does not end
     ├── BrokerUnavailable      2   the embedded broker can't be started
     ├── NotProduced            1   messages did not reach the broker
     ├── GaveUp                 1   a replay or redrive can't continue
@@ -37,6 +38,7 @@ __all__ = [
     "ConsumerError",
     "GaveUp",
     "GroupNotEmpty",
+    "Hidden",
     "InputError",
     "Interrupted",
     "KafkaUnusable",
@@ -81,6 +83,10 @@ class RegistryError(ConsumerError):
 
 class GroupNotEmpty(KafkaUnusable):
     """The group's offsets can't be changed: it has members, which hold offsets of their own."""
+
+
+class Hidden(KafkaUnusable):
+    """Records are behind a transaction that does not end, so nobody can tell what they are."""
 
 
 class BrokerUnavailable(ConsumerError):

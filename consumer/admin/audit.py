@@ -6,7 +6,6 @@ and reads no topic twice.
 """
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
 from consumer.admin.group import Group
 from consumer.admin.letters import read_letter
 from consumer.admin.ranges import Position, Topics
-from consumer.admin.reading import read_ranges
+from consumer.admin.reading import read_settled
 from consumer.engine.kafka import to_record
 from consumer.engine.records import Partition, Range
+from consumer.errors import Hidden
 from schemas.codec import Codec, Undecodable
 
 MOST_PLACES = 10
@@ -199,17 +199,15 @@ class _Auditor:
     ) -> Iterator[AuditProgress]:
         read, total = 0, sum(each.end - each.start for each in ranges)
         yield AuditProgress(topic, read, total)
-        last = time.monotonic()
-        for batch in read_ranges(self._deployment.cluster, ranges):
-            for message in batch:
-                add(message)
-            if batch:
-                read, last = read + len(batch), time.monotonic()
-                yield AuditProgress(topic, read, total)
-            elif time.monotonic() - last > self._deployment.patience:
-                self._topics.partitions(topic)  # no broker, no report
-                self._not_to_the_end.append(topic)
-                break
+        try:
+            for batch in read_settled(self._deployment.cluster, ranges):
+                for message in batch:
+                    add(message)
+                if batch:
+                    read += len(batch)
+                    yield AuditProgress(topic, read, total)
+        except Hidden:
+            self._not_to_the_end.append(topic)
         yield AuditProgress(topic, total, total)
 
     def _add_record(self, message: Message) -> None:

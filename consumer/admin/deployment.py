@@ -10,8 +10,6 @@ from consumer.engine.kafka import Cluster
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the clocks of producers, brokers and members may differ. `check` warns of more, `audit` allows for it."""
 
-_MORE_THAN_A_TRANSACTION = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
@@ -30,8 +28,3 @@ class Deployment:
     def is_ours(self, result: Mapping[str, Any]) -> bool:
         """Tell whether a result is our group's; one that does not say so is from before results told it."""
         return result["group"] in {None, self.cluster.group}
-
-    @property
-    def patience(self) -> float:
-        """Seconds in which any open transaction ends: longer than the broker lets one live."""
-        return self.cluster.transaction_timeout + _MORE_THAN_A_TRANSACTION

@@ -34,8 +34,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GroupMember:
-    """One member of the group, and the partitions that it owns."""
+    """One member of the group, and the partitions that it owns.
 
+    `id` tells it from all others; `instance_id` is the name that it keeps over a restart, None where it has none.
+    """
+
+    id: str
+    instance_id: str | None
     client_id: str
     host: str
     owns: frozenset[Partition]
@@ -72,6 +77,8 @@ class Group:
             group = found[self.name].result()
             members = tuple(
                 GroupMember(
+                    member.member_id,
+                    member.group_instance_id or None,
                     member.client_id,
                     member.host.lstrip("/"),
                     frozenset(

@@ -1,19 +1,22 @@
 """How far the group is behind: in records, and in time."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from consumer.admin.deployment import Deployment
 from consumer.admin.group import Described, Group, GroupMember
 from consumer.admin.ranges import Topics
-from consumer.admin.reading import read_firsts
+from consumer.admin.reading import await_visible, read_firsts
 from consumer.engine.records import Partition, Range
+from consumer.errors import Hidden
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
     """One partition: `committed` is next to read, None where the group has committed nothing of it.
 
+    `end` is where readers come to; `hidden` counts the offsets after it, which open transactions hide.
     `records` counts offsets, of which some may have no record; it is 0 where none has. `oldest` is the time of
     the first record that is not finished, None where all are, or where it has none that can be told. `lost` counts
     offsets that retention took away before they were consumed.
@@ -26,6 +29,7 @@ class Lag:
     records: int
     oldest: datetime | None
     lost: int
+    hidden: int
     owner: GroupMember | None
 
 
@@ -41,6 +45,11 @@ class Look:
     def records(self) -> int:
         """Offsets behind, in all."""
         return sum(lag.records for lag in self.lags)
+
+    @property
+    def hidden(self) -> int:
+        """Offsets that open transactions hide, in all."""
+        return sum(lag.hidden for lag in self.lags)
 
     @property
     def oldest(self) -> datetime | None:
@@ -60,8 +69,11 @@ class Looker:
         self._topics = Topics(deployment.cluster)
         self._group = Group(self._topics.admin, deployment.cluster.group)
 
-    def look(self) -> Look:
-        """Give the lag of every partition that is consumed."""
+    def look(self, *, settled: bool = False) -> Look:
+        """Give the lag of every partition that is consumed.
+
+        With `settled` it waits first for what open transactions hide, as long as one may last.
+        """
         described = self._group.describe()
         owners = {place: member for member in described.members for place in member.owns}
         places = [
@@ -69,6 +81,11 @@ class Looker:
             for topic in self._deployment.input_topics
             for each in self._topics.partitions(topic)
         ]
+        cluster = self._deployment.cluster
+        written = self._topics.ends(places, committed=False)
+        if settled:
+            with suppress(Hidden):  # what still is hidden then is counted as such
+                await_visible(cluster, written)
         firsts, committed = self._topics.firsts(places), self._group.committed(places)
         ends = self._topics.ends(places)
         left = {}
@@ -76,14 +93,15 @@ class Looker:
             start = max(committed[place] or 0, firsts[place])
             left[place] = Range(*place, start, max(start, ends[place]))
         # Between the offsets there may be markers of transactions alone: only a look tells.
-        unfinished = read_firsts(self._deployment.cluster, list(left.values()))
+        unfinished = read_firsts(cluster, list(left.values()))
         lags = []
         for place, (_, _, start, end) in left.items():
             record, done = unfinished.get(place), committed[place]
             oldest = _time(record.timestamp) if record else None
             lost = 0 if done is None else max(0, firsts[place] - done)
             behind = end - start if record else 0
-            lags.append(Lag(*place, done, ends[place], behind, oldest, lost, owners.get(place)))
+            hidden = max(0, written[place] - ends[place])
+            lags.append(Lag(*place, done, ends[place], behind, oldest, lost, hidden, owners.get(place)))
         return Look(datetime.now(UTC), described, tuple(lags))
 
 

@@ -10,9 +10,8 @@ from confluent_kafka import Message
 
 from consumer.admin.deployment import Deployment
 from consumer.admin.ranges import Topics
-from consumer.admin.reading import read_ranges
+from consumer.admin.reading import read_settled
 from consumer.admin.redelivery import Redeliverer
-from consumer.engine.deadline import Deadline
 from consumer.engine.kafka import to_record
 from consumer.engine.ports import W
 from consumer.engine.records import Output, Partition, Place, Range, Record, Redelivery
@@ -164,14 +163,21 @@ class Letters:
     def find(self, wanted: LetterFilter, look: Look) -> Iterator[Found]:
         """Give the letters that are meant, oldest first within each partition; `look` is told how far it is.
 
-        Waits for open transactions, which may hide letters, or redrives of some. Raises KafkaUnusable if one does
-        not end.
+        Waits for open transactions, which may hide letters, or redrives of some. Raises Hidden if one does not end.
         """
         redriven = self._redriven(look)
         for letter in self._letters(look):
             contents = contents_of(letter, self._codec, needed=wanted.message_type is not None)
             if wanted.fits(letter, contents):
                 yield Found(letter, contents, redriven.get(str(letter.place), ""))
+
+    def by_time(self, wanted: LetterFilter, look: Look) -> list[Found]:
+        """Give the letters that are meant in the order in which they failed, without what is in their records.
+
+        Each takes about the room of its reason. Raises as `find`.
+        """
+        found = [_without_record(each) for each in self.find(wanted, look)]
+        return sorted(found, key=lambda each: (each.letter.failed_at, each.letter.place))
 
     def at(
         self,
@@ -218,15 +224,10 @@ class Letters:
         firsts, ends = self._topics.firsts(places), self._topics.ends(places, committed=False)
         ranges = [Range(*place, firsts[place], ends[place]) for place in places]
         read, total = 0, sum(each.end - each.start for each in ranges)
-        patience = Deadline(self._deployment.patience)
-        for batch in read_ranges(self._deployment.cluster, ranges):
+        for batch in read_settled(self._deployment.cluster, ranges):
             look(read, total)
             yield from batch
             read += len(batch)
-            if batch:
-                patience = Deadline(self._deployment.patience)
-            elif not patience.left:
-                raise KafkaUnusable(f"{topic} has a transaction that does not end; what is behind it is hidden.")
 
     def redrive(
         self, found: Iterable[Found], redeliverer: Redeliverer[W], at_once: int, rate: float | None
@@ -243,6 +244,12 @@ class Letters:
             yield tuple(outputs)
             if rate:
                 redeliverer.wait(len(records) / rate)
+
+
+def _without_record(found: Found) -> Found:
+    letter, contents = found.letter, found.contents
+    record = letter.record._replace(key=None, value=None, headers=())
+    return Found(letter._replace(record=record), contents._replace(message=None), found.redriven)
 
 
 def _again(letter: Letter) -> Record:

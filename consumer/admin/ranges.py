@@ -85,6 +85,15 @@ class Topics:
             ranges.append(Range(*place, low, max(low, high)))
         return ranges
 
+    def written(
+        self, topic: str, end: Position | None, partitions: Collection[int] = ()
+    ) -> Mapping[Partition, int]:
+        """Give where what was written before a place ends, in each partition, also what is not committed yet."""
+        places = [Partition(topic, number) for number in self.chosen(topic, partitions)]
+        ends = self.ends(places, committed=False)
+        asked = self._at(end, ends, ends)
+        return {place: min(asked[place], ends[place]) for place in places}
+
     def _at(
         self, at: Position | None, default: Mapping[Partition, int], ends: Mapping[Partition, int]
     ) -> Mapping[Partition, int]:

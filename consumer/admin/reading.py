@@ -1,6 +1,12 @@
-"""Reads topics from outside the group: nothing is committed, no member is disturbed."""
+"""Reads topics from outside the group: nothing is committed, no member is disturbed.
 
-from collections.abc import Collection, Iterator
+What is behind an open transaction is hidden from readers, and may be committed yet. So whoever lists what is in a
+topic reads it by `read_settled`, or asks `await_visible` first: both wait as long as any transaction may last, and
+raise Hidden rather than leave something out without a word.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -18,9 +24,11 @@ from confluent_kafka.admin import TopicMetadata
 from consumer.engine.deadline import Deadline
 from consumer.engine.kafka import REACHED_WITHIN, Cluster, kafka_error, to_record
 from consumer.engine.records import Partition, Range, Record
-from consumer.errors import KafkaUnusable
+from consumer.errors import Hidden, KafkaUnusable
 
 _WAIT = 0.2
+_PAUSE = 0.5
+_MORE_THAN_A_TRANSACTION = 5.0
 _AT_A_TIME = 500
 # For a whole range: what is fetched ahead of each partition is a multiple of this, as far as it is compressed.
 _AHEAD: dict[str, object] = {"fetch.message.max.bytes": 262_144}
@@ -33,13 +41,15 @@ def read_topic(
 ) -> Iterator[Record | None]:
     """Give a topic's committed records, to its present end, or, with `follow`, for ever.
 
-    While it follows, a None now and then lets the caller look at other things. Raises KafkaUnusable.
+    While it follows, a None now and then lets the caller look at other things. Raises KafkaUnusable, and Hidden for
+    what does not become visible before the end.
     """
     places = [Partition(topic, number) for number in find_topic(cluster, topic).partitions]
     if follow:
         yield from _follow(cluster, places, OFFSET_BEGINNING if start == "beginning" else OFFSET_END)
         return
-    for batch in read_ranges(cluster, [Range(*place, 0, end) for place, end in read_ends(cluster, places).items()]):
+    ends = read_ends(cluster, places, committed=False)
+    for batch in read_settled(cluster, [Range(*place, 0, end) for place, end in ends.items()]):
         yield from map(to_record, batch)
 
 
@@ -89,6 +99,43 @@ def read_ranges(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[Me
                 del left[place]
             consumer.pause([TopicPartition(*place) for place in read])
             yield batch
+
+
+def patience(cluster: Cluster) -> float:
+    """Tell in how many seconds any open transaction ends: a little longer than the broker lets one live."""
+    return cluster.transaction_timeout + _MORE_THAN_A_TRANSACTION
+
+
+def read_settled(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[Message]]:
+    """Give the records of ranges as `read_ranges` does, and wait for what open transactions hide, but not for ever.
+
+    Raises Hidden once nothing came for as long as a transaction may last, and KafkaUnusable.
+    """
+    deadline = Deadline(patience(cluster))
+    for batch in read_ranges(cluster, ranges):
+        yield batch
+        if batch:
+            deadline = Deadline(patience(cluster))
+        elif not deadline.left:
+            cluster.reach()  # no broker, no word on transactions
+            topics = ", ".join(dict.fromkeys(each.topic for each in ranges))
+            raise Hidden(f"{topics} has a transaction that does not end; what is behind it is hidden.")
+
+
+def await_visible(cluster: Cluster, ends: Mapping[Partition, int]) -> None:
+    """Wait until readers see all before these offsets, which were written; raises Hidden, KafkaUnusable."""
+    deadline = Deadline(patience(cluster))
+    while True:
+        seen = read_ends(cluster, ends)
+        left = [place for place, end in ends.items() if seen[place] < end]
+        if not left:
+            return
+        if not deadline.left:
+            raise Hidden(
+                f"{left[0]} has a transaction that does not end; the records from the offset {seen[left[0]]} on "
+                "are hidden behind it."
+            )
+        time.sleep(min(_PAUSE, deadline.left))
 
 
 def read_ends(cluster: Cluster, places: Collection[Partition], *, committed: bool = True) -> dict[Partition, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from consumer.admin.group import Group
 from consumer.admin.ranges import Position, Topics
-from consumer.admin.reading import read_ranges
+from consumer.admin.reading import await_visible, read_settled
 from consumer.admin.redelivery import Redeliverer
 from consumer.engine.kafka import Cluster, to_record
 from consumer.engine.ports import W
@@ -66,8 +66,12 @@ class Replay:
         self._own = Group(self._topics.admin, f"{self._group}.{self.name}")
 
     def ranges(self) -> list[Range]:
-        """Tell what there is to replay: no record that the group has not committed yet."""
+        """Tell what there is to replay: no record that the group has not committed yet.
+
+        Waits for open transactions that hide a part of it; raises Hidden if one does not end.
+        """
         plan = self.plan
+        await_visible(self._cluster, self._topics.written(plan.topic, plan.end, plan.partitions))
         ranges = self._topics.resolve(plan.topic, plan.start, plan.end, plan.partitions)
         committed = Group(self._topics.admin, self._group).committed([each.of for each in ranges])
         return [each._replace(end=max(each.start, min(each.end, committed[each.of] or 0))) for each in ranges]
@@ -97,7 +101,7 @@ class Replay:
     def select(self, ranges: list[Range]) -> Iterator[tuple[int, list[Record]]]:
         """Read ranges in batches: how many records each had, and those to be replayed; changes nothing."""
         redelivery = Redelivery(replay=self.plan.id)
-        for batch in read_ranges(self._cluster, ranges):
+        for batch in read_settled(self._cluster, ranges):
             records = [to_record(message) for message in batch]
             yield (
                 len(records),

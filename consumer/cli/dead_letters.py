@@ -84,9 +84,9 @@ def _filters(command: Callable[..., T]) -> Callable[..., T]:
 def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, as_json: bool) -> int:
     """List dead letters, and count them by kind.
 
-    For each: when it failed, the place of the record, why, its type and number, and whether it was delivered
-    since. Waits for open transactions, which hide letters: a crash can leave one. Exit status 2 if one does not
-    end. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
+    In the order of time. For each: when it failed, the place of the record, why, its type and number, and
+    whether it was delivered since. Waits for open transactions, which hide letters: a crash can leave one. Exit
+    status 2 if one does not end. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
 
     \b
     Examples:
@@ -98,15 +98,16 @@ def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, 
     kinds: Counter[str] = Counter()
     states: Counter[str] = Counter()
     with _reading() as look:
-        for found in letters.find(wanted, look):
-            if only_open and found.redriven:
-                continue
-            kinds[found.letter.kind] += 1
-            states[found.redriven] += 1
-            if as_json:
-                print_json(_object(found))
-            else:
-                _row(console, found)
+        listed = letters.by_time(wanted, look)
+    for found in listed:
+        if only_open and found.redriven:
+            continue
+        kinds[found.letter.kind] += 1
+        states[found.redriven] += 1
+        if as_json:
+            print_json(_object(found))
+        else:
+            _row(console, found)
     if not as_json:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         console.print(f"{kinds.total():,} dead letters" + (f": {counted}" if counted else ""))

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer import app
+from consumer.admin.group import GroupMember
 from consumer.admin.lag import Look, Looker
 from consumer.errors import KafkaUnusable
 from consumer.printing import Console, print_json
@@ -32,33 +34,40 @@ def lag(source: SettingsSource, watch: bool, as_json: bool) -> int:
     For each partition: what is committed and what is there, how many records that leaves to do, how old the
     oldest of them is, and which member owns it. Reads from outside the group: no member is disturbed.
 
+    Waits for open transactions, which hide records, but not with --watch. Exit status 1 if one does not end.
+
     \b
     Examples:
       jirafe-consumer lag --watch
       jirafe-consumer lag --json | jq .total.seconds
     """
-    loaded = source.load()
+    loaded, status = source.load(), 0
     name, looker = loaded.kafka["group.id"], Looker(app.make_deployment(loaded))
     if as_json:
         for look in _looks(looker, watch=watch):
             print_json({"error": look} if isinstance(look, str) else _object(name, look))
-        return 0
+            status = _status(look)
+        return status
     console = Console()
-    shown = (escape(look) if isinstance(look, str) else _shown(name, look) for look in _looks(looker, watch=watch))
-    if sys.stdout.isatty():
-        with Live(console=console, auto_refresh=False) as live:
-            for each in shown:
-                live.update(each, refresh=True)
-    else:
-        # A pipe keeps every look, each with an empty line behind it where more are to come.
-        for each in shown:
-            console.print(each, *([""] if watch else []), sep="\n")
-    return 0
+    with Live(console=console, auto_refresh=False) if sys.stdout.isatty() else nullcontext() as live:
+        for look in _looks(looker, watch=watch):
+            shown = escape(look) if isinstance(look, str) else _shown(name, look)
+            status = _status(look)
+            if live:
+                live.update(shown, refresh=True)
+            else:
+                # A pipe keeps every look, each with an empty line behind it where more are to come.
+                console.print(shown, *([""] if watch else []), sep="\n")
+    return status
+
+
+def _status(look: Look | str) -> int:
+    return 1 if isinstance(look, str) or look.hidden else 0
 
 
 def _looks(looker: Looker, *, watch: bool) -> Iterator[Look | str]:
     """Look, again and again to watch; a look that fails, but the first, is the sentence that says why."""
-    yield looker.look()
+    yield looker.look(settled=not watch)
     while watch:
         time.sleep(_INTERVAL)
         try:
@@ -73,7 +82,7 @@ def _object(name: str, look: Look) -> dict[str, Any]:
         "at": look.at,
         "group": name,
         "state": look.group.state,
-        "members": [{"client_id": each.client_id, "host": each.host} for each in look.group.members],
+        "members": [_member(each) for each in look.group.members],
         "partitions": [
             {
                 "topic": each.topic,
@@ -84,11 +93,25 @@ def _object(name: str, look: Look) -> dict[str, Any]:
                 "oldest": each.oldest,
                 "seconds": look.behind(each.oldest).total_seconds(),
                 "lost": each.lost,
-                "owner": {"client_id": each.owner.client_id, "host": each.owner.host} if each.owner else None,
+                "hidden": each.hidden,
+                "owner": _member(each.owner) if each.owner else None,
             }
             for each in look.lags
         ],
-        "total": {"records": look.records, "seconds": look.behind(look.oldest).total_seconds()},
+        "total": {
+            "records": look.records,
+            "seconds": look.behind(look.oldest).total_seconds(),
+            "hidden": look.hidden,
+        },
+    }
+
+
+def _member(member: GroupMember) -> dict[str, Any]:
+    return {
+        "id": member.id,
+        "instance_id": member.instance_id,
+        "client_id": member.client_id,
+        "host": member.host,
     }
 
 
@@ -112,9 +135,16 @@ def _shown(name: str, look: Look) -> RenderableType:
         topic = each.topic
     table.add_row("[bold]all[/]", "", "", "", f"{look.records:,}", _duration(look.behind(look.oldest)), "")
     lines = [
-        f"member {number}: {escape(each.client_id)} at {escape(each.host)}" for each, number in members.items()
+        f"member {number}: {escape(each.instance_id or each.id)} at {escape(each.host)}"
+        for each, number in members.items()
     ]
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
+    lines += [
+        f"[yellow]Hidden:[/] {each.hidden:,} offsets of {escape(each.topic)}/{each.partition} are behind an open "
+        "transaction."
+        for each in look.lags
+        if each.hidden
+    ]
     behind = f"lag {look.records:,}, {_duration(look.behind(look.oldest))} behind"
     # What matters most comes first: a terminal may have fewer lines than there are partitions.
     return Group(f"group {escape(name)}: {_state(look)}; {behind}", "", table, *(["", *lines] if lines else []))

@@ -131,7 +131,8 @@ def results(
 ) -> int:
     """Show what became of each message.
 
-    Reads the results topic from outside the group: nothing is committed. Exit status 1 if --of has no result.
+    Reads the results topic from outside the group: nothing is committed. With --of it tells which result is the
+    original, and which a replay's or a redrive's. Exit status 1 if --of has no result.
 
     \b
     Examples:
@@ -152,7 +153,7 @@ def results(
         if as_json:
             print_json(result)
         else:
-            console.print(_result_rows(result, header=count == 1))
+            console.print(_result_rows(result, header=count == 1, tells_origin=of is not None))
         if count == most:
             break
     if of and not count and not follow:
@@ -181,14 +182,21 @@ def _place(result: dict[str, Any]) -> Place:
     return Place(result["topic"], result["partition"], result["offset"])
 
 
-def _result_rows(result: dict[str, Any], *, header: bool) -> Table:
-    """Lay out one result, a row for each notification."""
+def _origin(result: dict[str, Any]) -> str:
+    """Tell how a result came about: there may be more of a record that was delivered again."""
+    if result["replay"] is not None:
+        return f"replay {result['replay']}"
+    return "original" if result["redrive"] is None else f"redrive of {result['redrive']}"
+
+
+def _result_rows(result: dict[str, Any], *, header: bool, tells_origin: bool) -> Table:
+    """Lay out one result, a row for each notification; with the origin where results are those of one record."""
     table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, expand=True)
-    table.add_column("record", width=16, overflow="fold")
+    table.add_column("by" if tells_origin else "record", width=16, overflow="fold")
     table.add_column("message", width=14)
     table.add_column("level", width=5)
     table.add_column("notification", ratio=1)
-    place, message = str(_place(result)), result["message"] or "-"
+    place, message = escape(_origin(result) if tells_origin else str(_place(result))), result["message"] or "-"
     for notification in result["notifications"] or [_NOTHING_SENT]:
         level = notification["level"]
         told = notification["description"]

@@ -1,0 +1,349 @@
+"""The operators' tools on topics that are made up: what they read, wait for, leave out and say."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from consumer.admin.audit import AuditReport, Count, audit
+from consumer.admin.deployment import CLOCK_TOLERANCE
+from consumer.admin.lag import Looker
+from consumer.admin.letters import Found, LetterFilter, Letters
+from consumer.admin.reading import await_visible, read_settled, read_topic
+from consumer.admin.redelivery import Redeliverer
+from consumer.admin.replay import Plan, Replay
+from consumer.cli.lag import _object as lag_object
+from consumer.cli.lag import _shown as lag_shown
+from consumer.engine.records import Output, Partition, Range, Record, Redelivery
+from consumer.errors import Hidden
+from consumer.printing import Console
+from tests.unit.shelf import GROUP, LETTERS, ORDERS, RESULTS, Shelf, member
+
+ORDER = Partition(ORDERS, 0)
+START = datetime(2014, 3, 1, 10, tzinfo=UTC)
+PATIENCE = 0.3
+
+
+def ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def record(offset: int, *, topic: str = ORDERS, partition: int = 0, redelivery: Redelivery | None = None) -> Record:
+    return Record(topic, partition, offset, 0, b"R1", b"no Avro", (), redelivery)
+
+
+def ignored(_read: int, _total: int) -> None:
+    pass
+
+
+# what can't be seen yet
+
+
+class Opened:
+    """An open transaction that hides the end of a log, and is committed after some looks."""
+
+    def __init__(self, shelf: Shelf, place: Partition, visible: int, looks: int) -> None:
+        self._log, self.looks = shelf.logs[place], looks
+        self._log.visible = visible
+        shelf.on_idle = self.look
+
+    def look(self) -> None:
+        self.looks -= 1
+        if self.looks == 0:
+            self._log.visible = None
+
+
+@pytest.mark.parametrize("looks", [1, 5])
+def test_what_an_open_transaction_hides_is_waited_for(looks: int) -> None:
+    shelf = Shelf()
+    for offset in range(4):
+        shelf.result(offset)
+    Opened(shelf, Partition(RESULTS, 0), 1, looks)
+    cluster = shelf.deployment(patience=10).cluster
+    found = [each.offset for each in read_topic(cluster, RESULTS, start="beginning", follow=False) if each]
+    assert found == [0, 1, 2, 3]
+
+
+def test_what_stays_hidden_is_said_after_what_can_be_seen_and_not_before_its_time() -> None:
+    shelf = Shelf()
+    for offset in range(4):
+        shelf.result(offset)
+    shelf.logs[Partition(RESULTS, 0)].visible = 2
+    cluster, begun = shelf.deployment(patience=PATIENCE).cluster, time.monotonic()
+    found: list[Record | None] = []
+    with pytest.raises(
+        Hidden, match=r"^results has a transaction that does not end; what is behind it is hidden\.$"
+    ):
+        found.extend(read_topic(cluster, RESULTS, start="beginning", follow=False))
+    assert len(found) == 2
+    assert PATIENCE <= time.monotonic() - begun < 10 * PATIENCE
+    with pytest.raises(
+        Hidden, match=r"^results/0 has a transaction .* the records from the offset 2 on are hidden"
+    ):
+        await_visible(cluster, {Partition(RESULTS, 0): 4})
+    await_visible(cluster, {Partition(RESULTS, 0): 2})
+
+
+def test_patience_is_for_each_pause_and_not_for_the_whole() -> None:
+    shelf = Shelf()
+    for offset in range(8):
+        shelf.result(offset)
+    log = shelf.logs[Partition(RESULTS, 0)]
+    log.visible = 0
+    due = [time.monotonic()]
+
+    def trickle() -> None:
+        if time.monotonic() > due[0] + PATIENCE / 3:
+            log.visible, due[0] = min(8, (log.visible or 0) + 1), time.monotonic()
+
+    shelf.on_idle = trickle
+    cluster = shelf.deployment(patience=PATIENCE).cluster
+    read = [m.offset() for batch in read_settled(cluster, [Range(RESULTS, 0, 0, 8)]) for m in batch]
+    assert read == list(range(8))
+
+
+def letters_of(shelf: Shelf, **options: float) -> Letters:
+    return Letters(shelf.deployment(**options), shelf.codec)
+
+
+@pytest.mark.parametrize("topic", [RESULTS, LETTERS])
+def test_dead_letters_wait_for_what_is_hidden_in_either_topic(topic: str) -> None:
+    shelf = Shelf()
+    for offset in range(3):
+        place = shelf.letter(record(offset))
+        shelf.result(offset, redrive=f"{LETTERS}/0/{place}")
+    Opened(shelf, Partition(topic, 0), 1, 5)
+    found = list(letters_of(shelf, patience=10).find(LetterFilter(), ignored))
+    assert [(each.letter.of.offset, each.redriven) for each in found] == [(n, "delivered") for n in range(3)]
+    shelf.logs[Partition(topic, 0)].visible = 1
+    shelf.on_idle = lambda: None
+    with pytest.raises(Hidden, match=rf"^{topic} has a transaction that does not end"):
+        list(letters_of(shelf).find(LetterFilter(), ignored))
+
+
+def plan(**changed: Any) -> Plan:
+    given = {"start": None, "end": None, "partitions": (), "message_type": None, "key": None, "site": None}
+    return Plan(topic=ORDERS, written="w", **{**given, **changed})
+
+
+def replay_of(shelf: Shelf, **changed: Any) -> Replay:
+    return Replay(shelf.deployment(patience=PATIENCE).cluster, shelf.codec, plan(**changed), None)
+
+
+def test_a_replay_waits_for_what_is_hidden_in_its_range_and_for_nothing_else() -> None:
+    shelf = Shelf()
+    for offset in range(6):
+        shelf.add(ORDERS, b"no Avro", timestamp=offset * 1000)
+    shelf.committed[ORDER] = 6
+    shelf.logs[ORDER].visible = 3
+    end: datetime | int | None
+    for end in (3, datetime.fromtimestamp(3, UTC)):
+        assert replay_of(shelf, end=end).ranges() == [Range(ORDERS, 0, 0, 3)]
+    for end in (4, 100, None, datetime.fromtimestamp(4, UTC)):
+        with pytest.raises(
+            Hidden, match=r"^orders/0 has a transaction that does not end; the records from .* 3 on"
+        ):
+            replay_of(shelf, end=end).ranges()
+    Opened(shelf, ORDER, 3, 3)
+    assert replay_of(shelf).ranges() == [Range(ORDERS, 0, 0, 6)]
+
+
+def test_lag_says_what_is_hidden() -> None:
+    shelf = Shelf(partitions=2)
+    for _ in range(6):
+        shelf.add(ORDERS, b"no Avro")
+    shelf.committed[ORDER] = 2
+    shelf.logs[ORDER].visible = 3
+    looker = Looker(shelf.deployment(patience=PATIENCE))
+    for settled in (True, False):
+        look = looker.look(settled=settled)
+        assert [(each.end, each.records, each.hidden) for each in look.lags] == [(3, 1, 3), (0, 0, 0)]
+        shown = lag_object(GROUP, look)
+        assert (shown["partitions"][0]["hidden"], shown["total"]["hidden"]) == (3, 3)
+    with (console := Console()).capture() as captured:
+        console.print(lag_shown(GROUP, look))
+    assert "Hidden: 3 offsets of orders/0 are behind an open transaction." in captured.get()
+    Opened(shelf, ORDER, 3, 3)
+    assert [each.hidden for each in looker.look(settled=True).lags] == [0, 0]
+
+
+def test_lag_tells_members_of_one_host_apart() -> None:
+    shelf = Shelf(partitions=2)
+    shelf.members = [
+        member("one-a", ORDER),
+        member("one-b", Partition(ORDERS, 1), instance_id="b"),
+        member("one-c"),
+    ]
+    look = Looker(shelf.deployment()).look()
+    shown = json.loads(json.dumps(lag_object(GROUP, look), default=str))
+    same = {"client_id": "jirafe-consumer-one", "host": "10.0.0.1"}
+    assert shown["members"] == [
+        {"id": "one-a", "instance_id": None, **same},
+        {"id": "one-b", "instance_id": "b", **same},
+        {"id": "one-c", "instance_id": None, **same},
+    ]
+    assert [each["owner"]["id"] for each in shown["partitions"]] == ["one-a", "one-b"]
+    with (console := Console()).capture() as captured:
+        console.print(lag_shown(GROUP, look))
+    said = captured.get()
+    assert [f"member {n}: {name} at 10.0.0.1" in said for n, name in ((1, "one-a"), (2, "b"), (3, "one-c"))] == [
+        True
+    ] * 3
+
+
+# audits
+
+
+def audited(shelf: Shelf, start: datetime | int | None = None) -> AuditReport:
+    (*_, report) = audit(shelf.deployment(), shelf.codec, {ORDERS: ()}, (start, None))
+    assert isinstance(report, AuditReport)
+    return report
+
+
+def test_an_audit_of_a_time_allows_for_clocks_that_differ_and_reads_no_further_back() -> None:
+    shelf = Shelf()
+    for name, before in (("long", CLOCK_TOLERANCE * 2), ("just", CLOCK_TOLERANCE - timedelta(seconds=1))):
+        del name
+        offset = shelf.add(ORDERS, b"no Avro", timestamp=ms(START))
+        shelf.result(offset, code=500, at=ms(START - before))
+        shelf.letter(record(offset), at=ms(START - before))
+    shelf.committed[ORDER] = 2
+    report = audited(shelf, START)
+    assert report.partitions[0].first[Count.MISSING] == (0,)  # its result is too early for any clock
+    assert report.total()[Count.ONE_RESULT] == report.total()[Count.DEAD_LETTERED] == 1
+    begun = {each.topic: each.offset for each in shelf.read_from if each.topic != ORDERS}
+    assert begun == {RESULTS: 1, LETTERS: 1}
+    assert audited(shelf).is_proven  # by offsets, all is read
+
+
+@pytest.mark.parametrize("topic", [RESULTS, LETTERS])
+@pytest.mark.parametrize("is_shortened", [True, False])
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_retention_is_named_where_it_may_have_taken_what_is_missing(
+    topic: str, *, is_shortened: bool, is_missing: bool
+) -> None:
+    shelf = Shelf()
+    for offset in range(3):
+        shelf.add(ORDERS, b"no Avro", timestamp=ms(START))
+        shelf.result(offset, code=500, at=ms(START))
+        shelf.letter(record(offset), at=ms(START))
+    shelf.committed[ORDER] = 3
+    log = shelf.logs[Partition(topic, 0)]
+    if is_missing:
+        del log.kept[0]
+    elif is_shortened:
+        log.kept = {at + 1: kept for at, kept in log.kept.items()}
+        log.end += 1
+    log.first = int(is_shortened)
+    said = f"{topic} has lost its oldest records to retention: what seems missing may have been there."
+    for start in (None, START):
+        report = audited(shelf, start)
+        # Of a missing result the letter is stray: also then the results' retention may have taken it.
+        assert report.is_proven is not is_missing
+        at_its_beginning = is_shortened and is_missing
+        assert [note for note in report.notes if note == said] == [said] * at_its_beginning
+    assert not [note for note in audited(shelf, START + timedelta(days=1)).notes if note == said]
+
+
+@pytest.mark.parametrize("redelivery", [Redelivery(redrive="letters/0/7"), Redelivery(replay="a-replay")])
+def test_letters_of_a_redrive_or_replay_are_no_letters_of_the_group(redelivery: Redelivery) -> None:
+    shelf = Shelf()
+    for offset in range(2):
+        shelf.add(ORDERS, b"no Avro")
+        shelf.result(offset, code=200 + 300 * offset)
+        shelf.result(offset, code=500, **{name: redelivery._asdict()[name] for name in ("replay", "redrive")})
+        shelf.letter(record(offset, redelivery=redelivery))
+    shelf.committed[ORDER] = 2
+    report = audited(shelf)
+    assert report.total()[Count.STRAY_LETTER] == report.total()[Count.DEAD_LETTERED] == 0
+    assert report.partitions[0].first[Count.WITHOUT_LETTER] == (1,)
+
+
+# dead letters
+
+
+def test_letters_are_those_of_the_topic_that_is_meant() -> None:
+    shelf = Shelf()
+    for topic in ("orders", "carts", "orders"):
+        shelf.letter(record(1, topic=topic))
+    for topic in ("orders", "carts", "taxons"):
+        found = letters_of(shelf).find(LetterFilter(topic=topic), ignored)
+        places = [each.letter.place.offset for each in found]
+        assert places == {"orders": [0, 2], "carts": [1], "taxons": []}[topic]
+
+
+def test_letters_are_those_that_were_there_when_it_began() -> None:
+    shelf = Shelf()
+    shelf.letter(record(0))
+    shelf.letter(record(1))
+
+    def came() -> None:
+        shelf.letter(record(9))
+
+    shelf.on_assign = came
+    letters, looks = letters_of(shelf), list[tuple[int, int]]()
+    found = list(letters.find(LetterFilter(), lambda read, total: looks.append((read, total))))
+    # One came while the results were read, before the letters' own end was looked up; the next is left out.
+    assert [each.letter.of.offset for each in found] == [0, 1, 9]
+    assert all(read <= total for read, total in looks)
+
+
+def test_letters_of_all_partitions_are_in_the_order_of_time() -> None:
+    shelf = Shelf(partitions=3)
+    times = [5, 1, 9, 3, 3, 0, 8, 2]
+    for index, at in enumerate(times):
+        shelf.letter(record(index), at=at * 1000, partition=index % 3)
+    found = letters_of(shelf).by_time(LetterFilter(), ignored)
+    assert [each.letter.failed_at for each in found] == [datetime.fromtimestamp(at, UTC) for at in sorted(times)]
+    assert {each.letter.record.value for each in found} == {None}
+    assert [each.contents.number for each in found] == ["R1"] * len(times)
+
+
+# rates
+
+
+class Recorder:
+    """Delivers nothing, and notes how much it is given at a time, and what it is told to wait."""
+
+    def __init__(self) -> None:
+        self.portions: list[int] = []
+        self.waited: list[float] = []
+
+    def deliver(self, records: Iterable[Record]) -> list[Output]:
+        given = [Output(each, b"", None) for each in records]
+        self.portions.append(len(given))
+        return given
+
+    def publish(self, _outputs: Sequence[Output], _offsets: Mapping[Partition, int]) -> None:
+        pass
+
+    def wait(self, seconds: float) -> None:
+        if seconds:
+            self.waited.append(seconds)
+
+
+@pytest.mark.parametrize(
+    ("rate", "portions"), [(None, [7]), (3.0, [3, 3, 1]), (0.5, [1] * 7), (2.9, [2, 2, 2, 1]), (100.0, [7])]
+)
+def test_a_rate_holds_within_a_batch_too(rate: float | None, portions: list[int]) -> None:
+    shelf = Shelf()
+    for offset in range(7):
+        shelf.add(ORDERS, b"no Avro")
+        shelf.letter(record(offset))
+    shelf.committed[ORDER] = 7
+    # All seven come at once: nothing but the rate parts them.
+    job, replayed = replay_of(shelf), Recorder()
+    batches = [len(wanted) for _, wanted in job.select(job.ranges()) if wanted]
+    steps = list(job.run(job.ranges(), cast("Redeliverer[Any]", replayed), rate))
+    letters, redriven = letters_of(shelf), Recorder()
+    found: list[Found] = list(letters.find(LetterFilter(), ignored))
+    list(letters.redrive(found, cast("Redeliverer[Any]", redriven), 500, rate))
+    assert batches == [7]
+    assert (replayed.portions, redriven.portions) == (portions, portions)
+    assert sum(step.passed for step in steps) == 7
+    for each in (replayed, redriven):
+        expected = [count / rate for count in portions] if rate else []
+        assert each.waited == pytest.approx(expected, abs=0.05)
