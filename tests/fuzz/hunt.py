@@ -1,0 +1,149 @@
+"""Which trials run where: a thread and a worker process for each core, until there were enough of them."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from tests.fuzz.found import FOLDER, keep
+from tests.fuzz.losable import Failure, Losable
+from tests.fuzz.shrink import shrink
+from tests.fuzz.targets import Case
+
+_BATCH_SECONDS = 1.0
+_FIRST_BATCH = 10
+_LARGEST_BATCH = 2000
+_MOST_FAILURES = 8
+_SHRINK_SECONDS = 20.0
+_SHRINK_TRIES = 400
+
+
+@dataclass
+class Hunted:
+    """How far a target is: the seed that comes next, trials run, and the seconds they took."""
+
+    next_seed: int
+    trials: int = 0
+    seconds: float = 0.0
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """How many trials take about as long as a batch should."""
+        rate = self.trials / self.seconds if self.seconds else 0.0
+        return min(_LARGEST_BATCH, max(_FIRST_BATCH, int(rate * _BATCH_SECONDS)))
+
+
+class Hunt:
+    """Trials of targets, `count` of each at most, for so many seconds in all; seeds go up from `seed`.
+
+    `tell` is told each new kind of failure, with the path of its case, from any thread but one at a time. `folder`
+    is where failing cases are kept.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        seed: int,
+        most: int | None,
+        seconds: float,
+        tell: Callable[[Failure, Path | None], None],
+        folder: Path = FOLDER,
+    ) -> None:
+        self.hunted = {target: Hunted(seed) for target in targets}
+        self._end_seed = None if most is None else seed + most
+        self._end = time.monotonic() + seconds
+        self._tell = tell
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._names = count(1)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """One failure of each kind."""
+        return [failure for hunted in self.hunted.values() for failure in hunted.failures.values()]
+
+    def run(self, workers: int) -> None:
+        """Run with so many worker processes; blocks to the end."""
+        threads = [threading.Thread(target=self._work, name=f"fuzz-{next(self._names)}") for _ in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Let the batches in flight be the last; any thread may call."""
+        self._end = 0.0
+
+    def _work(self) -> None:
+        with Losable() as losable:
+            while batch := self._next():
+                target, first, number = batch
+                self._try(losable, target, first, number)
+
+    def _next(self) -> tuple[str, int, int] | None:
+        """Choose the target that had the least time so far, and take its next seeds."""
+        with self._lock:
+            left = [name for name, hunted in self.hunted.items() if self._left(hunted)]
+            if not left or time.monotonic() > self._end:
+                return None
+            name = min(left, key=lambda each: self.hunted[each].seconds)
+            hunted = self.hunted[name]
+            number = min(hunted.batch, self._left(hunted))
+            first, hunted.next_seed = hunted.next_seed, hunted.next_seed + number
+            # Reckoned in advance, so that the other workers take another target meanwhile.
+            hunted.seconds += _BATCH_SECONDS
+            return name, first, number
+
+    def _left(self, hunted: Hunted) -> int:
+        if len(hunted.failures) >= _MOST_FAILURES:
+            return 0
+        return _LARGEST_BATCH if self._end_seed is None else self._end_seed - hunted.next_seed
+
+    def _try(self, losable: Losable, target: str, first: int, number: int) -> None:
+        hunted, begun, last, end = self.hunted[target], time.monotonic(), first, first + number
+        order = {"first": first, "count": number}
+        while last < end:
+            failures = []
+            for told in losable.run(target, {"first": last, "count": end - last}):
+                if isinstance(told, Failure):
+                    failures.append(told)
+                else:
+                    last = told.seed
+                    with self._lock:
+                        hunted.trials += 1
+            last += 1
+            for failure in failures:
+                self._found(losable, failure, order)
+            if time.monotonic() > self._end:
+                break
+        with self._lock:
+            hunted.seconds += time.monotonic() - begun - _BATCH_SECONDS
+
+    def _found(self, losable: Losable, failure: Failure, order: dict[str, int]) -> None:
+        """Make the case of a new kind of failure smaller, keep it and tell it."""
+        with self._lock:
+            known = self.hunted[failure.target].failures
+            if failure.rule in known:
+                return
+            known[failure.rule] = failure
+        path = None
+        case = losable.case_of(failure.target, failure.seed)
+        if case is not None and _fails(losable, failure, case):
+            case = shrink(
+                case,
+                lambda each: _fails(losable, failure, each),
+                seconds=_SHRINK_SECONDS,
+                tries=_SHRINK_TRIES,
+            )
+            path = keep(failure, case, self._folder)
+        with self._lock:
+            self._tell(failure, path)
+
+
+def _fails(losable: Losable, failure: Failure, case: Case) -> bool:
+    """Tell whether a case fails in the same way."""
+    found = losable.try_case(failure.target, case)
+    return found is not None and found.rule == failure.rule

@@ -1,0 +1,103 @@
+"""What the Events API answers, at the byte level, to the client."""
+
+import math
+import time
+from functools import cache
+from random import Random
+
+import orjson
+
+from jirafe.client import Answered, Client, Document, Exchange, Failed, Forbidden, Refused, Rejected, Site, Transient
+from tests.fuzz import draw as drawing
+from tests.fuzz.answers_drawn import draw_answer, draw_json
+from tests.fuzz.raw import RawServer
+from tests.fuzz.targets import Breach, Case, Limits
+
+CONNECT, READ = 1.0, 0.3
+"""Seconds that the client may take."""
+SLACK = 1.0
+TOKEN = "a-token+of/ours=="  # noqa: S105 - nobody's
+
+LIMITS = Limits(cpu=3.0, clock=6.0, memory=256)
+
+_VERDICTS = (
+    {"success": True},
+    {"success": False, "error_type": "validation", "errors": {"total": "None is not of type 'number'"}},
+    {"success": False, "error_type": "unknown", "message": "try again"},
+    {"success": False, "errors": [TOKEN, "a"]},
+    {"success": False, "error_type": "bad_json"},
+)
+_ERRORS = (
+    {"success": False, "error_type": "invalid_token"},
+    {"success": False, "error_type": "authorization", "message": TOKEN},
+    {"success": False, "error_type": "bad_json", "errors": {"a": TOKEN}},
+    {"error_type": "unknown", "message": "x"},
+)
+
+
+def draw(random: Random) -> Case:
+    """Draw what is sent, and the answer to it."""
+    arrays = [random.choice(("cart", "order", "category")) for _ in range(random.choice((1, 2, 5, 50)))]
+    right: object = {array: [random.choice(_VERDICTS) for each in arrays if each == array] for array in set(arrays)}
+    if drawing.chance(random, 0.2):
+        right = random.choice(_ERRORS)
+    # A set has no order of its own: it must not change the case.
+    right = dict(sorted(right.items())) if isinstance(right, dict) else right
+    return {"arrays": arrays, "answer": draw_answer(random, draw_json(random, right))}
+
+
+@cache
+def _server() -> RawServer:
+    return RawServer()
+
+
+@cache
+def _observed() -> list[Exchange]:
+    return []
+
+
+@cache
+def _client() -> Client:
+    return Client(f"{_server().url}/v2", connect_timeout=CONNECT, read_timeout=READ, observe=_observed().append)
+
+
+def try_out(case: Case) -> None:
+    """Send events, read the answer, and hold what the client makes of it to its own word."""
+    documents = [Document(array, b'{"a":%d}' % index) for index, array in enumerate(case["arrays"])]
+    _server().play(case["answer"])
+    begun = time.monotonic()
+    answer = _client().send(Site("1", TOKEN), documents)
+    seconds = time.monotonic() - begun
+    _server().play([])
+    if seconds > CONNECT + READ + SLACK:
+        raise Breach("a request takes longer than its timeouts", f"{seconds:.1f} s; then {answer!r}")
+    if not _observed():
+        raise Breach("an exchange is not observed")
+    _observed().clear()
+    texts = []
+    match answer:
+        case Answered(items):
+            if len(items) != len(documents):
+                raise Breach("an answer has not one verdict for each event", repr(answer))
+            texts = [item.message for item in items if isinstance(item, Rejected | Transient)]
+        case Refused(message):
+            texts = [message]
+        case Forbidden(error_type):
+            texts = [error_type]
+        case Failed(cause, message, retry_after, _):
+            texts = [cause, message]
+            if retry_after is not None and not (math.isfinite(retry_after) and retry_after >= 0):
+                raise Breach("Retry-After is no number of seconds", repr(retry_after))
+    for text in texts:
+        _check_text(text)
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise Breach("an answer has no reason")
+    if TOKEN in text:
+        raise Breach("an answer's reason has the token", text)
+    try:
+        orjson.dumps(text)
+    except TypeError:
+        raise Breach("an answer's reason can't be written", repr(text)) from None

@@ -1,0 +1,276 @@
+"""Records from Kafka: from the library's hands to results and dead letters that can be read back."""
+
+import json
+import struct
+from collections.abc import Callable
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from threading import Thread
+from typing import Any, cast
+
+import orjson
+from confluent_kafka import Message, Producer
+
+from consumer.admin.letters import read_letter
+from consumer.delivery.handler import Delivery
+from consumer.delivery.mapping import Defaults
+from consumer.delivery.sending import Rules
+from consumer.delivery.work import Credentials, Work
+from consumer.engine.deadline import Clock, Deadline
+from consumer.engine.kafka import TransactionalProducer, to_record
+from consumer.engine.ports import Chunk, Done, Hooks, Retry
+from consumer.engine.records import Output, Partition, Record
+from consumer.engine.writer import Writer
+from jirafe.client import Client
+from schemas.codec import Codec, Schema, UnknownSchema
+from schemas.hub import to_message
+from tests.fuzz import draw as drawing
+from tests.fuzz.avro import Encoder, draw_schema
+from tests.fuzz.draw import chance
+from tests.fuzz.targets import Breach, Case, Limits, hub, latin
+
+LIMITS = Limits(cpu=2.0, clock=10.0, memory=256)
+
+LARGEST_RESULT = 1_000_000
+"""Bytes that a topic takes where nobody set it otherwise, less some for the framing."""
+
+_ORDERS = Partition("orders", 0)
+_TRIES = 100
+_TIMESTAMPS = (0, 1, -1, 1_400_000_000_000, 1_400_000_000_000_000, 1_400_000_000_000_000_000, 2**63 - 1, -(2**63), 253_402_300_800_000, -62_135_596_800_001)
+
+
+def draw(random: Random) -> Case:
+    """Draw a writer's schema, and a chunk of records, most of them by it."""
+    schema = draw_schema(random)
+    hostility = random.choice((0.0, 0.0, 0.01, 0.05, 0.3))
+    number = random.choice((1, 1, 2, 5, 20))
+    largest = 1_000_000 if number == 1 and chance(random, 0.1) else 20_000
+    records = [_draw_record(random, schema, hostility, largest) for _ in range(number)]
+    return {"schema": json.dumps(schema), "records": records}
+
+
+def _draw_record(random: Random, schema: Any, hostility: float, largest: int) -> dict[str, Any]:
+    kind = random.random()
+    if kind < 0.6:
+        body = b"\0\0\0\0\1" + Encoder(random, schema, hostility, largest).record(_message(random))
+    elif kind < 0.85:
+        body = _own(random, largest)
+    elif kind < 0.9:
+        body = random.choice((b"", b"\0", b"\xc3\x01", b"\0" + struct.pack(">I", random.choice((0, 2, 2**31, 2**32 - 1))), b"{}", b"null"))
+        body += drawing.data(random)
+    else:
+        body = random.choice((b"\0\0\0\0\1", b"\xc3\x01", b"")) + drawing.data(random)
+    if chance(random, 0.1):
+        body = drawing.damaged(random, body)
+    return {
+        "value": None if chance(random, 0.02) else latin(body),
+        "key": _key(random),
+        "headers": [_header(random) for _ in range(random.choice((0, 0, 0, 1, 3, 300 if chance(random, 0.1) else 1)))],
+        "timestamp": random.choice(_TIMESTAMPS),
+    }
+
+
+def _message(random: Random) -> Any:
+    """Draw a message that can be converted, None if the drawn one can't."""
+    try:
+        return to_message(orjson.loads(json.dumps(hub.draw_document(random))))
+    except ValueError:
+        return None
+
+
+def _own(random: Random, largest: int) -> bytes:
+    """Draw a message of our own schema; at times so large that its result can't quote it."""
+    message = _message(random)
+    if message is None:
+        return b"\xc3\x01" + drawing.data(random)
+    name = message["message"].partition(":")[0]
+    if chance(random, 0.05):
+        long = "x" * random.choice((2000, largest // 2))
+        section = message["payload"].get("order") or message["payload"].get("cart") or message["payload"].get("taxon")
+        if section:
+            section[random.choice(("number", "id", "name", "currency"))] = long
+        else:
+            message["message_id"] = long
+    if chance(random, 0.03):
+        message["parameters"]["jirafe.site_id"] = drawing.utf8(random)
+        message["parameters"]["jirafe.access_token"] = drawing.utf8(random)
+    try:
+        return _codec().encode(name, message)
+    except (ValueError, TypeError, OverflowError, AttributeError):
+        return b"\xc3\x01"
+
+
+def _key(random: Random) -> str | None:
+    return random.choice((None, "", "R1", "R1", "R2", latin(drawing.data(random)), "\xff", "a" * 10_000))
+
+
+def _header(random: Random) -> list[str | None]:
+    name = random.choice(("a", "", "dlq.reason", "dlq.topic", "dlq.time", "dlq.", "ä", "\xff\xfe", "\xed\xa0\xbd", "a\0b", "x" * 3000))
+    return [name, random.choice((None, "", "b", "\xff", latin(drawing.data(random)), "y" * 5000))]
+
+
+# The surroundings: real where it can be.
+
+
+class _Registry:
+    """Has one schema, under the id 1, as its answer's text; every new one of ours has the id 7."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._ours: dict[int, Schema] = {}
+
+    def schema(self, schema_id: int) -> list[Schema]:
+        if schema_id in self._ours:
+            return [self._ours[schema_id]]
+        if schema_id != 1:
+            raise UnknownSchema(f"the schema registry knows no schema with the id {schema_id}")
+        try:
+            found: Schema = orjson.loads(self._text)
+        except orjson.JSONDecodeError as error:
+            raise UnknownSchema(f"it is not JSON: {error}") from None
+        return [found]
+
+    def register(self, name: str, schema: Schema) -> int:
+        self._ours[7] = {key: value for key, value in schema.items() if not key.startswith("__")}
+        return 7
+
+
+class _Api(BaseHTTPRequestHandler):
+    """Accepts what is sent; some, by their bytes, it refuses with errors that quote them."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        arrays = orjson.loads(body)
+        answer = orjson.dumps({array: [_verdict(event) for event in events] for array, events in arrays.items()})
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def _verdict(event: Any) -> dict[str, Any]:
+    text = orjson.dumps(event).decode()
+    if sum(text.encode()[:200]) % 5:
+        return {"success": True}
+    return {"success": False, "error_type": "validation", "errors": {"id": f"{text[:50_000]} is not valid", "x": text[:3]}}
+
+
+@cache
+def _api() -> str:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Api)
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/v2"
+
+
+@cache
+def _client() -> Client:
+    return Client(_api(), connect_timeout=5, read_timeout=10)
+
+
+@cache
+def _codec() -> Codec:
+    return Codec()
+
+
+class _Loopback:
+    """A producer whose records come back; they pass the real one's checks, which sends them nowhere."""
+
+    def __init__(self) -> None:
+        self._real = Producer({"bootstrap.servers": "127.0.0.1:9", "log_level": 0, "message.max.bytes": 20_971_520})
+        self.records: list[tuple[str, bytes | None, bytes | None, list[Any]]] = []
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None, *, headers: list[Any]) -> None:
+        self._real.produce(topic, value, key, headers=headers)
+        self.records.append((topic, value, key, headers))
+
+    def forget(self) -> None:
+        self._real.purge()
+        self._real.poll(0)
+        self.records.clear()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None  # transactions
+
+
+@cache
+def _loopback() -> _Loopback:
+    return _Loopback()
+
+
+class _Handed:
+    """A record as the library hands it over: it raises SystemError where the name of a header is not UTF-8."""
+
+    def __init__(self, offset: int, drawn: dict[str, Any]) -> None:
+        key, value = drawn["key"], drawn["value"]
+        self._message = Message(
+            *_ORDERS,
+            offset,
+            key=None if key is None else key.encode("latin-1"),
+            value=None if value is None else value.encode("latin-1"),
+            timestamp=(1, drawn["timestamp"]),
+        )
+        self._headers = [(name.encode("latin-1"), value and value.encode("latin-1")) for name, value in drawn["headers"]]
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        try:
+            return [(name.decode(), value) for name, value in self._headers] or None
+        except UnicodeDecodeError as error:
+            raise SystemError("<method 'headers' of 'cimpl.Message' objects> returned a result with an exception set") from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)
+
+
+def try_out(case: Case) -> None:
+    """Deliver a chunk, write what comes of it, and read that back."""
+    codec = Codec(_Registry(case["schema"]))
+    records = [to_record(cast("Message", _Handed(offset, drawn))) for offset, drawn in enumerate(case["records"])]
+    defaults = Defaults(Credentials("1", "a-token"), {"jirafe.product_category_taxonomy": "2"})
+    delivery = Delivery(codec, _client(), Rules(10 * 1024 * 1024, 3), defaults)
+    chunk: Chunk[Work] = Chunk(_ORDERS, 1, records)
+    for _ in range(_TRIES):
+        ended = delivery.handle(chunk, lambda: True)
+        if isinstance(ended, Done):
+            break
+    else:
+        assert isinstance(ended, Retry)
+        raise Breach("a record is never decided", ended.trouble.message)
+    if len(ended.outputs) != len(records):
+        raise Breach("there is not one output for each record")
+    for record, output in zip(records, ended.outputs, strict=True):
+        _check(codec, record, output)
+
+
+def _check(codec: Codec, record: Record, output: Output) -> None:
+    """Hold an output to the rules: written as the member does, its result and its dead letter can be read."""
+    loopback = _loopback()
+    writer = Writer(cast("TransactionalProducer", loopback), ("results", "letters"), Hooks(), Clock())
+    try:
+        writer.write([output], {}, None, Deadline(5.0))
+        written = list(loopback.records)
+    finally:
+        loopback.forget()
+    topic, value, key, _ = written[0]
+    if len(value or b"") + len(key or b"") > LARGEST_RESULT:
+        raise Breach("a result is larger than its topic takes", f"{len(value or b'')} bytes")
+    result = codec.decode_result(value or b"")
+    if (result["topic"], result["partition"], result["offset"]) != record.place:
+        raise Breach("a result names another place")
+    is_failed = any(notification["level"] == "error" for notification in result["notifications"])
+    if is_failed != (output.dead_letter is not None) or is_failed != (result["code"] == 500):
+        raise Breach("a result, its code and its dead letter contradict each other", repr(result))
+    orjson.dumps(result)
+    if output.dead_letter:
+        topic, value, key, headers = written[1]
+        letter = read_letter(Record(topic, 0, 0, 0, key, value, tuple((n, v.encode() if isinstance(v, str) else v) for n, v in headers)))
+        if letter is None:
+            raise Breach("a dead letter can't be read", repr(headers)[-300:])
+        if letter.record[:6] != record[:6]:
+            raise Breach("a dead letter is not its record", f"{letter.record!r} of {record!r}"[:300])
