@@ -36,9 +36,9 @@ def draw_answer(random: Random, body: bytes) -> Script:
     kind = random.random()
     if kind < 0.25:
         return _right(random, body)
-    if kind < 0.85:
+    if kind < 0.9:
         return _odd(random, body)
-    if kind < 0.95:
+    if kind < 0.99:
         return _damaged(random, body)
     return _slow_or_large(random, body)
 
@@ -105,7 +105,7 @@ def _odd(random: Random, body: bytes) -> Script:
     else:
         content = latin(body)
     head = interim + line.join([_status_line(random), *headers]) + line * 2
-    end = random.choice(([["send", ""]], [], [], [["reset"]]))
+    end = random.choice(([["send", ""]], *[[]] * 6, [["reset"]]))
     return [["send", head + content], *end]
 
 

@@ -12,7 +12,7 @@ from tests.fuzz.draw import chance
 
 Schema = Any
 
-_PARTS = 3000
+_PARTS = 2000
 _PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
 _LOGICAL = (
     ("string", {"logicalType": "uuid"}),
@@ -197,15 +197,14 @@ class Encoder:
     A record has about `largest` bytes at most; where it would have more, or would take too long to write, it ends.
     """
 
-    def __init__(self, random: Random, schema: Schema, hostility: float, largest: int) -> None:
+    def __init__(self, random: Random, schema: Schema, largest: int) -> None:
         self._random = random
-        self._hostility = hostility
         self._named: dict[str, Schema] = {}
-        self._deepest = random.choice((3, 8, 30, 300)) if chance(random, 0.98) else 30_000
         self._largest = largest
-        self._most_parts = 4 * self._deepest + _PARTS
         self._note(schema)
         self._schema = schema
+        self._hostility = 0.0
+        self._deepest = 0
 
     def _note(self, schema: Schema) -> None:
         left = [schema]
@@ -222,11 +221,15 @@ class Encoder:
 
     def record(self, value: object = None) -> bytes:
         """Write a record; fields that `value` has are as there, the others are drawn."""
+        random = self._random
+        self._hostility = random.choice((0.0, 0.0, 0.01, 0.05, 0.3))
+        self._deepest = random.choice((3, 8, 30, 300)) if chance(random, 0.98) else 30_000
+        most_parts = 4 * self._deepest + _PARTS
         # Without recursion: the depth is for the code that reads it.
         written = bytearray()
         stack: list[tuple[Any, ...]] = [(self._schema, value, 0)]
         parts = 0
-        while stack and len(written) < self._largest and parts < self._most_parts:
+        while stack and len(written) < self._largest and parts < most_parts:
             entry = stack.pop()
             parts += 1
             if len(entry) == 1:

@@ -13,7 +13,7 @@ from tests.fuzz.answers_drawn import draw_answer, draw_json
 from tests.fuzz.raw import RawServer
 from tests.fuzz.targets import Breach, Case, Limits
 
-CONNECT, READ = 1.0, 0.3
+CONNECT, READ = 1.0, 0.15
 """Seconds that the client may take."""
 SLACK = 1.0
 TOKEN = "a-token+of/ours=="  # noqa: S105 - nobody's

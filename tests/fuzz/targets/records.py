@@ -1,10 +1,12 @@
 """Records from Kafka: from the library's hands to results and dead letters that can be read back."""
 
+import copy
 import json
 import struct
 from collections.abc import Callable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from random import Random
 from threading import Thread
 from typing import Any, cast
@@ -37,30 +39,33 @@ LARGEST_RESULT = 1_000_000
 
 _ORDERS = Partition("orders", 0)
 _TRIES = 100
+_TRIALS_OF_A_CODEC = 100
+_BY_REGISTRY = b"\0\0\0\0\1"
 _TIMESTAMPS = (0, 1, -1, 1_400_000_000_000, 1_400_000_000_000_000, 1_400_000_000_000_000_000, 2**63 - 1, -(2**63), 253_402_300_800_000, -62_135_596_800_001)
 
 
 def draw(random: Random) -> Case:
     """Draw a writer's schema, and a chunk of records, most of them by it."""
     schema = draw_schema(random)
-    hostility = random.choice((0.0, 0.0, 0.01, 0.05, 0.3))
-    number = random.choice((1, 1, 2, 5, 20))
+    number = random.choice((1, 5, 20, 40))
     largest = 1_000_000 if number == 1 and chance(random, 0.1) else 20_000
-    records = [_draw_record(random, schema, hostility, largest) for _ in range(number)]
+    encoder = Encoder(random, schema, largest)
+    messages = [_message(random) for _ in range(min(number, 4))]
+    records = [_draw_record(random, encoder, random.choice(messages), largest) for _ in range(number)]
     return {"schema": json.dumps(schema), "records": records}
 
 
-def _draw_record(random: Random, schema: Any, hostility: float, largest: int) -> dict[str, Any]:
+def _draw_record(random: Random, encoder: Encoder, message: Any, largest: int) -> dict[str, Any]:
     kind = random.random()
     if kind < 0.6:
-        body = b"\0\0\0\0\1" + Encoder(random, schema, hostility, largest).record(_message(random))
+        body = _BY_REGISTRY + encoder.record(message)
     elif kind < 0.85:
-        body = _own(random, largest)
+        body = _own(random, message, largest)
     elif kind < 0.9:
         body = random.choice((b"", b"\0", b"\xc3\x01", b"\0" + struct.pack(">I", random.choice((0, 2, 2**31, 2**32 - 1))), b"{}", b"null"))
         body += drawing.data(random)
     else:
-        body = random.choice((b"\0\0\0\0\1", b"\xc3\x01", b"")) + drawing.data(random)
+        body = random.choice((_BY_REGISTRY, b"\xc3\x01", b"")) + drawing.data(random)
     if chance(random, 0.1):
         body = drawing.damaged(random, body)
     return {
@@ -79,11 +84,11 @@ def _message(random: Random) -> Any:
         return None
 
 
-def _own(random: Random, largest: int) -> bytes:
+def _own(random: Random, message: Any, largest: int) -> bytes:
     """Draw a message of our own schema; at times so large that its result can't quote it."""
-    message = _message(random)
     if message is None:
         return b"\xc3\x01" + drawing.data(random)
+    message = copy.deepcopy(message)
     name = message["message"].partition(":")[0]
     if chance(random, 0.05):
         long = "x" * random.choice((2000, largest // 2))
@@ -96,7 +101,7 @@ def _own(random: Random, largest: int) -> bytes:
         message["parameters"]["jirafe.site_id"] = drawing.utf8(random)
         message["parameters"]["jirafe.access_token"] = drawing.utf8(random)
     try:
-        return _codec().encode(name, message)
+        return _own_codec().encode(name, message)
     except (ValueError, TypeError, OverflowError, AttributeError):
         return b"\xc3\x01"
 
@@ -114,26 +119,26 @@ def _header(random: Random) -> list[str | None]:
 
 
 class _Registry:
-    """Has one schema, under the id 1, as its answer's text; every new one of ours has the id 7."""
+    """Has the schema of a trial, as its answer's text, under an id of the trial's own; and our own ones."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._ours: dict[int, Schema] = {}
+    def __init__(self) -> None:
+        self.id, self.text = 100, ""
+        self._ours: list[Schema] = []
 
     def schema(self, schema_id: int) -> list[Schema]:
-        if schema_id in self._ours:
-            return [self._ours[schema_id]]
-        if schema_id != 1:
+        if 0 < schema_id <= len(self._ours):
+            return [self._ours[schema_id - 1]]
+        if schema_id != self.id:
             raise UnknownSchema(f"the schema registry knows no schema with the id {schema_id}")
         try:
-            found: Schema = orjson.loads(self._text)
+            found: Schema = orjson.loads(self.text)
         except orjson.JSONDecodeError as error:
             raise UnknownSchema(f"it is not JSON: {error}") from None
         return [found]
 
     def register(self, name: str, schema: Schema) -> int:
-        self._ours[7] = {key: value for key, value in schema.items() if not key.startswith("__")}
-        return 7
+        self._ours.append({key: value for key, value in schema.items() if not key.startswith("__")})
+        return len(self._ours)
 
 
 class _Api(BaseHTTPRequestHandler):
@@ -175,8 +180,27 @@ def _client() -> Client:
 
 
 @cache
-def _codec() -> Codec:
+def _own_codec() -> Codec:
     return Codec()
+
+
+@cache
+def _surroundings(_turn: int) -> tuple[_Registry, Codec]:
+    registry = _Registry()
+    return registry, Codec(registry)
+
+
+_trials = count()
+
+
+def _set_up(text: str) -> tuple[bytes, Codec]:
+    """Have a registry with this schema; gives the framing of its records. Codecs keep all schemas: each has a few."""
+    trial = next(_trials)
+    if trial % _TRIALS_OF_A_CODEC == 0:
+        _surroundings.cache_clear()
+    registry, codec = _surroundings(0)
+    registry.id, registry.text = 100 + trial, text
+    return b"\0" + struct.pack(">I", registry.id), codec
 
 
 class _Loopback:
@@ -207,13 +231,13 @@ def _loopback() -> _Loopback:
 class _Handed:
     """A record as the library hands it over: it raises SystemError where the name of a header is not UTF-8."""
 
-    def __init__(self, offset: int, drawn: dict[str, Any]) -> None:
+    def __init__(self, offset: int, drawn: dict[str, Any], framing: bytes) -> None:
         key, value = drawn["key"], drawn["value"]
         self._message = Message(
             *_ORDERS,
             offset,
             key=None if key is None else key.encode("latin-1"),
-            value=None if value is None else value.encode("latin-1"),
+            value=None if value is None else _framed(value.encode("latin-1"), framing),
             timestamp=(1, drawn["timestamp"]),
         )
         self._headers = [(name.encode("latin-1"), value and value.encode("latin-1")) for name, value in drawn["headers"]]
@@ -228,10 +252,14 @@ class _Handed:
         return getattr(self._message, name)
 
 
+def _framed(value: bytes, framing: bytes) -> bytes:
+    return framing + value[len(_BY_REGISTRY) :] if value.startswith(_BY_REGISTRY) else value
+
+
 def try_out(case: Case) -> None:
     """Deliver a chunk, write what comes of it, and read that back."""
-    codec = Codec(_Registry(case["schema"]))
-    records = [to_record(cast("Message", _Handed(offset, drawn))) for offset, drawn in enumerate(case["records"])]
+    framing, codec = _set_up(case["schema"])
+    records = [to_record(cast("Message", _Handed(*each, framing))) for each in enumerate(case["records"])]
     defaults = Defaults(Credentials("1", "a-token"), {"jirafe.product_category_taxonomy": "2"})
     delivery = Delivery(codec, _client(), Rules(10 * 1024 * 1024, 3), defaults)
     chunk: Chunk[Work] = Chunk(_ORDERS, 1, records)

@@ -16,7 +16,7 @@ from tests.fuzz.draw import chance
 from tests.fuzz.raw import RawServer
 from tests.fuzz.targets import Breach, Case, Limits, latin
 
-TIMEOUT = 0.3
+TIMEOUT = 0.15
 SLACK = 1.0
 
 # A look-up may be several requests.
