@@ -73,6 +73,8 @@ def make_codec(settings: Settings) -> Codec:
         return Codec(make_registry(settings), settings.stream.schemas_folder)
     except ValueError as error:
         raise SettingsError([f"CONSUMER_SCHEMAS_FOLDER: {error}."]) from None
+    except OSError as error:
+        raise SettingsError([f"CONSUMER_SCHEMAS_FOLDER can't be read: {error.strerror or error}."]) from None
 
 
 def make_registry(settings: Settings) -> SchemaRegistry | None:

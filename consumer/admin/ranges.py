@@ -15,6 +15,7 @@ from consumer.errors import KafkaUnusable
 Position = datetime | int
 """A moment, always with its zone, or an offset."""
 
+_OFFSET = re.compile(r"\d{1,19}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _AGO = re.compile(r"(\d+)\s*([smhd])(\s*ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -44,7 +45,7 @@ def parse_time(text: str, now: datetime) -> datetime:
 
 def parse_position(text: str, now: datetime) -> Position:
     """Read a place: an offset where there are digits alone, else a moment; raises NotAPosition."""
-    return int(text) if text.isascii() and text.isdigit() else parse_time(text, now)
+    return int(text) if _OFFSET.fullmatch(text) else parse_time(text, now)
 
 
 def lasting(text: str, now: datetime) -> str:

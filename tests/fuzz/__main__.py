@@ -15,7 +15,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from tests.fuzz import found, targets
-from tests.fuzz.hunt import Hunt
+from tests.fuzz.hunt import Bounds, Hunt
 from tests.fuzz.losable import Failure, Losable
 
 _TOLD_EVERY = 5.0
@@ -33,7 +33,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--target", action="append", help=f"this one only; may be repeated; default: {', '.join(targets.NAMES)}"
     )
     parser.add_argument("--seed", type=int, help="the seed of the first trial; default: by chance")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes; default: a core each")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="worker processes; default: a core each"
+    )
     parser.add_argument("--replay", type=Path, metavar="FILE", help="try a kept case again, and nothing else")
     arguments = parser.parse_args(words)
     for name in arguments.target or ():
@@ -76,9 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"seed {arguments.seed}; targets {', '.join(names)}; {arguments.workers} workers", flush=True)
     hunt = Hunt(
         names,
-        arguments.seed,
-        arguments.count,
-        arguments.seconds,
+        Bounds(arguments.seed, arguments.count, arguments.seconds),
         lambda failure, path: print(told(failure, path), flush=True),
     )
     begun = time.monotonic()

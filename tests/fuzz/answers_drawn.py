@@ -13,22 +13,119 @@ BOMB = 200_000_000
 """Bytes of what is far more than an answer may have."""
 
 _STATUSES = (
-    100, 101, 200, 200, 200, 200, 201, 202, 204, 205, 206, 226, 300, 301, 302, 303, 304, 305, 307, 308, 400, 401, 403, 404,
-    405, 407, 408, 409, 413, 418, 422, 425, 429, 431, 451, 499, 500, 502, 503, 504, 511, 599, 999,
+    100,
+    101,
+    200,
+    200,
+    200,
+    200,
+    201,
+    202,
+    204,
+    205,
+    206,
+    226,
+    300,
+    301,
+    302,
+    303,
+    304,
+    305,
+    307,
+    308,
+    400,
+    401,
+    403,
+    404,
+    405,
+    407,
+    408,
+    409,
+    413,
+    418,
+    422,
+    425,
+    429,
+    431,
+    451,
+    499,
+    500,
+    502,
+    503,
+    504,
+    511,
+    599,
+    999,
 )
 _LOCATIONS = (
-    "", "/", "//", "///", "http://", "http://[", "http://[::1", "http://[::1]:x/", "http://a:99999999/", "http://\xff/",
-    "http://a b/", "\xff\xfe", "http:///x", "http://127.0.0.1:1/", "file:///etc/passwd", "ftp://a/", "javascript:0", "?", "#",
-    "http://user:pass@127.0.0.1:1/", "http://.../", "http://a..b/", "http://xn--/", "http://" + "a" * 300 + "/", "%", "%zz",
-    "http://\u0660/".encode().decode("latin-1"), "\\\\a\\b", "http://127.0.0.1:1/" + "a" * 9000, "http://*/", "http://\t/",
+    "",
+    "/",
+    "//",
+    "///",
+    "http://",
+    "http://[",
+    "http://[::1",
+    "http://[::1]:x/",
+    "http://a:99999999/",
+    "http://\xff/",
+    "http://a b/",
+    "\xff\xfe",
+    "http:///x",
+    "http://127.0.0.1:1/",
+    "file:///etc/passwd",
+    "ftp://a/",
+    "javascript:0",
+    "?",
+    "#",
+    "http://user:pass@127.0.0.1:1/",
+    "http://.../",
+    "http://a..b/",
+    "http://xn--/",
+    "http://" + "a" * 300 + "/",
+    "%",
+    "%zz",
+    "http://\u0660/".encode().decode("latin-1"),
+    "\\\\a\\b",
+    "http://127.0.0.1:1/" + "a" * 9000,
+    "http://*/",
+    "http://\t/",
 )
 _RETRY_AFTER = (
-    "0", "1", "-1", "1e9", "NaN", "inf", "9" * 30, "9" * 5000, "\xb2", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 99999",
-    "Fri, 31 Dec 9999 23:59:59 -2359", "Sat, 01 Jan 0001 00:00:00 +2359", "", " ", "1, 2", "0x10", "1_000", "Mon",
-    "Thu, 01 Jan 1970 00:00:00 +9999", "Thu, 01 Jan 1970 00:00:00 +999999999999",
+    "0",
+    "1",
+    "-1",
+    "1e9",
+    "NaN",
+    "inf",
+    "9" * 30,
+    "9" * 5000,
+    "\xb2",
+    "Wed, 21 Oct 2015 07:28:00 GMT",
+    "Wed, 21 Oct 99999",
+    "Fri, 31 Dec 9999 23:59:59 -2359",
+    "Sat, 01 Jan 0001 00:00:00 +2359",
+    "",
+    " ",
+    "1, 2",
+    "0x10",
+    "1_000",
+    "Mon",
+    "Thu, 01 Jan 1970 00:00:00 +9999",
+    "Thu, 01 Jan 1970 00:00:00 +999999999999",
 )
 _LINES = ("\r\n", "\n", "\r", "\r\n\r\n", "\0", "\n\r")
-_ENCODINGS = ("gzip", "deflate", "br", "zstd", "identity", "x-gzip", "gzip, gzip", "gzip, deflate, br", "nonsense", "gzip" + ", gzip" * 100)
+_ENCODINGS = (
+    "gzip",
+    "deflate",
+    "br",
+    "zstd",
+    "identity",
+    "x-gzip",
+    "gzip, gzip",
+    "gzip, deflate, br",
+    "nonsense",
+    "gzip" + ", gzip" * 100,
+)
 
 
 def draw_answer(random: Random, body: bytes) -> Script:
@@ -122,10 +219,16 @@ def _chunked(random: Random, body: bytes) -> str:
     parts = []
     for start in range(0, len(body), size):
         part = latin(body[start : start + size])
-        length = f"{len(part):x}" if chance(random, 0.95) else random.choice(("-1", "", "zz", "f" * 30, "0x5", "1_0", "+1", "²"))
+        length = (
+            f"{len(part):x}"
+            if chance(random, 0.95)
+            else random.choice(("-1", "", "zz", "f" * 30, "0x5", "1_0", "+1", "²"))
+        )
         extension = random.choice(("", "", "", "", ";a=b", ";" + "x" * 70_000, " "))
         parts.append(f"{length}{extension}\r\n{part}\r\n")
-    end = random.choice(("0\r\n\r\n", "0\r\n\r\n", "0\r\nTrailer: a\r\n\r\n", "0\r\n" + "X: y\r\n" * 5000 + "\r\n", "0", ""))
+    end = random.choice(
+        ("0\r\n\r\n", "0\r\n\r\n", "0\r\nTrailer: a\r\n\r\n", "0\r\n" + "X: y\r\n" * 5000 + "\r\n", "0", "")
+    )
     return "".join(parts) + end
 
 
@@ -141,8 +244,7 @@ def _slow_or_large(random: Random, body: bytes) -> Script:
     chunked = f"{head}Transfer-Encoding: chunked\r\n"
     location = random.choice(("", "Location: /x\r\n"))
     pace = random.choice((0.01, 0.05, 0.15))
-    return random.choice(
-        (
+    scripts: tuple[Script, ...] = (
             [["drip", "HTTP/1.1 200 OK\r\n"[: random.randrange(18)], pace]],
             [["send", "HTTP/1.1 100 Continue\r\n\r\n"], ["drip", "HTTP/1.1 100 Continue\r\n\r\n", pace]],
             [["send", head], ["drip", "X: y\r\n", pace]],
@@ -164,8 +266,8 @@ def _slow_or_large(random: Random, body: bytes) -> Script:
             [["send", head], ["repeat", "X: y\r\n", 10_000_000]],
             [["send", head], ["repeat", "X: " + "y" * 60_000 + "\r\n", 5_000]],
             [["send", f"{chunked}\r\n0\r\n"], ["repeat", "X: y\r\n", 10_000_000]],
-        )
     )  # fmt: skip
+    return random.choice(scripts)
 
 
 def draw_json(random: Random, right: object) -> bytes:
@@ -181,4 +283,7 @@ def draw_json(random: Random, right: object) -> bytes:
                 text.replace("{", "{" + '"a":1,' * 50_000, 1), text.replace('"', '"\\ud83d', 1), "9" * 100_000,
             )
         )  # fmt: skip
-    return text.encode(random.choice(("utf-8", "utf-8", "utf-8", "utf-16", "latin-1")), random.choice(("replace", "replace", "backslashreplace")))
+    return text.encode(
+        random.choice(("utf-8", "utf-8", "utf-8", "utf-16", "latin-1")),
+        random.choice(("replace", "replace", "backslashreplace")),
+    )

@@ -78,7 +78,10 @@ def _change(random: Random, schema: Schema) -> None:
     field = random.choice(fields)
     kind = random.randrange(12)
     if kind <= 3:
-        extra = {"name": random.choice(("extra", f"x{random.randrange(99)}", "payload")), "type": draw_type(random, 4)}
+        extra = {
+            "name": random.choice(("extra", f"x{random.randrange(99)}", "payload")),
+            "type": draw_type(random, 4),
+        }
         if chance(random, 0.3):
             extra["default"] = drawing.json_value(random)
         fields.insert(random.randrange(len(fields) + 1), extra)
@@ -89,11 +92,16 @@ def _change(random: Random, schema: Schema) -> None:
     elif kind == 6:
         field["type"] = draw_type(random, 3)
     elif kind == 7:
-        field["type"] = [field["type"], *random.choice((["null"], ["int", "bytes"], [{"type": "map", "values": "int"}]))]
+        field["type"] = [
+            field["type"],
+            *random.choice((["null"], ["int", "bytes"], [{"type": "map", "values": "int"}])),
+        ]
     elif kind == 8:
         _make_logical(random, field)
     elif kind == 9:
-        record["name"] = random.choice((record.get("name"), "Other", "jirafe.hub.Order", "", "a b", "Result", None, 5))
+        record["name"] = random.choice(
+            (record.get("name"), "Other", "jirafe.hub.Order", "", "a b", "Result", None, 5)
+        )
     elif kind == 10:
         record["aliases"] = random.choice((["a"], "a", [5], ["jirafe.hub.OrderMessage"], []))
     else:
@@ -117,26 +125,50 @@ def draw_type(random: Random, depth: int) -> Schema:
         base, marks = random.choice(_LOGICAL)
         return {"type": base, **marks}
     if kind == 3:
-        return {"type": random.choice(("array", "map")), random.choice(("items", "values")): draw_type(random, depth - 1)}
+        return {
+            "type": random.choice(("array", "map")),
+            random.choice(("items", "values")): draw_type(random, depth - 1),
+        }
     if kind == 4:
         return {"type": "array", "items": _empty(random, name)}
     if kind == 5:
         return {"type": "map", "values": draw_type(random, depth - 1)}
     if kind == 6:
-        return ["null", draw_type(random, depth - 1)] if chance(random, 0.5) else [draw_type(random, depth - 1) for _ in range(random.choice((0, 1, 2, 5, 200)))]
+        return (
+            ["null", draw_type(random, depth - 1)]
+            if chance(random, 0.5)
+            else [draw_type(random, depth - 1) for _ in range(random.choice((0, 1, 2, 5, 200)))]
+        )
     if kind == 7:
         return {"type": "fixed", "name": name, "size": random.choice((0, 1, 16, 10**6, 2**31, 2**63, -1))}
     if kind == 8:
-        return {"type": "enum", "name": name, "symbols": random.choice(([], ["A"], ["A", "B"], ["A", "A"], [f"S{i}" for i in range(500)]))}
+        return {
+            "type": "enum",
+            "name": name,
+            "symbols": random.choice(([], ["A"], ["A", "B"], ["A", "A"], [f"S{i}" for i in range(500)])),
+        }
     if kind == 9:
         return _recursive(random, name)
     if kind == 10:
         return _deep(random, name)
     if kind == 11:
-        return {"type": "record", "name": name, "fields": [{"name": f"f{i}", "type": random.choice(_PRIMITIVES)} for i in range(random.choice((0, 1, 500)))]}
+        return {
+            "type": "record",
+            "name": name,
+            "fields": [
+                {"name": f"f{i}", "type": random.choice(_PRIMITIVES)} for i in range(random.choice((0, 1, 500)))
+            ],
+        }
     if kind == 12:
         return _multiplying(random, name)
-    return {"type": "record", "name": name, "fields": [{"name": "a", "type": draw_type(random, depth - 1)}, {"name": "b", "type": draw_type(random, depth - 1)}]}
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [
+            {"name": "a", "type": draw_type(random, depth - 1)},
+            {"name": "b", "type": draw_type(random, depth - 1)},
+        ],
+    }
 
 
 def _empty(random: Random, name: str) -> Schema:
@@ -146,7 +178,11 @@ def _empty(random: Random, name: str) -> Schema:
             "null",
             {"type": "fixed", "name": name, "size": 0},
             {"type": "record", "name": name, "fields": []},
-            {"type": "record", "name": name, "fields": [{"name": "a", "type": "null"}, {"name": "b", "type": "null"}]},
+            {
+                "type": "record",
+                "name": name,
+                "fields": [{"name": "a", "type": "null"}, {"name": "b", "type": "null"}],
+            },
         )
     )
 
@@ -154,7 +190,13 @@ def _empty(random: Random, name: str) -> Schema:
 def _recursive(random: Random, name: str) -> Schema:
     """Draw a type that has itself in it; some can never end."""
     inner = random.choice(
-        (["null", name], {"type": "array", "items": name}, {"type": "map", "values": name}, name, ["null", {"type": "array", "items": name}])
+        (
+            ["null", name],
+            {"type": "array", "items": name},
+            {"type": "map", "values": name},
+            name,
+            ["null", {"type": "array", "items": name}],
+        )
     )
     fields = [{"name": "next", "type": inner}]
     if chance(random, 0.4):
@@ -214,10 +256,16 @@ class Encoder:
                 left.extend(each)
             elif isinstance(each, dict):
                 if isinstance(each.get("name"), str):
-                    for name in (each["name"], f"{each.get('namespace')}.{each['name']}", each["name"].rpartition(".")[2]):
+                    for name in (
+                        each["name"],
+                        f"{each.get('namespace')}.{each['name']}",
+                        each["name"].rpartition(".")[2],
+                    ):
                         self._named.setdefault(name, each)
                 left.extend(field for field in each.get("fields") or [] if isinstance(field, dict))
-                left.extend(each[key] for key in ("type", "items", "values") if isinstance(each.get(key), dict | list))
+                left.extend(
+                    each[key] for key in ("type", "items", "values") if isinstance(each.get(key), dict | list)
+                )
 
     def record(self, value: object = None) -> bytes:
         """Write a record; fields that `value` has are as there, the others are drawn."""
@@ -235,8 +283,7 @@ class Encoder:
             if len(entry) == 1:
                 written += entry[0]
             else:
-                for part in reversed(self._parts(*entry)):
-                    stack.append(part)
+                stack.extend(reversed(self._parts(*entry)))
         return bytes(written)
 
     def _parts(self, schema: Schema, value: Any, depth: int) -> list[tuple[Any, ...]]:
@@ -287,7 +334,11 @@ class Encoder:
         if self._hostile():
             # A count of far more than there is, with or without the size of the block.
             count = random.choice((10**4, 10**6, 10**9, 10**15, 2**63 - 1, -(2**63)))
-            return [(zigzag(random.choice((count, -count))),), (zigzag(random.choice((0, 1, 10**6))),), (zigzag(0),)]
+            return [
+                (zigzag(random.choice((count, -count))),),
+                (zigzag(random.choice((0, 1, 10**6))),),
+                (zigzag(0),),
+            ]
         if isinstance(value, dict):
             keys, values = list(value), list(value.values())
         elif isinstance(value, list):
@@ -311,17 +362,30 @@ class Encoder:
             case "boolean":
                 return random.choice((b"\0", b"\1", b"\2", b"\xff"))
             case "int" | "long":
-                whole = value if isinstance(value, int) else random.choice((0, 1, -1, 200, 2**31 - 1, 2**31, 1_400_000_000_000, 2**62, -(2**63)))
+                whole = (
+                    value
+                    if isinstance(value, int)
+                    else random.choice((0, 1, -1, 200, 2**31 - 1, 2**31, 1_400_000_000_000, 2**62, -(2**63)))
+                )
                 return zigzag(whole) if not self._hostile() else b"\xff" * random.choice((1, 9, 10, 11, 5000))
             case "float":
                 return struct.pack("<f", random.choice((0.0, 1.5, float("nan"), float("inf"))))
             case "double":
                 number = float(value) if isinstance(value, int | float) else random.choice((0.0, 1.5, 1e300, -1.0))
-                return struct.pack("<d", number if not self._hostile() else random.choice((float("nan"), float("-inf"))))
+                return struct.pack(
+                    "<d", number if not self._hostile() else random.choice((float("nan"), float("-inf")))
+                )
             case _:
                 if self._hostile():
                     return random.choice(
-                        (zigzag(10**12), zigzag(-5), zigzag(2**62) + b"a", sized(b"\xed\xa0\xbd"), sized(b"\xff" * 9), sized(b"a" * 300_000))
+                        (
+                            zigzag(10**12),
+                            zigzag(-5),
+                            zigzag(2**62) + b"a",
+                            sized(b"\xed\xa0\xbd"),
+                            sized(b"\xff" * 9),
+                            sized(b"a" * 300_000),
+                        )
                     )
                 return sized((value if isinstance(value, str) else drawing.utf8(random)).encode(errors="replace"))
 

@@ -1,33 +1,96 @@
 """What all targets draw from: odd texts, numbers and JSON, and bytes that are damaged."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 Json = Any
 
 _TEXTS = (
-    "", " ", "\t", "\0", "a", "0", "-1", "1e999", "NaN", "true", "null", "{}", "[]", "../..", ".", "%s%n", "{}{0.x}",
-    "ä€\U0001f45c", "\ufeff", "\u202eabc", "\x1b]0;x\x07", "\x9b31m", "\u0660", "²", "\ud83d", "\udcff", "İ", "ß",
-    "order:new", "order:updated", "order:canceled", "cart:new", "taxon:new", "taxon:updated", "canceled", "2", "USD",
-    "2014-03-01T10:00:00Z", "2014-03-01", "01/31/2013 12:34:22 UTC", "0000-00-00T00:00:00Z", "9999-12-31T23:59:59-23:59",
-    "0001-01-01T00:00:00+23:59", "2014-W01-1", "20140301T100000.123456789Z", "jirafe.site_id", "http://", "https://a/b",
+    "",
+    " ",
+    "\t",
+    "\0",
+    "a",
+    "0",
+    "-1",
+    "1e999",
+    "NaN",
+    "true",
+    "null",
+    "{}",
+    "[]",
+    "../..",
+    ".",
+    "%s%n",
+    "{}{0.x}",
+    "ä€\U0001f45c",
+    "\ufeff",
+    "\u202eabc",
+    "\x1b]0;x\x07",
+    "\x9b31m",
+    "\u0660",
+    "²",
+    "\ud83d",
+    "\udcff",
+    "İ",
+    "ß",
+    "order:new",
+    "order:updated",
+    "order:canceled",
+    "cart:new",
+    "taxon:new",
+    "taxon:updated",
+    "canceled",
+    "2",
+    "USD",
+    "2014-03-01T10:00:00Z",
+    "2014-03-01",
+    "01/31/2013 12:34:22 UTC",
+    "0000-00-00T00:00:00Z",
+    "9999-12-31T23:59:59-23:59",
+    "0001-01-01T00:00:00+23:59",
+    "2014-W01-1",
+    "20140301T100000.123456789Z",
+    "jirafe.site_id",
+    "http://",
+    "https://a/b",
 )
 _NUMBERS: tuple[Json, ...] = (
-    0, 1, -1, 2, 7, 10**6, 2**31 - 1, 2**31, -(2**31) - 1, 2**53, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**30,
-    0.0, -0.0, 0.1, -0.5, 1e-300, 1e300, 1e16, 3.0, float("nan"), float("inf"), float("-inf"),
+    0,
+    1,
+    -1,
+    2,
+    7,
+    10**6,
+    2**31 - 1,
+    2**31,
+    -(2**31) - 1,
+    2**53,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    -(2**63) - 1,
+    2**64,
+    10**30,
+    0.0,
+    -0.0,
+    0.1,
+    -0.5,
+    1e-300,
+    1e300,
+    1e16,
+    3.0,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
 )
 
 
 def chance(random: Random, probability: float) -> bool:
     """Tell yes so often."""
     return random.random() < probability
-
-
-def choice(random: Random, *draws: Callable[[], Any]) -> Any:
-    """Draw by one of these."""
-    return random.choice(draws)()
 
 
 def text(random: Random) -> str:
@@ -37,7 +100,7 @@ def text(random: Random) -> str:
         return random.choice(_TEXTS)
     if kind < 0.9:
         return "".join(random.choice("aZ09 ._:/%\n\0ä€\U0001f45c'\"\\{}") for _ in range(random.randrange(20)))
-    return random.choice(_TEXTS) * 10 ** random.randrange(1, 4)
+    return random.choice(_TEXTS) * random.choice((10, 100, 1000))
 
 
 def utf8(random: Random) -> str:
@@ -67,7 +130,8 @@ def json_value(random: Random, depth: int = 3) -> Json:
 
 def nested(depth: int, inner: Json = None) -> str:
     """Write JSON that is so deep that Python could not write it: lists and objects in turn."""
-    return '[{"a":' * depth + json.dumps(inner) + "}]" * depth
+    opened, closed = '[{"a":' * depth, "}]" * depth
+    return f"{opened}{json.dumps(inner)}{closed}"
 
 
 def mutated(random: Random, document: Json, times: int) -> Json:
@@ -133,7 +197,11 @@ def damaged(random: Random, whole: bytes) -> bytes:
             case 3:
                 whole = whole[:at] + whole[at + random.randrange(1, 9) :]
             case 4:
-                whole = whole[:at] + random.choice((b"\0", b"\xff", b"\x80", b"\r\n", b"\xed\xa0\xbd")) * random.choice((1, 9)) + whole[at:]
+                whole = (
+                    whole[:at]
+                    + random.choice((b"\0", b"\xff", b"\x80", b"\r\n", b"\xed\xa0\xbd")) * random.choice((1, 9))
+                    + whole[at:]
+                )
             case _:
                 end = min(len(whole), at + random.randrange(1, 50))
                 whole = whole[:end] + whole[at:end] * random.choice((1, 3)) + whole[end:]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.fuzz.found import FOLDER, keep
 from tests.fuzz.losable import Failure, Losable
@@ -36,8 +37,16 @@ class Hunted:
         return min(_LARGEST_BATCH, max(_FIRST_BATCH, int(rate * _BATCH_SECONDS)))
 
 
+class Bounds(NamedTuple):
+    """How much is tried: seeds go up from `seed`, `trials` of each target at most (None: any), for `seconds` in all."""
+
+    seed: int
+    trials: int | None
+    seconds: float
+
+
 class Hunt:
-    """Trials of targets, `count` of each at most, for so many seconds in all; seeds go up from `seed`.
+    """Trials of targets within bounds.
 
     `tell` is told each new kind of failure, with the path of its case, from any thread but one at a time. `folder`
     is where failing cases are kept.
@@ -46,15 +55,13 @@ class Hunt:
     def __init__(
         self,
         targets: Sequence[str],
-        seed: int,
-        most: int | None,
-        seconds: float,
+        bounds: Bounds,
         tell: Callable[[Failure, Path | None], None],
         folder: Path = FOLDER,
     ) -> None:
-        self.hunted = {target: Hunted(seed) for target in targets}
-        self._end_seed = None if most is None else seed + most
-        self._end = time.monotonic() + seconds
+        self.hunted = {target: Hunted(bounds.seed) for target in targets}
+        self._end_seed = None if bounds.trials is None else bounds.seed + bounds.trials
+        self._end = time.monotonic() + bounds.seconds
         self._tell = tell
         self._folder = folder
         self._lock = threading.Lock()

@@ -1,5 +1,6 @@
 """The parent's side of one worker process: it is started when there is work, and may be lost at any time."""
 
+import contextlib
 import os
 import re
 import select
@@ -113,7 +114,9 @@ class Losable:
     def _loss(self, process: subprocess.Popen[bytes], limits: Limits) -> str:
         """Say how the process was lost, and where it was."""
         try:
-            status = process.wait(_LAST_WORDS if process.stdout and select.select([process.stdout], [], [], 0)[0] else 0)
+            status = process.wait(
+                _LAST_WORDS if process.stdout and select.select([process.stdout], [], [], 0)[0] else 0
+            )
         except subprocess.TimeoutExpired:
             # It is asked for its stacks, which faulthandler gives at SIGABRT.
             process.send_signal(signal.SIGABRT)
@@ -166,8 +169,6 @@ class Losable:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout, self._errors):
                 if pipe:
-                    try:
+                    with contextlib.suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        pass
         self._process = self._errors = None

@@ -7,7 +7,18 @@ from random import Random
 
 import orjson
 
-from jirafe.client import Answered, Client, Document, Exchange, Failed, Forbidden, Refused, Rejected, Site, Transient
+from jirafe.client import (
+    Answered,
+    Client,
+    Document,
+    Exchange,
+    Failed,
+    Forbidden,
+    Refused,
+    Rejected,
+    Site,
+    Transient,
+)
 from tests.fuzz import draw as drawing
 from tests.fuzz.answers_drawn import draw_answer, draw_json
 from tests.fuzz.raw import RawServer
@@ -16,7 +27,7 @@ from tests.fuzz.targets import Breach, Case, Limits
 CONNECT, READ = 1.0, 0.15
 """Seconds that the client may take."""
 SLACK = 1.0
-TOKEN = "a-token+of/ours=="  # noqa: S105 - nobody's
+TOKEN = "a-token+of/ours=="
 
 LIMITS = Limits(cpu=3.0, clock=6.0, memory=256)
 

@@ -30,16 +30,30 @@ _PARAMETERS = {
 @cache
 def documents() -> list[Any]:
     """Give valid messages of every kind: small ones, and those of the simulated shop."""
-    order = messages.sale("R1", canceled_at="2014-03-02", adjustments=[{"name": "Off", "value": "-5.00", "eligible": True}])
-    address = {"firstname": "A", "address1": "B", "city": "C", "zipcode": 1, "state": {"name": "D"}, "country": "US"}
+    order = messages.sale(
+        "R1", canceled_at="2014-03-02", adjustments=[{"name": "Off", "value": "-5.00", "eligible": True}]
+    )
+    address = {
+        "firstname": "A",
+        "address1": "B",
+        "city": "C",
+        "zipcode": 1,
+        "state": {"name": "D"},
+        "country": "US",
+    }
     variant = {"id": 1, "product_id": 7, "sku": "S", "price": 1, "images": [{"attachment_url": "/a.png"}]}
     variant["product"] = {"taxons": [{"id": 5, "name": "Bags", "taxonomy_id": 2}], "created_at": "2014-01-01"}
     rich = {**order, "line_items": [messages.line_item(variant=variant)], "shipping_address": address}
     rich["billing_address"], rich["visit_id"], rich["user_id"] = address, "v", 3
     found = [messages.cart("C1"), messages.order("R1"), messages.taxon("3", "Bags")]
     for kind in ("order:new", "order:updated", "order:canceled", "cart:new", "cart:updated"):
-        sections = {kind.partition(":")[0]: rich, "original": rich, "previous": rich, "diff": {"status": ["a", "canceled"]}}
-        found.append(messages.message(kind, **sections))
+        sections: dict[str, Any] = {
+            kind.partition(":")[0]: rich,
+            "original": rich,
+            "previous": rich,
+            "diff": {"status": ["a", "canceled"]},
+        }
+        found.append(messages.message(kind) | {"payload": sections})
     found += [{key: value for key, value in each.items() if key != "message"} for each in found]
     found += [{**each, "parameters": [{"name": "jirafe.site_id", "value": 5}]} for each in found]
     return found
@@ -101,7 +115,9 @@ def check_message(message: dict[str, Any], parameters: dict[str, str]) -> None:
     decoded = _codec().decode_message(_codec().encode(kind_of(message["message"]) or "", message))
     orjson.dumps(preview(decoded, parameters, {}))
     try:
-        events = services.make_events(decoded["message"], decoded["payload"], {**parameters, **decoded["parameters"]})
+        events = services.make_events(
+            decoded["message"], decoded["payload"], {**parameters, **decoded["parameters"]}
+        )
     except services.UnknownMessageType as error:
         _check_reason(error)
         return

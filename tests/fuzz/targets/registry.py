@@ -27,7 +27,11 @@ def draw(random: Random) -> Case:
     """Draw what is asked, and the one answer to all of it."""
     question = random.choice(("decode", "decode", "schema", "register", "registered", "incompatibility"))
     body = latin(drawing.data(random))
-    return {"question": question, "body": body, "answer": draw_answer(random, draw_json(random, _right(random, question)))}
+    return {
+        "question": question,
+        "body": body,
+        "answer": draw_answer(random, draw_json(random, _right(random, question))),
+    }
 
 
 def _right(random: Random, question: str) -> Any:
@@ -38,15 +42,27 @@ def _right(random: Random, question: str) -> Any:
         if chance(random, 0.2):
             number = random.choice((1, 2, 50))
             answer["references"] = [
-                {"name": f"a.B{index}", "subject": random.choice(("s", "../x", f"s{index}", "\u20ac")), "version": index}
+                {
+                    "name": f"a.B{index}",
+                    "subject": random.choice(("s", "../x", f"s{index}", "\u20ac")),
+                    "version": index,
+                }
                 for index in range(number)
             ]
         return answer
     if chance(random, 0.4):
-        return {"error_code": random.choice((40401, 40402, 40403, 409, 42201, 500)), "message": drawing.utf8(random)}
+        return {
+            "error_code": random.choice((40401, 40402, 40403, 409, 42201, 500)),
+            "message": drawing.utf8(random),
+        }
     if question == "incompatibility":
         return {"is_compatible": random.choice((True, False)), "messages": [drawing.utf8(random)], "reason": "x"}
-    return {"id": random.choice((1, 7, 2**31 - 1, 2**31, 2**40, -1, 0)), "version": 1, "schema": "{}", "subject": "s"}
+    return {
+        "id": random.choice((1, 7, 2**31 - 1, 2**31, 2**40, -1, 0)),
+        "version": 1,
+        "schema": "{}",
+        "subject": "s",
+    }
 
 
 @cache

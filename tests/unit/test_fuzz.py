@@ -1,0 +1,94 @@
+"""The fuzzer itself: what it found stays mended, and whatever a trial does to its process is pinned to its case."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fuzz import found
+from tests.fuzz.__main__ import parsed, run
+from tests.fuzz.hunt import Bounds, Hunt
+from tests.fuzz.losable import Failure, Losable
+from tests.fuzz.shrink import shrink
+from tests.fuzz.targets import NAMES
+from tests.fuzz.worker import drawn, target_module
+from tests.unit.losing_target import WAYS
+
+LOSING = "tests.unit.losing_target"
+
+
+@pytest.fixture(scope="module")
+def losable() -> Iterator[Losable]:
+    with Losable() as process:
+        yield process
+
+
+@pytest.mark.parametrize("path", found.paths(), ids=lambda path: path.stem)
+def test_what_was_found_stays_mended(path: Path, losable: Losable) -> None:
+    kept = found.read(path)
+    assert losable.try_case(kept.target, kept.case) is None
+
+
+@pytest.mark.parametrize(
+    ("way", "rule"),
+    [
+        ("raises", "raised ValueError at tests/unit/losing_target.py:"),
+        ("breaks a rule", "a rule of the target"),
+        ("crashes", "the process was lost by SIGSEGV"),
+        ("spins", "no end within 0.3 s of the processor"),
+        ("sleeps", "no end within 4 s"),
+        ("eats memory", "took more than 64 MiB of memory"),
+        ("asks for too much", "raised MemoryError at tests/unit/losing_target.py:"),
+    ],
+)
+def test_whatever_a_case_does_is_told_and_the_next_is_tried(way: str, rule: str, losable: Losable) -> None:
+    failure = losable.try_case(LOSING, {"chosen": [way]})
+    assert failure is not None
+    assert failure.rule.startswith(rule)
+    assert losable.try_case(LOSING, {"chosen": ["passes"]}) is None
+
+
+def test_a_hunt_pins_each_kind_of_failure_to_its_seed_and_keeps_a_small_case(tmp_path: Path) -> None:
+    told: list[tuple[Failure, Path | None]] = []
+    hunt = Hunt([LOSING], Bounds(seed=1, trials=30, seconds=100.0), lambda *failed: told.append(failed), tmp_path)
+    hunt.run(workers=2)
+    assert hunt.hunted[LOSING].trials == 30
+    target = target_module(LOSING)
+    assert {drawn(target, failure.seed)["chosen"][0] for failure, _ in told} == {*WAYS} - {"passes"}
+    for failure, path in told:
+        assert path is not None
+        kept = found.read(path)
+        assert (kept.rule, kept.seed) == (failure.rule, failure.seed)
+        assert kept.case == {"chosen": drawn(target, failure.seed)["chosen"]}
+
+
+def test_a_kept_case_is_tried_again_by_the_command_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = found.keep(Failure(LOSING, 7, "a rule of the target", ""), {"chosen": ["breaks a rule"]}, tmp_path)
+    assert run(parsed(["--replay", str(path)])) == 1
+    assert "a rule of the target" in capsys.readouterr().out
+    path = found.keep(Failure(LOSING, 7, "a rule of the target", ""), {"chosen": ["passes"]}, tmp_path)
+    assert run(parsed(["--replay", str(path)])) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_draws_the_same_case_each_time(name: str) -> None:
+    target = target_module(name)
+    assert [drawn(target, seed) for seed in range(5)] == [drawn(target, seed) for seed in range(5)]
+
+
+def test_a_case_is_made_smaller_while_it_fails() -> None:
+    random = Random(1)  # noqa: S311 - chance, not cryptography
+    case = {
+        "text": "".join(random.choices("abc", k=500)) + "X",
+        "list": [{"n": 77}, {"n": 5}],
+        "json": '{"a": [1, 2]}',
+    }
+
+    def fails(each: dict[str, object]) -> bool:
+        return "X" in str(each.get("text")) and "n" in str(each.get("list")) and "a" in str(each.get("json"))
+
+    small = shrink(case, fails, seconds=20, tries=10_000)
+    assert small == {"text": "X", "list": [{"n": 0}], "json": '{"a": 0}'}
