@@ -88,7 +88,7 @@ def test_a_case_is_made_smaller_while_it_fails() -> None:
     }
 
     def fails(each: dict[str, object]) -> bool:
-        return "X" in str(each.get("text")) and "n" in str(each.get("list")) and "a" in str(each.get("json"))
+        return "X" in str(each.get("text")) and "'n'" in str(each.get("list")) and '"a"' in str(each.get("json"))
 
     small = shrink(case, fails, seconds=20, tries=10_000)
-    assert small == {"text": "X", "list": [{"n": 0}], "json": '{"a": 0}'}
+    assert small == {"text": "X", "list": [{"n": 0}], "json": '{"a": []}'}
