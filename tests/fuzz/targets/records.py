@@ -3,6 +3,7 @@
 import copy
 import json
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -33,7 +34,11 @@ from tests.fuzz.avro import Encoder, draw_schema
 from tests.fuzz.draw import chance
 from tests.fuzz.targets import Breach, Case, Limits, hub, latin
 
-LIMITS = Limits(cpu=2.0, clock=10.0, memory=256)
+_LARGEST_CHUNK = 40
+_ONE, _FURTHER = 1.0, 0.1
+"""Seconds of the processor that a chunk may take: for one record, and for each further one."""
+
+LIMITS = Limits(cpu=_ONE + _LARGEST_CHUNK * _FURTHER, clock=20.0, memory=256)
 
 LARGEST_RESULT = 1_000_000
 """Bytes that a topic takes where nobody set it otherwise, less some for the framing."""
@@ -59,7 +64,7 @@ _TIMESTAMPS = (
 def draw(random: Random) -> Case:
     """Draw a writer's schema, and a chunk of records, most of them by it."""
     schema = draw_schema(random)
-    number = random.choice((1, 5, 20, 40))
+    number = random.choice((1, 5, 20, _LARGEST_CHUNK))
     largest = 1_000_000 if number == 1 and chance(random, 0.1) else 20_000
     encoder = Encoder(random, schema, largest)
     messages = [_message(random) for _ in range(min(number, 4))]
@@ -310,6 +315,7 @@ def try_out(case: Case) -> None:
     defaults = Defaults(Credentials("1", "a-token"), {"jirafe.product_category_taxonomy": "2"})
     delivery = Delivery(codec, _client(), Rules(10 * 1024 * 1024, 3), defaults)
     chunk: Chunk[Work] = Chunk(_ORDERS, 1, records)
+    begun = time.process_time()
     for _ in range(_TRIES):
         ended = delivery.handle(chunk, lambda: True)
         if isinstance(ended, Done):
@@ -317,6 +323,9 @@ def try_out(case: Case) -> None:
     else:
         assert isinstance(ended, Retry)
         raise Breach("a record is never decided", ended.trouble.message)
+    seconds = time.process_time() - begun
+    if seconds > _ONE + (len(records) - 1) * _FURTHER:
+        raise Breach("a chunk takes too much of the processor", f"{seconds:.1f} s for {len(records)} records")
     for record in records:
         # Any record may be in the topic of results, too: what reads it there takes Undecodable for an answer.
         with suppress(Undecodable):
