@@ -189,6 +189,7 @@ class _Api(BaseHTTPRequestHandler):
     """Accepts what is sent; some, by their bytes, it refuses with errors that quote them."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # head and body together: one that waits for the other costs 40 ms
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
