@@ -16,6 +16,7 @@ from typing import Any, cast
 import orjson
 from confluent_kafka import Message, Producer
 
+from consumer import app, settings
 from consumer.admin.letters import read_letter
 from consumer.delivery.handler import Delivery
 from consumer.delivery.mapping import Defaults
@@ -225,7 +226,7 @@ def _api() -> str:
 
 @cache
 def _client() -> Client:
-    return Client(_api(), connect_timeout=5, read_timeout=10)
+    return app.make_client(settings.load(None, {"JIRAFE_URL": _api()}))
 
 
 @cache
