@@ -88,7 +88,7 @@ def try_out(case: Case) -> None:
             texts = [message]
         case Forbidden(error_type):
             texts = [error_type]
-        case Failed(cause, message, retry_after, _):
+        case Failed(cause=cause, message=message, retry_after=retry_after):
             texts = [cause, message]
             if retry_after is not None and not (math.isfinite(retry_after) and retry_after >= 0):
                 raise Breach("Retry-After is no number of seconds", repr(retry_after))
