@@ -45,6 +45,8 @@ class Losable:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
+        # What a process that is lost leaves behind goes with it.
+        self._folder = tempfile.TemporaryDirectory(prefix="jirafe-fuzz-")
         self._pending = b""
 
     def __enter__(self) -> Self:
@@ -52,6 +54,7 @@ class Losable:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+        self._folder.cleanup()
 
     def run(self, target: str, order: dict[str, Any]) -> Iterator[Began | Failure]:
         """Have trials run, and give what becomes of them; blocks. If the process is lost, the last failure says how."""
@@ -151,7 +154,12 @@ class Losable:
         if self._process is None:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
             # Each thread's arena would reserve address space, which is limited.
-            environment = {**os.environ, "MALLOC_ARENA_MAX": "2", "PYTHONPATH": str(_ROOT)}
+            environment = {
+                **os.environ,
+                "MALLOC_ARENA_MAX": "2",
+                "PYTHONPATH": str(_ROOT),
+                "TMPDIR": self._folder.name,
+            }
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fuzz.worker"],
                 cwd=_ROOT,

@@ -17,10 +17,11 @@ from tests.fuzz.raw import RawServer
 from tests.fuzz.targets import Breach, Case, Limits, latin
 
 TIMEOUT = 0.15
-SLACK = 1.0
+SLACK = 3.0
+"""Seconds more: what never ends is found all the same, and a machine may be busy."""
 
 # A look-up may be several requests.
-LIMITS = Limits(cpu=3.0, clock=6.0, memory=256)
+LIMITS = Limits(cpu=3.0, clock=10.0, memory=256)
 
 
 def draw(random: Random) -> Case:

@@ -136,7 +136,6 @@ def _pem(random: Random) -> bytes:
 
 @cache
 def _folder() -> Path:
-    # Removed when the process ends in an orderly way.
     return Path(_temporary().name)
 
 
