@@ -30,6 +30,8 @@ from consumer.errors import SettingsError
 # Kubernetes adds these to every container's environment, for every service of the namespace.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_.*)?)")
 
+_MILLISECONDS = re.compile(r"\d{1,18}", re.ASCII)
+
 _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
     "enable.auto.offset.store": "offsets are committed with their results",
@@ -128,7 +130,8 @@ def _topic(text: str) -> str:
 
 
 def _folder(path: Path) -> Path:
-    if not path.is_dir():
+    # Not the path's own: that raises where a name is longer than any can be.
+    if not os.path.isdir(path):
         raise ValueError(f"must be a folder, and {path} is none")
     return path
 
@@ -440,7 +443,7 @@ def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
     faults = [
         f"{_setting(name)}: must be a whole number of milliseconds."
         for name in defaults
-        if name in kafka and not (kafka[name].isascii() and kafka[name].isdigit())
+        if name in kafka and not _MILLISECONDS.fullmatch(kafka[name])
     ]
     if faults:
         return faults
@@ -475,7 +478,7 @@ def _file_faults(kafka: Mapping[str, str]) -> list[str]:
     faults = []
     for name, value in kafka.items():
         if name.endswith(_NAMES_A_FILE) and value != "probe" and not os.access(value, os.R_OK):
-            why = "can't be read" if Path(value).exists() else "is not there"
+            why = "can't be read" if os.path.exists(value) else "is not there"
             faults.append(f"{_setting(name)}: {value} {why}.")
     return faults
 
