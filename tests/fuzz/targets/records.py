@@ -18,16 +18,12 @@ from confluent_kafka import Message, Producer
 
 from consumer import app, settings
 from consumer.admin.letters import read_letter
-from consumer.delivery.handler import Delivery
-from consumer.delivery.mapping import Defaults
-from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.kafka import TransactionalProducer, to_record
 from consumer.engine.ports import Chunk, Done, Hooks, Retry
 from consumer.engine.records import Output, Partition, Record
 from consumer.engine.writer import Writer
-from jirafe.client import Client
 from schemas.codec import Codec, Schema, Undecodable, UnknownSchema
 from schemas.hub import to_message
 from tests.fuzz import draw as drawing
@@ -225,8 +221,9 @@ def _api() -> str:
 
 
 @cache
-def _client() -> Client:
-    return app.make_client(settings.load(None, {"JIRAFE_URL": _api()}))
+def _settings() -> settings.Settings:
+    given = {"URL": _api(), "SITE_ID": "1", "ACCESS_TOKEN": "a-token", "PRODUCT_CATEGORY_TAXONOMY": "2"}
+    return settings.load(None, {f"JIRAFE_{name}": value for name, value in given.items()})
 
 
 @cache
@@ -314,8 +311,7 @@ def try_out(case: Case) -> None:
     """Deliver a chunk, write what comes of it, and read that back."""
     framing, codec = _set_up(case["schema"])
     records = [to_record(cast("Message", _Handed(*each, framing))) for each in enumerate(case["records"])]
-    defaults = Defaults(Credentials("1", "a-token"), {"jirafe.product_category_taxonomy": "2"})
-    delivery = Delivery(codec, _client(), Rules(10 * 1024 * 1024, 3), defaults)
+    delivery = app.make_delivery(_settings(), codec)
     chunk: Chunk[Work] = Chunk(_ORDERS, 1, records)
     begun = time.process_time()
     for _ in range(_TRIES):
