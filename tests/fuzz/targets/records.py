@@ -257,8 +257,10 @@ class _Loopback:
         self._real = Producer({"bootstrap.servers": "127.0.0.1:9", "log_level": 0, "message.max.bytes": 20_971_520})
         self.records: list[tuple[str, bytes | None, bytes | None, list[Any]]] = []
 
-    def produce(self, topic: str, value: bytes | None, key: bytes | None, *, headers: list[Any]) -> None:
-        self._real.produce(topic, value, key, headers=headers)
+    def produce(
+        self, topic: str, value: bytes | None, key: bytes | None, *, headers: list[Any], **others: Any
+    ) -> None:
+        self._real.produce(topic, value, key, headers=headers, **others)
         self.records.append((topic, value, key, headers))
 
     def forget(self) -> None:
