@@ -5,6 +5,7 @@ answer says what became of each event, or why the request as a whole did not ser
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -226,7 +227,8 @@ class Client:
         """Read Retry-After in both its forms (RFC 9110, 10.2.3), as seconds from now; None where unreadable."""
         text = reply.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit():
-            return float(text)
+            seconds = float(text)
+            return seconds if math.isfinite(seconds) else None
         try:
             moment = parsedate_to_datetime(text)
         except (ValueError, OverflowError):

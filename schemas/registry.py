@@ -18,6 +18,7 @@ from schemas.writers import Schema
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
 _CONTENT_TYPE = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 _MOST_REFERENCES = 100
+_LARGEST_NUMBER = 2**31 - 1
 _QUOTED = 500
 _LONGEST_HOST = 253
 _NO_REASON = "the registry gives no reason"
@@ -194,8 +195,11 @@ class _RegistryAnswer:
         return value
 
     def whole_number(self, name: str) -> int:
-        """Give a whole number of a good answer; raises RegistryUnavailable."""
-        return int(self.expected(name, int))
+        """Give a whole number of a good answer, as a record can carry it; raises RegistryUnavailable."""
+        number = int(self.expected(name, int))
+        if not 0 <= number <= _LARGEST_NUMBER:
+            raise RegistryUnavailable(f"the schema registry's answer has the {name} {number}, which none can be")
+        return number
 
     def references(self) -> list[tuple[str, int]]:
         """Give subject and version of each schema that a schema refers to; raises RegistryUnavailable."""

@@ -98,7 +98,7 @@ def read_letter(record: Record) -> Letter | None:
 def _number(text: str, largest: int = _LONG) -> int:
     """Read a number that what we publish has room for; raises ValueError."""
     number = int(text)
-    if not -largest <= number <= largest:
+    if not -largest - 1 <= number <= largest:
         raise ValueError(text)
     return number
 

@@ -16,6 +16,7 @@ import click
 from consumer.admin import produce
 from consumer.admin.letters import read_letter
 from consumer.admin.ranges import NotAPosition, parse_position
+from consumer.admin.spelling import Spelling
 from consumer.cli.main import cli, main
 from consumer.engine.records import Place, Record
 from schemas.codec import Codec
@@ -141,7 +142,9 @@ def try_out(case: Case) -> None:
             )
         case "produce":
             with suppress(HubError):
-                produce.encode_all("messages.json", case["file"].encode("latin-1"), _codec())
+                blocks = [case["file"].encode("latin-1")]
+                for _ in produce.encode_all("messages.json", blocks, _codec(), 1_000_000, Spelling()):
+                    pass
         case "schemas":
             (folder / "one.avsc").write_bytes(case["file"].encode("latin-1"))
             with suppress(ValueError):

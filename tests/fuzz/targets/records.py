@@ -24,8 +24,9 @@ from consumer.engine.kafka import TransactionalProducer, to_record
 from consumer.engine.ports import Chunk, Done, Hooks, Retry
 from consumer.engine.records import Output, Partition, Record
 from consumer.engine.writer import Writer
-from schemas.codec import Codec, Schema, Undecodable, UnknownSchema
+from schemas.codec import Codec, Undecodable, UnknownSchema
 from schemas.hub import to_message
+from schemas.writers import Schema
 from tests.fuzz import draw as drawing
 from tests.fuzz.avro import Encoder, draw_schema
 from tests.fuzz.draw import chance

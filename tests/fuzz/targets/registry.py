@@ -8,7 +8,8 @@ from random import Random
 from typing import Any
 
 from schemas.codec import OWN_SCHEMAS, Codec, RegistryUnavailable, Undecodable, own_schema
-from schemas.registry import Access, SchemaRegistry
+from schemas.registry import SchemaRegistry
+from schemas.transport import Access
 from tests.fuzz import draw as drawing
 from tests.fuzz.answers_drawn import draw_answer, draw_json
 from tests.fuzz.avro import draw_schema
