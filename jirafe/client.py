@@ -31,6 +31,7 @@ _MOST_QUOTED = 4000
 # Where a text is cut must not be in the middle of a token, or its rest would be taken for something else.
 _LOOKED_AT = 40_000
 _LONGEST_HOST = 253
+_SHORT_ANSWER = 1024 * 1024
 _LONGEST_ANSWER = 8 * 1024 * 1024
 # What the API says in these words is about the batch, the events or the token, and no proxy's.
 _OF_FORM = ("validation", "bad_json", "invalid_type")
@@ -173,9 +174,7 @@ class Client:
         observe: Callable[[Exchange], None] = lambda _: None,
     ) -> None:
         self._url = url.rstrip("/")
-        self._transport = Transport(
-            connect_timeout=connect_timeout, timeout=timeout, longest_answer=_LONGEST_ANSWER
-        )
+        self._transport = Transport(connect_timeout=connect_timeout, timeout=timeout)
         self._now = now
         self._observe = observe
 
@@ -189,7 +188,7 @@ class Client:
     def reach(self) -> Reached | Failed:
         """See whether anything answers at the API's address, whatever it says; blocks up to the timeout."""
         try:
-            reply = self._transport.request("HEAD", self._url, {})
+            reply = self._transport.request("HEAD", self._url, {}, b"", _SHORT_ANSWER)
         except Unanswered as error:
             return Failed(error.cause, error.message)
         return Reached(reply.headers.get("Date", ""))
@@ -198,7 +197,7 @@ class Client:
         url = f"{self._url}/{quote(site.site_id, safe='')}/batch"
         headers = {"Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"}
         try:
-            reply = self._transport.request("POST", url, headers, body)
+            reply = self._transport.request("POST", url, headers, body, _longest_answer(body))
         except Unanswered as error:
             return Failed(error.cause, error.message)
         try:
@@ -236,6 +235,11 @@ class Client:
         # An HTTP date is in GMT also where it fails to say so.
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max(0.0, (moment - self._now()).total_seconds())
+
+
+def _longest_answer(body: bytes) -> int:
+    """Give the bytes that an answer may have: it may quote all that was sent, and escape what it quotes."""
+    return min(_LONGEST_ANSWER, _SHORT_ANSWER + 4 * len(body))
 
 
 def _json_object(content: bytes) -> dict[str, Any] | None:
@@ -304,10 +308,9 @@ def _message(body: dict[str, Any], token: str) -> str:
 
 def _quoted(parts: Iterable[str], between: str, token: str, longest: int) -> str:
     """Quote what the API says: without the token, not too long, and such that it can be written as UTF-8."""
-    text = "".join(_some(parts, between))[:_LOOKED_AT]
+    text = without(token, "".join(_some(parts, between))[:_LOOKED_AT])[:longest]
     # Half of a surrogate pair is no character: JSON can spell it, UTF-8 can't.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return without(token, text)[:longest]
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _text(value: object) -> str:

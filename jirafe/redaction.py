@@ -3,18 +3,19 @@
 import html
 import re
 from base64 import b64encode
-from collections.abc import Iterator
 from urllib.parse import unquote
 
 _SHORTEST_SECRET = 8
-_DEEPEST = 3
+_DEEPEST = 4
 _INSTEAD = "[token]"
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+=*")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\(.)|((?:%[0-9a-fA-F]{2})+)|(&#?[0-9A-Za-z]{1,32};)", re.DOTALL
+)
 
 
 def without(token: str, text: str) -> str:
-    """Give a text without the token: as it is, or escaped, percent-encoded, as an HTML entity, or in Base64.
+    """Give a text without the token: as it is, or escaped, percent-encoded, as HTML's entities, or in Base64.
 
     What has it only once it is decoded is given decoded. A token too short to be a secret may be any part of a
     text, and stays.
@@ -22,22 +23,22 @@ def without(token: str, text: str) -> str:
     if len(token) < _SHORTEST_SECRET:
         return text
     cores = _in_base64(token)
-    text = _replaced(token, cores, text)
+    # A token may look encoded itself: then it is also looked for as what it would be decoded to.
+    tokens = {token, _fully_decoded(token)}
+    redacted = decoded = _replaced(tokens, cores, text)
     for _ in range(_DEEPEST):
-        for decoded in _decoded(text):
-            redacted = _replaced(token, cores, decoded)
-            if redacted != decoded:
-                text = redacted
-                break
-        else:
+        once = _decoded(decoded)
+        if once == decoded:
             break
-    else:
-        return _INSTEAD  # again and again, in ever other ways: nothing of it is worth the risk
-    return text
+        decoded = _replaced(tokens, cores, once)
+        if decoded != once:
+            redacted = decoded
+    return redacted
 
 
-def _replaced(token: str, cores: tuple[str, ...], text: str) -> str:
-    text = text.replace(token, _INSTEAD)
+def _replaced(tokens: set[str], cores: tuple[str, ...], text: str) -> str:
+    for token in tokens:
+        text = text.replace(token, _INSTEAD)
     plain = text.replace("-", "+").replace("_", "/")
     if not any(core in plain for core in cores):
         return text
@@ -60,22 +61,23 @@ def _in_base64(token: str) -> tuple[str, ...]:
     return tuple(cores)
 
 
-def _decoded(text: str) -> Iterator[str]:
-    """Give all that a text may stand for, decoded in one to three steps."""
-    seen = {text}
-    level = [text]
+def _fully_decoded(token: str) -> str:
     for _ in range(_DEEPEST):
-        level = [once for each in level for once in _decoded_once(each) if once not in seen]
-        seen.update(level)
-        yield from level
+        token = _decoded(token)
+    return token
 
 
-def _decoded_once(text: str) -> Iterator[str]:
-    if "\\" in text:
-        yield _ESCAPE.sub(
-            lambda found: chr(int(found[1] or found[2], 16)) if found[1] or found[2] else found[3], text
-        )
-    if "%" in text:
-        yield unquote(text)
-    if "&" in text:
-        yield html.unescape(text)
+def _decoded(text: str) -> str:
+    """Decode a text once, whatever it is encoded in."""
+    if "\\" not in text and "%" not in text and "&" not in text:
+        return text
+    return _ESCAPE.sub(_character, text)
+
+
+def _character(found: re.Match[str]) -> str:
+    by_number = found[1] or found[2]
+    if by_number:
+        return chr(int(by_number, 16))
+    if found[4]:
+        return unquote(found[4])
+    return html.unescape(found[5]) if found[5] else found[3]

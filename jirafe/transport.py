@@ -49,22 +49,23 @@ class Transport:
 
     `timeout` is for a request in all: from its start to its answer's last byte. Only the look-up of the host's name
     is left to the system, which bounds it itself. `connect_timeout` is for each address of the host. Both are in
-    seconds. An answer may have `longest_answer` bytes, decompressed too. Redirects are not followed, and no cookies
-    kept.
+    seconds. Redirects are not followed, and no cookies kept.
     """
 
-    def __init__(self, *, connect_timeout: float, timeout: float, longest_answer: int) -> None:
+    def __init__(self, *, connect_timeout: float, timeout: float) -> None:
         self._timeouts = (min(connect_timeout, timeout), timeout)
-        self._longest = longest_answer
         self._watcher = _Watcher(timeout)
         self._local = threading.local()
 
-    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
-        """Make one request and read its whole answer; blocks up to the timeout, raises Unanswered alone."""
+    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes, longest: int) -> Reply:
+        """Make one request and read its whole answer; blocks up to the timeout, raises Unanswered alone.
+
+        The answer's body may have `longest` bytes, decompressed too.
+        """
         session = self._session()
         with self._watcher.watch() as watch:
             try:
-                reply, failure = self._exchanged(session, method, url, headers, body), None
+                reply, failure = self._exchanged(session, method, url, headers, body, longest), None
             except Unanswered as error:
                 failure = error
             except Exception as error:  # noqa: BLE001 - what a server, a proxy or a setting may cause has no end
@@ -77,21 +78,28 @@ class Transport:
             raise failure.with_traceback(None)
         return reply
 
-    def _exchanged(
-        self, session: requests.Session, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    def _exchanged(  # noqa: PLR0913, PLR0917 - what a request is made of
+        self,
+        session: requests.Session,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        longest: int,
     ) -> Reply:
         response = session.request(
             method, url, data=body, headers=headers, timeout=self._timeouts, allow_redirects=False, stream=True
         )
-        return self._read(response)
+        return self._read(response, longest)
 
-    def _read(self, response: requests.Response) -> Reply:
+    @staticmethod
+    def _read(response: requests.Response, longest: int) -> Reply:
         content = bytearray()
         with response:
             while part := response.raw.read1(_READ_AT_ONCE, decode_content=True):
                 content += part
-                if len(content) > self._longest:
-                    raise Unanswered("unreadable", f"the answer has more than {self._longest} bytes")
+                if len(content) > longest:
+                    raise Unanswered("unreadable", f"the answer has more than {longest} bytes")
         return Reply(response.status_code, response.headers, bytes(content))
 
     def _session(self) -> requests.Session:

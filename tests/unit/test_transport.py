@@ -16,17 +16,18 @@ from jirafe.transport import Reply, Transport, Unanswered
 from tests.rawserver import answering
 
 TIMEOUT = 0.2
+LONGEST = 1_000_000
 LATE = f"no whole answer within {TIMEOUT:g} seconds"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def transport(timeout: float = TIMEOUT) -> Transport:
-    return Transport(connect_timeout=60, timeout=timeout, longest_answer=1_000_000)
+    return Transport(connect_timeout=60, timeout=timeout)
 
 
 def failed(url: str, body: bytes = b"{}", subject: Transport | None = None) -> Unanswered:
     with pytest.raises(Unanswered) as error:
-        (subject or transport()).request("POST", url, {}, body)
+        (subject or transport()).request("POST", url, {}, body, LONGEST)
     return error.value
 
 
@@ -87,7 +88,7 @@ class TestATimeForAll:
         begin, drip = STAGES[stage]
         subject = transport()
         with answering(OK, begin, drip=drip) as url:
-            assert subject.request("POST", url, {}, b"{}").content == b"{}"
+            assert subject.request("POST", url, {}, b"{}", LONGEST).content == b"{}"
             error = failed(url, subject=subject)
         assert (error.cause, error.message) == ("timeout", LATE)
 
@@ -140,7 +141,7 @@ class TestATimeForAll:
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads) and len(quick) < 200:
-                quick.append(subject.request("POST", url, {}, b"{}"))
+                quick.append(subject.request("POST", url, {}, b"{}", LONGEST))
             for thread in threads:
                 thread.join()
         assert [reply.content for reply in quick] == [b"{}"] * len(quick)
@@ -150,10 +151,10 @@ class TestATimeForAll:
 def test_nothing_is_left_of_requests() -> None:
     subject = transport(0.2)
     with answering(*[OK] * 20) as url:
-        subject.request("POST", url, {}, b"{}")
+        subject.request("POST", url, {}, b"{}", LONGEST)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(18):
-            subject.request("POST", url, {}, b"{}")
+            subject.request("POST", url, {}, b"{}", LONGEST)
         assert len(os.listdir("/proc/self/fd")) == before
         until = time.monotonic() + 10
         while any(thread.name == "request deadlines" for thread in threading.enumerate()):
@@ -251,10 +252,10 @@ class TestSurroundings:
             b"Location: \xff\xfe\r\nSet-Cookie: \xff=\xff; Domain=.; Expires=never\r\nContent-Length: 0\r\n\r\n"
         )
         with answering(b"HTTP/1.1 302 \xff\r\n" + headers) as url:
-            assert transport(10).request("POST", url, {}, b"{}").status == 302
+            assert transport(10).request("POST", url, {}, b"{}", LONGEST).status == 302
 
     def test_cookies_are_not_kept(self) -> None:
         subject = transport(10)
         with answering(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n"), OK) as url:
-            subject.request("POST", url, {}, b"{}")
+            subject.request("POST", url, {}, b"{}", LONGEST)
             assert not subject._session().cookies
