@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from consumer.demo.processes import CommandProcess, await_that
+from consumer.engine.records import Place
 from schemas.hub import to_message
 from tests import command
 from tests.integration.test_service import orders
@@ -64,27 +65,50 @@ def test_a_replay_delivers_again_and_leaves_the_group_alone(stand: Stand) -> Non
 def test_a_replay_of_some(stand: Stand) -> None:
     stand.produce(*orders(12), order("R3", "order:new"), cart("R3"))
     delivered(stand, 14)
-    places = {result["message_id"]: result for result in stand.results()}
-    assert places
-    dry = run(stand, "replay", "--topic", stand.orders_topic, "--key", "R3", "--dry-run", "--json")
-    shown = json.loads(dry.stdout)
-    assert shown["types"] == {"order:updated": 1, "order:new": 1}
-    assert replays(stand) == {}
-    done = run(stand, "replay", "--topic", stand.orders_topic, "--type", "order:new", "--site", SITE, "--json")
-    assert json.loads(done.stdout) == {
-        "replay": json.loads(done.stdout)["replay"],
+    records = [record for record in stand.read_orders() if record]
+    types = {record.place: stand.codec.decode(record.value or b"")["message"] for record in records}
+    of_r3 = [record.place for record in records if record.key == b"R3"]
+    (new,) = (place for place, each in types.items() if each == "order:new")
+    assert (len(records), len(of_r3)) == (13, 2)
+    replayed: Counter[tuple[int, int]] = Counter()
+
+    def replay(*words: str) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+        """Replay, and give what was said and which places were replayed by it."""
+        done = run(stand, "replay", "--topic", stand.orders_topic, "--json", *words)
+        assert done.returncode == 0, done.stderr
+        now = replays(stand)
+        more = sorted((now - replayed).elements())
+        replayed.clear()
+        replayed.update(now)
+        return json.loads(done.stdout), more
+
+    def at(*places: Place) -> list[tuple[int, int]]:
+        return sorted((place.partition, place.offset) for place in places)
+
+    said, places = replay("--key", "R3", "--dry-run")
+    assert (said["types"], said["left_out"], places) == ({"order:updated": 1, "order:new": 1}, 11, [])
+    said, places = replay("--key", "R3")
+    assert (said["delivered"], said["left_out"], places) == (2, 11, at(*of_r3))
+    said, places = replay("--type", "order:new", "--site", SITE)
+    assert said == {
+        "replay": said["replay"],
         "finished": True,
         "delivered": 1,
         "failed": 0,
         "left_out": 12,
         "dead_letters": {},
     }
-    done = run(stand, "replay", "--topic", stand.orders_topic, "--site", "another", "--json")
-    assert json.loads(done.stdout)["delivered"] == 0
-    end = stand.committed()[stand.orders_topic, 1]
-    run(stand, "replay", "--topic", stand.orders_topic, "--partition", "1", "--from-offset", str(end - 1))
-    assert replays(stand)[1, end - 1] in (1, 2)
-    assert run(stand, "replay", "--topic", stand.orders_topic, "--from", "0s", "--json").returncode == 0
+    assert places == at(new)
+    said, places = replay("--site", "another")
+    assert (said["delivered"], said["left_out"], places) == (0, 13, [])
+    last = max(record.place for record in records if record.partition == new.partition)
+    said, places = replay("--partition", str(last.partition), "--from-offset", str(last.offset))
+    assert (said["delivered"], said["left_out"], places) == (1, 0, at(last))
+    said, places = replay("--partition", str(last.partition), "--to", str(last.offset))
+    before = [place for place in types if place.partition == last.partition and place != last]
+    assert (said["delivered"], places) == (len(before), at(*before))
+    said, places = replay("--from", "0s")
+    assert (said["delivered"], said["left_out"], places) == (0, 0, [])
 
 
 def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand, tmp_path: Path) -> None:
@@ -259,6 +283,28 @@ def failed(stand: Stand) -> None:
 def listed(stand: Stand, *arguments: str) -> list[dict[str, Any]]:
     done = run(stand, "dead-letters", "list", "--json", *arguments)
     assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_results_of_a_record_say_which_is_the_original(stand: Stand) -> None:
+    stand.produce(order("R1", totals={"order": -1}))
+    delivered(stand, 1)
+    (letter,) = listed(stand)
+    place = letter["place"]
+    assert run(stand, "replay", "--topic", stand.orders_topic).returncode == 0
+    assert run(stand, "dead-letters", "redrive", letter["dead_letter"]).returncode == 0
+    text = run(stand, "results", "--of", place, COLUMNS="200").stdout
+    (replayed,) = {each["replay"] for each in stand.results()} - {None}
+    by = ["original", f"replay {replayed}", f"redrive of {letter['dead_letter']}"]
+    # What is long is folded: the words are looked for in the column without its breaks.
+    column = "".join(line[:16].rstrip() + " " * line[:16].endswith(" ") for line in text.splitlines()[1:])
+    assert [each.replace(" ", "") in column.replace(" ", "") for each in by] == [True] * 3
+    assert "original" not in run(stand, "results", COLUMNS="200").stdout
+    assert {each["replay"] for each in asked_of(stand, place)} == {None, replayed}
+
+
+def asked_of(stand: Stand, place: str) -> list[dict[str, Any]]:
+    done = run(stand, "results", "--of", place, "--json")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

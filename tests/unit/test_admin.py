@@ -248,6 +248,22 @@ def test_retention_is_named_where_it_may_have_taken_what_is_missing(
     assert not [note for note in audited(shelf, START + timedelta(days=1)).notes if note == said]
 
 
+def test_retention_that_took_only_what_is_older_explains_nothing() -> None:
+    shelf = Shelf()
+    shelf.add(ORDERS, b"no Avro", timestamp=ms(START))
+    shelf.add(ORDERS, b"no Avro", timestamp=ms(START))
+    for before in (timedelta(days=2), timedelta(days=1)):
+        shelf.result(7, at=ms(START - before))
+    shelf.result(1, at=ms(START))
+    shelf.committed[ORDER] = 2
+    log = shelf.logs[Partition(RESULTS, 0)]
+    del log.kept[0]
+    log.first = 1
+    assert audited(shelf, START).partitions[0].first[Count.MISSING] == (0,)
+    assert not any("retention" in note for note in audited(shelf, START).notes)
+    assert any("retention" in note for note in audited(shelf).notes)
+
+
 @pytest.mark.parametrize("redelivery", [Redelivery(redrive="letters/0/7"), Redelivery(replay="a-replay")])
 def test_letters_of_a_redrive_or_replay_are_no_letters_of_the_group(redelivery: Redelivery) -> None:
     shelf = Shelf()
