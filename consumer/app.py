@@ -1,7 +1,7 @@
 """From settings to parts that are ready to run: the only place where they are put together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import prometheus_client
@@ -18,12 +18,13 @@ from consumer.engine.backoff import Backoff
 from consumer.engine.kafka import Cluster, LibraryLog, Logger
 from consumer.engine.lane import Bounds
 from consumer.engine.member import Member, Options, Surroundings
-from consumer.errors import SettingsError
+from consumer.engine.ports import Reloaded
+from consumer.errors import KafkaUnusable, SettingsError
 from consumer.monitor.letters import LetterLog
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import About
 from consumer.monitor.server import StatusServer
-from consumer.settings import DRAIN_TIMEOUT, TAKEN_IN_PLACE, Settings, SettingsSource, differences
+from consumer.settings import DRAIN_TIMEOUT, TAKEN_IN_PLACE, Settings, SettingsSource, differences, reconnects
 from jirafe.client import Client, Exchange, Site
 from schemas.codec import OWN_SCHEMAS, Codec
 from schemas.registry import SchemaRegistry
@@ -129,9 +130,8 @@ def make_checked_api(settings: Settings) -> CheckedApi:
     return CheckedApi(settings.api.url, make_client(settings), Site(site_id, token) if site_id and token else None)
 
 
-def make_monitor(settings: Settings, log: Logger) -> Monitor:
+def make_monitor(cluster: Cluster, log: Logger) -> Monitor:
     """Make what watches one member."""
-    cluster = make_cluster(settings, log)
     interval_ms = str(cluster.consumer_properties["statistics.interval.ms"])
     seconds = int(interval_ms) / 1000 if interval_ms.isdecimal() else 0.0  # the library refuses what is none
     return Monitor(lambda: cluster.make_admin("ends"), seconds, LetterLog(log, time.monotonic))
@@ -149,12 +149,16 @@ def make_backoff(settings: Settings) -> Backoff:
     return Backoff(longest / _DELAYS, longest, _LONGEST_RETRY_AFTER)
 
 
-def make_member(
-    settings: Settings, monitor: Monitor, delivery: Delivery, reloader: "Reloader", log: Logger
+def make_member(  # noqa: PLR0913, PLR0917 - each is another's job
+    settings: Settings,
+    cluster: Cluster,
+    monitor: Monitor,
+    delivery: Delivery,
+    reloader: "Reloader",
+    log: Logger,
 ) -> Member[Work]:
     """Make one member of the group."""
     stream = settings.stream
-    cluster = make_cluster(settings, log)
     options = Options(
         input_topics=settings.input_topics,
         results_topic=stream.results_topic,
@@ -175,37 +179,57 @@ def make_member(
 
 
 class Reloader:
-    """Takes over changed credentials and parameters in place, from where the settings came from.
+    """Takes over changed settings in place, from where they came from.
 
-    `running` is what the member was made with; all else of it takes a restart.
+    `running` is what the member was made with, `cluster` what makes its clients. Credentials of the API and
+    parameters are taken over at once; what Kafka is reached with, also where only a file of it changed, by new
+    clients. All else takes a restart.
     """
 
-    def __init__(self, source: SettingsSource, running: Settings, delivery: Delivery, log: Logger) -> None:
+    def __init__(
+        self, source: SettingsSource, running: Settings, cluster: Cluster, delivery: Delivery, log: Logger
+    ) -> None:
         self._source = source
         self._running = running
+        self._cluster = cluster
         self._delivery = delivery
         self._log = log
 
-    def reload(self, *, asked: bool) -> bool:
-        """Take over what changed; tells whether what is held should be tried again. Called on the main thread."""
+    def reload(self, *, asked: bool) -> Reloaded:
+        """Take over what changed; called on the main thread."""
         if not (asked or self._source.has_changed()):
-            return False
+            return Reloaded()
+        files = self._source.changed_files()
         try:
             found = self._source.load()
+            changed = differences(self._running, found)
+            changed += [name for name, path in found.files.items() if path in files and name not in changed]
+            reconnect = any(map(reconnects, changed))
+            if reconnect:
+                self._use(self._running.with_defaults_of(found).kafka)
         except SettingsError as error:
             self._log.error("settings_refused", faults=error.faults)
-            return False
-        changed = differences(self._running, found)
-        taken = [name for name in changed if name in TAKEN_IN_PLACE]
+            return Reloaded()
+        taken = [name for name in changed if name in TAKEN_IN_PLACE or reconnects(name)]
         if taken:
             self._delivery.use(make_defaults(found))
             self._running = self._running.with_defaults_of(found)
             self._log.info("settings_reloaded", taken=taken)
-        if left := [name for name in changed if name not in TAKEN_IN_PLACE]:
+        if left := [name for name in changed if name not in taken]:
             self._log.warning("settings_need_restart", changed=left)
         if asked and not changed:
             self._log.info("settings_unchanged")
-        return asked or bool(taken)
+        return Reloaded(try_again=asked or bool(taken), reconnect=reconnect)
+
+    def _use(self, properties: Mapping[str, str]) -> None:
+        """Have clients made with other properties; raises SettingsError if none can be."""
+        before = self._cluster.properties
+        self._cluster.use(properties)
+        try:
+            self._cluster.make_consumer(self._cluster.consumer_properties).close()
+        except KafkaUnusable as error:
+            self._cluster.use(before)
+            raise SettingsError([str(error)]) from None
 
 
 def make_status_server(address: str, settings: Settings, monitor: Monitor) -> StatusServer:

@@ -210,7 +210,15 @@ TAKEN_IN_PLACE = frozenset(
         *(name.upper().replace(".", "_") for name in PARAMETERS),
     }
 )
-"""The settings that a running member takes over; all others need a restart."""
+"""The settings that a running member takes over; all others need a restart, but for those of `reconnects`."""
+
+_RECONNECTING = ("KAFKA_SASL_", "KAFKA_SSL_", "KAFKA_SECURITY_PROTOCOL", "KAFKA_BOOTSTRAP_SERVERS")
+
+
+def reconnects(name: str) -> bool:
+    """Tell whether a running member takes a setting over by connecting to Kafka anew."""
+    return name.startswith(_RECONNECTING)
+
 
 GROUPS: dict[str, type[_Group]] = {"JIRAFE_": Api, "CONSUMER_": Stream}
 
@@ -253,11 +261,19 @@ class Settings:
     def with_defaults_of(self, other: "Settings") -> "Settings":
         """Give these settings with what another has of those that are taken over in place."""
         fields = (name.removeprefix("JIRAFE_").lower() for name in TAKEN_IN_PLACE)
+        kept = {name: value for name, value in self.kafka.items() if not reconnects(_setting(name))}
+        taken = {name: value for name, value in other.kafka.items() if reconnects(_setting(name))}
         return Settings(
             self.api.model_copy(update={field: getattr(other.api, field) for field in fields}),
             self.stream,
-            self.kafka,
+            kept | taken,
         )
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that the connection to Kafka is made with, by the setting that names each."""
+        named = {_setting(name): Path(value) for name, value in self.kafka.items() if name.endswith(".location")}
+        return {name: path for name, path in named.items() if reconnects(name)}
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
@@ -285,13 +301,16 @@ class SettingsSource:
     def __init__(self, env_file: Path | None, *, by_chance: bool = False) -> None:
         self._env_file = env_file
         self._by_chance = by_chance
-        self._read: tuple[int, int] | None = None
+        self._read: Stamp = None
+        self._files: dict[Path, Stamp] = {}
         self._look_at = 0.0
 
     def load(self) -> Settings:
         """Read the settings; raises SettingsError."""
-        self._read = self._stamp()
-        return load(self._env_file, by_chance=self._by_chance)
+        self._read = _stamp(self._env_file)
+        loaded = load(self._env_file, by_chance=self._by_chance)
+        self._files = {path: _stamp(path) for path in loaded.files.values()}
+        return loaded
 
     def cautions(self, loaded: Settings) -> list[Caution]:
         """Tell what puts secrets at risk: those that were loaded, and the file that they are from."""
@@ -302,18 +321,30 @@ class SettingsSource:
         return found
 
     def has_changed(self) -> bool:
-        """Tell whether the env file is another than was read; looks at it once a second at most."""
+        """Tell whether the env file, or one that it names for Kafka, is another than was read.
+
+        It looks at them once a second at most.
+        """
         if time.monotonic() < self._look_at:
             return False
         self._look_at = time.monotonic() + 1
-        return self._stamp() != self._read
+        return _stamp(self._env_file) != self._read or bool(self.changed_files())
 
-    def _stamp(self) -> tuple[int, int] | None:
-        try:
-            status = self._env_file.stat() if self._env_file else None
-        except OSError:
-            return None
-        return (status.st_mtime_ns, status.st_size) if status else None
+    def changed_files(self) -> set[Path]:
+        """Give the files, named by settings for Kafka, that are others than when the settings were read."""
+        return {path for path, stamp in self._files.items() if _stamp(path) != stamp}
+
+
+Stamp = tuple[int, int] | None
+"""What tells a file from an earlier one of its name; None where there is none."""
+
+
+def _stamp(path: Path | None) -> Stamp:
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size) if status else None
 
 
 def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_chance: bool = False) -> Settings:

@@ -22,7 +22,7 @@ IDLE = LaneView(
     due=None,
 )
 QUIET = MemberView(
-    now=100.0, lanes=(IDLE,), gates={}, flooded=(), commit_trouble=None, losses=(), is_stopping=False
+    now=100.0, lanes=(IDLE,), gates={}, flooded=(), commit_trouble=None, losses=(), refusal=None, is_stopping=False
 )
 LANE_STATUS = LaneStatus(
     partition=Partition("orders", 0),

@@ -21,8 +21,7 @@ def run(source: SettingsSource) -> int:
 
     It is one member of the consumer group. It stops on SIGTERM or SIGINT once what is in flight is finished
     and committed; a second signal ends it at once, and no place is lost by it. Exit status: 0 stopped, 1
-    Kafka can't go on (restart it), 2 settings. SIGHUP reads credentials and parameters again, and tries what is
-    held.
+    Kafka can't go on (restart it), 2 settings. SIGHUP reads the settings again, and tries what is held.
 
     \b
     Example:
@@ -37,9 +36,11 @@ def run(source: SettingsSource) -> int:
     deployment = app.make_deployment(loaded, logger)
     if created := app.have_topics(loaded, [*deployment.input_topics, *deployment.output_topics], logger):
         logger.info("topics_created", topics=created)
-    monitor = app.make_monitor(loaded, logger)
+    cluster = deployment.cluster
+    monitor = app.make_monitor(cluster, logger)
     delivery = app.make_delivery(loaded, app.make_codec(loaded), monitor)
-    member = app.make_member(loaded, monitor, delivery, app.Reloader(source, loaded, delivery, logger), logger)
+    reloader = app.Reloader(source, loaded, cluster, delivery, logger)
+    member = app.make_member(loaded, cluster, monitor, delivery, reloader, logger)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, _end_at_once)
@@ -50,7 +51,6 @@ def run(source: SettingsSource) -> int:
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGHUP, lambda _number, _frame: member.reload())
     server = _serve(loaded, monitor, logger)
-    cluster = deployment.cluster
     logger.info(
         "started",
         topics=deployment.input_topics,

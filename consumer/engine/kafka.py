@@ -35,7 +35,7 @@ LARGEST_DEAD_LETTER = 20 * 1024 * 1024
 
 _REACH_TRY = 1.0
 _QUIET_SECONDS = 30.0
-_REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
+_REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 # What a crash leaves open blocks readers no longer than the time for a commit and this.
 _COMMIT_MARGIN_MS = 10_000
 
@@ -185,6 +185,11 @@ class Cluster:
         self._commit_timeout = commit_timeout
         self._log = log or LibraryLog()
         self._admin: AdminClient | None = None
+
+    def use(self, properties: Mapping[str, str]) -> None:
+        """Make clients with other properties from now on; those that are made already keep theirs."""
+        self.properties = properties
+        self._admin = None
 
     @property
     def starts_at_end(self) -> bool:
@@ -342,6 +347,11 @@ class Cluster:
         # The library's sentence may begin with the broker's address, and end with remarks.
         said = re.sub(r"^\S+:\d+\S*: ", "", error.str()).partition(" (")[0]
         return KafkaUnusable(f"{trouble} ({said}); {fix}.")
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """Tell whether an error says that the broker does not take our credentials, or we not its certificate."""
+    return error.code() in _REFUSALS
 
 
 def kafka_error(error: KafkaException) -> KafkaError:

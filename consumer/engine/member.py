@@ -19,7 +19,16 @@ from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.defence import Defence, Raised
 from consumer.engine.errors import MemberFailed, WriterFenced, WriterLost
 from consumer.engine.flood import FloodGuard
-from consumer.engine.kafka import Clients, GroupConsumer, Logger, kafka_error, to_partition, to_place, to_record
+from consumer.engine.kafka import (
+    Clients,
+    GroupConsumer,
+    Logger,
+    is_refusal,
+    kafka_error,
+    to_partition,
+    to_place,
+    to_record,
+)
 from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import Chunk, Done, Handler, Hooks, MemberView, Reload, Retry, W
@@ -125,6 +134,7 @@ class Member(Generic[W]):
             around.chance,
             around.log,
         )
+        self._refusal: str | None = None
         self._quiet_until: dict[object, float] = {}
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
@@ -176,6 +186,7 @@ class Member(Generic[W]):
         self._writer = None
         self._unread.clear()
         self._recreated.clear()
+        self._refusal = None
         self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
         try:
@@ -313,13 +324,17 @@ class Member(Generic[W]):
         asked = self._reloading
         if asked:
             self._reloading = False  # only now: a signal may have come since the question
-        if self._reload_settings(asked=asked):
+        reloaded = self._reload_settings(asked=asked)
+        if reloaded.try_again:
             if waiting := list(self._lanes.gates):
                 self._log.info("trying_again", on=waiting)
             self._lanes.try_again(self._clock.monotonic())
             if asked:
                 self._committer.release()
                 self._continuity.acknowledge()
+        if reloaded.reconnect:
+            self._drain([lane.partition for lane in self._lanes], self._options.drain_timeout)
+            raise _BeginAnew("the settings of the connection to Kafka changed")
 
     def _show(self, waiting: str | None = None) -> None:
         """Say how the member is, to those outside, and what Kafka keeps it `waiting` for."""
@@ -333,6 +348,7 @@ class Member(Generic[W]):
                     self._committer.flooded,
                     waiting or self._writer_trouble or self._committer.trouble,
                     tuple(self._continuity.losses),
+                    self._refusal,
                     self._stopping,
                 )
             )
@@ -355,11 +371,13 @@ class Member(Generic[W]):
             if self._unread and to_partition(message) in self._unread:
                 continue
             if error is None:
+                self._refusal = None
                 record = to_record(message)
                 if not self._continuity.is_done(record):
                     self._lanes.add(record)
                     received[record.topic] += 1
             elif error.code() == KafkaError._PARTITION_EOF:
+                self._refusal = None
                 end = to_place(message)
                 self._lanes.at_end(end.of, end.offset)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
@@ -454,6 +472,8 @@ class Member(Generic[W]):
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:
             raise MemberFailed(f"Kafka: {error.str()}")
+        if is_refusal(error):
+            self._refusal = error.str()
         # The library goes on by itself, and may say the same at every attempt.
         if self._is_news(error.code()):
             self._log.warning("kafka", error=error.str())

@@ -9,7 +9,7 @@ hooks. Worker threads call the handler, and nothing else.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from consumer.engine.records import Output, Partition, Record
 
@@ -180,7 +180,8 @@ class MemberView:
     `gates` names what does not serve, each with its trouble's message. `flooded` names the topics whose results are
     held back, since too many of their records are dead letters. `commit_trouble` says why the last transaction was
     aborted, None once a commit succeeded. `losses` tells in sentences what was lost for good, until an operator
-    acknowledges it by a reload. `is_stopping` tells that `Member.stop` was called.
+    acknowledges it by a reload. `refusal` says why brokers refuse to talk to us, None once one did. `is_stopping`
+    tells that `Member.stop` was called.
     """
 
     now: float
@@ -189,6 +190,7 @@ class MemberView:
     flooded: tuple[str, ...]
     commit_trouble: str | None
     losses: tuple[str, ...]
+    refusal: str | None
     is_stopping: bool
 
 
@@ -242,15 +244,26 @@ class Hooks:
         """Take a view of the member. It does not change afterwards, so other threads may have it."""
 
 
+class Reloaded(NamedTuple):
+    """What came of looking for changed settings.
+
+    `try_again` tells to try at once all that waits for something. `reconnect` tells that the clients make others
+    now than they did: the member leaves the group and joins it with those.
+    """
+
+    try_again: bool = False
+    reconnect: bool = False
+
+
 class Reload(Protocol):
     """Takes over changed settings.
 
     Called on the main thread, on every turn of its loop. It must not block or raise, as `Hooks`.
     """
 
-    def __call__(self, *, asked: bool) -> bool:
-        """Tell whether to try again at once all that waits for something.
+    def __call__(self, *, asked: bool) -> Reloaded:
+        """Take over what changed.
 
-        `asked` tells that `Member.reload` was called since the last time. If so, the answer yes also lets flooded
+        `asked` tells that `Member.reload` was called since the last time. If so, `try_again` also lets flooded
         topics go on, and acknowledges what was lost.
         """

@@ -64,6 +64,7 @@ class Observer:
             brokers=self._statistics.brokers,
             brokers_until=self._until,
             is_stopping=view.is_stopping,
+            refusal=view.refusal,
         )
 
     def _look_at(self, lane: LaneView, view: MemberView) -> LaneStatus:

@@ -93,5 +93,5 @@ class LogEnds:
                 try:
                     ends[Partition(place.topic, place.partition)] = future.result().offset
                 except KafkaException:
-                    continue  # the broker is away: the consumer says so
+                    self._admin = None  # the broker is away, or wants other credentials: the consumer says so
         return ends

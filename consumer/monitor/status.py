@@ -22,6 +22,7 @@ SILENT_AFTER = 5.0
 
 NOT_ASSIGNED = "no partition is assigned"
 NOT_CONNECTED = "Kafka: no broker is connected"
+REFUSED = "Kafka refuses our credentials, or we its certificate: {}"
 NOT_HEARD_OF = "Kafka: no broker has been heard of lately"
 
 
@@ -58,7 +59,8 @@ class MemberStatus:
 
     `not_ready` has the reasons why it does not deliver all it is given; it is empty if it does. `brokers` is the
     number of brokers it is connected to, None while not known. It holds until `brokers_until`: a connection that
-    nothing has been heard of since is none. None there: it is never told.
+    nothing has been heard of since is none. None there: it is never told. `refusal` is what a broker said last that
+    refused to talk to us.
     """
 
     turned_at: float
@@ -67,6 +69,7 @@ class MemberStatus:
     brokers: int | None = None
     brokers_until: float | None = None
     is_stopping: bool = False
+    refusal: str | None = None
 
     def as_of(self, now: float) -> "MemberStatus":
         """Tell what it comes to at a later moment, if nothing was heard meanwhile."""
@@ -74,9 +77,11 @@ class MemberStatus:
         reasons = []
         if silence > SILENT_AFTER:
             reasons.append(f"the main loop has not reported for {silence:.0f} s")
-        if self.brokers_until is not None and now > self.brokers_until:
+        is_silent = self.brokers_until is not None and now > self.brokers_until
+        if is_silent:
             brokers = 0
-            reasons.append(NOT_HEARD_OF)
+        if self.refusal and not brokers:
+            reasons.append(REFUSED.format(self.refusal))
         elif brokers == 0:
-            reasons.append(NOT_CONNECTED)
+            reasons.append(NOT_HEARD_OF if is_silent else NOT_CONNECTED)
         return replace(self, brokers=brokers, not_ready=(*reasons, *self.not_ready))

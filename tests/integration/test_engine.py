@@ -11,7 +11,7 @@ from consumer.engine.backoff import Backoff
 from consumer.engine.kafka import Cluster
 from consumer.engine.lane import Bounds
 from consumer.engine.member import Member, Options, Surroundings
-from consumer.engine.ports import Chunk, Done, Hooks, Retry, Trouble
+from consumer.engine.ports import Chunk, Done, Hooks, Reloaded, Retry, Trouble
 from consumer.engine.records import DeadLetter, Output, Record
 
 PARTITIONS = 3
@@ -57,9 +57,9 @@ class StopAfter(Hooks):
             self.stop()
 
 
-def unchanged(*, asked: bool) -> bool:
+def unchanged(*, asked: bool) -> Reloaded:
     """Settings that never change."""
-    return False
+    return Reloaded()
 
 
 class Place:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import requests
 import trustme
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from brokers.apache import ApacheKafka
+from consumer.demo.processes import await_that, free_port
 from consumer.errors import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
 from tests.command import run
@@ -100,3 +102,32 @@ def test_what_is_wrong_is_one_sentence_without_the_password(
     assert "Traceback" not in done.stderr
     assert PASSWORD not in done.stderr
     assert WRONG not in done.stderr
+
+
+def test_a_password_that_changes_is_taken_over_and_a_wrong_one_is_said(secured: Secured, tmp_path: Path) -> None:
+    env_file = tmp_path / "settings.env"
+    port = str(free_port())
+    environment = {**secured.environment, "CONSUMER_HTTP_ADDRESS": port}
+    password = environment.pop("KAFKA_SASL_PASSWORD")
+    env_file.write_text(f"KAFKA_SASL_PASSWORD={password}\n")
+
+    def reasons() -> str:
+        return str(requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).json()["reasons"])
+
+    with SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
+        stand = Stand(secured.kafka.bootstrap_servers, api, tmp_path)
+        try:
+            member = stand.member_with_file(env_file, **environment)
+            stand.produce(*orders(10))
+            stand.await_results(10)
+            env_file.write_text(f"KAFKA_SASL_PASSWORD={WRONG}\n")
+            await_that("it says what is wrong", lambda: "Kafka refuses our credentials" in reasons())
+            assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 200
+            stand.produce(*orders(10, 10))
+            env_file.write_text(f"KAFKA_SASL_PASSWORD={password}\n")
+            assert_one_result_each(stand.await_results(20), 20)
+            await_that("it is ready", lambda: reasons() == "[]")
+            assert member.said('"taken": ["KAFKA_SASL_PASSWORD"]') == 2
+            assert member.said(password) == member.said(WRONG) == 0
+        finally:
+            stand.close()

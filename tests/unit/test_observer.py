@@ -258,6 +258,23 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
     assert brokers(301.0) == (0, ("Kafka: no broker is connected",))
 
 
+def test_a_refusal_says_why_no_broker_is_connected_and_nothing_while_one_is(monitor: Monitor) -> None:
+    refused = "Kafka refuses our credentials, or we its certificate: wrong password"
+
+    def reasons(at: float) -> tuple[str, ...]:
+        return replace(monitor.status, turned_at=at).as_of(at).not_ready
+
+    view = replace(QUIET, refusal="wrong password")
+    monitor.viewed(view)
+    assert reasons(100.0) == reasons(200.0) == (refused,)
+    monitor.statistics(statistics(brokers=UP))
+    monitor.viewed(view)
+    assert reasons(100.0) == ()
+    monitor.statistics(statistics(brokers={}))
+    monitor.viewed(view)
+    assert reasons(100.0) == (refused,)
+
+
 @pytest.mark.parametrize(("interval", "patience"), [(0.2, 5), (1, 5), (5, 15), (60, 180)])
 def test_short_intervals_of_statistics_do_not_make_it_nervous(
     admin: ScriptedAdmin, interval: float, patience: float

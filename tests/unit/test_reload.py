@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from structlog.testing import capture_logs
 
 from consumer import app, log
@@ -35,40 +36,43 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-class Reloaded:
+class Running:
     def __init__(self, env_file: Path) -> None:
         self._env_file = env_file
         env_file.touch()
         source = SettingsSource(env_file)
         loaded = source.load()
         self.delivery = app.make_delivery(loaded, Codec())
-        self._reloader = app.Reloader(source, loaded, self.delivery, log.configure("info"))
+        self.cluster = app.make_cluster(loaded)
+        self.reconnects = False
+        self._reloader = app.Reloader(source, loaded, self.cluster, self.delivery, log.configure("info"))
 
     def __call__(self, text: str, *, asked: bool = True) -> tuple[bool, list[dict[str, Any]]]:
         self._env_file.write_text(text)
         with capture_logs() as said:
-            again = self._reloader.reload(asked=asked)
+            again, self.reconnects = self._reloader.reload(asked=asked)
         return again, [{name: each[name] for name in each if name != "log_level"} for each in said]
 
 
 @pytest.fixture
-def reloaded(tmp_path: Path) -> Reloaded:
-    return Reloaded(tmp_path / "settings.env")
+def reloaded(tmp_path: Path) -> Running:
+    return Running(tmp_path / "settings.env")
 
 
 @pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_setting_is_taken_over_or_needs_a_restart(name: str, *, asked: bool, reloaded: Reloaded) -> None:
+def test_each_setting_is_taken_over_or_needs_a_restart(name: str, *, asked: bool, reloaded: Running) -> None:
     text = f"{name}={VALUES.get(name, '17')}\n"
     again, said = reloaded(text, asked=asked)
-    if name in TAKEN_IN_PLACE:
+    assert reloaded.reconnects == name.startswith("KAFKA_SASL_")
+    if name in TAKEN_IN_PLACE or reloaded.reconnects:
         assert (again, said) == (True, [{"event": "settings_reloaded", "taken": [name]}])
     else:
         assert (again, said) == (asked, [{"event": "settings_need_restart", "changed": [name]}])
     assert "hush" not in str(said)
 
 
-def test_what_was_taken_is_not_taken_again_and_what_was_not_is_said_again(reloaded: Reloaded) -> None:
+def test_what_was_taken_is_not_taken_again_and_what_was_not_is_said_again(reloaded: Running) -> None:
     text = "JIRAFE_SITE_ID=1\nCONSUMER_WORKERS=3\n"
     _, said = reloaded(text)
     assert [each["event"] for each in said] == ["settings_reloaded", "settings_need_restart"]
@@ -77,10 +81,52 @@ def test_what_was_taken_is_not_taken_again_and_what_was_not_is_said_again(reload
     assert reloaded("") == (True, [{"event": "settings_reloaded", "taken": ["JIRAFE_SITE_ID"]}])
 
 
-def test_a_file_that_says_the_same_in_other_words_does_nothing(reloaded: Reloaded) -> None:
+def test_a_file_that_says_the_same_in_other_words_does_nothing(reloaded: Running) -> None:
     assert reloaded("# a remark\n", asked=False) == (False, [])
 
 
-def test_settings_that_are_refused_are_named_and_nothing_is_tried(reloaded: Reloaded) -> None:
+def test_settings_that_are_refused_are_named_and_nothing_is_tried(reloaded: Running) -> None:
     again, said = reloaded("CONSUMER_WORKERS=none\nJIRAFE_SITE_ID=1\n")
     assert (again, [each["event"] for each in said]) == (False, ["settings_refused"])
+
+
+def test_what_kafka_is_reached_with_is_taken_over_by_new_clients(reloaded: Running) -> None:
+    text = "KAFKA_BOOTSTRAP_SERVERS=elsewhere:9092\nKAFKA_SASL_USERNAME=me\nKAFKA_GROUP_ID=another\n"
+    again, said = reloaded(text, asked=False)
+    assert (again, reloaded.reconnects) == (True, True)
+    assert said == [
+        {"event": "settings_reloaded", "taken": ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SASL_USERNAME"]},
+        {"event": "settings_need_restart", "changed": ["KAFKA_GROUP_ID"]},
+    ]
+    assert (reloaded.cluster.servers, reloaded.cluster.group) == ("elsewhere:9092", "jirafe-consumer")
+    reloaded(text)
+    assert not reloaded.reconnects
+
+
+def test_clients_that_can_not_be_made_are_refused_and_the_old_settings_stay(reloaded: Running) -> None:
+    text = "KAFKA_SECURITY_PROTOCOL=SSL\nKAFKA_SSL_CA_LOCATION=/nowhere.pem\n"
+    again, said = reloaded(text, asked=False)
+    assert (again, reloaded.reconnects, [each["event"] for each in said]) == (False, False, ["settings_refused"])
+    assert "KAFKA_SSL_CA_LOCATION" in str(said)
+    assert "security.protocol" not in reloaded.cluster.properties
+
+
+def test_a_certificate_that_is_renewed_in_its_file_is_taken_over_too(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    env_file = tmp_path / "settings.env"
+    env_file.write_text(f"KAFKA_SECURITY_PROTOCOL=SSL\nKAFKA_SSL_CA_LOCATION={authority}\n")
+    running = Running(env_file)
+    text = env_file.read_text()
+    running(text)
+    assert not running.reconnects
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    again, said = running(text)
+    assert (again, running.reconnects) == (True, True)
+    assert said == [{"event": "settings_reloaded", "taken": ["KAFKA_SSL_CA_LOCATION"]}]
+    authority.write_text("half of a certi")
+    _, said = running(text)
+    assert (running.reconnects, [each["event"] for each in said]) == (False, ["settings_refused"])
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    running(text)
+    assert running.reconnects

@@ -20,7 +20,7 @@ from consumer.engine.defence import Raised
 from consumer.engine.kafka import GroupMetadata, Logger, RebalanceCallback
 from consumer.engine.lane import Bounds
 from consumer.engine.member import Handle, Member, Options, Surroundings
-from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Retry, Trouble
+from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry, Trouble
 from consumer.engine.records import DeadLetter, Output, Partition, Record
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import CallTimeout
@@ -541,7 +541,8 @@ class ScriptedClients:
 class Scene:
     """One member among scripted surroundings.
 
-    `takes_over` is what the reload answers; None for yes when asked. `consumer` and `producer` are those of now.
+    `takes_over` is whether the reload asks to try again; None for yes when asked. `reconnects` has it ask once for
+    new clients. `consumer` and `producer` are those of now.
     """
 
     def __init__(self, **options: object) -> None:
@@ -552,6 +553,7 @@ class Scene:
         self.watchdogs: list[ScriptedWatchdog] = []
         self.reloads: list[bool] = []
         self.takes_over: bool | None = None
+        self.reconnects = False
         self.log, self._captured = capture()
         self.member = Member(
             replace(OPTIONS, **options),  # type: ignore[arg-type]
@@ -615,6 +617,7 @@ class Scene:
     def _call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
         self.producer.call_within(seconds, call, meanwhile)
 
-    def _reload(self, *, asked: bool) -> bool:
+    def _reload(self, *, asked: bool) -> Reloaded:
         self.reloads.append(asked)
-        return asked if self.takes_over is None else self.takes_over
+        reconnect, self.reconnects = self.reconnects, False
+        return Reloaded(asked if self.takes_over is None else self.takes_over, reconnect)

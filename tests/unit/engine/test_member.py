@@ -1341,6 +1341,55 @@ def test_settings_that_changed_unasked_let_what_is_held_be_tried_and_release_no_
     assert set(scene.reloads) == {False}
 
 
+def test_changed_settings_of_the_connection_make_the_member_join_anew_with_what_is_in_flight_committed() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield
+        scene.pool.takes = 1.0
+        scene.consumer.arrived = [message(0)]
+        yield
+        scene.reconnects = True
+        while len(scene.clients.consumers) < 2:
+            yield
+        assert scene.offsets == {A: 1}
+        scene.consumer.assign(A)
+        yield
+        yield
+
+    scene.run(script())
+    assert scene.clients.consumers[0].is_closed
+    assert len(scene.clients.producers) == 2
+    assert [line["reason"] for line in scene.logged("rejoining")] == [
+        "the settings of the connection to Kafka changed"
+    ]
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED]
+)
+def test_a_refusal_of_our_credentials_is_shown_until_something_comes(code: int) -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield
+        assert scene.hooks.views[-1].refusal is None
+        scene.consumer.on_error(KafkaError(code, "wrong password"))
+        scene.consumer.on_error(TRANSIENT)
+        yield
+        yield
+        assert scene.hooks.views[-1].refusal == "wrong password"
+        scene.consumer.arrived = [end(0)]
+        yield
+        yield
+        assert scene.hooks.views[-1].refusal is None
+
+    scene.run(script())
+
+
 def test_what_is_held_is_tried_again_after_the_hold_interval() -> None:
     scene = Scene()
     scene.handler.answers.append(HELD)

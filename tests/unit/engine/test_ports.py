@@ -21,5 +21,7 @@ def test_hooks_that_are_not_overridden_ask_for_no_view_and_do_nothing() -> None:
     hooks.rebalanced("assigned", [A])
     hooks.rejoining()
     hooks.statistics("{}")
-    hooks.viewed(MemberView(0.0, (), {}, flooded=(), commit_trouble=None, losses=(), is_stopping=False))
+    hooks.viewed(
+        MemberView(0.0, (), {}, flooded=(), commit_trouble=None, losses=(), refusal=None, is_stopping=False)
+    )
     assert hooks.is_view_due(0.0) is False
