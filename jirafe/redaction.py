@@ -3,15 +3,19 @@
 import html
 import re
 from base64 import b64encode
-from urllib.parse import unquote
 
 _SHORTEST_SECRET = 8
 _DEEPEST = 4
 _INSTEAD = "[token]"
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+=*")
-_ESCAPE = re.compile(
-    r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\(.)|((?:%[0-9a-fA-F]{2})+)|(&#?[0-9A-Za-z]{1,32};)", re.DOTALL
+_MARKS = "\\%&"
+_ESCAPES = (
+    r"\\(?:u(?P<u>[0-9a-fA-F]{4})|x(?P<x>[0-9a-fA-F]{2})|(?P<one>.))",
+    r"(?P<percent>(?:%[0-9a-fA-F]{2})+)",
+    r"(?P<entity>&#?[0-9A-Za-z]{1,32};)",
 )
+_ANY = re.compile("|".join(_ESCAPES), re.DOTALL)
+_EACH = [re.compile(escape, re.DOTALL) for escape in _ESCAPES]
 
 
 def without(token: str, text: str) -> str:
@@ -23,22 +27,24 @@ def without(token: str, text: str) -> str:
     if len(token) < _SHORTEST_SECRET:
         return text
     cores = _in_base64(token)
-    # A token may look encoded itself: then it is also looked for as what it would be decoded to.
-    tokens = {token, _fully_decoded(token)}
-    redacted = decoded = _replaced(tokens, cores, text)
-    for _ in range(_DEEPEST):
-        once = _decoded(decoded)
-        if once == decoded:
-            break
-        decoded = _replaced(tokens, cores, once)
-        if decoded != once:
-            redacted = decoded
-    return redacted
+    text = _replaced(token, cores, text)
+    if not any(mark in text for mark in _MARKS):
+        return text
+    # One that has such marks itself may be taken for encoded: then by one sort of escapes at a time.
+    for escapes in [_ANY, *_EACH] if any(mark in token for mark in _MARKS) else [_ANY]:
+        decoded = text
+        for _ in range(_DEEPEST):
+            once = escapes.sub(_character, decoded)
+            if once == decoded:
+                break
+            decoded = _replaced(token, cores, once)
+            if decoded != once:
+                text = decoded
+    return text
 
 
-def _replaced(tokens: set[str], cores: tuple[str, ...], text: str) -> str:
-    for token in tokens:
-        text = text.replace(token, _INSTEAD)
+def _replaced(token: str, cores: tuple[str, ...], text: str) -> str:
+    text = text.replace(token, _INSTEAD)
     plain = text.replace("-", "+").replace("_", "/")
     if not any(core in plain for core in cores):
         return text
@@ -61,23 +67,14 @@ def _in_base64(token: str) -> tuple[str, ...]:
     return tuple(cores)
 
 
-def _fully_decoded(token: str) -> str:
-    for _ in range(_DEEPEST):
-        token = _decoded(token)
-    return token
-
-
-def _decoded(text: str) -> str:
-    """Decode a text once, whatever it is encoded in."""
-    if "\\" not in text and "%" not in text and "&" not in text:
-        return text
-    return _ESCAPE.sub(_character, text)
-
-
 def _character(found: re.Match[str]) -> str:
-    by_number = found[1] or found[2]
-    if by_number:
-        return chr(int(by_number, 16))
-    if found[4]:
-        return unquote(found[4])
-    return html.unescape(found[5]) if found[5] else found[3]
+    sort = found.lastgroup or ""
+    escaped: str = found[sort]
+    match sort:
+        case "u" | "x":
+            return chr(int(escaped, 16))
+        case "percent":
+            return bytes.fromhex(escaped.replace("%", "")).decode(errors="replace")
+        case "entity":
+            return html.unescape(escaped)
+    return escaped

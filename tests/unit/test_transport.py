@@ -115,7 +115,7 @@ class TestATimeForAll:
     @pytest.mark.parametrize("is_tls", [False, True])
     def test_of_sending(self, is_tls: bool, authority: ssl.SSLContext) -> None:  # noqa: FBT001 - a case
         with answering(drip=b"", tls=authority if is_tls else None) as url:
-            error = failed(url, bytes(50_000_000))
+            error = failed(url, bytes(20_000_000))
         assert (error.cause, error.message) == ("timeout", LATE)
 
     def test_of_connecting_to_all_addresses(self, monkeypatch: pytest.MonkeyPatch) -> None:
