@@ -23,8 +23,8 @@ from requests.auth import HTTPBasicAuth
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-LARGEST_ANSWER = 4 * 1024 * 1024
-"""Bytes that an answer may have, decompressed too."""
+LARGEST_ANSWER = 2 * 1024 * 1024
+"""Bytes that an answer may have, decompressed too. A registry keeps a schema in one record of Kafka."""
 
 _READ_AT_ONCE = 8192
 

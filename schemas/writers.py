@@ -16,7 +16,10 @@ AvroType = str | list[Any] | Schema
 """A type as a parsed schema has it: a primitive's or a named type's name, a union, or a definition."""
 
 MOST_TYPES = 10_000
-"""How many types a schema may consist of."""
+"""How many types and symbols a schema may consist of."""
+
+LONGEST_NAME = 1000
+"""Characters of a name or a namespace: each type's full name has them all."""
 
 DEEPEST_SCHEMA = 100
 """How many types deep a schema may be written."""
@@ -49,9 +52,7 @@ class _Stripper:
         self._left = MOST_TYPES
 
     def stripped(self, schema: object, depth: int) -> AvroType:
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError(f"it has more than {MOST_TYPES} types")
+        self._count(1)
         if depth > DEEPEST_SCHEMA:
             raise ValueError(f"it is nested more than {DEEPEST_SCHEMA} levels deep")
         match schema:
@@ -66,11 +67,16 @@ class _Stripper:
             case _:
                 raise ValueError(f"a type in it is none: {str(schema)[:100]}")
 
+    def _count(self, more: int) -> None:
+        self._left -= more
+        if self._left < 0:
+            raise ValueError(f"it has more than {MOST_TYPES} types")
+
     def _definition(self, schema: Schema, depth: int) -> AvroType:
         kind: str = schema["type"]
         named = {key: schema[key] for key in ("name", "namespace") if schema.get(key) is not None}
-        if not all(isinstance(each, str) for each in named.values()):
-            raise ValueError("a name in it is no text")
+        if not all(isinstance(each, str) and len(each) <= LONGEST_NAME for each in named.values()):
+            raise ValueError(f"a name in it is no text of up to {LONGEST_NAME} characters")
         match kind:
             case "record" | "error":
                 fields = [
@@ -79,6 +85,7 @@ class _Stripper:
                 ]
                 return {"type": kind, **named, "fields": fields}
             case "enum":
+                self._count(len(schema["symbols"]))
                 return {"type": kind, **named, "symbols": schema["symbols"]}
             case "fixed":
                 size = schema["size"]

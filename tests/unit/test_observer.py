@@ -320,6 +320,7 @@ ABORTED = replace(QUIET, commit_trouble="too large")
         (QUIET, {"waiting": 1, **DOWN}, ("site", "down", 107.0)),
         (QUIET, {"in_flight": 1, **DOWN}, ("site", "down", 107.0)),
         (QUIET, {"waiting": 1, **AWAY}, ("registry", "away", 107.0)),
+        (QUIET, {"waiting": 1, **AWAY, "held": True}, ("registry", "away", 107.0)),
         (QUIET, {"waiting": 1, **REFUSED}, ("credentials", "refused", 130.0)),
         (FLOODED, {"finished": 1, "waiting": 1, **DOWN}, ("flood", None, None)),
         (FLOODED, {"waiting": 1, **DOWN}, ("site", "down", 107.0)),

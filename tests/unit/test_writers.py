@@ -247,6 +247,18 @@ class TestSchemasAreRefusedThatAreTooMuch:
         assert "more than 10000 types" in self.refused(message_with(record("Wide", *["long"] * MOST_TYPES)))
         assert "more than 10000 types" in self.refused(message_with(["null"] * MOST_TYPES))
 
+    def test_with_too_many_symbols(self) -> None:
+        symbols = [f"S{number}" for number in range(MOST_TYPES)]
+        assert "more than 10000 types" in self.refused(
+            message_with({"type": "enum", "name": "E", "symbols": symbols})
+        )
+
+    @pytest.mark.parametrize("part", ["name", "namespace"])
+    def test_with_a_name_that_all_its_types_would_repeat(self, part: str) -> None:
+        inner = [{"type": "fixed", "name": f"F{number}", "size": 1} for number in range(4000)]
+        schema = {**record("R", *inner), part: "x" * 400_000}
+        assert "a name in it is no text of up to 1000 characters" in self.refused(message_with(schema))
+
     def test_as_many_types_as_may_be_are_soon_ready(self) -> None:
         began = time.process_time()
         names = [record(f"R{at}", "long") for at in range(MOST_TYPES // 2 - 10)]

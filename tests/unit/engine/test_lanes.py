@@ -437,6 +437,18 @@ def test_a_chunk_that_backs_off_alone_is_not_logged() -> None:
     assert group.log.entries == []
 
 
+def test_what_a_chunk_is_alone_with_is_logged_once_while_a_suspect_is_isolated() -> None:
+    group = Group(A)
+    for now in (100, 200, 300):
+        group.at(now)
+        group.fail(A, SUSPECT if now < 300 else replace(SUSPECT, message="another"), SITE)
+    reasons = ["one of these is the cause", "another"]
+    assert group.log.entries == [
+        {"event": "isolating", "log_level": "warning", "partition": str(A), "cause": "500", "reason": reason}
+        for reason in reasons
+    ]
+
+
 def test_a_view_shows_a_lane_as_it_is() -> None:
     group = Group(A)
     group.feed(*[A] * 7)
