@@ -154,7 +154,7 @@ class Run:
             "CONSUMER_MAX_ATTEMPTS": "1000",
             **{
                 f"CONSUMER_{topic.upper()}_TOPIC": f"{name}.{topic}"
-                for topic in ("carts", "orders", "taxons", "results", "dead_letters")
+                for topic in ("carts", "orders", "taxons", "products", "results", "dead_letters")
             },
         }
         self._settings = settings.load(None, self._environment)
@@ -280,7 +280,7 @@ class Run:
         pauses = arguments.kills // 3 if arguments.pauses is None else arguments.pauses
         plan = make_plan(arguments.seed, seconds, arguments.kills, pauses, arguments.restarts)
         messages = make_messages(arguments.messages, arguments.seed, self._codec)
-        topics = dict(zip(("carts", "orders", "taxons"), self._settings.input_topics, strict=True))
+        topics = {f"{kind}s": topic for kind, topic in self._settings.topics_by_kind.items()}
         produced, told = 0, self._begun
         elapsed = 0.0
         while elapsed < seconds or plan:

@@ -171,6 +171,7 @@ class Stream(_Group):
     carts_topic: Topic = Field("carts", description="topic of cart messages")
     orders_topic: Topic = Field("orders", description="topic of order messages")
     taxons_topic: Topic = Field("taxons", description="topic of taxon messages")
+    products_topic: Topic = Field("products", description="topic of product messages")
     results_topic: Topic = Field("jirafe.results", description="topic of results")
     dead_letters_topic: Topic = Field("jirafe.dead-letters", description="topic of dead letters")
     create_topics: bool = Field(default=True, description="create missing topics when the service starts")
@@ -240,7 +241,12 @@ class Settings:
     def topics_by_kind(self) -> dict[str, str]:
         """The topics that are consumed, by the kind of message that each has."""
         stream = self.stream
-        return {"cart": stream.carts_topic, "order": stream.orders_topic, "taxon": stream.taxons_topic}
+        return {
+            "cart": stream.carts_topic,
+            "order": stream.orders_topic,
+            "taxon": stream.taxons_topic,
+            "product": stream.products_topic,
+        }
 
     @property
     def input_topics(self) -> list[str]:

@@ -20,12 +20,12 @@ import orjson
 from jirafe.redaction import without
 from jirafe.transport import Reply, Transport, Unanswered
 
-Array = Literal["cart", "order", "category"]
+Array = Literal["cart", "order", "category", "product"]
 
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
 """A batch may be up to 10 MB per request (the API's documentation)."""
 
-_ARRAYS: tuple[Array, ...] = ("cart", "order", "category")
+_ARRAYS: tuple[Array, ...] = ("cart", "order", "category", "product")
 _QUOTED = 200
 _MOST_QUOTED = 4000
 # Where a text is cut must not be in the middle of a token, or its rest would be taken for something else.

@@ -5,17 +5,22 @@ The texts are the hub's own, to the letter (its integration guide for Jirafe).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
-from jirafe import events
+from jirafe import events, products
 from jirafe.client import MAX_REQUEST_BYTES
-from jirafe.events import Unmappable
+from jirafe.fields import Unmappable
+from jirafe.sourced import derived
 
 Parameters = Mapping[str, str]
 """A message's parameters by their dotted names, e.g. `jirafe.site_id`."""
 
 _AN_IMAGE = 100
 """Bytes that an image takes beside its address, in memory more than in a request."""
+
+_TOO_MANY = f"have more images than the {MAX_REQUEST_BYTES} bytes of a request hold"
 
 CATEGORY_TAXONOMY = "jirafe.product_category_taxonomy"
 
@@ -29,7 +34,7 @@ class Kind:
     """One kind of event: its name, its array in a batch, how it is built and how it is worded."""
 
     name: str
-    array: Literal["cart", "order", "category"]
+    array: Literal["cart", "order", "category", "product"]
     build: Callable[[Mapping[str, Any], Parameters], dict[str, Any]]
     sent: str
     told: str
@@ -76,6 +81,14 @@ CATEGORY = Kind(
     "The category '{}' was sent to Jirafe.",
     "There was a problem while sending a category event to Jirafe.",
 )
+PRODUCT = Kind(
+    "product",
+    "product",
+    products.product,
+    "Product event sent to Jirafe.",
+    "The product '{}' was sent to Jirafe.",
+    "There was a problem while sending a product event to Jirafe.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,47 +110,90 @@ class Unsendable:
     message: str
 
 
-def make_events(message_type: str, payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
+def make_events(
+    message_type: str, payload: Mapping[str, Any], parameters: Parameters, timestamp: int | None = None
+) -> list[Event | Unsendable]:
     """Make the events of one message, in the order in which they must arrive.
 
-    Raises UnknownMessageType.
+    `timestamp` is the record's, in milliseconds since 1970, None where there is none: what has no dates of its own,
+    and may do without, takes it. Raises UnknownMessageType.
     """
-    if message_type in ("taxon:new", "taxon:updated", "taxon:persist"):
-        return _categories(payload, parameters)
-    if message_type in ("cart:new", "cart:updated"):
-        kinds = [CART]
-    elif message_type == "order:new":
-        kinds = [CART, ORDER_PLACED, ORDER_ACCEPTED]
-    elif message_type in ("order:update", "order:updated"):
-        kinds = [ORDER_CANCELLED if events.is_canceled(payload) else ORDER_ACCEPTED]
-    elif message_type in ("order:canceled", "order:cancel"):
-        kinds = [ORDER_CANCELLED]
-    else:
-        raise UnknownMessageType(
-            f"message: unknown type '{message_type}'; known are cart:new, cart:updated, order:new, order:updated, "
-            "order:canceled, taxon:new and taxon:updated"
-        )
+    match message_type:
+        case "cart:new" | "cart:updated":
+            return _made_all([CART], payload, parameters)
+        case "order:new":
+            cancelled = [ORDER_CANCELLED] if events.is_canceled(payload) else []
+            return _made_all([CART, ORDER_PLACED, ORDER_ACCEPTED, *cancelled], payload, parameters)
+        case "order:update" | "order:updated":
+            return _updated(payload, parameters)
+        case "order:canceled" | "order:cancel":
+            return _made_all([ORDER_CANCELLED], payload, parameters)
+        case "product:new" | "product:updated":
+            return _products(payload, parameters)
+        case "taxon:new" | "taxon:updated" | "taxon:persist":
+            return _categories(payload, parameters, timestamp)
+    raise UnknownMessageType(
+        f"message: unknown type '{message_type}'; known are cart:new, cart:updated, order:new, order:updated, "
+        "order:canceled, product:new, product:updated, taxon:new and taxon:updated"
+    )
+
+
+def decisive(message_type: str, payload: Mapping[str, Any]) -> list[object]:
+    """Give the values of a message that decide which events it makes, beside its type."""
+    if message_type.startswith("order:"):
+        return [events.status(payload)]
+    return [(payload["taxon"] or {}).get("taxonomy_id")] if message_type.startswith("taxon:") else []
+
+
+def _updated(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
+    """Make the events of a change; a canceled order's last state comes before its cancellation.
+
+    Such an order may lack what order-accepted requires: then there is nothing to be said but that it is canceled.
+    """
+    if not events.is_canceled(payload):
+        return _made_all([ORDER_ACCEPTED], payload, parameters)
+    accepted, cancelled = _made_all([ORDER_ACCEPTED, ORDER_CANCELLED], payload, parameters)
+    return [cancelled] if isinstance(accepted, Unsendable) else [accepted, cancelled]
+
+
+def _made_all(kinds: list[Kind], payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
     number = events.number(payload) or ""
-    is_too_much = _bytes_of_images(payload, parameters) > MAX_REQUEST_BYTES
-    problem = f"line_items: have more images than the {MAX_REQUEST_BYTES} bytes of a request hold"
+    sections = [payload.get(name) or {} for name in ("cart", "order", "original", "previous")]
+    items = [item for section in sections for item in section.get("line_items") or ()] + payload["previous_items"]
+    images = [image for item in items if item["variant"] for image in item["variant"]["images"] or ()]
+    is_too_much = _are_too_many(images, parameters)
     return [
-        Unsendable(kind, number, problem)
+        Unsendable(kind, number, f"line_items: {_TOO_MANY}")
         if is_too_much and kind in (CART, ORDER_ACCEPTED)
-        else _made(kind, number, number, payload, parameters)
+        else _made(kind, number, number, partial(kind.build, payload, parameters))
         for kind in kinds
     ]
 
 
-def _bytes_of_images(payload: Mapping[str, Any], parameters: Parameters) -> int:
-    """Tell what a message's images take once each has the store's address before it: perhaps many times as much."""
+def _are_too_many(images: list[str], parameters: Parameters) -> bool:
+    """Tell whether images with the store's address before each, perhaps many times as much, exceed a request."""
     store = len(parameters.get("jirafe.store_url", ""))
-    sections = [payload.get(name) or {} for name in ("cart", "order", "original", "previous")]
-    items = [item for section in sections for item in section.get("line_items") or ()]
-    images = [image for item in items if item["variant"] for image in item["variant"]["images"] or ()]
-    return (store + _AN_IMAGE) * len(images) + sum(map(len, images))
+    return (store + _AN_IMAGE) * len(images) + sum(map(len, images)) > MAX_REQUEST_BYTES
 
 
-def _categories(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
+def _products(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
+    """Make a product, and its variants after it: under its key, so that they arrive in this order."""
+    product = payload["product"]
+    if not product:
+        return [Unsendable(PRODUCT, "", "product: missing in the message")]
+    sku = product["sku"] or ""
+    if _are_too_many([image for part in (product, *product["variants"]) for image in part["images"]], parameters):
+        return [Unsendable(PRODUCT, sku, f"product: {_TOO_MANY}")]
+    made = [_made(PRODUCT, sku, sku, partial(PRODUCT.build, payload, parameters))]
+    for index, variant in enumerate(product["variants"]):
+        build = partial(products.variant, payload, parameters, index)
+        made.append(_made(PRODUCT, sku, variant["sku"] or "", build))
+    return made
+
+
+def _categories(
+    payload: Mapping[str, Any], parameters: Parameters, timestamp: int | None
+) -> list[Event | Unsendable]:
     """Make a category of a taxon of the product taxonomy; the taxons of others are none of ours."""
     taxon = payload["taxon"] or {}
     name = taxon.get("name") or ""
@@ -148,14 +204,25 @@ def _categories(payload: Mapping[str, Any], parameters: Parameters) -> list[Even
         return [Unsendable(CATEGORY, name, "taxon: missing in the message")]
     if taxon["taxonomy_id"] != taxonomy:
         return []
-    return [_made(CATEGORY, taxon["id"] or "", name, payload, parameters)]
+    if not (taxon["created_at"] or taxon["updated_at"]):
+        # Spree's public API serves taxons without dates. The record's own is in the log: a replay gives it again.
+        payload = {"taxon": {**taxon, "created_at": _moment(timestamp)}}
+    return [_made(CATEGORY, taxon["id"] or "", name, partial(CATEGORY.build, payload, parameters))]
 
 
-def _made(
-    kind: Kind, key: str, name: str, payload: Mapping[str, Any], parameters: Parameters
-) -> Event | Unsendable:
+def _moment(timestamp: int | None) -> str | None:
+    """Write a record's timestamp as a date; None where it has none, or one that is no date."""
+    if timestamp is None or timestamp < 0:
+        return None
     try:
-        return Event(kind, key, name, kind.build(payload, parameters))
+        return derived(datetime.fromtimestamp(timestamp / 1000, UTC).isoformat(), timestamp)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _made(kind: Kind, key: str, name: str, build: Callable[[], dict[str, Any]]) -> Event | Unsendable:
+    try:
+        return Event(kind, key, name, build())
     except Unmappable as error:
         return Unsendable(kind, name, str(error))
 
@@ -169,6 +236,13 @@ def missing_parameter(name: str) -> str:
 def notification_of_sent(kind: Kind, name: str) -> dict[str, str]:
     """Word the notification of an event that the API accepted."""
     return {"level": "info", "subject": kind.sent, "description": kind.told.format(name)}
+
+
+def notification_of_sendable(kind: Kind, name: str) -> dict[str, str]:
+    """Word the notification of an event that could be sent, and was not."""
+    sent = notification_of_sent(kind, name)
+    subject = sent["subject"].replace(" sent ", " would be sent ")
+    return {**sent, "subject": subject, "description": kind.told.replace(" was ", " would be ").format(name)}
 
 
 def notification_of_failed(kind: Kind, message: str) -> dict[str, str]:

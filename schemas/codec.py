@@ -29,7 +29,7 @@ from schemas.writers import AvroType, Lookthrough, Schema, for_reading
 
 Answer = TypeVar("Answer")
 
-OWN_SCHEMAS = ("cart", "order", "taxon", "result")
+OWN_SCHEMAS = ("cart", "order", "product", "taxon", "result")
 """The names of our own schemas."""
 
 _HERE = Path(__file__).parent
@@ -82,7 +82,7 @@ class Registry(Protocol):
 
 
 def own_schema(name: str) -> Schema:
-    """Load one of this package's schemas (cart, order, taxon, result), complete in itself."""
+    """Load one of this package's schemas (cart, order, product, taxon, result), complete in itself."""
     return _record_schema(load_schema(str(_HERE / f"{name}.avsc")))
 
 

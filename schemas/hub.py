@@ -5,22 +5,24 @@ top level; parameters are a list of name and value or a map, their names with do
 numbers may be strings; sections and fields may be missing or null. What the schemas do not name is dropped.
 """
 
-import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-KINDS = ("cart", "order", "taxon")
+from schemas import sections
+from schemas.reading import HubError, Mark, Section, written
 
-_INEXACT = 2.0**53
+__all__ = ["HubError", "key_of", "kind_of", "parse", "parse_all", "to_message"]
+
+KINDS = ("cart", "order", "product", "taxon")
+
+_CANCELED = ("canceled", "cancelled")
+_INDEX = re.compile(r"\.(\d+)(?=\.|$)", re.ASCII)
 
 Message = dict[str, Any]
-"""A message as the schemas of `cart.avsc`, `order.avsc` or `taxon.avsc` have it."""
-
-
-class HubError(ValueError):
-    """The JSON is not a hub message; the sentence names the place and what is wrong there."""
+"""A message as the schemas of `cart.avsc`, `order.avsc`, `product.avsc` or `taxon.avsc` have it."""
 
 
 def parse(text: bytes | str) -> object:
@@ -65,147 +67,104 @@ def kind_of(message_type: str) -> str | None:
 
 
 def key_of(message: Message) -> str | None:
-    """Give the key under which a message is produced: the order's or cart's number, the taxon's id."""
+    """Give the key under which a message is produced: a cart's or order's number, a product's sku, a taxon's id."""
     payload = message["payload"]
-    if "taxon" in payload:
-        taxon = payload["taxon"]
-        return taxon["id"] if taxon else None
-    sections = [payload.get("cart"), payload.get("order"), payload["original"]]
-    return next((section["number"] for section in sections if section and section["number"]), None)
+    for kind, name in (("taxon", "id"), ("product", "sku")):
+        if kind in payload:
+            return payload[kind][name] if payload[kind] else None
+    orders = [payload.get("cart"), payload.get("order"), payload["original"]]
+    return next((order["number"] for order in orders if order and order["number"]), None)
 
 
-def to_message(document: object) -> Message:
+def to_message(document: object, mark: Mark | None = None) -> Message:
     """Convert one hub JSON document to the message of its schema.
 
     The message's type is `message`, or, for the later hubs that send none, told from the object: a `cart` is
-    `cart:new`, a `taxon` is `taxon:new`, an `order` is `order:new`, or `order:updated` where the hub also
-    says what it was before, or that it is canceled. Raises HubError.
+    `cart:new`, a `product` is `product:new`, a `taxon` is `taxon:new`, an `order` is `order:new`, or
+    `order:updated` where the hub also says what it was before, or that it is canceled. An `original` alone is an
+    order if it was completed, else a cart. `mark` is given each value of the payload and its place in the document
+    (`payload.order.line_items[0].price`), and gives what is put into the message. Raises HubError.
     """
-    envelope = _object(document, "the message")
-    payload = _object(envelope.get("payload"), "payload") if envelope.get("payload") is not None else envelope
-    message_type = _text(envelope, "", "message") or _inferred_type(payload)
+    envelope = Section.of(document, "")
+    inner, root = envelope.value("payload"), "payload."
+    if inner is None:
+        inner, root = document, ""
+    elif not isinstance(inner, Mapping):
+        Section.of(inner, "payload")
+    # An error names the place inside the payload, wherever that is.
+    payload = Section(inner, "", _marking(mark, root) if mark else None)
+    message_type = envelope.text("message") or _inferred_type(payload)
     kind = kind_of(message_type)
     if kind is None:
-        raise HubError(f"message: unknown type '{message_type}'; known are cart:*, order:* and taxon:* messages")
+        raise HubError(
+            f"message: unknown type '{message_type}'; known are cart:*, order:*, product:* and taxon:* messages"
+        )
     return {
         "message": message_type,
-        "message_id": _text(envelope, "", "message_id", "request_id") or "",
-        "parameters": {**_parameters(envelope.get("parameters")), **_parameters(payload.get("parameters"))},
-        "payload": _taxon_payload(payload) if kind == "taxon" else _order_payload(payload, kind),
+        "message_id": envelope.text("message_id", "request_id") or "",
+        "parameters": {**_parameters(envelope.value("parameters")), **_parameters(inner.get("parameters"))},
+        "payload": _payload(payload, kind),
     }
 
 
-def _inferred_type(payload: Mapping[str, Any]) -> str:
-    kind = next((kind for kind in KINDS if payload.get(kind) is not None), None)
+def _marking(mark: Mark, root: str) -> Mark:
+    """Name places as a document's reader does: from its top, and with indices in brackets."""
+    return lambda value, at: mark(value, root + _INDEX.sub(r"[\1]", at))
+
+
+def _inferred_type(payload: Section) -> str:
+    original = payload.part("original")
+    kind = next((kind for kind in KINDS if payload.value(kind) is not None), None) or _kind_of_raw(original)
     if kind is None:
-        raise HubError("message: missing, and there is no cart, order or taxon that would tell the type")
+        raise HubError("message: missing, and there is no cart, order, product or taxon that would tell the type")
     if kind != "order":
         return f"{kind}:new"
-    changed = payload.get("previous") is not None or payload.get("diff") is not None
-    if changed or _is_canceled(payload["order"]) or _is_canceled(payload.get("original")):
+    changed = payload.value("previous") is not None or payload.value("diff") is not None
+    if changed or _is_canceled(payload.part("order")) or _is_canceled(original):
         return "order:updated"
     return "order:new"
 
 
-def _is_canceled(section: object) -> bool:
-    return isinstance(section, Mapping) and "canceled" in (section.get("status"), section.get("state"))
+def _kind_of_raw(original: Section) -> str | None:
+    """Tell what a shop's own object is: to Spree a cart is an order that is not completed."""
+    if original.value("number") is not None:
+        return "order" if original.value("completed_at") is not None or _is_canceled(original) else "cart"
+    if original.value("taxonomy_id") is not None:
+        return "taxon"
+    is_product = any(original.value(name) is not None for name in ("sku", "master", "variants"))
+    return "product" if is_product else None
 
 
-def _order_payload(payload: Mapping[str, Any], kind: str) -> Message:
+def _is_canceled(section: Section) -> bool:
+    return any(section.value(name) in _CANCELED for name in ("status", "state"))
+
+
+def _payload(payload: Section, kind: str) -> Message:
+    own, original = payload.section(kind), payload.section("original")
+    if kind == "product":
+        product = own or original
+        return {"product": sections.product(product, original or product) if product else None}
+    if kind == "taxon":
+        taxon = own or original
+        return {"taxon": sections.taxon(taxon) if taxon else None}
+    previous, diff = payload.section("previous"), payload.section("diff")
     return {
-        kind: _optional(payload, "", kind, _order),
-        "original": _optional(payload, "", "original", _order),
-        "previous": _optional(payload, "", "previous", _order),
-        "diff": _diff(payload.get("diff")),
+        kind: sections.order(own) if own else None,
+        "original": sections.order(original) if original else None,
+        "previous": sections.order(previous) if previous else None,
+        "previous_items": _previous_items(diff) if diff else [],
+        "diff": _diff(diff) if diff else {},
     }
 
 
-def _taxon_payload(payload: Mapping[str, Any]) -> Message:
-    return {"taxon": _optional(payload, "", "taxon", _taxon)}
+def _previous_items(diff: Section) -> list[Message]:
+    """Convert the line items as they were, where the diff has them raw: a list of items before, and one after."""
+    return [sections.line_item(item) for item in diff.part("line_items").objects("0")]
 
 
-def _taxon(raw: Mapping[str, Any], at: str) -> Message:
-    names = ("id", "name", "taxonomy_id", "parent_id", "created_at", "updated_at")
-    return {name: _text(raw, at, name) for name in names}
-
-
-def _order(raw: Mapping[str, Any], at: str) -> Message:
-    totals = _optional(raw, at, "totals", lambda section, _: section) or {}
-    inside = f"{at}.totals"
-    # A later hub's order has its number as a textual id; the shop's own id is a row number.
-    identifier = raw.get("id")
-    return {
-        "number": _text(raw, at, "number") or (identifier if isinstance(identifier, str) and identifier else None),
-        "status": _text(raw, at, "status", "state"),
-        **{name: _text(raw, at, name) for name in ("email", "user_id", "currency", "placed_on")},
-        **{name: _text(raw, at, name) for name in ("created_at", "updated_at", "completed_at", "canceled_at")},
-        "item_total": _first(_number(totals, inside, "item"), _number(raw, at, "item_total")),
-        "total": _first(_number(totals, inside, "order"), _number(raw, at, "total")),
-        "tax_total": _first(_number(totals, inside, "tax"), _number(raw, at, "tax_total")),
-        "ship_total": _first(_number(totals, inside, "shipping"), _number(raw, at, "ship_total")),
-        "payment_fee": _first(_number(totals, inside, "payment_fee"), _number(raw, at, "payment_fee")),
-        "line_items": _list(raw, at, "line_items", _line_item),
-        "adjustments": _list(raw, at, "adjustments", _adjustment),
-        "shipping_address": _address(raw, at, "shipping_address", "ship_address"),
-        "billing_address": _address(raw, at, "billing_address", "bill_address"),
-        **{name: _text(raw, at, name) for name in ("visit_id", "visitor_id", "pageview_id", "last_pageview_id")},
-    }
-
-
-def _line_item(raw: Mapping[str, Any], at: str) -> Message:
-    return {
-        **{name: _text(raw, at, name) for name in ("id", "product_id", "variant_id", "name", "sku")},
-        "quantity": _whole_number(raw, at, "quantity"),
-        "price": _number(raw, at, "price"),
-        "created_at": _text(raw, at, "created_at"),
-        "updated_at": _text(raw, at, "updated_at"),
-        "variant": _optional(raw, at, "variant", _variant),
-    }
-
-
-def _variant(raw: Mapping[str, Any], at: str) -> Message:
-    product = _optional(raw, at, "product", lambda section, _: section) or {}
-    inside = f"{at}.product"
-    return {
-        **{name: _text(raw, at, name) for name in ("product_id", "name", "sku")},
-        "price": _number(raw, at, "price"),
-        "images": [
-            url for url in _list(raw, at, "images", lambda image, i: _text(image, i, "attachment_url")) if url
-        ],
-        "taxons": _list(product, inside, "taxons", _product_taxon),
-        "created_at": _text(product, inside, "created_at"),
-        "updated_at": _text(product, inside, "updated_at"),
-    }
-
-
-def _product_taxon(raw: Mapping[str, Any], at: str) -> Message:
-    return {name: _text(raw, at, name) for name in ("id", "name", "taxonomy_id")}
-
-
-def _adjustment(raw: Mapping[str, Any], at: str) -> Message:
-    return {
-        "label": _text(raw, at, "name", "label"),
-        "amount": _first(_number(raw, at, "value"), _number(raw, at, "amount")),
-        "eligible": raw.get("eligible") is not False,
-    }
-
-
-def _address(raw: Mapping[str, Any], at: str, *names: str) -> Message | None:
-    name = next((name for name in names if raw.get(name)), None)
-    if name is None:
-        return None
-    inside, address = f"{at}.{name}", _object(raw[name], f"{at}.{name}")
-    return {
-        **{part: _text(address, inside, part) for part in ("firstname", "lastname", "address1", "city", "zipcode")},
-        "state": _named(address, inside, "state", "name", "abbr") or _text(address, inside, "state_name"),
-        "country": _named(address, inside, "country", "name", "iso"),
-    }
-
-
-def _named(raw: Mapping[str, Any], at: str, name: str, *inner: str) -> str | None:
-    """Read a field that is text in the normalised form and an object with a name in Spree's raw form."""
-    value = raw.get(name)
-    return _text(value, f"{at}.{name}", *inner) if isinstance(value, Mapping) else _text(raw, at, name)
+def _diff(diff: Section) -> dict[str, list[str | None]]:
+    """Take the changes of plain fields; the others are told elsewhere, if at all."""
+    return {name: change for name in diff if (change := diff.change(name)) is not None}
 
 
 def _parameters(raw: object) -> dict[str, str]:
@@ -218,7 +177,7 @@ def _parameters(raw: object) -> dict[str, str]:
         # A wrong value is not quoted: it may be an access token.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise HubError(f"parameters.{dotted}: must be text or a number")
-        if (text := _written(value, f"parameters.{dotted}")).strip():
+        if (text := written(value, f"parameters.{dotted}")).strip():
             found[dotted] = text
     return found
 
@@ -232,92 +191,3 @@ def _pairs(raw: object) -> Iterable[tuple[Any, Any]]:
     if isinstance(raw, list) and all(isinstance(parameter, Mapping) for parameter in raw):
         return [(parameter.get("name"), parameter.get("value")) for parameter in raw]
     raise HubError("parameters: must be a list of objects with name and value, or one object")
-
-
-def _diff(raw: object) -> dict[str, list[str | None]]:
-    if raw is None:
-        return {}
-    return {
-        name: [None if side is None else str(side) for side in (change if isinstance(change, list) else [change])]
-        for name, change in _object(raw, "diff").items()
-    }
-
-
-def _object(value: object, at: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise HubError(f"{at}: must be an object, and is {_said(value)}")
-    return value
-
-
-def _optional(raw: Mapping[str, Any], at: str, name: str, convert: Any) -> Any:
-    value, inside = raw.get(name), f"{at}.{name}".lstrip(".")
-    return None if value is None else convert(_object(value, inside), inside)
-
-
-def _list(raw: Mapping[str, Any], at: str, name: str, convert: Any) -> list[Any]:
-    """Convert a list's objects; empty ones, as some hubs leave for what they elide, are passed over."""
-    values = raw.get(name)
-    if values is None:
-        return []
-    if not isinstance(values, list):
-        raise HubError(f"{at}.{name}: must be a list, and is {_said(values)}")
-    places = ((value, f"{at}.{name}.{index}") for index, value in enumerate(values))
-    return [
-        convert(_object(value, inside), inside) for value, inside in places if value != {} and value is not None
-    ]
-
-
-def _text(raw: Mapping[str, Any], at: str, *names: str) -> str | None:
-    """Read the first of the names that has a value, as text; blank text is no value."""
-    for name in names:
-        value = raw.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise HubError(f"{f'{at}.{name}'.lstrip('.')}: must be text or a number, and is {_said(value)}")
-        text = _written(value, f"{at}.{name}".lstrip("."))
-        if text.strip():
-            return text
-    return None
-
-
-def _written(value: str | float, at: str) -> str:
-    """Write an id as text; one that JSON's numbers have lost digits of would be another's."""
-    if isinstance(value, float) and value.is_integer():
-        if abs(value) >= _INEXACT:
-            raise HubError(f"{at}: is too large a number to be read exactly; write it as text")
-        return str(int(value))
-    return str(value)
-
-
-def _number(raw: Mapping[str, Any], at: str, name: str) -> float | None:
-    value = raw.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        # float() would take True for 1, and "1_000" for a thousand.
-        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise HubError(f"{at}.{name}: must be a number, and is {_said(value)}")
-    return number
-
-
-def _whole_number(raw: Mapping[str, Any], at: str, name: str) -> int | None:
-    number = _number(raw, at, name)
-    if number is not None and (number != int(number) or abs(number) >= 2**63):
-        raise HubError(f"{at}.{name}: must be a whole number, and is {_said(raw[name])}")
-    return None if number is None else int(number)
-
-
-def _first(one: float | None, other: float | None) -> float | None:
-    return other if one is None else one
-
-
-def _said(value: object) -> str:
-    """Say a wrong value in a few characters; of what has parts, which may be secrets, only what it is."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = str(orjson.dumps(value), "utf-8")
-    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - a line's worth

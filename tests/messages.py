@@ -39,3 +39,9 @@ def order(number: str, message_type: str = "order:new", **changed: Any) -> dict[
 def taxon(identity: str, name: str, message_type: str = "taxon:new", **changed: Any) -> dict[str, Any]:
     fields = {"id": identity, "name": name, "taxonomy_id": "2", "created_at": "2014-03-01T10:00:00Z", **changed}
     return message(message_type, taxon=fields)
+
+
+def product(sku: str, message_type: str = "product:new", **changed: Any) -> dict[str, Any]:
+    return message(
+        message_type, product={"sku": sku, "name": "Bag", "created_at": "2014-03-01T10:00:00Z", **changed}
+    )

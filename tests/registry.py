@@ -59,7 +59,7 @@ class RegistryServer(ThreadingHTTPServer):
         return schema_id
 
     def registry(self, timeout: float = 10) -> SchemaRegistry:
-        subjects = {name: f"{name}s-value" for name in ("cart", "order", "taxon", "result")}
+        subjects = {name: f"{name}s-value" for name in ("cart", "order", "product", "taxon", "result")}
         return SchemaRegistry(self.url + "/", subjects, Access(USER, PASSWORD), timeout=timeout)
 
     def handle_error(self, *_: object) -> None:

@@ -57,7 +57,7 @@ class Stand:
             "KAFKA_GROUP_ID": f"group-{name}",
             **{
                 f"CONSUMER_{topic.upper()}_TOPIC": f"{name}-{topic}"
-                for topic in ("carts", "orders", "taxons", "results", "dead_letters")
+                for topic in ("carts", "orders", "taxons", "products", "results", "dead_letters")
             },
         }
         self.environment = {

@@ -5,22 +5,24 @@ https://avro.apache.org/docs/1.12.0/specification/#json-encoding
 
 from collections.abc import Mapping
 from io import StringIO
+from typing import Any
 
 import orjson
 from fastavro import json_reader, validate
 
 from schemas.codec import own_schema
 from schemas.hub import HubError, Message, kind_of, to_message
+from schemas.reading import Mark
 
 _BRANCHES = {"string", "long", "int", "double", "float", "boolean", "bytes", "map", "array"}
 _OURS = "jirafe."
 
 
-def message_of(document: object) -> Message:
-    """Read a document that is a hub's JSON, or Avro's; raises HubError."""
+def message_of(document: object, mark: Mark | None = None) -> Message:
+    """Read a document that is a hub's JSON, or Avro's; raises HubError. `mark` is as in `to_message`."""
     kind = _kind_in_avro(document)
     if kind is None:
-        return to_message(document)
+        return to_message(document, mark)
     try:
         schema = own_schema(kind)
         (message,) = json_reader(StringIO(orjson.dumps(document).decode()), schema)
@@ -30,7 +32,21 @@ def message_of(document: object) -> Message:
         raise HubError(f"this is the JSON encoding of Avro, but no {kind} message in it: {why}") from None
     if not isinstance(message, dict):
         raise HubError("this is the JSON encoding of Avro, but no message in it")
-    return message
+    return message if mark is None else {**message, "payload": _marked(message["payload"], "payload", mark)}
+
+
+def is_avro(document: object) -> bool:
+    """Tell whether a document is in Avro's JSON."""
+    return _kind_in_avro(document) is not None
+
+
+def _marked(value: Any, place: str, mark: Mark) -> Any:
+    """Mark the values of a message with their places in it."""
+    if isinstance(value, dict):
+        return {name: _marked(part, f"{place}.{name}", mark) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_marked(part, f"{place}[{index}]", mark) for index, part in enumerate(value)]
+    return value if value is None else mark(value, place)
 
 
 def _kind_in_avro(document: object) -> str | None:

@@ -31,7 +31,7 @@ QUEUED: dict[str, object] = {"queue.buffering.max.kbytes": 32 * 1024}
 
 
 class Encoded(NamedTuple):
-    """A message ready to be produced; `kind` names its schema: cart, order or taxon.
+    """A message ready to be produced; `kind` names its schema: cart, order, product or taxon.
 
     `place` tells people where it is from; empty where it is from no file.
     """

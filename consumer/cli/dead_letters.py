@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from consumer import app
+from consumer.admin import preview
 from consumer.admin.letters import Found, LetterFilter, Letters, Look
-from consumer.admin.preview import preview
 from consumer.admin.redelivery import Redeliverer
 from consumer.cli.progress import bars
 from consumer.cli.redelivery import RedeliveryTally, watched
@@ -169,6 +169,7 @@ def show(source: SettingsSource, place: Place) -> int:
     loaded = source.load()
     for found in _letters(loaded).at([place]):
         letter, message = found.letter, found.contents.message
+        given = preview.Given(loaded.parameters, {}, letter.record.timestamp, "the record's timestamp")
         shown = {
             **_object(found),
             "record": {
@@ -181,7 +182,7 @@ def show(source: SettingsSource, place: Place) -> int:
                 "begins": (letter.record.value or b"")[:32].hex(" "),
             },
             "content": _without_secrets(message) if message else None,
-            "would_send": preview(message, loaded.parameters, {}) if message else None,
+            "would_send": preview.of_message(message, given).as_json() if message else None,
         }
         print_json(shown, indent=True)
     return 0

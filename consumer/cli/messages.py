@@ -1,59 +1,125 @@
 """`preview`, `produce` and `results`: a message before, on and after its way."""
 
-import codecs
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any, Literal
 
 import click
+import orjson
 from rich.markup import escape
 from rich.table import Table
 
 from consumer import app, settings
+from consumer.admin import preview as mapping
 from consumer.admin import produce
-from consumer.admin.avro_json import message_of
-from consumer.admin.preview import preview as preview_of
 from consumer.admin.reading import read_topic
 from consumer.admin.spelling import Spelling
-from consumer.cli.usage import PROGRAM, a_place
+from consumer.cli.usage import PROGRAM, a_place, a_time
 from consumer.engine.records import Place, Record
 from consumer.errors import UsageError
 from consumer.printing import Console, print_json
 from consumer.settings import SettingsSource
-from jirafe import services
 from schemas.codec import Codec, Undecodable
-from schemas.hub import HubError, parse
 
 _NOTHING_SENT = {"level": "", "description": "nothing to send"}
 _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
 
 
 @click.command()
-@click.argument("file")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Give a parameter; may be repeated.")
+@click.option("--explain", is_flag=True, help="Say where each field comes from, and what was not used.")
+@click.option(
+    "--timestamp",
+    type=a_time,
+    metavar="TIME",
+    help="The record's: the dates of a taxon that has none. Default: now.",
+)
 @click.pass_obj
-def preview(source: SettingsSource, file: str, given: tuple[str, ...]) -> int:
-    """Show what a message would send.
+def preview(
+    source: SettingsSource,
+    files: tuple[str, ...],
+    given: tuple[str, ...],
+    explain: bool,
+    timestamp: datetime | None,
+) -> int:
+    """Show what hub messages would send, and why.
 
-    Reads one hub message from FILE (- for standard input), in the hub's JSON or in Avro's, and sends nothing. Needs
-    neither network nor credentials. A parameter is that of --set, else of the message, else of the settings. Prints
-    JSON: the events and the notifications. Exit status 1 if a notification is an error.
+    Reads FILEs of the hub's JSON or of Avro's (- for standard input, a folder for all its files), each with one
+    message, a list of messages, or one message a line. Sends nothing; needs neither network nor credentials. A
+    parameter is that of --set, else of the message, else of the settings. Prints the events and the notifications
+    as JSON, one message a line where there are several; with --explain as text, each field with its source. Exit
+    status 1 if a notification is an error.
 
     \b
-    Example:
+    Examples:
       jirafe-consumer preview order.json --set jirafe.product_category_taxonomy=2
+      jirafe-consumer preview order.json --explain
+      jirafe-consumer preview messages/ | jq .notifications
     """
+    moment = timestamp or datetime.now(UTC)
+    stamped = f"the record's timestamp ({'--timestamp' if timestamp else 'this moment: see --timestamp'})"
     overrides = dict(_parameter(text) for text in given)
-    defaults = source.load().parameters
-    with produce.opened(file, sys.stdin.buffer) as blocks:
-        text = b"".join(blocks).removeprefix(codecs.BOM_UTF8)
-    try:
-        shown = preview_of(message_of(parse(text)), defaults, overrides)
-    except HubError as error:
-        unreadable = services.notification_of_unreadable(str(error))
-        shown = {"message_id": "", "message": "", "events": [], "notifications": [unreadable]}
-    print_json(shown, indent=True)
-    return int(any(notification["level"] == "error" for notification in shown["notifications"]))
+    asked = mapping.Given(source.load().parameters, overrides, int(moment.timestamp() * 1000), stamped)
+    names = list(mapping.files_of(files))
+    if not names:
+        raise UsageError(
+            f"there are no messages in {', '.join(files)}: their files end in .json, .jsonl or .ndjson."
+        )
+    shown = (
+        each for name in names for each in mapping.of_file(name, produce.read_source(name, sys.stdin.buffer), asked)
+    )
+    first = [*islice(shown, 2)]
+    several = len(first) > 1
+    events, faulty = [], 0
+    for origin, each in chain(first, shown):
+        events.append(len(each.events))
+        faulty += each.is_faulty
+        if explain:
+            click.echo("\n".join((origin, *_explanation(each), *([""] if several else []))))
+        else:
+            print_json({"from": origin, **each.as_json()}, indent=not several)
+    if several:
+        told = f"{len(events)} messages: {sum(events)} events would be sent, {faulty} messages have errors."
+        click.echo(told, err=True)
+    return int(faulty > 0)
+
+
+def _previews(name: str, given: mapping.Given) -> Iterator[tuple[str, mapping.Preview]]:
+    with produce.opened(name, sys.stdin.buffer) as blocks:
+        yield from mapping.of_file(name, blocks, given)
+
+
+def _explanation(shown: mapping.Preview) -> Iterator[str]:
+    """Explain one message, line by line."""
+    if shown.message:
+        yield f"  {shown.message} {shown.message_id}".rstrip()
+    yield from (f"  {decisive}" for decisive in shown.decisive)
+    for (kind, _), fields in zip(shown.events, shown.fields, strict=True):
+        yield f"  {kind} would be sent:"
+        yield from (f"    {each.path} = {_value(each.value)} {each.why}" for each in fields)
+    for notification in shown.notifications:
+        if notification["level"] == "error":
+            yield f"  {notification['subject']} {notification['description']}"
+    if not shown.notifications:
+        yield "  nothing would be sent"
+    yield from (f"  note: {note}" for note in shown.notes)
+    for title, places in (
+        ("not used, as other fields went before", shown.outdone),
+        ("not used, as the mapping has no use for it", shown.unknown),
+    ):
+        if places:
+            yield f"  {title}:"
+            yield from (f"    {place}" for place in places)
+
+
+def _value(value: object) -> str:
+    """Write a value: an amount with its cents."""
+    if isinstance(value, float) and round(value, 2) == value:
+        return f"{value:.2f}"
+    return str(orjson.dumps(value), "utf-8")
 
 
 def _parameter(text: str) -> tuple[str, str]:

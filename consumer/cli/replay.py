@@ -28,7 +28,7 @@ from schemas.codec import Codec, Undecodable
 @click.option("--to", "end", metavar="TIME|OFFSET", help="The first record after. Default: what is committed.")
 @of_partitions
 @click.option("--type", "message_type", metavar="TYPE", help="Messages of this type only, such as order:new.")
-@click.option("--key", metavar="KEY", help="Records of this key only: a number, or a taxon's id.")
+@click.option("--key", metavar="KEY", help="Records of this key only: a number, a taxon's id or a product's sku.")
 @click.option("--site", metavar="ID", help="Messages that go to this site only.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."

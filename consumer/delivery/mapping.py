@@ -62,7 +62,7 @@ class Mapper:
             return Draft(record, fault=fault, needs_registry=isinstance(error, RegistryNeeded))
         draft = Draft(record, message["message_id"], message["message"])
         try:
-            self._add_events(draft, message, defaults)
+            self._add_events(draft, message, defaults, record.timestamp)
         except UnknownMessageType as error:
             draft.fault = Fault("unknown-type", str(error))
         except Exception as error:  # noqa: BLE001 - no message may stop the stream, not even by a mistake of ours
@@ -70,12 +70,12 @@ class Mapper:
             draft.fault = Fault("internal", f"the message could not be mapped: {type(error).__name__}: {error}")
         return draft
 
-    def _add_events(self, draft: Draft, message: Mapping[str, Any], defaults: Defaults) -> None:
+    def _add_events(self, draft: Draft, message: Mapping[str, Any], defaults: Defaults, timestamp: int) -> None:
         parameters = {**defaults.parameters, **message["parameters"]}
         credentials = Credentials(message["parameters"].get(SITE_ID), message["parameters"].get(ACCESS_TOKEN))
         has_token = bool(defaults.credentials.access_token)
         unusable = _unusable(defaults.site(credentials), has_token=has_token)
-        for event in make_events(draft.message_type, message["payload"], parameters):
+        for event in make_events(draft.message_type, message["payload"], parameters, timestamp):
             match event:
                 case Unsendable(kind, name, problem):
                     fault: Fault | None = unusable or Fault("unmappable", problem)

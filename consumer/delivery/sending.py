@@ -29,7 +29,7 @@ from jirafe.client import (
     Transient,
 )
 
-_RANK = {"cart": 0, "order": 1, "category": 2}
+_RANK = {"cart": 0, "order": 1, "category": 2, "product": 3}
 _THROTTLED = "429"
 UNREACHED = ("timeout", "connection")
 """Causes of trouble after which nothing more is sent for a while: the API is not there, or hangs."""

@@ -16,7 +16,7 @@ from schemas.codec import Codec
 from schemas.hub import key_of, kind_of, to_message
 
 Hub = dict[str, Any]
-TopicKind = Literal["cart", "order", "taxon"]
+TopicKind = Literal["cart", "order", "product", "taxon"]
 Parameters = tuple[tuple[str, str], ...]
 
 FAULTS = (
@@ -62,6 +62,7 @@ _ARTICLES = (
     ("Ringer T-Shirt", 1799, ("T-Shirts", "Summer")),
     ("Hooded Sweatshirt", 3999, ("Clothing",)),
 )
+_SIZED = ("Clothing", "Shirts", "T-Shirts")
 _FIRST_NAMES = ("Brian", "Chris", "Joe", "Sean", "Ana", "Mei", "Fatima", "Olga", "Ravi", "Lucía", "Emma")
 _LAST_NAMES = ("Quinn", "Mar", "Smith", "Schofield", "García", "Chen", "Haddad", "Petrova", "Iyer")
 # Street, town, zip code, state.
@@ -150,9 +151,25 @@ class _Order:
         return _Totals(item, -(item * self.promotion // 100), item * 5 // 100, 500 if self.completed else 0)
 
     def adjustments(self, totals: _Totals) -> list[tuple[str, int]]:
-        promotion = (f"Promotion (Save {self.promotion}%)", totals.promotion)
+        """Give the order's own; late hubs' shops have promotions on the items instead."""
+        promotion = (self.promoted, 0 if self.late else totals.promotion)
         named = (("Shipping", totals.shipping), ("North America 5.0%", totals.tax), promotion)
         return [(name, cents) for name, cents in named if cents]
+
+    @property
+    def promoted(self) -> str:
+        return f"Promotion (Save {self.promotion}%)"
+
+    def promotions(self, totals: _Totals) -> Iterator[list[Hub]]:
+        """Give each line's promotions: with the last, they add up to the order's."""
+        left = totals.promotion if self.late else 0
+        for line in self.lines:
+            cents = (
+                left if line is self.lines[-1] else max(left, -(line.price * line.quantity * self.promotion // 100))
+            )
+            left -= cents
+            source = "Spree::PromotionAction"
+            yield [{"label": self.promoted, "amount": _money(cents), "source_type": source}] if cents else []
 
     def person(self) -> tuple[int | None, str | None]:
         """Give user and email; every fifth customer is a guest, who says the email at the checkout."""
@@ -163,10 +180,11 @@ class _Order:
     def address(self, *, raw: bool) -> Hub:
         if self.person()[1] is None:
             return {}
+        first = _FIRST_NAMES[self.customer % len(_FIRST_NAMES)]
+        last = _LAST_NAMES[self.customer % len(_LAST_NAMES)]
         street, city, zipcode, state = _HOMES[self.customer % len(_HOMES)]
         return {
-            "firstname": _FIRST_NAMES[self.customer % len(_FIRST_NAMES)],
-            "lastname": _LAST_NAMES[self.customer % len(_LAST_NAMES)],
+            **({"name": f"{first} {last}"} if self.late else {"firstname": first, "lastname": last}),
             "address1": street,
             "city": city,
             "zipcode": zipcode,
@@ -201,8 +219,9 @@ class _Order:
                     "price": _money(line.price),
                     "variant_id": line.variant["id"],
                     "variant": line.variant,
+                    **({"adjustments": promotions} if self.late else {}),
                 }
-                for line in self.lines
+                for line, promotions in zip(self.lines, self.promotions(totals), strict=True)
             ],
             "adjustments": [{"label": n, "amount": _money(cents)} for n, cents in self.adjustments(totals)],
             "bill_address": address,
@@ -226,6 +245,7 @@ class _Order:
                 "tax": totals.tax / 100,
                 "shipping": totals.shipping / 100,
                 "order": total,
+                **({"discount": -totals.promotion / 100} if self.late else {}),
             },
             "line_items": [
                 {
@@ -258,9 +278,11 @@ class _Shop:
         self._catalogue = _catalogue(self._taxons, opened)
 
     def story(self) -> Iterator[Hub]:
-        """Tell it without end: the taxons, then customers at their carts and orders, several at a time."""
+        """Tell it without end: taxons and products, then customers at their carts and orders, several at a time."""
         for taxon in self._taxons.values():
             yield self._wrapped("taxon:new", {"taxon": taxon}, late=self._chance(0.3))
+        for variant, price in self._catalogue:
+            yield self._product_message("product:new", variant, price)
         customers = [self._customers() for _ in range(_CUSTOMERS_AT_A_TIME)]
         while True:
             self.now += timedelta(milliseconds=self.random.randrange(1_000, 40_000))
@@ -268,6 +290,10 @@ class _Shop:
                 taxon = self.random.choice(list(self._taxons.values()))
                 taxon["updated_at"] = self._stamp(late=False)
                 yield self._wrapped("taxon:updated", {"taxon": taxon}, late=self._chance(0.3))
+            elif self._chance(0.01):
+                variant, price = self.random.choice(self._catalogue)
+                variant["product_updated_at"] = self._stamp(late=False)
+                yield self._product_message("product:updated", variant, price)
             else:
                 yield next(self.random.choice(customers))
 
@@ -335,6 +361,24 @@ class _Shop:
             changed = (name for name in ("status", "updated_at") if before[name] != form[name])
             sections |= {"previous": before, "diff": {name: [before[name], form[name]] for name in changed}}
         return self._wrapped(message_type, sections, late=order.late)
+
+    def _product_message(self, message_type: str, variant: Hub, price: int) -> Hub:
+        """Make the message about a product: as the shop has it, or as late hubs do, with its sizes."""
+        late, sku, taxons = self._chance(0.3), variant["sku"], variant["product"]["taxons"]
+        product: Hub = {"name": variant["name"], "sku": sku, "price": _money(price), "images": variant["images"]}
+        if late:
+            sizes = ("S", "M", "L") if any(taxon["name"] in _SIZED for taxon in taxons) else ()
+            product |= {
+                "id": sku,
+                "available_on": variant["product_created_at"],
+                "updated_at": variant["product_updated_at"],
+                "meta_data": {"jirafe": {"taxons": taxons}},
+                "variants": [{"sku": f"{sku}-{size}", "options": {"size": size}} for size in sizes],
+            }
+        else:
+            dates = {name: variant[f"product_{name}"] for name in ("created_at", "updated_at")}
+            product |= {"id": variant["product_id"], "taxons": taxons, "variants": [], **dates}
+        return self._wrapped(message_type, {"product": product}, late=late)
 
     def _wrapped(
         self, message_type: str, sections: Hub, parameters: Parameters = _PARAMETERS, *, late: bool
@@ -426,7 +470,6 @@ def _catalogue(taxons: dict[str, Hub], created: str) -> list[tuple[Hub, int]]:
     for row, (brand, prefix, article, price, names) in enumerate(offers, 1):
         name = f"{brand} {article}"
         image = f"/spree/products/{row}/product/{name.lower().replace(' ', '_').replace('.', '')}.jpeg"
-        product = {"created_at": created, "updated_at": created, "taxons": [taxons[n] for n in (*names, brand)]}
         variant = {
             "id": row,
             "product_id": row,
@@ -434,7 +477,9 @@ def _catalogue(taxons: dict[str, Hub], created: str) -> list[tuple[Hub, int]]:
             "sku": f"{prefix}-{row:05d}",
             "price": _money(price),
             "images": [{"attachment_url": image}],
-            "product": product,
+            "product_created_at": created,
+            "product_updated_at": created,
+            "product": {"taxons": [taxons[name] for name in (*names, brand)]},
         }
         catalogue.append((variant, price))
     return catalogue

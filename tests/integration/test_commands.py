@@ -70,6 +70,59 @@ def test_preview_takes_parameters_of_options_the_message_and_the_settings_in_thi
     assert kinds(other, "--set", "jirafe_product_category_taxonomy = 2 ") == ["category"]
 
 
+def test_preview_of_several_messages_is_a_line_for_each(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    lines = [json.dumps(cart("C1")), json.dumps(order("R1", currency=None))]
+    (tmp_path / "shop" / "b.jsonl").write_text("\n".join(lines))
+    (tmp_path / "shop" / "c.json").write_text("{")
+    (tmp_path / "shop" / "notes.txt").write_text("none of ours")
+    (tmp_path / "a.json").write_text(json.dumps(order("R2")))
+    done = run("preview", str(tmp_path / "a.json"), str(tmp_path / "shop"))
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(each["from"].removeprefix(f"{tmp_path}/"), len(each["events"])) for each in shown] == [
+        ("a.json", 3),
+        ("shop/b.jsonl, message 1", 1),
+        ("shop/b.jsonl, message 2", 1),
+        ("shop/c.json", 0),
+    ]
+    assert done.stderr == "4 messages: 5 events would be sent, 2 messages have errors.\n"
+    assert done.returncode == 1
+
+
+def test_a_folder_without_messages(tmp_path: Path) -> None:
+    done = run("preview", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    said = f"there are no messages in {tmp_path}: their files end in .json, .jsonl or .ndjson."
+    assert done.stderr == f"jirafe-consumer: {said}\n"
+
+
+def test_preview_explains() -> None:
+    adjustments = [{"name": "Discounts", "value": "6.00"}]
+    document = order("R1", totals={"item": 21, "order": 20, "tax": 2, "shipping": 3}, adjustments=adjustments)
+    done = run("preview", "-", "--explain", text=json.dumps(document))
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    why = '"Discounts", since the totals only add up so'
+    assert f"total_discounts = 6.00 from payload.order.adjustments[0].value {why}" in lines
+    assert 'id = "R1" from payload.order.number' in lines
+    assert "order-accepted would be sent:" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "date", "note"),
+    [
+        (["--timestamp", "2014-03-01"], "2014-03-01T00:00:00.000Z", "(--timestamp)"),
+        ([], "", "(this moment: see --timestamp)"),
+    ],
+)
+def test_preview_of_a_taxon_without_dates_says_which_it_takes(arguments: list[str], date: str, note: str) -> None:
+    given = ("--set", "jirafe.product_category_taxonomy=2", *arguments)
+    status, shown = preview(taxon("9", "Bags", created_at=None), *given)
+    assert status == 0
+    assert shown["events"][0]["body"]["create_date"].startswith(date)
+    assert shown["notes"] == [f"the message has no dates; its event has the record's timestamp {note}"]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -91,7 +144,8 @@ def test_a_parameter_that_preview_does_not_take(given: str, said: str) -> None:
     ("document", "said"),
     [
         ("{", "not JSON"),
-        ("[]", "the message: must be an object"),
+        ("[]", "there is no message in it"),
+        ("[[]]", "the message: must be an object"),
         ({"message": "shipment:ready", "payload": {}}, "unknown type 'shipment:ready'"),
         (order("R1", totals={"order": "lots"}), "payload"),
         (order("R1", "order:updated", placed_on="yesterday"), "placed_on: 'yesterday' is not a date"),

@@ -3,6 +3,8 @@
 import re
 import signal
 from collections import Counter
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from consumer.demo.processes import await_that, free_port
 from schemas.hub import to_message
 from tests.command import run
-from tests.messages import cart, order, sale, taxon
+from tests.messages import cart, order, product, sale, taxon
 from tests.raw_producer import produce_raw_headers
 from tests.stand import SITE, TOKEN, Stand
 
@@ -40,6 +42,11 @@ CATEGORY_SENT = {
     "subject": "Category event sent to Jirafe.",
     "description": "The category 'Bags' was sent to Jirafe.",
 }
+PRODUCT_SENT = {
+    "level": "info",
+    "subject": "Product event sent to Jirafe.",
+    "description": "The product 'BAG-1' was sent to Jirafe.",
+}
 
 
 def orders(count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -62,10 +69,17 @@ def test_each_service_sends_its_events_and_words_its_notifications(stand: Stand)
         "order:canceled": [CANCELED_SENT],
         "taxon:new": [CATEGORY_SENT],
         "taxon:updated": [CATEGORY_SENT],
+        "product:new": [PRODUCT_SENT],
+        "product:updated": [PRODUCT_SENT],
+    }
+    makers = {
+        "cart": partial(cart, "R1"),
+        "order": partial(order, "R1"),
+        "taxon": partial(taxon, "9", "Bags"),
+        "product": partial(product, "BAG-1"),
     }
     for message_type in expected:
-        make = {"cart": cart, "order": order}.get(message_type.partition(":")[0])
-        stand.produce(make("R1", message_type) if make else taxon("9", "Bags", message_type))
+        stand.produce(makers[message_type.partition(":")[0]](message_type))
     stand.member()
     results = stand.await_results(len(expected))
     assert {result["message"]: result["notifications"] for result in results} == expected
@@ -89,10 +103,20 @@ def test_a_canceled_order_and_a_taxon_of_another_taxonomy(stand: Stand) -> None:
     stand.produce(order("R1", "order:updated", status="canceled"), taxon("9", "Bags", taxonomy_id="3"))
     stand.member()
     results = {result["message"]: result for result in stand.await_results(2)}
-    assert results["order:updated"]["notifications"] == [CANCELED_SENT]
+    assert results["order:updated"]["notifications"] == [ACCEPTED_SENT, CANCELED_SENT]
     assert results["taxon:new"]["notifications"] == []
     assert results["taxon:new"]["code"] == 200
-    assert stand.accepted() == [("order", "cancelled", "R1")]
+    assert stand.accepted() == [("order", "accepted", "R1"), ("order", "cancelled", "R1")]
+
+
+def test_a_taxon_without_dates_has_its_records(stand: Stand) -> None:
+    stand.produce(taxon("9", "Bags", created_at=None))
+    stand.member()
+    (result,) = stand.await_results(1)
+    assert result["code"] == 200
+    (event,) = stand.api.events(kind="category")
+    body: Any = event.body
+    assert datetime.fromisoformat(body["create_date"]) == result["timestamp"]
 
 
 def test_one_refused_event_spoils_neither_its_message_nor_its_batch(stand: Stand) -> None:

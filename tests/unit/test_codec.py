@@ -33,7 +33,7 @@ TAXON: dict[str, Any] = {
     },
 }
 ADDRESS = {
-    **dict.fromkeys(("firstname", "lastname", "address1", "state", "zipcode")),
+    **dict.fromkeys(("firstname", "lastname", "name", "address1", "state", "zipcode")),
     "city": "Köln",
     "country": "DE",
 }
@@ -47,16 +47,17 @@ ITEM = {
         "images": ["/a.png"],
         "taxons": [{"id": "1", "name": None, "taxonomy_id": "2"}],
     },
+    "adjustments": [{"label": "Sale", "amount": -1.0, "eligible": True, "source": "Spree::PromotionAction"}],
 }
 ORDER: dict[str, Any] = {
     **dict.fromkeys(("status", "email", "user_id", "placed_on", "created_at", "updated_at", "completed_at")),
-    **dict.fromkeys(("canceled_at", "item_total", "tax_total", "ship_total", "payment_fee")),
+    **dict.fromkeys(("canceled_at", "item_total", "tax_total", "ship_total", "discount_total", "payment_fee")),
     **dict.fromkeys(("visit_id", "visitor_id", "pageview_id", "last_pageview_id")),
     "number": "R1",
     "currency": "EUR",
     "total": 1.1,
     "line_items": [ITEM],
-    "adjustments": [{"label": None, "amount": -1.5, "eligible": False}],
+    "adjustments": [{"label": None, "amount": -1.5, "eligible": False, "source": None}],
     "shipping_address": ADDRESS,
     "billing_address": ADDRESS,
 }
@@ -67,7 +68,13 @@ def message(kind: str) -> dict[str, Any]:
         "message": f"{kind}:new",
         "message_id": "",
         "parameters": {},
-        "payload": {kind: ORDER, "original": None, "previous": ORDER, "diff": {"status": [None, "canceled"]}},
+        "payload": {
+            kind: ORDER,
+            "original": None,
+            "previous": ORDER,
+            "previous_items": [ITEM],
+            "diff": {"status": [None, "canceled"]},
+        },
     }
 
 

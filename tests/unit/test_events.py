@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jirafe import events
-from jirafe.events import Body, Unmappable
+from jirafe import events, fields
+from jirafe.fields import Body, Unmappable, date
 from jirafe.sandbox.validation import Validator
 from jirafe.services import Event, Unsendable, make_events
 from schemas.codec import Codec, own_schema
@@ -182,10 +182,25 @@ class TestDates:
             ("2013-06-17 15:16:10", "2013-06-17T15:16:10.000Z"),
             ("2013-06-17", "2013-06-17T00:00:00.000Z"),
             ("0900-01-01T00:00:00Z", "0900-01-01T00:00:00.000Z"),
+            ("2014-03-01 10:00:00 UTC", "2014-03-01T10:00:00.000Z"),
+            ("2014-03-01 10:00:00 +0000", "2014-03-01T10:00:00.000Z"),
+            ("2014-03-01 10:00:00 -0430", "2014-03-01T14:30:00.000Z"),
+            ("2014-03-01 10:00:00.5 +01:00", "2014-03-01T09:00:00.500Z"),
+            ("2014-03-01t10:00:00z", "2014-03-01T10:00:00.000Z"),
+            ("  2014-03-01T10:00:00Z\r\n", "2014-03-01T10:00:00.000Z"),
+            (" 01/31/2013 12:34:22 UTC\n", "2013-01-31T12:34:22.000Z"),
+            ("2012-06-30T23:59:60Z", "2012-07-01T00:00:00.000Z"),
+            ("2012-06-30 23:59:60.250 UTC", "2012-07-01T00:00:00.250Z"),
+            ("2012-06-30T19:59:60-04:00", "2012-07-01T00:00:00.000Z"),
+            ("2014-02-28T24:00:00Z", "2014-03-01T00:00:00.000Z"),
+            ("2014-02-28T24:00:00.000-05:00", "2014-03-01T05:00:00.000Z"),
+            ("2014-03-01T10:00:00+01:00[Europe/Berlin]", "2014-03-01T09:00:00.000Z"),
+            ("2014-03-01T10:00:00Z [UTC]", "2014-03-01T10:00:00.000Z"),
+            (" " * 44 + "2014-03-01T10:00:00Z", "2014-03-01T10:00:00.000Z"),
         ],
     )
     def test_forms(self, text: str, written: str) -> None:
-        assert events.date("created_at", text) == written
+        assert date("created_at", text) == written
 
     @pytest.mark.parametrize(
         "text",
@@ -196,14 +211,41 @@ class TestDates:
             "1387818177",
             "yesterday",
             "",
+            " ",
+            "2014-03-01T10:00:60Z",
+            "2012-06-30T23:59:60-04:00",
+            "2014-03-01T24:00:01Z",
+            "2014-03-01T24:00:00.5Z",
+            "2014-03-01T25:00:00Z",
+            "2014-03-01T10:00:00[Europe/Berlin]",
+            "2014-03-01T10:00:00Z[",
+            "2014-03-01T10:00:00 PST",
+            "9999-12-31T24:00:00Z",
+            "2014-0\uff13-01T10:00:00Z",
             "0001-01-01T00:00:00+01:00",
             "9999-12-31T23:59:59-01:00",
         ],
     )
     def test_unreadable_ones_are_quoted(self, text: str) -> None:
         with pytest.raises(Unmappable) as caught:
-            events.date("placed_on", text)
+            date("placed_on", text)
         assert str(caught.value) == f"placed_on: '{text}' is not a date"
+
+    @pytest.mark.parametrize("length", [65, 1000, 1_000_000])
+    def test_a_text_that_is_too_long_for_a_date_is_quoted_in_part(self, length: int) -> None:
+        text = "2014-03-01T10:00:00Z".ljust(length)
+        with pytest.raises(Unmappable) as caught:
+            date("placed_on", text)
+        assert str(caught.value) == f"placed_on: '{text[:64]}...' is not a date"
+
+    @given(st.text("0123456789-:TZ .+[]/UC", max_size=70))
+    def test_any_text_is_a_date_or_unmappable(self, text: str) -> None:
+        try:
+            written = date("placed_on", text)
+        except Unmappable:
+            return
+        assert len(written) == len("2014-03-01T10:00:00.000Z")
+        assert date("placed_on", written) == written
 
     def test_carts_go_by_the_shop(self) -> None:
         body = cart({"created_at": T1, "updated_at": T2}, created_at=T3, updated_at=T4, placed_on=T4)
@@ -477,6 +519,13 @@ class TestCustomers:
         assert made["last_name"] == "King"
         assert "first_name" not in self.customer({"bill_address": {"lastname": "Byron"}})
 
+    def test_a_name_in_one_field(self) -> None:
+        made = self.customer({"bill_address": {"name": "Ada Byron"}})
+        assert made["name"] == "Ada Byron"
+        assert not {"first_name", "last_name"} & made.keys()
+        made = self.customer({"bill_address": {"firstname": "Ada"}}, billing_address={"name": "Ada Byron"})
+        assert (made["first_name"], "name" in made) == ("Ada", False)
+
     def test_dates_are_the_orders(self) -> None:
         made = self.customer({}, placed_on=T3, updated_at=T4)
         assert (made["create_date"], made["change_date"]) == (T3, T4)
@@ -591,6 +640,11 @@ class TestCanceled:
             ({"order": {}, "diff": {"status": ["canceled", "complete"]}}, False),
             ({"order": {}, "diff": {"status": []}}, False),
             ({"order": {}, "diff": {"email": ["a", "canceled"]}}, False),
+            ({"order": {"status": "cancelled"}}, True),
+            ({"order": {}, "original": {"state": "cancelled"}}, True),
+            ({"order": {}, "diff": {"state": ["complete", "canceled"]}}, True),
+            ({"order": {}, "diff": {"state": ["complete", "cancelled"]}}, True),
+            ({"original": {"state": "complete"}, "diff": {"state": ["complete", "canceled"]}}, False),
             ({}, False),
         ],
     )
@@ -604,6 +658,7 @@ VALIDATOR = Validator()
 CODEC = Codec()
 TYPES = {
     "cart": ("cart:new", "cart:updated"),
+    "product": ("product:new", "product:updated"),
     "order": ("order:new", "order:update", "order:updated", "order:canceled", "order:cancel"),
     "taxon": ("taxon:new", "taxon:updated", "taxon:persist"),
 }
@@ -613,7 +668,7 @@ WRITTEN = {
     "01/31/2013 12:34:22 UTC": "2013-01-31T12:34:22.000Z",
 }
 DATES = st.sampled_from(list(WRITTEN))
-TEXTS = st.sampled_from(["1", "2", "canceled", "complete", "http://a/b.png", "/c.png"]) | st.text(
+TEXTS = st.sampled_from(["1", "2", "canceled", "cancelled", "complete", "http://a/b.png", "/c.png"]) | st.text(
     CHARACTERS, max_size=6
 )
 PARAMETERS = st.fixed_dictionaries(
@@ -665,7 +720,7 @@ def payload_of(kind: str) -> Any:
 
 
 FULL = {kind: payload_of(kind) for kind in TYPES}
-NEEDED = {"cart", "order", "original", "taxon"}
+NEEDED = {"cart", "order", "original", "product", "taxon"}
 IN_RANGE = st.floats(0, 1e6)
 IN_RANGE_LONGS = st.integers(-(2**53), 2**53)
 
@@ -778,8 +833,11 @@ def test_complete_messages_make_all_their_events(message: tuple[str, Any], param
     message_type, payload = message
     made = make_events(message_type, payload, parameters)
     assert not [event for event in made if isinstance(event, Unsendable)]
-    if not message_type.startswith("taxon"):
-        assert len(made) == (3 if message_type == "order:new" else 1)
+    if message_type.startswith("product"):
+        assert len(made) == 1 + len(payload["product"]["variants"])
+    elif not message_type.startswith("taxon"):
+        canceled = message_type in ("order:new", "order:update", "order:updated") and events.is_canceled(payload)
+        assert len(made) == (3 if message_type == "order:new" else 1) + canceled
 
 
 @settings(max_examples=50)
@@ -797,20 +855,18 @@ def test_every_date_is_one_of_the_messages(message: tuple[str, Any], parameters:
 
 
 class TestMemoryOfDates:
-    def test_long_texts_are_not_kept(self) -> None:
-        def written(number: int) -> str:
-            blanks = " " * (100_000 + number)
-            return events.date(f"items.{number}", f"01/31/2013{blanks}12:34:22 UTC")
-
-        events._written.cache_clear()
-        assert {written(number) for number in range(50)} == {"2013-01-31T12:34:22.000Z"}
-        assert events._written.cache_info().currsize == 0
+    def test_texts_that_are_no_dates_are_not_kept(self) -> None:
+        fields._written.cache_clear()
+        for number in range(50):
+            with pytest.raises(Unmappable):
+                date(f"items.{number}", f"01/31/2013{' ' * (100_000 + number)}12:34:22 UTC")
+        assert fields._written.cache_info().currsize == 0
 
     def test_short_ones_are_kept_whatever_their_place(self) -> None:
-        events._written.cache_clear()
+        fields._written.cache_clear()
         for number in range(50):
-            events.date(f"items.{number}", "2014-03-01T08:00:00Z")
-        assert (events._written.cache_info().hits, events._written.cache_info().currsize) == (49, 1)
+            date(f"items.{number}", "2014-03-01T08:00:00Z")
+        assert (fields._written.cache_info().hits, fields._written.cache_info().currsize) == (49, 1)
 
 
 @settings(max_examples=50)
@@ -824,7 +880,7 @@ def test_the_same_message_gives_the_same_bytes(message: tuple[str, Any], paramet
     # As a replay does: the record decoded anew, and nothing kept from the first time.
     record = {"message": message_type, "message_id": "", "parameters": parameters, "payload": payload}
     again = CODEC.decode(CODEC.encode(kind, record))
-    events._written.cache_clear()
+    fields._written.cache_clear()
     assert dump(make_events(message_type, again["payload"], again["parameters"])) == first
 
 

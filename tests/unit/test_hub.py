@@ -17,7 +17,7 @@ CODEC = Codec()
 BLANK_ORDER: dict[str, Any] = {
     **dict.fromkeys(("number", "status", "email", "user_id", "currency", "placed_on", "created_at", "updated_at")),
     **dict.fromkeys(("completed_at", "canceled_at", "item_total", "total", "tax_total", "ship_total")),
-    **dict.fromkeys(("payment_fee", "shipping_address", "billing_address")),
+    **dict.fromkeys(("discount_total", "payment_fee", "shipping_address", "billing_address")),
     **dict.fromkeys(("visit_id", "visitor_id", "pageview_id", "last_pageview_id")),
     "line_items": [],
     "adjustments": [],
@@ -25,9 +25,10 @@ BLANK_ORDER: dict[str, Any] = {
 BLANK_ITEM: dict[str, Any] = {
     **dict.fromkeys(("id", "product_id", "variant_id", "name", "sku", "quantity", "price")),
     **dict.fromkeys(("created_at", "updated_at", "variant")),
+    "adjustments": [],
 }
 BLANK_ADDRESS: dict[str, Any] = dict.fromkeys(
-    ("firstname", "lastname", "address1", "city", "state", "zipcode", "country")
+    ("firstname", "lastname", "name", "address1", "city", "state", "zipcode", "country")
 )
 
 NORMALISED: dict[str, Any] = {
@@ -131,7 +132,21 @@ TAXON_NEW: dict[str, Any] = {
         "parameters": [],
     },
 }
-DOCUMENTS = [ORDER_NEW, CART_LATER, TAXON_NEW]
+PRODUCT_LATER: dict[str, Any] = {
+    "request_id": "later-2",
+    "product": {
+        "id": "MUG-1",
+        "sku": "MUG-1",
+        "name": "Mug",
+        "available_on": "2014-01-01T00:00:00Z",
+        "images": [{"url": "http://img.example/mug.png"}, "/mug.png"],
+        "taxons": [["Kitchen", "Mugs"]],
+        "meta_data": {"jirafe": {"taxons": [{"permalink": "c/kitchen", "name": "Kitchen"}]}},
+        "variants": [{"sku": "MUG-1-S", "images": []}],
+    },
+    "original": {"id": 5, "created_at": "2014-01-01T00:00:00Z", "master": {"sku": "MUG-1"}, "variants": []},
+}
+DOCUMENTS = [ORDER_NEW, CART_LATER, TAXON_NEW, PRODUCT_LATER]
 
 
 def order(**fields: object) -> dict[str, Any]:
@@ -168,8 +183,8 @@ class TestShapes:
                 }
             ],
             "adjustments": [
-                {"label": "Tax", "amount": 1.5, "eligible": True},
-                {"label": "Voucher", "amount": -5.0, "eligible": True},
+                {"label": "Tax", "amount": 1.5, "eligible": True, "source": None},
+                {"label": "Voucher", "amount": -5.0, "eligible": True, "source": None},
             ],
             "shipping_address": {**BLANK_ADDRESS, "firstname": "Ada", "zipcode": "10115", "country": "DE"},
         }
@@ -191,6 +206,7 @@ class TestShapes:
             "visitor_id": "382",
             "pageview_id": "0",
             "billing_address": {
+                "name": None,
                 "firstname": "Ada",
                 "lastname": "Byron",
                 "address1": "1 Mill Lane",
@@ -221,7 +237,7 @@ class TestShapes:
                     },
                 }
             ],
-            "adjustments": [{"label": "Spring", "amount": -5.0, "eligible": False}],
+            "adjustments": [{"label": "Spring", "amount": -5.0, "eligible": False, "source": None}],
         }
 
     def test_what_was_before(self) -> None:
@@ -237,7 +253,7 @@ class TestShapes:
         message = to_message(CART_LATER)
         assert (message["message"], message["message_id"]) == ("cart:new", "later-1")
         assert message["parameters"] == {"jirafe.site_id": "77", "jirafe.product_category_taxonomy": "2"}
-        assert message["payload"].keys() == {"cart", "original", "previous", "diff"}
+        assert message["payload"].keys() == {"cart", "original", "previous", "previous_items", "diff"}
         assert message["payload"]["cart"]["number"] == "C1"
         assert message["payload"]["original"] is None
 
@@ -264,7 +280,7 @@ class TestShapes:
             "message": "order:updated",
             "message_id": "",
             "parameters": {},
-            "payload": {"order": None, "original": None, "previous": None, "diff": {}},
+            "payload": {"order": None, "original": None, "previous": None, "previous_items": [], "diff": {}},
         }
 
     @pytest.mark.parametrize(
@@ -273,6 +289,13 @@ class TestShapes:
             ({"cart": {}}, "cart:new"),
             ({"taxon": {}}, "taxon:new"),
             ({"order": {}}, "order:new"),
+            ({"product": {}}, "product:new"),
+            ({"order": {"status": "cancelled"}}, "order:updated"),
+            ({"original": {"number": "R1", "state": "cart"}}, "cart:new"),
+            ({"original": {"number": "R1", "completed_at": "2014-03-01"}}, "order:new"),
+            ({"original": {"number": "R1", "state": "canceled"}}, "order:updated"),
+            ({"original": {"taxonomy_id": 2}}, "taxon:new"),
+            ({"original": {"master": {}}}, "product:new"),
             ({"order": {}, "previous": {}}, "order:updated"),
             ({"order": {}, "diff": {}}, "order:updated"),
             ({"payload": {"order": {}}}, "order:new"),
@@ -345,7 +368,9 @@ class TestShapes:
 
     def test_adjustments_go_by_either_form(self) -> None:
         adjustment = {"name": "A", "label": "B", "value": 0, "amount": 2}
-        assert order(adjustments=[adjustment])["adjustments"] == [{"label": "A", "amount": 0, "eligible": True}]
+        assert order(adjustments=[adjustment])["adjustments"] == [
+            {"label": "A", "amount": 0, "eligible": True, "source": None}
+        ]
 
     @pytest.mark.parametrize(
         ("value", "quantity"),
@@ -427,12 +452,12 @@ class TestErrors:
             ([], "the message: must be an object, and is a list"),
             ("order", 'the message: must be an object, and is "order"'),
             (None, "the message: must be an object, and is null"),
-            ({}, "message: missing, and there is no cart, order or taxon that would tell the type"),
+            ({}, "message: missing, and there is no cart, order, product or taxon that would tell the type"),
             ({"message": {"a": 1}}, "message: must be text or a number, and is an object"),
             ({"message": True}, "message: must be text or a number, and is true"),
             (
                 {"message": "shipment:ready", "order": {}},
-                "message: unknown type 'shipment:ready'; known are cart:*, order:* and taxon:* messages",
+                "message: unknown type 'shipment:ready'; known are cart:*, order:*, product:* and taxon:* messages",
             ),
             ({"message": "order:new", "payload": []}, "payload: must be an object, and is a list"),
             ({"message_id": [], "cart": {}}, "message_id: must be text or a number, and is a list"),
@@ -462,8 +487,8 @@ class TestErrors:
                 "order.line_items.0.quantity: must be a whole number, and is -1e+30",
             ),
             (
-                {"order": {"previous": {}}, "previous": {"line_items": [{"variant": {"images": ["a.png"]}}]}},
-                'previous.line_items.0.variant.images.0: must be an object, and is "a.png"',
+                {"order": {"previous": {}}, "previous": {"line_items": [{"variant": {"images": [{"url": []}]}}]}},
+                "previous.line_items.0.variant.images.0.url: must be text or a number, and is a list",
             ),
             (
                 {"order": {"line_items": [{"variant": {"product": {"taxons": [{"id": 1}, {"id": [2]}]}}}]}},
@@ -582,6 +607,10 @@ class TestKeys:
             ({"taxon": {"id": 9}}, "9"),
             ({"taxon": {}}, None),
             ({"message": "taxon:new"}, None),
+            ({"product": {"sku": "A", "id": "B"}}, "A"),
+            ({"product": {"id": "B"}}, "B"),
+            ({"product": {"id": 7}}, None),
+            ({"message": "product:new"}, None),
         ],
     )
     def test_key(self, document: object, key: str | None) -> None:

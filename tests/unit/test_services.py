@@ -68,17 +68,26 @@ class TestEvents:
             Event(CATEGORY, "9", "Bags", events.category(payload, {}))
         ]
 
-    @pytest.mark.parametrize(
-        "sections",
-        [
-            {"order": {**ORDER, "status": "canceled"}},
-            {"original": {**ORDER, "state": "canceled"}},
-            {"order": ORDER, "diff": {"status": ["complete", "canceled"]}},
-        ],
-    )
-    @pytest.mark.parametrize("message_type", ["order:update", "order:updated"])
-    def test_of_an_order_that_was_canceled(self, message_type: str, sections: Mapping[str, Any]) -> None:
-        assert [event.kind for event in made(message_type, sections)] == [ORDER_CANCELLED]
+    @pytest.mark.parametrize("spelling", ["canceled", "cancelled"])
+    @pytest.mark.parametrize("place", ["order", "original", "diff.status", "diff.state"])
+    def test_of_a_canceled_order(self, place: str, spelling: str) -> None:
+        where: dict[str, dict[str, Any]] = {
+            "order": {"order": {**ORDER, "status": spelling}},
+            "original": {"original": {**ORDER, "state": spelling}},
+            "diff.status": {"order": ORDER, "diff": {"status": ["complete", spelling]}},
+            "diff.state": {"original": ORDER, "diff": {"state": ["complete", spelling]}},
+        }
+        for message_type in ("order:update", "order:updated"):
+            kinds = [event.kind for event in made(message_type, where[place])]
+            assert kinds == [ORDER_ACCEPTED, ORDER_CANCELLED]
+        kinds = [event.kind for event in made("order:new", where[place])]
+        assert kinds == [CART, ORDER_PLACED, ORDER_ACCEPTED, ORDER_CANCELLED]
+
+    def test_of_a_canceled_order_that_lacks_what_else_is_required(self) -> None:
+        lacking = {"order": {**ORDER, "currency": None, "status": "canceled"}}
+        assert [type(event) for event in made("order:updated", lacking)] == [Event]
+        assert [event.kind for event in made("order:updated", lacking)] == [ORDER_CANCELLED]
+        assert [type(event) for event in made("order:new", lacking)] == [Unsendable, Event, Unsendable, Event]
 
     def test_bodies_are_of_their_kind(self) -> None:
         orders = made("order:new", {"order": ORDER}) + made("order:cancel", {"order": ORDER})
@@ -112,7 +121,7 @@ class TestEvents:
             make_events(message_type, {}, {})
         assert str(caught.value) == (
             f"message: unknown type '{message_type}'; known are cart:new, cart:updated, order:new, order:updated, "
-            "order:canceled, taxon:new and taxon:updated"
+            "order:canceled, product:new, product:updated, taxon:new and taxon:updated"
         )
 
 
@@ -134,6 +143,36 @@ class TestUnsendable:
     def test_order_without_anything(self) -> None:
         assert [type(event) for event in made("order:new", {})] == [Unsendable] * 3
         assert [type(event) for event in made("cart:new", {})] == [Unsendable]
+
+
+class TestTimestamps:
+    BARE: Mapping[str, Any] = {name: value for name, value in TAXON.items() if name != "created_at"}
+
+    def dates(self, timestamp: int | None, **taxon: str) -> tuple[str, str] | str:
+        payload = to_message({"message": "taxon:new", "taxon": {**self.BARE, **taxon}})["payload"]
+        (event,) = make_events("taxon:new", payload, TAXONOMY, timestamp)
+        if isinstance(event, Unsendable):
+            return event.message
+        return event.body["create_date"], event.body["change_date"]
+
+    def test_a_taxon_without_dates_has_the_records(self) -> None:
+        assert self.dates(1_393_664_400_123) == ("2014-03-01T09:00:00.123Z",) * 2
+        assert self.dates(0) == ("1970-01-01T00:00:00.000Z",) * 2
+
+    def test_a_date_of_its_own_goes_first(self) -> None:
+        own = "2014-01-01T00:00:00.000Z"
+        assert self.dates(1_393_664_400_123, updated_at=own) == (own, own)
+        assert self.dates(1_393_664_400_123, updated_at="soon") == "updated_at: 'soon' is not a date"
+
+    @pytest.mark.parametrize("timestamp", [None, -1, -(2**63), 2**63 - 1, 253_402_300_800_000])
+    def test_a_timestamp_that_is_no_date_is_none(self, timestamp: int | None) -> None:
+        assert self.dates(timestamp) == "created_at: missing in the message"
+
+    def test_orders_and_carts_without_dates_stay_errors(self) -> None:
+        payload = to_message({"message": "order:new", "order": {**ORDER, "created_at": None}})["payload"]
+        assert [type(event) for event in make_events("order:new", payload, {}, 1_393_664_400_123)] == [
+            Unsendable
+        ] * 3
 
 
 class TestTaxonomies:

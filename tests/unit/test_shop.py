@@ -74,21 +74,24 @@ def test_all_types_occur_and_carts_and_orders_are_most_of_them() -> None:
         "order:new",
         "order:updated",
         "order:canceled",
+        "product:new",
+        "product:updated",
         "taxon:new",
         "taxon:updated",
     }
     kinds = Counter(event.kind.name for record in GOOD for event in events(record))
-    assert kinds.keys() == {"cart", "order-placed", "order-accepted", "order-cancelled", "category"}
+    assert kinds.keys() == {"cart", "order-placed", "order-accepted", "order-cancelled", "product", "category"}
     assert types["cart:updated"] > types["order:new"] > types["order:updated"] > types["order:canceled"]
 
 
 def test_the_catalogue_comes_first_and_has_taxons_that_make_no_category() -> None:
     types = [message["message"] for message in messages()]
     first = types.index("cart:new")
-    assert set(types[:first]) == {"taxon:new"}
-    assert "taxon:new" not in types[first:]
-    categories = [len(events_of(record)) for record in GOOD[:first]]
-    assert set(categories) == {0, 1}
+    assert set(types[:first]) == {"taxon:new", "product:new"}
+    assert not {"taxon:new", "product:new"} & set(types[first:])
+    made = [(kind, len(events_of(record))) for kind, record in zip(types, GOOD[:first], strict=False)]
+    assert {count for kind, count in made if kind == "taxon:new"} == {0, 1}
+    assert {count for kind, count in made if kind == "product:new"} == {1, 4}
 
 
 def test_the_dates_of_a_number_increase() -> None:
@@ -101,13 +104,18 @@ def test_the_dates_of_a_number_increase() -> None:
     assert all(earlier < later for dates in changed.values() for earlier, later in pairwise(dates))
 
 
+def is_number(key: bytes) -> bool:
+    """Tell a cart's or order's number from a taxon's id and a product's sku."""
+    return key.startswith(b"R") and key[1:].isdigit()
+
+
 def test_a_number_is_first_a_cart_then_an_order_and_then_perhaps_canceled() -> None:
     stories = defaultdict(list)
     for record, message in zip(GOOD, messages(), strict=True):
         canceled = any(event.kind.name == "order-cancelled" for event in events(record))
         stories[record.key].append("canceled" if canceled else message["message"])
     order = ("cart:new", "cart:updated", "order:new", "order:updated", "canceled")
-    of_numbers = [story for key, story in stories.items() if key.startswith(b"R")]
+    of_numbers = [story for key, story in stories.items() if is_number(key)]
     assert of_numbers
     for story in of_numbers:
         assert story == sorted(story, key=order.index)
@@ -117,7 +125,7 @@ def test_a_number_is_first_a_cart_then_an_order_and_then_perhaps_canceled() -> N
 
 
 def test_several_customers_are_interleaved() -> None:
-    numbers = [record.key for record in GOOD if record.key.startswith(b"R")]
+    numbers = [record.key for record in GOOD if is_number(record.key)]
     spans = [(numbers.index(number), len(numbers) - numbers[::-1].index(number)) for number in set(numbers)]
     assert sum(start <= 500 < end for start, end in spans) > 3
 

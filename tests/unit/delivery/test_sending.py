@@ -105,7 +105,7 @@ def test_a_later_event_of_a_key_never_overtakes_in_an_earlier_array() -> None:
 
 def test_a_request_keeps_to_its_bound_of_bytes() -> None:
     api = Api()
-    assert attempt(api, max_request_bytes=80).send(SITE, [event(f"e{n}") for n in range(7)]) is None
+    assert attempt(api, max_request_bytes=93).send(SITE, [event(f"e{n}") for n in range(7)]) is None
     assert [len(names) for names in api.requests] == [3, 3, 1]
 
 

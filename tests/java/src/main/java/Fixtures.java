@@ -30,7 +30,7 @@ public final class Fixtures {
         Schema.Parser parser = new Schema.Parser();
         parser.parse(schemas.resolve("jirafe.hub.Order.avsc").toFile()); // those of carts and orders refer to it
         Map<String, Schema> ours = new LinkedHashMap<>();
-        for (String name : new String[] {"cart", "order", "taxon", "result"}) {
+        for (String name : new String[] {"cart", "order", "product", "taxon", "result"}) {
             ours.put(name, parser.parse(schemas.resolve(name + ".avsc").toFile()));
         }
 
@@ -39,7 +39,7 @@ public final class Fixtures {
             "%s %016x%n".formatted(name, SchemaNormalization.parsingFingerprint64(schema))));
         Files.writeString(fixtures.resolve("fingerprints.txt"), fingerprints);
 
-        for (String name : new String[] {"cart", "order", "taxon"}) {
+        for (String name : new String[] {"cart", "order", "product", "taxon"}) {
             GenericRecord record = fromJson(ours.get(name), fixtures.resolve(name + ".json"));
             ByteBuffer framed = new BinaryMessageEncoder<>(GenericData.get(), ours.get(name)).encode(record);
             Files.write(fixtures.resolve(name + ".bin"), bytes(framed));

@@ -1,0 +1,123 @@
+"""What all rules of the mapping share: sections of a message, dates, and how a lack is told.
+
+A payload's sections come as `order` and `cart` (N, the hub's normalised form) and `original` (O, the shop's own):
+dicts that have every field of `jirafe.hub.Order`, None where the message had none.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from jirafe.sourced import derived
+
+Body = dict[str, Any]
+Section = Mapping[str, Any]
+
+NOTHING: Section = {}
+
+_LONGEST_DATE = 64
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):(\d\d)(\.\d+)? ?(?:(Z|UTC)|([+-]\d\d:?\d\d))?( ?\[[^\[\]]+\])?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+class Unmappable(ValueError):
+    """The message lacks what the API requires; the sentence is `place: what is wrong`."""
+
+
+def missing(place: str, why: str = "missing in the message") -> Any:
+    """Raise Unmappable: stands where a value is required."""
+    raise Unmappable(f"{place}: {why}")
+
+
+def add(body: Body, name: str, value: object) -> None:
+    """Set an optional field; what is empty is absent."""
+    if value:
+        body[name] = value
+
+
+def sections(payload: Section) -> tuple[Section, Section]:
+    """Give the payload's two forms of a cart or an order: the hub's, and the shop's own."""
+    return payload.get("order") or payload.get("cart") or NOTHING, payload["original"] or NOTHING
+
+
+def either(one: Section, other: Section, name: str) -> str | None:
+    """Give a text of the first section that has it."""
+    return one.get(name) or other.get(name)
+
+
+def finite(place: str, value: float) -> float:
+    """Give a number that JSON can carry; raises Unmappable."""
+    return value if math.isfinite(value) else missing(place, f"{value} is not a number that JSON can carry")
+
+
+def dates(first: Section, second: Section, created: str) -> tuple[str, str]:
+    """Give the dates of creation and change: the field `created` leads, any other of the kind stands in."""
+    changed = either(first, second, "updated_at")
+    for name in (created, "placed_on", "completed_at", "created_at", "available_on"):
+        if text := either(first, second, name):
+            create_date = date(name, text)
+            return create_date, date("updated_at", changed) if changed else create_date
+    return (date("updated_at", changed or missing(created)),) * 2
+
+
+def date_or(otherwise: str, place: str, name: str, text: str | None) -> str:
+    """Write the date of a part of the message, `otherwise` where it has none; raises Unmappable."""
+    return date(f"{place}.{name}", text) if text else otherwise
+
+
+def date(place: str, text: str) -> str:
+    """Write a date as the API does, `2013-06-17T15:16:10.000Z`; raises Unmappable, which quotes the text.
+
+    Read are ISO 8601 with any offset, UTC where there is none, Ruby's `2014-03-01 10:00:00 UTC`, and
+    `01/31/2013 12:34:22 UTC`.
+    """
+    try:
+        written = _written(text)
+    except (ValueError, OverflowError):
+        quoted = text if len(text) <= _LONGEST_DATE else f"{text[:_LONGEST_DATE]}..."
+        raise Unmappable(f"{place}: '{quoted}' is not a date") from None
+    return written if type(text) is str else derived(written, text)
+
+
+@lru_cache(maxsize=4096)
+def _written(text: str) -> str:
+    """Write a date; cached, as a message has most of its dates several times. Only dates stay in the cache."""
+    if len(text) > _LONGEST_DATE:
+        raise ValueError
+    moment = _moment(text.strip())
+    moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _moment(text: str) -> datetime:
+    # Without dashes fromisoformat takes plain numbers too, milliseconds among them.
+    if text[4:5] == text[7:8] == "-":
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            return _unusual_moment(text)
+    return datetime.strptime(text, "%m/%d/%Y %H:%M:%S UTC").replace(tzinfo=UTC)
+
+
+def _unusual_moment(text: str) -> datetime:
+    """Read Ruby's forms of ISO 8601, a zone's name behind the offset, midnight as 24:00, and a leap second."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        raise ValueError
+    day, time, second, fraction, utc, offset, zone = found.groups()
+    if zone and not (utc or offset):
+        raise ValueError  # where a zone's name alone gives the offset, it can't be told
+    ahead = timedelta()
+    if time == "24:00" and second == "00" and not (fraction or "").strip(".0"):
+        time, ahead = "00:00", timedelta(days=1)
+    elif second == "60":
+        second, ahead = "59", timedelta(seconds=1)
+    moment = datetime.fromisoformat(f"{day}T{time}:{second}{fraction or ''}{offset or 'Z'}").astimezone(UTC)
+    if second == "59" and ahead and (moment.hour, moment.minute) != (23, 59):
+        raise ValueError  # leap seconds end a day of UTC
+    return moment + ahead

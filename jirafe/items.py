@@ -1,0 +1,158 @@
+"""The line items of carts and orders, and their products; an item that was there before stays the same item."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from jirafe.fields import NOTHING, Body, Section, Unmappable, add, date_or, finite, missing, sections
+from jirafe.sourced import derived
+
+_WEB = ("http://", "https://")
+
+
+class Shared(NamedTuple):
+    """What all items of an event share; `numbered` names the field that counts them, from "1"."""
+
+    created: str
+    changed: str
+    parameters: Mapping[str, str]
+    numbered: str
+
+
+def items_of(payload: Section) -> Sequence[Section]:
+    """Give the line items of a payload: the shop's own, else the hub's."""
+    normalised, original = sections(payload)
+    return original.get("line_items") or normalised.get("line_items") or ()
+
+
+def made(items: Sequence[Section], shared: Shared) -> list[Body]:
+    """Make an event's items; raises Unmappable."""
+    return [_item(f"items.{index}", str(index + 1), item, shared) for index, item in enumerate(items)]
+
+
+def made_previous(payload: Section, items: Sequence[Section], bodies: Sequence[Body], shared: Shared) -> list[Body]:
+    """Make the items that there were before a change. The API can do without: there are none if one can't be made.
+
+    An item that is still there has the same id and product in both lists, whichever form told of it: `bodies` are
+    those of `items`.
+    """
+    previous = payload["previous_items"] or (payload["previous"] or NOTHING).get("line_items") or ()
+    try:
+        return [
+            _item(f"previous_items.{index}", str(index + 1), item, shared, None if same is None else bodies[same])
+            for index, (item, same) in enumerate(zip(previous, _same(previous, items), strict=True))
+        ]
+    except Unmappable:
+        return []
+
+
+def _same(previous: Sequence[Section], items: Sequence[Section]) -> list[int | None]:
+    """Find for each previous item the one that it is now: by id, else by variant, else by sku, each taken once."""
+    found: list[int | None] = [None] * len(previous)
+    left = list(range(len(items)))
+    for known_as in _KNOWN_AS:
+        places: dict[str, list[int]] = {}
+        for index in left:
+            if name := known_as(items[index]):
+                places.setdefault(name, []).append(index)
+        for index, item in enumerate(previous):
+            if found[index] is None and (same := places.get(known_as(item) or "")):
+                found[index] = same.pop(0)
+        taken = set(found)
+        left = [index for index in left if index not in taken]
+    return found
+
+
+def _sku(item: Section) -> str | None:
+    sku: str | None = (item["variant"] or NOTHING).get("sku") or item["sku"]
+    return sku
+
+
+_KNOWN_AS: tuple[Callable[[Section], str | None], ...] = (
+    lambda item: item["id"],
+    lambda item: item["variant_id"],
+    _sku,
+)
+
+
+def _item(place: str, item_number: str, item: Section, shared: Shared, same: Body | None = None) -> Body:
+    variant = item["variant"] or NOTHING
+    created = date_or(shared.created, place, "created_at", item["created_at"])
+    changed = date_or(shared.changed, place, "updated_at", item["updated_at"])
+    price = item["price"] if item["price"] is not None else variant.get("price")
+    body: Body = {
+        "id": same["id"]
+        if same
+        else item["id"] or item["variant_id"] or item["product_id"] or item["sku"] or missing(f"{place}.id"),
+        "create_date": created,
+        "change_date": changed,
+        shared.numbered: item_number,
+        "quantity": missing(f"{place}.quantity") if item["quantity"] is None else item["quantity"],
+        "price": missing(f"{place}.price") if price is None else finite(f"{place}.price", price),
+        "discount_price": 0,
+        "product": same["product"] if same else _product(place, item, created, changed, shared.parameters),
+    }
+    if shared.numbered == "order_item_number":
+        body["status"] = "accepted"
+    return body
+
+
+def _product(place: str, item: Section, created: str, changed: str, parameters: Mapping[str, str]) -> Body:
+    variant = item["variant"] or NOTHING
+    body: Body = {
+        "id": _product_id(item, variant) or missing(f"{place}.product.id"),
+        "code": _product_code(item, variant) or missing(f"{place}.product.code", "the line item has no sku"),
+        "is_product": True,
+        "is_sku": True,
+        "create_date": date_or(created, place, "product.created_at", variant.get("created_at")),
+        "change_date": date_or(changed, place, "product.updated_at", variant.get("updated_at")),
+    }
+    add(body, "name", variant.get("name") or item["name"])
+    if variant:
+        describe(body, variant["taxons"], variant["images"], parameters)
+    return body
+
+
+def _product_id(item: Section, variant: Section) -> str | None:
+    """Identify a product. A variant's own number comes last: it collides with products' numbers."""
+    identifier: str | None = variant.get("product_id") or item["product_id"] or _sku(item) or item["variant_id"]
+    return identifier
+
+
+def _product_code(item: Section, variant: Section) -> str | None:
+    return _sku(item) or item["product_id"] or variant.get("product_id")
+
+
+def describe(body: Body, taxons: Sequence[Section], images: Sequence[str], parameters: Mapping[str, str]) -> None:
+    """Add to a product what its taxons and images tell."""
+    if taxons:
+        if brand_taxonomy := parameters.get("jirafe.brand_category_taxonomy"):
+            add(body, "brand", _brand(taxons, brand_taxonomy))
+        add(body, "categories", _categories(taxons))
+    if images:
+        add(body, "images", _images(images, parameters.get("jirafe.store_url", "")))
+
+
+def _brand(taxons: Iterable[Section], taxonomy: str) -> str | None:
+    """Name the first taxon of the brands' taxonomy; None where there is none."""
+    names: list[str] = [taxon["name"] for taxon in taxons if taxon["taxonomy_id"] == taxonomy]
+    return names[0] if names else None
+
+
+def _categories(taxons: Iterable[Section]) -> list[Body]:
+    # A dict drops the repeated, and keeps the order of the first.
+    named = {(t["id"], t["name"]): None for t in taxons if t["id"] and t["name"]}
+    return [{"id": identity, "name": name} for identity, name in named]
+
+
+def _images(paths: Iterable[str], store: str) -> list[Body]:
+    """Make the images that have an absolute address, or get one by the store's."""
+    urls = [_absolute(store, path) for path in paths]
+    return [{"url": url} for url in urls if url.startswith(_WEB)]
+
+
+def _absolute(store: str, path: str) -> str:
+    """Put the store's address before an image's path, where it has none itself."""
+    if path.startswith(_WEB):
+        return path
+    url = f"https:{path}" if path.startswith("//") else f"{store.rstrip('/')}/{path.lstrip('/')}"
+    return derived(url, path)

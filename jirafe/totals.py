@@ -1,0 +1,127 @@
+"""What a cart or an order costs. Discounts have many spellings, and the other totals tell which is meant."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from jirafe.fields import Body, Section, finite
+from jirafe.sourced import Sourced, derived
+
+_SAME = 0.005
+"""Amounts that differ by less are the same: half a cent."""
+
+_TAX = "TaxRate"
+_DISCOUNT = ("discount", "promo", "coupon", "voucher", "rebate")
+
+
+class _Reading(NamedTuple):
+    """One way to read a message's discounts: their sum, as a positive number, and the adjustments that make it."""
+
+    sum: float
+    amounts: Sequence[float]
+    names: Sequence[str | None] = ()
+
+
+def totals(first: Section, second: Section, items: Sequence[Section]) -> Body:
+    """Give the totals of two sections, of which the first leads; raises Unmappable."""
+    body: Body = {
+        "subtotal": _amount(first, second, "item_total"),
+        "total": _amount(first, second, "total"),
+        "total_tax": _amount(first, second, "tax_total"),
+        "total_shipping": _amount(first, second, "ship_total"),
+        # The fee of the payment method: the amount paid is not a cost.
+        "total_payment_cost": _amount(first, second, "payment_fee"),
+    }
+    body["total_discounts"] = _discounts(body, first, second, items)
+    return body
+
+
+def _amount(first: Section, second: Section, name: str) -> float:
+    value = first.get(name)
+    if value is None:
+        value = second.get(name)
+    return 0 if value is None else finite(name, value)
+
+
+def _discounts(body: Body, first: Section, second: Section, items: Sequence[Section]) -> float:
+    """Sum the discounts, as a positive number, in the reading with which the message's totals add up.
+
+    As `total = subtotal + tax + shipping - discounts`, there is one such sum at most. Where no reading gives it,
+    what the message calls its discounts goes first, then what it takes off.
+    """
+    chosen = None
+    readings = _readings(first, second, items)
+    if first.get("total") is not None or second.get("total") is not None:
+        off = body["subtotal"] + body["total_tax"] + body["total_shipping"] - body["total"]
+        for reading in readings:
+            if abs(reading.sum - off) < _SAME:
+                return _told(reading, "since the totals only add up so")
+            chosen = chosen or (reading if reading.amounts else None)
+        if off >= _SAME:
+            for guess in _guesses(first, second, items):
+                if abs(guess.sum - off) < _SAME:
+                    return _told(guess, "since the totals only add up so")
+    chosen = chosen or next((reading for reading in readings if reading.amounts), None)
+    return _told(chosen, "") if chosen else 0
+
+
+def _told(reading: _Reading, why: str) -> float:
+    """Give a reading's sum; marked, it names the adjustments."""
+    if not any(isinstance(amount, Sourced) for amount in reading.amounts):
+        return reading.sum
+    names = ", ".join(f'"{name}"' for name in dict.fromkeys(reading.names) if name)
+    return derived(reading.sum, *reading.amounts, why=", ".join(part for part in (names, why) if part))
+
+
+def _readings(first: Section, second: Section, items: Sequence[Section]) -> Iterator[_Reading]:
+    """List what the message says of discounts, in whichever way: the likeliest first, none if it says nothing."""
+    is_named = False
+    for section in (first, second):
+        if total := section.get("discount_total"):
+            is_named = True
+            yield _Reading(abs(finite("discount_total", total)), [total])
+    of_items = _off_items(items)
+    for adjustments in _of_orders(first, second) or [()]:
+        of_order = _off(adjustments)
+        if of_order or of_items or is_named:
+            yield _reading(of_order + of_items)
+            # Old shops had none of their items' own; where there are both, the order's may be the sum.
+            yield _reading(of_order)
+
+
+def _guesses(first: Section, second: Section, items: Sequence[Section]) -> Iterator[_Reading]:
+    """List readings that count only where the totals add up: FlowLink has discounts as a positive "Discounts"."""
+    for adjustments in _of_orders(first, second):
+        if positive := [each for each in adjustments if _is_positive_discount(each)]:
+            yield _reading(positive + _off(adjustments) + _off_items(items))
+            yield _reading(positive)
+
+
+def _reading(adjustments: Sequence[Section]) -> _Reading:
+    amounts = [each["amount"] for each in adjustments]
+    off = round(finite("adjustments", sum(map(abs, amounts))), 4)
+    return _Reading(off, amounts, [each["label"] for each in adjustments])
+
+
+def _of_orders(first: Section, second: Section) -> list[Sequence[Section]]:
+    return [adjustments for section in (first, second) if (adjustments := section.get("adjustments"))]
+
+
+def _off_items(items: Sequence[Section]) -> list[Section]:
+    return [each for item in items if (adjustments := item["adjustments"]) for each in _off(adjustments)]
+
+
+def _off(adjustments: Sequence[Section]) -> list[Section]:
+    """Pick the adjustments that take something off; NaN too, to be told of. Taxes have a total of their own."""
+    return [
+        each
+        for each in adjustments
+        if (amount := each["amount"]) is not None
+        and not amount >= 0
+        and each["eligible"]
+        and _TAX not in (each["source"] or "")
+    ]
+
+
+def _is_positive_discount(adjustment: Section) -> bool:
+    label = (adjustment["label"] or "").lower()
+    return (adjustment["amount"] or 0) > 0 and adjustment["eligible"] and any(word in label for word in _DISCOUNT)

@@ -1,0 +1,167 @@
+"""Reading the hub's JSON: each object with its place, so that whatever is wrong in it is said with where it is."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+_INEXACT = 2.0**53
+
+Mark = Callable[[Any, str], Any]
+"""Given a value that was read and its place (`order.line_items.0.price`), gives what to put into the message."""
+
+
+class HubError(ValueError):
+    """The JSON is not a hub message; the sentence names the place and what is wrong there."""
+
+
+class Section:
+    """An object of the hub's JSON. What is null is absent, and so is blank text.
+
+    Of several names that a method takes, the first that has a value is read. All raise HubError where a value is
+    of another form than asked for. `mark` is given each value that is read, and gives what is put in its place.
+    """
+
+    __slots__ = ("_at", "_mark", "_raw")
+
+    def __init__(self, raw: Mapping[str, Any], at: str = "", mark: Mark | None = None) -> None:
+        self._raw = raw
+        self._at = at
+        self._mark = mark
+
+    @classmethod
+    def of(cls, value: object, at: str, mark: Mark | None = None) -> "Section":
+        """Make a section of what must be an object."""
+        if not isinstance(value, Mapping):
+            raise HubError(f"{at or 'the message'}: must be an object, and is {_said(value)}")
+        return cls(value, at, mark)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def value(self, name: str) -> Any:
+        """Give a value as it is, None where there is none."""
+        return self._raw.get(name)
+
+    def text(self, *names: str) -> str | None:
+        """Read text; a number is written as text."""
+        for name in names:
+            value = self._raw.get(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise HubError(f"{self._place(name)}: must be text or a number, and is {_said(value)}")
+            text = written(value, self._place(name))
+            if text.strip():
+                marked: str = self._marked(text, name)
+                return marked
+        return None
+
+    def number(self, *names: str) -> float | None:
+        """Read a number, or text that has one."""
+        for name in names:
+            value = self._raw.get(name)
+            if value is None or (isinstance(value, str) and not value.strip()):
+                continue
+            try:
+                # float() would take True for 1, and "1_000" for a thousand.
+                number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
+            except (TypeError, ValueError, OverflowError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise HubError(f"{self._place(name)}: must be a number, and is {_said(value)}")
+            marked: float = self._marked(number, name)
+            return marked
+        return None
+
+    def whole_number(self, name: str) -> int | None:
+        """Read a whole number of 64 bits."""
+        number = self.number(name)
+        if number is None:
+            return None
+        if number != int(number) or abs(number) >= 2**63:
+            raise HubError(f"{self._place(name)}: must be a whole number, and is {_said(self._raw[name])}")
+        marked: int = self._marked(int(number), name)
+        return marked
+
+    def is_false(self, name: str) -> bool:
+        """Tell whether a value is there, and is false."""
+        return self._marked(self._raw.get(name), name) is False
+
+    def section(self, name: str) -> "Section | None":
+        """Read an object, None where there is none."""
+        value = self._raw.get(name)
+        return None if value is None else Section.of(value, self._place(name), self._mark)
+
+    def part(self, *way: str) -> "Section":
+        """Give the object at the end of a way, an empty one where there is none; a list's names are its indices."""
+        section = self
+        for name in way:
+            value = section._raw.get(name)
+            if isinstance(value, list):
+                value = {str(index): item for index, item in enumerate(value)}
+            section = Section(value if isinstance(value, Mapping) else {}, section._place(name), self._mark)
+        return section
+
+    def sections(self, name: str) -> "list[Section]":
+        """Read a list's objects; empty ones, as some hubs leave for what they elide, are passed over."""
+        values = self._raw.get(name)
+        if values is None:
+            return []
+        if not isinstance(values, list):
+            raise HubError(f"{self._place(name)}: must be a list, and is {_said(values)}")
+        return [
+            Section.of(value, f"{self._place(name)}.{index}", self._mark)
+            for index, value in enumerate(values)
+            if value != {} and value is not None
+        ]
+
+    def any_of(self, name: str) -> "Iterator[str | Section]":
+        """Give a list's texts and objects; whatever is of another form is passed over, and so is another value."""
+        values = self._raw.get(name)
+        for index, value in enumerate(values if isinstance(values, list) else ()):
+            at = f"{name}.{index}"
+            if isinstance(value, Mapping) and value:
+                yield Section(value, self._place(at), self._mark)
+            elif isinstance(value, str) and value.strip():
+                yield self._marked(value, at)
+
+    def objects(self, name: str) -> "list[Section]":
+        """Give a list's objects; whatever is of another form is passed over, and so is another value."""
+        return [value for value in self.any_of(name) if isinstance(value, Section)]
+
+    def change(self, name: str) -> list[str | None] | None:
+        """Read how a plain field changed, [before, after] or the new value alone; None where it is not plain."""
+        value = self._raw[name]
+        sides = (
+            [(f"{name}.{index}", side) for index, side in enumerate(value)]
+            if isinstance(value, list)
+            else [(name, value)]
+        )
+        if any(isinstance(side, list | dict) for _, side in sides):
+            return None
+        return [None if side is None else self._marked(str(side), at) for at, side in sides]
+
+    def _place(self, name: str) -> str:
+        return f"{self._at}.{name}" if self._at else name
+
+    def _marked(self, value: Any, name: str) -> Any:
+        return value if self._mark is None else self._mark(value, self._place(name))
+
+
+def written(value: str | float, at: str) -> str:
+    """Write an id as text; one that JSON's numbers have lost digits of would be another's: raises HubError."""
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) >= _INEXACT:
+            raise HubError(f"{at}: is too large a number to be read exactly; write it as text")
+        return str(int(value))
+    return str(value)
+
+
+def _said(value: object) -> str:
+    """Say a wrong value in a few characters; of what has parts, which may be secrets, only what it is."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = str(orjson.dumps(value), "utf-8")
+    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - a line's worth

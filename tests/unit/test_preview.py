@@ -1,0 +1,156 @@
+"""What a preview says of a message: its events, where each field comes from, and what was not used."""
+
+import copy
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.admin.preview import Given, Preview, files_of, of_document, of_file, of_message
+from consumer.demo.shop import shop
+from jirafe.services import Event, make_events
+from schemas.codec import Codec
+from schemas.hub import to_message
+from tests.messages import cart, line_item, order, taxon
+
+GIVEN = Given({"jirafe.product_category_taxonomy": "2"}, {}, 1_393_664_400_000, "the record's timestamp")
+CODEC = Codec()
+STORY = [CODEC.decode(record.value) for record in shop(400, broken_share=0)]
+
+
+def fields(shown: Preview, event: int = 0) -> dict[str, tuple[object, str]]:
+    return {field.path: (field.value, field.why) for field in shown.fields[event]}
+
+
+def whys(document: dict[str, Any]) -> dict[str, str]:
+    return {path: why for path, (_, why) in fields(of_document(document, GIVEN)).items()}
+
+
+def test_each_field_has_its_value_and_its_source() -> None:
+    found = fields(of_document(cart("R1"), GIVEN))
+    assert found["id"] == ("R1", "from payload.cart.number")
+    assert found["total"] == (26.0, "from payload.cart.totals.order")
+    assert found["create_date"] == (
+        "2014-03-01T10:00:00.000Z",
+        'from payload.cart.placed_on ("2014-03-01T10:00:00Z")',
+    )
+    assert found["items[0].quantity"] == (2, "from payload.cart.line_items[0].quantity")
+    assert found["items[0].cart_item_number"] == ("1", "(its place in the list)")
+    assert found["items[0].product.is_sku"] == (True, "(always)")
+    assert found["total_payment_cost"] == (0, "(none in the message)")
+
+
+def test_a_place_is_that_of_the_document() -> None:
+    later = {"request_id": "m", **order("R1")["payload"]}
+    assert whys(later)["id"] == "from order.number"
+
+
+def test_an_item_that_stays_has_the_id_of_the_current_one() -> None:
+    document = order("R1", "order:updated", line_items=[line_item(id=31, variant_id=8)])
+    document["payload"]["previous"] = {"line_items": [line_item(id=None, variant_id=8, quantity=1)]}
+    found = whys(document)
+    assert found["previous_items[0].id"] == "from payload.order.line_items[0].id"
+    assert found["previous_items[0].quantity"] == "from payload.previous.line_items[0].quantity"
+
+
+def test_a_sum_has_all_its_sources_and_why_it_is_the_one() -> None:
+    promotion = {"label": "Spring", "amount": "-1", "source_type": "Spree::PromotionAction"}
+    items = [line_item(id=number, adjustments=[promotion]) for number in (1, 2)]
+    totals = {"item": 42, "order": 40, "tax": 0, "shipping": 0}
+    places = [f"payload.cart.line_items[{index}].adjustments[0].amount" for index in (0, 1)]
+    found = whys(cart("R1", line_items=items, totals=totals))
+    assert found["total_discounts"] == f'from {" and ".join(places)} "Spring", since the totals only add up so'
+
+
+def test_what_decides_which_events_there_are_is_told() -> None:
+    shown = of_document(order("R1", "order:updated", status="cancelled"), GIVEN)
+    assert shown.decisive == ['payload.order.status is "cancelled"']
+    assert [kind for kind, _ in shown.events] == ["order-accepted", "order-cancelled"]
+    assert of_document(taxon("9", "Bags"), GIVEN).decisive == ['payload.taxon.taxonomy_id is "2"']
+
+
+def test_what_was_not_used_is_told_in_places_as_large_as_can_be() -> None:
+    document = order("R1", "order:updated", channel="web", payments=[{"amount": 1}, {"amount": 2}])
+    document["payload"] |= {"original": {"number": "R1", "token": "x", "user_id": 7}, "shipment": {"items": [1]}}
+    document["payload"]["order"]["line_items"] = [line_item(id=i, options={"size": i}) for i in (1, 2)]
+    shown = of_document(document, GIVEN)
+    assert shown.unknown == [
+        "payload.order.line_items[].options",
+        "payload.order.channel",
+        "payload.order.payments",
+        "payload.original.token",
+        "payload.shipment",
+    ]
+    assert shown.outdone == ["payload.original.number"]
+
+
+def test_parameters_and_what_says_nothing_are_not_called_unused() -> None:
+    document = cart("R1", note=None, extra={}, gift=False)
+    document["payload"]["parameters"] = [{"name": "jirafe.access_token", "value": "secret"}]
+    shown = of_document(document, GIVEN)
+    assert shown.unknown == shown.outdone == []
+    assert "secret" not in repr(shown)
+
+
+def test_of_an_event_that_cannot_be_made_only_the_unknown_is_told() -> None:
+    shown = of_document(order("R1", "order:updated", currency=None, channel="web"), GIVEN)
+    assert (shown.is_faulty, shown.unknown, shown.outdone) == (True, ["payload.order.channel"], [])
+
+
+def test_nothing_was_sent_and_nothing_says_so() -> None:
+    (notification,) = of_document(cart("R1"), GIVEN).notifications
+    assert notification == {
+        "level": "info",
+        "subject": "Cart event would be sent to Jirafe",
+        "description": "A cart event for R1 would be sent to Jirafe.",
+    }
+
+
+def test_a_taxon_without_dates_takes_the_records_and_says_so() -> None:
+    shown = of_document(taxon("9", "Bags", created_at=None), GIVEN)
+    assert fields(shown)["create_date"] == ("2014-03-01T09:00:00.000Z", "from the record's timestamp")
+    assert shown.notes == ["the message has no dates; its event has the record's timestamp"]
+    assert of_document(taxon("9", "Bags"), GIVEN).notes == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(b"{", "not JSON"), (b"[]", "there is no message in it"), (b"1", "must be")]
+)
+def test_a_file_that_cannot_be_read_is_an_error_of_its_own(text: bytes, said: str) -> None:
+    ((origin, shown),) = of_file("a.json", [text], GIVEN)
+    assert origin == "a.json"
+    assert said in shown.notifications[0]["description"]
+
+
+def test_files_of_folders_come_in_order(tmp_path: Any) -> None:
+    for name in ("b.jsonl", "a.json", "c.txt", "inner/d.ndjson"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [name.removeprefix(f"{tmp_path}/") for name in files_of([str(tmp_path), "-", "absent.json"])]
+    assert found == ["a.json", "b.jsonl", "inner/d.ndjson", "-", "absent.json"]
+
+
+@given(st.sampled_from(STORY))
+@settings(max_examples=60)
+def test_explaining_changes_nothing(message: dict[str, Any]) -> None:
+    marked = of_message(copy.deepcopy(message), GIVEN)
+    made = make_events(message["message"], message["payload"], {**GIVEN.defaults, **message["parameters"]})
+    plain = [{"kind": event.kind.name, "body": event.body} for event in made if isinstance(event, Event)]
+    assert orjson.dumps(marked.as_json()["events"]) == orjson.dumps(plain)
+
+
+def test_every_value_of_a_shops_events_has_a_source_or_needs_none() -> None:
+    unexplained = set()
+    for document in (cart("R1"), order("R1"), order("R1", "order:updated", status="canceled")):
+        shown = of_document(document, GIVEN)
+        assert orjson.dumps(shown.as_json()["events"]) == orjson.dumps(
+            [
+                {"kind": event.kind.name, "body": event.body}
+                for event in make_events(shown.message, to_message(document)["payload"], GIVEN.defaults)
+                if isinstance(event, Event)
+            ]
+        )
+        unexplained |= {f.path for each in shown.fields for f in each if f.why == "(none in the message)"}
+    assert unexplained == {"total_payment_cost", "total_discounts"}
