@@ -68,9 +68,7 @@ def preview(
         raise UsageError(
             f"there are no messages in {', '.join(files)}: their files end in .json, .jsonl or .ndjson."
         )
-    shown = (
-        each for name in names for each in mapping.of_file(name, produce.read_source(name, sys.stdin.buffer), asked)
-    )
+    shown = (each for name in names for each in _previews(name, asked))
     first = [*islice(shown, 2)]
     several = len(first) > 1
     events, faulty = [], 0

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from consumer.admin.preview import preview
+from consumer.admin import preview
 from jirafe import services
-from jirafe.events import Unmappable
+from jirafe.fields import Unmappable
 from jirafe.sandbox.validation import Validator
 from jirafe.services import Event, Unsendable
 from schemas.codec import Codec
@@ -19,6 +19,8 @@ from tests.fuzz import draw as drawing
 from tests.fuzz.targets import Breach, Case, Limits, latin
 
 LIMITS = Limits()
+
+_TIMESTAMP = 1_400_000_000_000
 
 _PARAMETERS = {
     "jirafe.product_category_taxonomy": "2",
@@ -99,6 +101,9 @@ def try_out(case: Case) -> None:
         _check_reason(error)
         return
     for document in found:
+        orjson.dumps(
+            preview.of_document(document, preview.Given(case["parameters"], {}, _TIMESTAMP, "now")).as_json()
+        )
         try:
             message = to_message(document)
         except HubError as error:
@@ -113,10 +118,9 @@ def check_message(message: dict[str, Any], parameters: dict[str, str]) -> None:
     if key is not None:
         key.encode()
     decoded = _codec().decode_message(_codec().encode(kind_of(message["message"]) or "", message))
-    orjson.dumps(preview(decoded, parameters, {}))
     try:
         events = services.make_events(
-            decoded["message"], decoded["payload"], {**parameters, **decoded["parameters"]}
+            decoded["message"], decoded["payload"], {**parameters, **decoded["parameters"]}, _TIMESTAMP
         )
     except services.UnknownMessageType as error:
         _check_reason(error)
