@@ -34,6 +34,10 @@ _TROUBLES = {
     Count.MISSING: ("has no result", "have no result"),
     Count.DOUBLED: ("has more than one result", "have more than one result"),
     Count.WITHOUT_LETTER: ("failed and is no dead letter", "failed and are no dead letters"),
+    Count.LOST: (
+        "was deleted from the log before it had a result",
+        "were deleted from the log before they had results",
+    ),
     Count.STRAY_LETTER: ("is a dead letter and did not fail", "are dead letters and did not fail"),
 }
 

@@ -125,14 +125,21 @@ class Shelf:
             "topic": ORDERS,
             "partition": partition,
             "offset": offset,
-            "timestamp": 0,
+            "timestamp": self.timestamp(offset, partition),
             **said,
         }
         return self.add(RESULTS, self.codec.encode("result", result), timestamp=at)
 
+    def timestamp(self, offset: int, partition: int = 0) -> int:
+        """Give the timestamp of a record that is there, 0 of none."""
+        kept = self.logs[Partition(ORDERS, partition)].kept.get(offset)
+        return kept.timestamp if kept else 0
+
     def letter(
         self, of: Record, *, kind: str = "rejected", at: int = 0, partition: int = 0, reason: str = "refused"
     ) -> int:
+        if of.topic == ORDERS and not of.timestamp:
+            of = of._replace(timestamp=self.timestamp(of.offset, of.partition))
         headers = dead_letter_headers(of, DeadLetter(kind, reason, 1), at)
         return self.add(LETTERS, of.value, key=of.key, headers=headers, partition=partition, timestamp=at)
 

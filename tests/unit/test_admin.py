@@ -278,6 +278,54 @@ def test_letters_of_a_redrive_or_replay_are_no_letters_of_the_group(redelivery: 
     assert report.partitions[0].first[Count.WITHOUT_LETTER] == (1,)
 
 
+def test_results_of_a_topic_that_was_created_again_prove_nothing_of_the_new_one() -> None:
+    shelf = Shelf()
+    for offset in range(3):
+        shelf.result(offset, code=500, timestamp=77)
+        shelf.letter(record(offset)._replace(timestamp=77))
+    for _ in range(3):
+        shelf.add(ORDERS, b"no Avro", timestamp=99)
+    shelf.result(0)
+    shelf.committed[ORDER] = 3
+    report = audited(shelf)
+    assert not report.is_proven
+    assert report.total()[Count.ONE_RESULT] == 1
+    assert report.partitions[0].first[Count.MISSING] == (1, 2)
+    assert report.total()[Count.DEAD_LETTERED] == report.total()[Count.DOUBLED] == 0
+    assert report.notes == (
+        f"{ORDERS} was deleted and created again: 6 results and dead letters are of the old one.",
+    )
+
+
+@pytest.mark.parametrize("timestamp", [-1, 0, 2**63 - 1, 253_402_300_800_000, 1_400_000_000_123])
+def test_the_timestamp_of_a_record_is_compared_whatever_it_is(timestamp: int) -> None:
+    shelf = Shelf()
+    shelf.add(ORDERS, b"no Avro", timestamp=timestamp)
+    shelf.result(0)
+    shelf.committed[ORDER] = 1
+    assert audited(shelf).is_proven
+
+
+@pytest.mark.parametrize(("delivered", "lost"), [(5, 0), (4, 1), (2, 3), (0, None)])
+def test_records_that_were_deleted_before_they_had_a_result_are_lost(delivered: int, lost: int | None) -> None:
+    shelf = Shelf()
+    for offset in range(8):
+        shelf.add(ORDERS, b"no Avro")
+        if offset < delivered or offset >= 5:
+            shelf.result(offset)
+    log = shelf.logs[ORDER]
+    log.first = 5
+    log.kept = {offset: kept for offset, kept in log.kept.items() if offset >= 5}
+    shelf.committed[ORDER] = 8
+    report = audited(shelf)
+    assert report.total()[Count.ONE_RESULT] == 3
+    assert report.is_proven == (not lost)
+    assert report.total()[Count.LOST] == (lost or 0)
+    if lost:
+        assert report.partitions[0].first[Count.LOST] == (delivered,)
+    assert audited(shelf, 6).is_proven  # of what was asked for, nothing is lost
+
+
 # dead letters
 
 
