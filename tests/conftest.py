@@ -2,7 +2,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck
 
 from brokers import choice
 from brokers.choice import Choice
@@ -11,6 +13,10 @@ from consumer.errors import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
 from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
+
+# A test of generated input is as slow as the machine is busy; that is no fault of the code.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 _CHOICE = pytest.StashKey[Choice]()
 

@@ -244,9 +244,18 @@ class Attempt:
 
     def _suspect(self, run: _Run) -> None:
         """Note that events failed alone, and give up those that are at fault themselves."""
-        for event, message in run.suspects:
-            event.suspicion = event.suspicion or replace(run.before)
-            if event.suspicion.failed_again(run.tally, self.rules.max_attempts):
+        suspicions = [event.suspicion or replace(run.before, since=self.now) for event, _ in run.suspects]
+        silent = [each for each in suspicions if each.alone and each.seen == run.tally.succeeded]
+        # Nothing else was sent there that would show that the site serves: perhaps nothing but suspects is left.
+        if silent and self.still_ours() and isinstance(self.client.send(run.site, [PROBE]), Answered):
+            run.tally.succeeded += 1
+            self.served.add(run.site.site_id)
+            for suspicion in silent:
+                suspicion.is_probed = True
+        for (event, message), suspicion in zip(run.suspects, suspicions, strict=True):
+            event.suspicion = suspicion
+            is_at_fault = suspicion.failed_again(run.tally, self.rules.max_attempts)
+            if is_at_fault and (not suspicion.is_probed or self.now - suspicion.since >= self.rules.patience):
                 tries = event.suspicion.alone
                 event.outcome = Fault(
                     "failing", f"{message}, {tries} times for this event alone while others succeeded"

@@ -22,8 +22,10 @@ class Tally:
 class Suspicion:
     """What is known of an event that fails alone, or of a site that fails all.
 
-    `succeeded` and `failed` are a tally's counts when it came under suspicion, `seen` how many had succeeded at its
-    last try. `alone` counts its tries, `counted` those before which others had succeeded meanwhile.
+    `succeeded` and `failed` are a tally's counts when it came under suspicion, at the moment `since`, and `seen`
+    how many had succeeded at its last try. `alone` counts its tries, `counted` those before which others had
+    succeeded meanwhile. `is_probed` tells that some of those were only probes, which show less: they ask for time,
+    too.
     """
 
     succeeded: int
@@ -31,6 +33,8 @@ class Suspicion:
     seen: int
     alone: int = 0
     counted: int = 0
+    since: float = 0.0
+    is_probed: bool = False
 
     @classmethod
     def of(cls, tally: Tally) -> "Suspicion":

@@ -62,6 +62,9 @@ class Committer(Generic[W]):
         so that what can't be written stops only its lane. Nothing is written of a flooded topic. Raises WriterLost.
         """
         now = self.clock.monotonic()
+        lanes = list(lanes)
+        if self.trouble and not any(lane.offset is not None for lane in lanes):
+            self.trouble, self._failures = None, 0  # what it was about is another member's now
         if now < self._due:
             return
         ready = [lane for lane in lanes if lane.finished or (now >= self._ends_due and lane.offset is not None)]

@@ -249,6 +249,59 @@ def test_an_api_that_fails_most_takes_more_failures_to_make_it_an_events_fault()
     assert tries > 50
 
 
+class TestAnEventThatIsLeftAlone:
+    """One event fails whatever it is sent with, and nothing else is sent to its site meanwhile."""
+
+    def tries(self, script: Script, moments: Sequence[float]) -> tuple[Outgoing, Api, list[Trouble | None]]:
+        tallies: dict[str, SiteTally] = {}
+        api, sites, suspect = Api(script), Sites(), event("bad")
+        troubles = [attempt(api, {}, tallies, sites=sites, now=now).send(SITE, [suspect]) for now in moments]
+        return suspect, api, troubles
+
+    def test_is_given_up_after_the_attempts_and_the_time_if_probes_show_that_the_site_serves(self) -> None:
+        suspect, api, troubles = self.tries(failing_for("bad"), [0, 10, 20, 30, 40])
+        assert suspect.outcome is None
+        assert len(api.probed) == 4  # not before it has failed alone twice
+        assert all(trouble and trouble.isolating for trouble in troubles[1:])
+        suspect, api, troubles = self.tries(failing_for("bad"), [0, 10, 20, 30, 59, 60])
+        assert outcomes([suspect]) == ["failing"]
+        assert api.requests == [["bad"]] * 6
+
+    @pytest.mark.parametrize("cause", ["503", "timeout"])
+    def test_is_never_given_up_while_probes_fail_too(self, cause: str) -> None:
+        suspect, api, troubles = self.tries(lambda _: Failed(cause, "down", None), range(0, 10_000, 100))
+        assert suspect.outcome is None
+        assert len(api.probed) == 99
+        assert not any(trouble and trouble.isolating for trouble in troubles)
+
+    def test_opens_the_gate_of_its_site_for_others_once_a_probe_is_answered(self) -> None:
+        tallies: dict[str, SiteTally] = {}
+        api, served = Api(failing_for("bad")), []
+        suspect = event("bad")
+        for now in (0, 10):
+            trying = attempt(api, {}, tallies, now=now)
+            trying.send(SITE, [suspect])
+            served.append(trying.served)
+        assert served == [set(), {"1"}]
+
+    def test_is_not_probed_for_where_others_show_it_or_once_the_partition_is_not_ours(self) -> None:
+        tallies: dict[str, SiteTally] = {}
+        api, suspect = Api(failing_for("bad")), event("bad")
+        for number in range(4):
+            attempt(api, {}, tallies).send(SITE, [suspect, event(f"good{number}")])
+        assert api.probed == []
+        api = Api(lambda _: Failed("503", "down", None))
+        ours = iter([True, True, False])
+        suspect = event("bad")
+        for _ in range(2):
+            attempt(api, {}, {}, lambda: next(ours)).send(SITE, [suspect])
+        assert api.probed == []
+
+
+def failing_for(name: str) -> Script:
+    return lambda names: Failed("503", "down", None) if name in names else accepting(names)
+
+
 def test_our_own_refused_token_holds_and_a_messages_is_final() -> None:
     api = Api(lambda _: Forbidden("invalid_token"))
     theirs, ours = [event("theirs")], [event("ours")]

@@ -227,6 +227,19 @@ def test_a_writer_that_is_lost_goes_through_and_nothing_is_taken_for_committed(
     assert len(office.lanes[A].finished) == 1
 
 
+def test_a_trouble_is_forgotten_with_the_lanes_that_it_was_about(office: Office) -> None:
+    office.finish(A, 0)
+    office.producer.fail("commit", ABORTABLE)
+    office.commit()
+    assert office.committer.trouble
+    lanes, office.lanes = office.lanes, {B: office.lanes[B]}
+    office.commit()
+    assert office.committer.trouble is None
+    office.lanes = lanes
+    office.clock.now += 1
+    assert offsets(office.commit()) == [{A: 1}]
+
+
 # floods
 
 
