@@ -1,0 +1,116 @@
+"""What goes wrong in a run, and when: a list drawn by the seed, so that a part of it can be tried as well."""
+
+from dataclasses import dataclass
+from random import Random
+
+from tests.simulation.clients import CALLS
+
+HOWS = {
+    **dict.fromkeys(
+        CALLS,
+        (
+            "lost",
+            "unanswered",
+            "slow",
+            "answered late",
+            "refused",
+            "killed before",
+            "killed after",
+            "frozen before",
+            "frozen after",
+        ),
+    ),
+    "api": (
+        "lost",
+        "unanswered",
+        "503",
+        "429",
+        "mismatch",
+        "partial",
+        "partial",
+        "slow",
+        "arrives late",
+        "answered late",
+        "killed before",
+        "frozen after",
+    ),
+    "registry": ("lost", "slow", "killed before"),
+    "queue": ("full",),
+    "adding": ("never",),
+}
+"""How each call may go wrong."""
+
+EVENTS = (
+    "kill",
+    "stop",
+    "stop twice",
+    "freeze",
+    "cut",
+    "brokers down",
+    "group moves",
+    "transactions move",
+    "disk full",
+    "site down",
+    "other site down",
+    "token changed",
+    "registry down",
+    "clock jumps",
+    "reload",
+    "retention",
+    "partition added",
+    "transaction left open",
+)
+"""What may happen beside calls."""
+
+_RARE = {"killed before": 0.2, "killed after": 0.3, "frozen before": 0.2, "frozen after": 0.3, "never": 0.2}
+_CALL_WEIGHTS = {"api": 6.0, "end": 2.0, "offsets": 2.0, "produce": 2.0, "fetch": 2.0, "heartbeat": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: from a moment on, of one kind, at one member (a slot), for some seconds.
+
+    If `call` is set it waits for the member's next such call, and is then how that goes wrong.
+    """
+
+    at: float
+    what: str
+    member: int
+    seconds: float
+    call: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.call} of member {self.member}" if self.call else f"member {self.member}"
+        return f"{self.at:6.2f}  {self.what} ({where}, {self.seconds:.1f} s)"
+
+
+def draw(seed: int, members: int, duration: float) -> list[Fault]:
+    """Draw the faults of a run: some kinds of them only, so that runs differ in kind."""
+    chance = Random(f"{seed} faults")  # noqa: S311 - chance, not cryptography
+    calls = {call: weight for call, weight in _weighted(chance).items() if chance.random() < 0.7}
+    events = [event for event in EVENTS if chance.random() < 0.4]
+    faults: list[Fault] = []
+    if calls:
+        for _ in range(chance.choice((0, 20, 60, 120))):
+            call = chance.choices(list(calls), list(calls.values()))[0]
+            hows = HOWS[call]
+            how = chance.choices(hows, [_RARE.get(how, 1.0) for how in hows])[0]
+            faults.append(_fault(chance, duration, members, how, call))
+    if events:
+        for _ in range(chance.choice((1, 4, 10))):
+            faults.append(_fault(chance, duration, members, chance.choice(events), None))
+    return sorted(faults, key=lambda fault: fault.at)
+
+
+def _weighted(chance: Random) -> dict[str, float]:
+    return {call: _CALL_WEIGHTS.get(call, 1.0) * chance.choice((0.3, 1.0, 3.0)) for call in HOWS}
+
+
+def _fault(chance: Random, duration: float, members: int, what: str, call: str | None) -> Fault:
+    if what.startswith("frozen") or what == "freeze":
+        seconds = chance.choice((0.5, 3.0, 7.0, 14.0, 20.0))
+    elif call:
+        seconds = chance.choice((0.1, 0.3, 1.0, 2.0, 4.0))
+    else:
+        seconds = chance.choice((0.5, 2.0, 4.0, 8.0))
+    return Fault(round(chance.uniform(0, duration), 3), what, chance.randrange(members), seconds, call)

@@ -1,0 +1,277 @@
+"""What must hold: each promise is checked at the moment at which it would be broken.
+
+- At each departure of a request: the partition is still the sender's as far as it can know, the process did not
+  stand still for its session, each event's earlier ones of its key are decided or go ahead of it in the same
+  request, and nothing goes out that was decided before.
+- At each commit: one result for each record and none twice; the code that is due; a dead letter, byte for byte,
+  for what failed, and none for the rest; nothing said to be sent that the API has not; offsets neither ahead of the
+  results nor behind them, and never going back.
+- At each view: what a member holds is bounded, and it is not ready while it waits for something.
+- At the end: nothing lost, the last arrival of each key is its newest version, all members idle.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from consumer.engine.records import Partition
+from jirafe.client import Accepted, Answer, Answered, Rejected, Refused, Transient
+from schemas.codec import Codec
+from tests.simulation.broker import Entry, Log, Transactional
+from tests.simulation.clients import Assigned, SimConsumer
+from tests.simulation.kernel import Process
+from tests.simulation.workload import SENT, UNORDERED, Event, Made, Sent
+
+RESULTS, LETTERS = "results", "dead-letters"
+
+
+class Breach(AssertionError):
+    """A promise was broken: `invariant` names it, the text tells how."""
+
+    def __init__(self, invariant: str, told: str) -> None:
+        super().__init__(f"{invariant}: {told}")
+        self.invariant = invariant
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A batch on its way. `held` are the assignments by which its sender may send its records."""
+
+    process: Process
+    consumer: SimConsumer
+    site: str
+    token: str
+    events: list[tuple[Sent, Event]]
+    held: dict[Partition, Assigned]
+    is_given_up: bool = False
+
+    def is_late(self, owner: str | None, partition: Partition) -> bool:
+        """Tell whether its sender may have lost the partition, or interest, since it was sent."""
+        consumer = self.consumer
+        return (
+            self.is_given_up
+            or not self.process.is_alive
+            or consumer.is_closed
+            or consumer.assigned.get(partition) is not self.held[partition]
+            or consumer.member_id != owner
+        )
+
+
+@dataclass(slots=True)
+class _Key:
+    last: Sent | None = None
+    newest_arrival: tuple[Sent, int] | None = None
+
+
+class Ledger:
+    """Knows all that was produced, and hears of all that happens to it."""
+
+    def __init__(self, codec: Codec, owner_of: dict[Partition, str | None]) -> None:
+        self.sent: dict[Partition, dict[int, Sent]] = defaultdict(dict)
+        self.events: dict[bytes, tuple[Sent, Event]] = {}
+        self.committed: dict[Partition, int] = {}
+        self.undecided_failing = 0
+        self.breach: Breach | None = None
+        self._codec = codec
+        self._keys: dict[str, _Key] = defaultdict(_Key)
+        self._owner_of = owner_of
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sent.values()))
+
+    def produced(self, made: Made, partition: Partition, offset: int) -> Sent:
+        """Note a record that consumers will see."""
+        sent = Sent(made, partition, offset)
+        self.sent[partition][offset] = sent
+        if made.events:
+            for event in made.events:
+                self.events[event.json] = (sent, event)
+            self.undecided_failing += made.kind == "failing"
+            if made.kind not in UNORDERED:
+                key = self._keys[made.event_key]
+                sent.before, key.last = key.last, sent
+        return sent
+
+    def broken(self, invariant: str, told: str) -> Breach:
+        """Note a breach, and give it to be raised: whoever catches it, the run ends."""
+        self.breach = self.breach or Breach(invariant, told)
+        return self.breach
+
+    def expired(self, log: Log) -> None:
+        """Note that retention took records away."""
+        for offset, sent in self.sent[log.partition].items():
+            if offset < log.start and not sent.results:
+                sent.is_expired = True
+
+    # at the API
+
+    def departs(self, request: Request, longest_silence: float) -> None:
+        """A request goes out now."""
+        process = request.process
+        if any(
+            until - max(since, request.consumer.made) > longest_silence + 0.001 for since, until in process.freezes
+        ):
+            raise self.broken("sends after standing still", f"{process.name} stood still for longer than its session")
+        ahead: set[tuple[Sent, int]] = set()
+        for sent, event in request.events:
+            held = request.held.get(sent.partition)
+            if held is None:
+                raise self.broken("sends what is not its own", f"{process.name} has not {sent.partition}, sends {sent}")
+            if (sent, event.number) in held.decided:
+                raise self.broken("sends what is decided", f"{process.name} sends {sent}, event {event.number}, again")
+            earlier = self._before(sent, event)
+            if earlier and earlier not in ahead and earlier not in held.decided and _is_due(earlier[0], held):
+                raise self.broken(
+                    "order per key", f"{process.name} sends {sent}, event {event.number}, before {earlier[0]}"
+                )
+            ahead.add((sent, event.number))
+
+    def arrives(self, request: Request, sent: Sent, event: Event, *, is_behind: bool) -> None:
+        """The API accepts an event; `is_behind` tells that it could not take an earlier one of its key."""
+        earlier = self._before(sent, event)
+        if earlier and not is_behind and not _has_arrived(*earlier) and not earlier[0].is_expired:
+            raise self.broken("order per key", f"{sent}, event {event.number}, arrives first, {earlier[0]} has not")
+        sent.accepted.add(event.number)
+        if not (is_behind or request.is_late(self._owner_of.get(sent.partition), sent.partition)):
+            self._keys[sent.made.event_key].newest_arrival = (sent, event.number)
+
+    def answered(self, request: Request, answer: Answer) -> None:
+        """The sender has read an answer."""
+        if isinstance(answer, Refused) and len(request.events) == 1:
+            sent, event = request.events[0]
+            request.held[sent.partition].decided.add((sent, event.number))
+        if not isinstance(answer, Answered):
+            return
+        waiting: set[str] = set()
+        for (sent, event), item in zip(request.events, answer.items, strict=True):
+            if isinstance(item, Transient):
+                waiting.add(sent.made.event_key)
+            elif isinstance(item, (Accepted, Rejected)) and sent.made.event_key not in waiting:
+                request.held[sent.partition].decided.add((sent, event.number))
+
+    def _before(self, sent: Sent, event: Event) -> tuple[Sent, int] | None:
+        if event.number:
+            return sent, event.number - 1
+        if sent.before is None:
+            return None
+        return sent.before, len(sent.before.made.events) - 1
+
+    # at commits
+
+    def commits(self, transaction: Transactional) -> None:
+        """A transaction is committed now."""
+        results: dict[Partition, list[int]] = defaultdict(list)
+        codes: dict[tuple[Partition, int], int] = {}
+        letters: dict[tuple[Partition, int], Entry] = {}
+        for log, entries in transaction.logs.items():
+            for entry in entries:
+                if log.partition.topic == RESULTS:
+                    sent, code = self._result(entry)
+                    results[sent.partition].append(sent.offset)
+                    codes[sent.partition, sent.offset] = code
+                else:
+                    where = _letter_of(entry)
+                    if where in letters:
+                        raise self.broken("dead letters", f"two of {where}")
+                    letters[where] = entry
+        for where, entry in letters.items():
+            self._check_letter(where, entry, codes.get(where))
+        for where, code in codes.items():
+            if code != 200 and where not in letters:
+                raise self.broken("dead letters", f"{self.sent[where[0]][where[1]]} has an error result and no dead letter")
+        offsets = {p: offset for group in transaction.offsets.values() for p, offset in group.items()}
+        self._check_offsets(results, offsets)
+
+    def _result(self, entry: Entry) -> tuple[Sent, int]:
+        result = self._codec.decode_result(entry.value or b"")
+        partition = Partition(result["topic"], result["partition"])
+        sent = self.sent[partition].get(result["offset"])
+        if sent is None:
+            raise self.broken("results", f"one of no record: {partition}/{result['offset']}")
+        sent.results += 1
+        made, due = sent.made, 500 if sent.made.letter else 200
+        if sent.results > 1:
+            raise self.broken("exactly one result", f"{sent} has two")
+        if entry.key != made.key:
+            raise self.broken("results", f"that of {sent} has another key: {entry.key!r}")
+        if result["code"] != due:
+            told = [each["description"] for each in result["notifications"]]
+            raise self.broken("results", f"{sent} has the code {result['code']}, due is {due}: {told}")
+        if due == 200 and len(sent.accepted) < len(made.events):
+            raise self.broken("nothing lost", f"{sent} is said to be sent, and the API has not all of it")
+        if made.kind == "failing":
+            self.undecided_failing -= 1
+        return sent, result["code"]
+
+    def _check_letter(self, where: tuple[Partition, int], entry: Entry, code: int | None) -> None:
+        sent = self.sent[where[0]][where[1]]
+        if code != 500:
+            raise self.broken("dead letters", f"{sent} has one, and its result in the same transaction is {code}")
+        if (entry.key, entry.value) != (sent.made.key, sent.made.value):
+            raise self.broken("dead letters", f"that of {sent} has other bytes")
+        kind = dict(entry.headers or ())["dlq.kind"]
+        if kind != (sent.made.letter or "").encode():
+            raise self.broken("dead letters", f"that of {sent} is of kind {kind!r}, due is {sent.made.letter}")
+
+    def _check_offsets(self, results: dict[Partition, list[int]], offsets: dict[Partition, int]) -> None:
+        for partition, found in results.items():
+            if partition not in offsets or max(found) >= offsets[partition]:
+                raise self.broken(
+                    "offsets with results",
+                    f"results of {partition} up to {max(found)} go without them: {offsets.get(partition)}",
+                )
+        for partition, offset in offsets.items():
+            before = self.committed.get(partition, 0)
+            if offset < before:
+                raise self.broken("offsets with results", f"{partition} goes back from {before} to {offset}")
+            for number in range(before, offset):
+                sent = self.sent[partition].get(number)
+                if sent and not (sent.results or sent.is_expired):
+                    raise self.broken("offsets with results", f"{partition} is committed up to {offset}, without {sent}")
+            self.committed[partition] = offset
+
+    # at the end
+
+    def settle(self) -> None:
+        """All is done: compare what was produced with what came of it."""
+        for of_partition in self.sent.values():
+            for sent in of_partition.values():
+                if not (sent.results or sent.is_expired):
+                    raise self.broken("nothing lost", f"{sent} has no result")
+        for name, key in self._keys.items():
+            if key.last is None or key.newest_arrival is None or key.last.is_expired:
+                continue
+            last: Sent | None = key.last
+            while last and last.made.kind in SENT:
+                last = last.before
+            if last and key.newest_arrival != (last, len(last.made.events) - 1):
+                raise self.broken("order per key", f"the last of {name} to arrive is {key.newest_arrival[0]}, not {last}")
+
+    def unfinished(self) -> list[Sent]:
+        """What has no result yet, though it should get one."""
+        return [
+            sent
+            for of_partition in self.sent.values()
+            for sent in of_partition.values()
+            if not (sent.results or sent.is_expired)
+        ]
+
+
+def _is_due(sent: Sent, held: Assigned) -> bool:
+    """Tell whether this assignment must deliver a record: it is not committed already."""
+    return sent.offset >= held.start and not sent.is_expired
+
+
+def _has_arrived(sent: Sent, number: int) -> bool:
+    return number in sent.accepted or sent.made.kind in SENT
+
+
+def _letter_of(entry: Entry) -> tuple[Partition, int]:
+    headers = dict(entry.headers or ())
+
+    def said(name: str) -> str:
+        value = headers[f"dlq.{name}"]
+        assert isinstance(value, bytes)
+        return value.decode()
+
+    return Partition(said("topic"), int(said("partition"))), int(said("offset"))
+

@@ -1,0 +1,695 @@
+"""One run: members of the real engine with the real delivery, and all that happens to them, from one seed.
+
+For a while faults are injected. Then all is mended, and the members must become idle, with nothing left to do,
+within a bounded time; and end when they are told to.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, cast
+
+from consumer.delivery.handler import Delivery
+from consumer.delivery.mapping import Defaults
+from consumer.delivery.sending import Rules
+from consumer.delivery.work import Credentials, Work
+from consumer.engine.backoff import Backoff
+from consumer.engine.deadline import Clock
+from consumer.engine.errors import MemberFailed
+from consumer.engine.kafka import Logger
+from consumer.engine.lane import Bounds
+from consumer.engine.member import Handle, Member, Options, Surroundings
+from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Retry
+from consumer.engine.records import Partition
+from consumer.engine.watchdog import Watchdog
+from consumer.engine.workers import CallTimeout
+from consumer.monitor.observer import NOT_ASSIGNED, Observer
+from schemas.codec import Codec
+from tests.simulation import workload
+from tests.simulation.broker import Broker, Log, Transactional
+from tests.simulation.clients import (
+    GROUP_CALLS,
+    HEARTBEAT,
+    LOG_CALLS,
+    NOTHING,
+    SESSION,
+    TRANSACTION_CALLS,
+    Effect,
+    Network,
+    SimClients,
+)
+from tests.simulation.faults import Fault, draw
+from tests.simulation.kernel import Kernel, Killed, Process, Signal
+from tests.simulation.ledger import LETTERS, RESULTS, Breach, Ledger
+from tests.simulation.outside import DOWN, Api, SimClient, SimRegistry
+from tests.simulation.workload import OTHER_SITE, SITE, TAXONOMY, TOKEN, draw_kind, make
+
+TOPICS = ("carts", "orders")
+COMMIT_TIMEOUT, DRAIN_TIMEOUT, GRACE_TIME = 5.0, 3.0, 4.0
+TRANSACTION_TIMEOUT = COMMIT_TIMEOUT + 10.0
+LONGEST_SILENCE = SESSION - HEARTBEAT
+BACKOFF = Backoff(first=0.1, longest=1.5, longest_retry_after=5.0)
+HOLD_INTERVAL = 2.0
+MAX_ATTEMPTS = 4
+IDLE_WITHIN = 150.0
+STOPPED_WITHIN = 30.0
+HELD_BEYOND = 11
+"""Records that a lane may hold over its bound: what the library has fetched when the lane is found full."""
+
+_CODECS = {False: Codec()}
+_MOST_SUPPORT = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What kind of world a seed makes."""
+
+    members: int
+    partitions: Mapping[str, int]
+    records: int
+    keys: int
+    bad: float
+    may_fail: bool
+    by_registry: bool
+    is_static: bool
+    workers: int
+    lane_records: int
+    chunk_records: int
+    flood_window: int
+    duration: float
+
+    @classmethod
+    def draw(cls, seed: int) -> "Shape":
+        chance = Random(f"{seed} shape")  # noqa: S311 - chance, not cryptography
+        chunk = chance.choice((1, 3, 5))
+        return cls(
+            members=chance.choice((1, 2, 2, 3)),
+            partitions={topic: chance.choice((1, 1, 2)) for topic in TOPICS},
+            records=chance.choice((10, 40, 80)),
+            keys=chance.choice((1, 3, 6)),
+            bad=chance.choice((0.0, 0.05, 0.15, 0.4)),
+            may_fail=chance.random() < 0.3,
+            by_registry=chance.random() < 0.4,
+            is_static=chance.random() < 0.15,
+            workers=chance.choice((1, 2, 4)),
+            lane_records=chunk * chance.choice((2, 4)),
+            chunk_records=chunk,
+            flood_window=chance.choice((10, 40)),
+            duration=chance.choice((10.0, 25.0)),
+        )
+
+
+class SimClock(Clock):
+    """The clock of a process: monotonic time is the world's, the date may be wrong."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def monotonic(self) -> float:
+        return self._world.kernel.now
+
+    def epoch_ms(self) -> int:
+        return int((1_700_000_000 + self._world.kernel.now + self._world.date_jumped) * 1000)
+
+    def sleep(self, seconds: float) -> None:
+        self._world.kernel.sleep(seconds)
+
+
+class SimWatchdog(Watchdog):
+    """Knows whether its process stood still, without a thread of its own."""
+
+    def __init__(self, kernel: Kernel, process: Process, timeout: float) -> None:
+        self._kernel = kernel
+        self._process = process
+        self._timeout = timeout
+        self._made = kernel.now
+
+    @property
+    def stood_still(self) -> bool:
+        return any(
+            min(until, self._kernel.now) - max(since, self._made) > self._timeout
+            for since, until in self._process.freezes
+        )
+
+    def end(self) -> None:
+        """There is nothing to end."""
+
+
+class SimPool:
+    """Workers as tasks: each chunk has one, and so many run at a time."""
+
+    def __init__(self, process: "MemberProcess", count: int, handle: Handle[Work]) -> None:
+        self._process = process
+        self._kernel = process.world.kernel
+        self._free = count
+        self._handle = handle
+        self._waiting: deque[tuple[Chunk[Work], Any]] = deque()
+        self._answers: deque[Done[Work] | Retry[Work] | BaseException] = deque()
+        self._arrived = Signal()
+
+    def submit(self, task: Chunk[Work]) -> None:
+        consumer = self._process.clients.current
+        assert consumer
+        held = consumer.assigned.get(task.partition)
+        self._waiting.append((task, (consumer, {task.partition: held} if held else {})))
+        self._start()
+
+    def answers(self, timeout: float) -> Sequence[Done[Work] | Retry[Work]]:
+        if not self._answers:
+            self._arrived.clear()
+            self._kernel.wait(self._arrived, timeout)
+        taken: list[Done[Work] | Retry[Work]] = []
+        while self._answers:
+            answer = self._answers.popleft()
+            if isinstance(answer, BaseException):
+                raise answer
+            taken.append(answer)
+        return taken
+
+    def stop(self) -> None:
+        """Tasks end by themselves."""
+
+    def _start(self) -> None:
+        if not self._free or not self._waiting:
+            return
+        self._free -= 1
+        chunk, works_on = self._waiting.popleft()
+
+        def work() -> None:
+            answer: Done[Work] | Retry[Work] | BaseException
+            try:
+                answer = self._handle(chunk)
+            except Killed:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the main task raises it
+                answer = error
+            self._answers.append(answer)
+            self._free += 1
+            self._arrived.set()
+            self._start()
+
+        delay = self._kernel.random.choice((0.0, 0.0, 0.001, 0.05))
+        self._kernel.start(self._process, work, lambda _: None, delay).works_on = works_on
+
+
+class SimHooks(Hooks):
+    """Looks at the member about once a second."""
+
+    def __init__(self, process: "MemberProcess") -> None:
+        self._process = process
+        self._due = 0.0
+        self._observer = Observer(_no_admin)
+        self.view: MemberView | None = None
+        self.not_ready: tuple[str, ...] = (NOT_ASSIGNED,)
+
+    def rebalanced(self, change: Change, partitions: Any) -> None:
+        self._process.world.say(f"{self._process.name}: {change} {' '.join(map(str, partitions))}")
+
+    def is_view_due(self, now: float) -> bool:
+        return now >= self._due
+
+    def viewed(self, view: MemberView) -> None:
+        self._due = view.now + 1.0
+        self.view = view
+        self.not_ready = self._observer.look(view).not_ready
+        self._process.world.viewed(self._process, view, self.not_ready)
+
+
+def _no_admin() -> Any:
+    raise AssertionError("the simulation gives no statistics")
+
+
+class SimLog:
+    """Takes what the engine says; only a trace shows it."""
+
+    def __init__(self, process: "MemberProcess") -> None:
+        self._process = process
+
+    def _say(self, event: str, **values: object) -> None:
+        world = self._process.world
+        if world.trace is not None:
+            world.say(f"{self._process.name}: {event} {values or ''}")
+
+    debug = info = warning = error = _say
+
+
+class MemberProcess(Process):
+    """A process of the service: all that dies with it."""
+
+    def __init__(self, world: "World", slot: int, name: str) -> None:
+        super().__init__(name)
+        self.world = world
+        self.slot = slot
+        self.has_ended = False
+        self.stop_asked: float | None = None
+        self.token = world.token
+        shape, kernel = world.shape, world.kernel
+        if shape.by_registry:
+            codec = Codec(SimRegistry(kernel, self, world.trap, world.registry_down), clock=lambda: kernel.now)
+        else:
+            codec = _CODECS[False]
+        client = SimClient(world.api, self)
+        self._delivery = Delivery(codec, client, Rules(workload.REQUEST_BYTES, MAX_ATTEMPTS), self._defaults())
+        self.clients = SimClients(
+            world.network,
+            world.broker,
+            self,
+            transactional_id=f"group-m{slot}",
+            transaction_timeout=TRANSACTION_TIMEOUT,
+            instance=f"m{slot}" if shape.is_static else None,
+            trap=world.trap,
+        )
+        options = Options(
+            input_topics=TOPICS,
+            results_topic=RESULTS,
+            dead_letters_topic=LETTERS,
+            bounds=Bounds(shape.lane_records, 1_000_000, shape.chunk_records, 100_000),
+            backoff=BACKOFF,
+            workers=shape.workers,
+            hold_interval=HOLD_INTERVAL,
+            commit_timeout=COMMIT_TIMEOUT,
+            drain_timeout=DRAIN_TIMEOUT,
+            grace_time=GRACE_TIME,
+            longest_silence=LONGEST_SILENCE,
+            flood_window=shape.flood_window,
+            is_static=shape.is_static,
+        )
+        self.hooks = SimHooks(self)
+        around = Surroundings[Work](
+            cast("Logger", SimLog(self)),
+            SimClock(world),
+            kernel.random.random,
+            lambda count, handle: SimPool(self, count, handle),
+            lambda timeout, _: SimWatchdog(kernel, self, timeout),
+            self._call_within,
+        )
+        self.member = Member[Work](options, self.clients, self._delivery, self.hooks, self._reload, around)
+
+    def start(self) -> None:
+        self.world.kernel.start(self, self.member.run, self._ended)
+
+    def stop(self) -> None:
+        if self.stop_asked is None:
+            self.stop_asked = self.world.kernel.now
+        self.member.stop()
+
+    def _ended(self, error: BaseException | None) -> None:
+        self.is_alive = False
+        self.has_ended = True
+        self.world.ended(self, error)
+
+    def _defaults(self) -> Defaults:
+        return Defaults(Credentials(SITE, self.token), TAXONOMY)
+
+    def _reload(self, *, asked: bool) -> bool:
+        if self.token != self.world.token:
+            self.token = self.world.token
+            self._delivery.use(self._defaults())
+            return True
+        return asked
+
+    def _call_within(self, seconds: float, call: Callable[[], None]) -> None:
+        is_over, errors = Signal(), list[BaseException | None]()
+
+        def body() -> None:
+            call()
+
+        def ended(error: BaseException | None) -> None:
+            errors.append(error)
+            is_over.set()
+
+        self.world.kernel.start(self, body, ended)
+        if not self.world.kernel.wait(is_over, seconds):
+            raise CallTimeout
+        if errors[0] is not None:
+            raise errors[0]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a run."""
+
+    seed: int
+    faults: Counter[str] = field(default_factory=Counter)
+    events: int = 0
+    virtual: float = 0.0
+    requests: int = 0
+    records: int = 0
+    breach: Breach | None = None
+    trace: list[str] = field(default_factory=list)
+
+    @property
+    def injected(self) -> int:
+        return self.faults.total()
+
+
+class World:
+    """All of one run. `faults` are those of the seed, if no others are given; `trace` takes what happens."""
+
+    def __init__(self, seed: int, faults: Sequence[Fault] | None = None, trace: list[str] | None = None) -> None:
+        self.seed = seed
+        self.shape = shape = Shape.draw(seed)
+        self.trace = trace
+        self.kernel = kernel = Kernel(seed)
+        self.faults = draw(seed, shape.members, shape.duration) if faults is None else list(faults)
+        self.injected: Counter[str] = Counter()
+        self.date_jumped = 0.0
+        self.token = TOKEN
+        self.registry_down = [0.0]
+        self.processes: list[MemberProcess] = []
+        self._chance = Random(f"{seed} world")  # noqa: S311 - chance, not cryptography
+        self._armed: dict[tuple[int, str], deque[Fault]] = defaultdict(deque)
+        self._is_mended = False
+        self._is_ending = False
+        self._begun = kernel.now
+        self._versions: Counter[str] = Counter()
+        self._born: Counter[int] = Counter()
+        self._produced = 0
+        self._support = 0
+
+        self.network = Network(kernel, self.trap)
+        self.broker = Broker(kernel, self.say)
+        for topic in TOPICS:
+            self.broker.add_partitions(topic, shape.partitions[topic])
+        self.broker.add_partitions(RESULTS, 2)
+        self.broker.add_partitions(LETTERS, 1)
+        self.ledger = Ledger(workload.decoder(by_registry=shape.by_registry), _Owners(self.broker))
+        self.broker.commits = self._committed
+        self.broker.changed = self._poke
+        self.api = Api(kernel, self.ledger, self.trap, LONGEST_SILENCE)
+
+    def run(self) -> Outcome:
+        """Run it all; a breach is in the outcome."""
+        outcome = Outcome(self.seed)
+        try:
+            self._run()
+        except Breach as breach:
+            outcome.breach = breach
+        except AssertionError as error:
+            outcome.breach = Breach("simulation", f"{type(error).__name__}: {error}")
+        outcome.breach = self.ledger.breach or outcome.breach
+        outcome.faults = self.injected
+        outcome.events, outcome.virtual = self.kernel.events, self.kernel.now - self._begun
+        outcome.requests, outcome.records = self.api.requests, len(self.ledger)
+        for process in self.processes:
+            process.is_alive = False
+            for task in process.tasks():
+                task.kill()
+        return outcome
+
+    def say(self, told: str) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.kernel.now - self._begun:8.3f}  {told}")
+
+    def _run(self) -> None:
+        kernel, shape = self.kernel, self.shape
+        for slot in range(shape.members):
+            kernel.after(self._chance.uniform(0, 2), lambda slot=slot: self._start(slot))  # type: ignore[misc]
+        for _ in range(shape.records):
+            kernel.after(self._chance.uniform(0, shape.duration), self._produce)
+        for fault in self.faults:
+            kernel.after(fault.at, lambda fault=fault: self._inject(fault))  # type: ignore[misc]
+        self._until(self._begun + shape.duration)
+        self._mend()
+        idle = [False]
+
+        def look() -> None:
+            idle[0] = self._is_idle()
+            if not idle[0]:
+                self._help()
+                kernel.after(0.25, look)
+
+        look()
+        if not self._until(kernel.now + IDLE_WITHIN, lambda: idle[0]):
+            raise self.ledger.broken("liveness", self._stuck())
+        self._is_ending = True
+        living = [process for process in self.processes if process.is_alive]
+        for process in living:
+            if process.hooks.not_ready not in ((), (NOT_ASSIGNED,)):
+                self._look_again(process)
+            process.stop()
+        if not self._until(kernel.now + STOPPED_WITHIN, lambda: not any(process.is_alive for process in living)):
+            names = [process.name for process in living if process.is_alive]
+            raise self.ledger.broken("stops when told", f"{names} still run {STOPPED_WITHIN} s after SIGTERM")
+        self.ledger.settle()
+
+    def _look_again(self, process: MemberProcess) -> None:
+        raise self.ledger.broken("readiness", f"{process.name} is idle and not ready: {process.hooks.not_ready}")
+
+    def _until(self, moment: float, is_over: Callable[[], bool] = lambda: False) -> bool:
+        self.kernel.run(moment, lambda: self.ledger.breach is not None or is_over())
+        if self.ledger.breach:
+            raise self.ledger.breach
+        return is_over()
+
+    # members
+
+    def _start(self, slot: int) -> None:
+        if self._is_ending or any(process.slot == slot and process.is_alive for process in self.processes):
+            return
+        self._born[slot] += 1
+        process = MemberProcess(self, slot, f"m{slot}.{self._born[slot]}")
+        self.say(f"{process.name}: begins")
+        self.processes.append(process)
+        process.start()
+
+    def _restart_later(self, slot: int) -> None:
+        self.kernel.after(self._chance.choice((0.1, 1.0, 3.0)), lambda: self._start(slot))
+
+    def _living(self, slot: int) -> MemberProcess | None:
+        return next((p for p in self.processes if p.slot == slot and p.is_alive), None)
+
+    def ended(self, process: MemberProcess, error: BaseException | None) -> None:
+        """A process has ended by itself."""
+        self.say(f"{process.name}: ended, {error!r}")
+        if error is None:
+            if process.stop_asked is None:
+                self.ledger.broken("ends when told", f"{process.name} ended, and nobody asked it to")
+        elif isinstance(error, Breach):
+            return
+        elif isinstance(error, MemberFailed):
+            if not self.shape.is_static:
+                self.ledger.broken("goes on", f"{process.name} gave up: {error}")
+        else:
+            self.ledger.broken("goes on", f"{process.name} crashed: {type(error).__name__}: {error}")
+        self._restart_later(process.slot)
+
+    def kill(self, process: MemberProcess) -> None:
+        self.say(f"{process.name}: killed")
+        self.kernel.kill(process)
+        self._restart_later(process.slot)
+
+    def viewed(self, process: MemberProcess, view: MemberView, not_ready: tuple[str, ...]) -> None:
+        """A member has shown itself."""
+        bound = self.shape.lane_records + HELD_BEYOND
+        for lane in view.lanes:
+            held = lane.waiting + lane.in_flight + lane.finished
+            if held > bound:
+                self.ledger.broken("memory", f"{process.name} holds {held} records of {lane.partition}, over {bound}")
+            if lane.waits_for and not not_ready:
+                self.ledger.broken("readiness", f"{process.name} is ready, and waits for {lane.waits_for}")
+        if process.stop_asked is not None:
+            still = sum(until - since for since, until in process.freezes if until > process.stop_asked)
+            if view.now - process.stop_asked > STOPPED_WITHIN + still:
+                self.ledger.broken("stops when told", f"{process.name} still runs long after SIGTERM")
+        if view.is_flooded and self._chance.random() < 0.3:
+            process.member.reload()
+
+    # what is produced
+
+    def _inputs(self) -> list[Log]:
+        return [log for log in self.broker.logs.values() if log.partition.topic in TOPICS]
+
+    def _produce(self, kind: str | None = None, pid: int | None = None) -> None:
+        log = self._chance.choice(self._inputs())
+        letter = "abcdef"[self._chance.randrange(self.shape.keys)]
+        kind = kind or draw_kind(self._chance, self.shape.bad, may_fail=self.shape.may_fail)
+        self._versions[f"{log.partition}{letter}"] += 1
+        version = self._versions[f"{log.partition}{letter}"]
+        made = make(kind, log.partition, letter, version, by_registry=self.shape.by_registry)
+        if pid is None:
+            self.ledger.produced(made, log.partition, log.end)
+            self.broker.append(log, made.key, made.value)
+        else:
+            self.broker.append(log, made.key, made.value, pid)
+
+    def _help(self) -> None:
+        """While an event fails alone others must go on, or nobody could tell that it is at fault."""
+        if self.ledger.undecided_failing > 0 and self._support < _MOST_SUPPORT:
+            self._support += 1
+            self._produce("order")
+
+    # the end
+
+    def _is_idle(self) -> bool:
+        offsets = self.broker.group.offsets
+        return (
+            all(log.stable == log.end == offsets.get(log.partition, 0) for log in self._inputs())
+            and not self.ledger.unfinished()
+            and all(self._living(slot) for slot in range(self.shape.members))
+            and all(p.hooks.not_ready in ((), (NOT_ASSIGNED,)) for p in self.processes if p.is_alive)
+        )
+
+    def _stuck(self) -> str:
+        left = self.ledger.unfinished()
+        lags = {
+            str(log.partition): f"{self.broker.group.offsets.get(log.partition, 0)} of {log.end}"
+            for log in self._inputs()
+        }
+        ready = {p.name: p.hooks.not_ready for p in self.processes if p.is_alive}
+        first = f", the first {left[0]}" if left else ""
+        return f"after {IDLE_WITHIN} s without faults {len(left)} records are left{first}; offsets {lags}; {ready}"
+
+    def _committed(self, transaction: Transactional) -> None:
+        self.ledger.commits(transaction)
+
+    def _poke(self) -> None:
+        for process in self.processes:
+            if process.is_alive and process.clients.current:
+                process.clients.current.poke()
+
+    # faults
+
+    def trap(self, process: Process, call: str) -> Effect:
+        """Tell what goes wrong with a call, now that it is made."""
+        assert isinstance(process, MemberProcess)
+        armed = self._armed.get((process.slot, call))
+        if not armed:
+            return NOTHING
+        fault = armed.popleft()
+        self.injected[f"{call}: {fault.what}"] += 1
+        self.say(f"FAULT {call} of {process.name}: {fault.what} {fault.seconds} s")
+        match fault.what:
+            case "killed before":
+                self.kill(process)
+            case "killed after":
+                self._restart_later_if_dead(process)
+            case "frozen before" if call != "api":
+                self.kernel.freeze(process, fault.seconds)
+        return Effect(fault.what, fault.seconds)
+
+    def _restart_later_if_dead(self, process: MemberProcess) -> None:
+        def look() -> None:
+            if process.is_alive or process.has_ended:
+                self.kernel.after(1.0, look) if process.is_alive and not self._is_mended else None
+            else:
+                self._start(process.slot)
+
+        self.kernel.after(1.0, look)
+
+    def _inject(self, fault: Fault) -> None:
+        if fault.call:
+            self._armed[fault.member, fault.call].append(fault)
+            return
+        process = self._living(fault.member)
+        now = self.kernel.now
+        until = now + fault.seconds
+        self.say(f"FAULT {fault.what} ({fault.seconds} s, {process.name if process else 'nobody'})")
+        self.injected[fault.what] += 1
+        match fault.what:
+            case "kill" if process:
+                self.kill(process)
+            case "stop" if process:
+                process.stop()
+            case "stop twice" if process:
+                process.stop()
+                self.kernel.after(fault.seconds / 4, lambda: self._kill_if_alive(process))
+            case "freeze" if process:
+                self.kernel.freeze(process, fault.seconds)
+            case "cut" if process:
+                self.network.cut_until[process] = until
+            case "brokers down":
+                self._down((*GROUP_CALLS, *TRANSACTION_CALLS, *LOG_CALLS), until)
+            case "group moves":
+                self._down(GROUP_CALLS, until)
+                self.kernel.at(until, self.broker.group.moved)
+            case "transactions move":
+                self._down(TRANSACTION_CALLS, until)
+            case "disk full":
+                topic = self._chance.choice((RESULTS, LETTERS))
+                self.broker.full.add(topic)
+                self.kernel.at(until, lambda: self.broker.full.discard(topic))
+            case "site down":
+                self.api.down[SITE] = (self._chance.choice(DOWN[:-1]), until)
+            case "other site down":
+                self.api.down[OTHER_SITE] = (self._chance.choice(DOWN[:-1]), until)
+            case "token changed" if self.token == TOKEN:
+                self.api.tokens[SITE] = workload.NEW_TOKEN
+                self.kernel.at(until, self._mend_token)
+            case "registry down":
+                self.registry_down[0] = until
+            case "clock jumps":
+                self.date_jumped += self._chance.choice((-7200.0, 7200.0))
+            case "reload" if process:
+                process.member.reload()
+            case "retention":
+                log = self._chance.choice(self._inputs())
+                self.broker.delete_up_to(log, self._chance.randint(0, log.end))
+                self.ledger.expired(log)
+            case "partition added":
+                self.broker.add_partitions(TOPICS[0], 1)
+                self.kernel.after(self._chance.uniform(0, 2), self.broker.group.rebalance)
+            case "transaction left open":
+                self._leave_open(until)
+            case _:
+                self.injected[fault.what] -= 1
+
+    def _kill_if_alive(self, process: MemberProcess) -> None:
+        if process.is_alive:
+            self.kill(process)
+
+    def _down(self, calls: tuple[str, ...], until: float) -> None:
+        for call in calls:
+            self.network.down_until[call] = max(self.network.down_until[call], until)
+
+    def _mend_token(self) -> None:
+        self.token = self.api.tokens[SITE]
+
+    def _leave_open(self, until: float) -> None:
+        """Let another writer put records into a partition, and end its transaction later."""
+        log = self._chance.choice(self._inputs())
+        pid = 10_000 + len(log.entries)
+        is_committed = self._chance.random() < 0.5
+        for _ in range(self._chance.randint(1, 3)):
+            letter = "abcdef"[self._chance.randrange(self.shape.keys)]
+            self._versions[f"{log.partition}{letter}"] += 1
+            version = self._versions[f"{log.partition}{letter}"]
+            made = make("order", log.partition, letter, version, by_registry=self.shape.by_registry)
+            if is_committed:
+                self.ledger.produced(made, log.partition, log.end)
+            self.broker.append(log, made.key, made.value, pid)
+
+        def end() -> None:
+            log.mark(self.kernel.now, pid, committed=is_committed)
+            self._poke()
+
+        self.kernel.at(until, end)
+
+    def _mend(self) -> None:
+        """Let nothing go wrong from now on; what stands still wakes up in time."""
+        self.say("MENDED")
+        self._is_mended = True
+        now = self.kernel.now
+        self._armed.clear()
+        self.network.cut_until.clear()
+        for call in self.network.down_until:
+            self.network.down_until[call] = min(self.network.down_until[call], now)
+        self.api.down.clear()
+        self.broker.full.clear()
+        self.registry_down[0] = 0.0
+        self._mend_token()
+        for slot in range(self.shape.members):
+            if not self._living(slot):
+                self._restart_later(slot)
+
+
+class _Owners(dict[Partition, str | None]):
+    """Whose each partition is, as the group's coordinator sees it now."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__()
+        self._broker = broker
+
+    def get(self, partition: Partition, default: str | None = None) -> str | None:  # type: ignore[override]
+        return self._broker.group.owner(partition)
