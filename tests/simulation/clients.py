@@ -59,8 +59,11 @@ class Network:
     `trap` is asked at each request what goes wrong with it.
     """
 
-    def __init__(self, kernel: Kernel, trap: Callable[[Process, str], Effect]) -> None:
+    def __init__(
+        self, kernel: Kernel, trap: Callable[[Process, str], Effect], kill: Callable[[Process], None]
+    ) -> None:
         self.kernel = kernel
+        self._kill = kill
         self.cut_until: dict[Process, float] = {}
         self.down_until = dict.fromkeys(CALLS, 0.0)
         self._trap = trap
@@ -119,7 +122,7 @@ class Network:
             if once and not _is_passing(answer):
                 answers.append(answer)
             if effect.how == "killed after":
-                kernel.kill(process)
+                self._kill(process)
             elif effect.how == "frozen after":
                 kernel.freeze(process, effect.seconds)
             if effect.how == "unanswered" or self.is_cut(process):
@@ -244,7 +247,7 @@ class SimConsumer:
             if state := self.assigned.get(partition):
                 # What is fetched and not taken is fetched anew later.
                 self._queue = deque((of, message) for of, message in self._queue if of is not state)
-                state.queued = 0
+                state.queued, state.eof = 0, None
                 if state.position is not None:
                     state.position = state.delivered
 

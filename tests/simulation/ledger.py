@@ -58,8 +58,13 @@ class Request:
 
 @dataclass(slots=True)
 class _Key:
+    """One key at the API: the record produced last, and the event that arrived last.
+
+    What comes late, when its sender may no longer know better, counts only if it is newer.
+    """
+
     last: Sent | None = None
-    newest_arrival: tuple[Sent, int] | None = None
+    arrived: tuple[Sent, int] | None = None
 
 
 class Ledger:
@@ -131,8 +136,12 @@ class Ledger:
         if earlier and not is_behind and not _has_arrived(*earlier) and not earlier[0].is_expired:
             raise self.broken("order per key", f"{sent}, event {event.number}, arrives first, {earlier[0]} has not")
         sent.accepted.add(event.number)
-        if not (is_behind or request.is_late(self._owner_of.get(sent.partition), sent.partition)):
-            self._keys[sent.made.event_key].newest_arrival = (sent, event.number)
+        if is_behind:
+            return  # it is sent again
+        key = self._keys[sent.made.event_key]
+        is_late = request.is_late(self._owner_of.get(sent.partition), sent.partition)
+        if not is_late or not key.arrived or _rank(key.arrived) <= (sent.offset, event.number):
+            key.arrived = (sent, event.number)
 
     def answered(self, request: Request, answer: Answer) -> None:
         """The sender has read an answer."""
@@ -238,13 +247,13 @@ class Ledger:
                 if not (sent.results or sent.is_expired):
                     raise self.broken("nothing lost", f"{sent} has no result")
         for name, key in self._keys.items():
-            if key.last is None or key.newest_arrival is None or key.last.is_expired:
+            if key.last is None or key.arrived is None or key.last.is_expired:
                 continue
             last: Sent | None = key.last
             while last and last.made.kind in SENT:
                 last = last.before
-            if last and key.newest_arrival != (last, len(last.made.events) - 1):
-                raise self.broken("order per key", f"the last of {name} to arrive is {key.newest_arrival[0]}, not {last}")
+            if last and key.arrived != (last, len(last.made.events) - 1):
+                raise self.broken("order per key", f"the last of {name} to arrive is {key.arrived[0]}, not {last}")
 
     def unfinished(self) -> list[Sent]:
         """What has no result yet, though it should get one."""
@@ -254,6 +263,10 @@ class Ledger:
             for sent in of_partition.values()
             if not (sent.results or sent.is_expired)
         ]
+
+
+def _rank(arrived: tuple[Sent, int]) -> tuple[int, int]:
+    return arrived[0].offset, arrived[1]
 
 
 def _is_due(sent: Sent, held: Assigned) -> bool:
