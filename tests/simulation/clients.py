@@ -17,13 +17,13 @@ from consumer.engine.records import Partition
 from tests.simulation.broker import Broker, Headers, Joined, Log, Refused
 from tests.simulation.kernel import NEVER, Kernel, Killed, Process, Signal, Stuck
 
-SESSION = 6.0
-HEARTBEAT = 1.0
+SESSION = 3.0
+HEARTBEAT = 0.5
 _FETCHED_AT_ONCE = 5
 _MOST_QUEUED = 5
 _LINGER = 0.005
 _QUEUE_FULL = 200
-_CLOSED_WITHIN = 2.0
+_CLOSED_WITHIN = 1.0
 _CALLS_AT_ONE_MOMENT = 2000
 
 _RETRIED_BY_LIBRARY = frozenset(
@@ -93,7 +93,7 @@ class Network:
         answers: list[object] = []
 
         def again(seconds: float | None = None) -> None:
-            kernel.after(seconds or kernel.random.choice((0.05, 0.1, 0.5, 1.0)), attempt, process)
+            kernel.after(seconds or kernel.random.choice((0.05, 0.1, 0.1, 0.5)), attempt, process)
 
         def attempt() -> None:
             if not is_wanted() or not process.is_alive:

@@ -63,7 +63,22 @@ EVENTS = (
 """What may happen beside calls."""
 
 _RARE = {"killed before": 0.2, "killed after": 0.3, "frozen before": 0.2, "frozen after": 0.3, "never": 0.2}
-_CALL_WEIGHTS = {"api": 6.0, "end": 2.0, "offsets": 2.0, "produce": 2.0, "fetch": 2.0, "heartbeat": 1.0}
+_WEIGHTS = {
+    "api": 6.0,
+    "end": 2.0,
+    "offsets": 2.0,
+    "produce": 2.0,
+    "fetch": 2.0,
+    "heartbeat": 2.0,
+    "queue": 1.0,
+    "committed": 0.5,
+    "join": 0.5,
+    "init": 0.2,
+    "leave": 0.1,
+    "registry": 0.3,
+    "adding": 0.3,
+}
+# So rare are the calls themselves.
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ def draw(seed: int, members: int, duration: float) -> list[Fault]:
     events = [event for event in EVENTS if chance.random() < 0.4]
     faults: list[Fault] = []
     if calls:
-        for _ in range(chance.choice((0, 20, 60, 120))):
+        for _ in range(chance.choice((20, 80, 200, 400))):
             call = chance.choices(list(calls), list(calls.values()))[0]
             hows = HOWS[call]
             how = chance.choices(hows, [_RARE.get(how, 1.0) for how in hows])[0]
@@ -103,14 +118,14 @@ def draw(seed: int, members: int, duration: float) -> list[Fault]:
 
 
 def _weighted(chance: Random) -> dict[str, float]:
-    return {call: _CALL_WEIGHTS.get(call, 1.0) * chance.choice((0.3, 1.0, 3.0)) for call in HOWS}
+    return {call: _WEIGHTS[call] * chance.choice((0.3, 1.0, 3.0)) for call in HOWS}
 
 
 def _fault(chance: Random, duration: float, members: int, what: str, call: str | None) -> Fault:
     if what.startswith("frozen") or what == "freeze":
-        seconds = chance.choice((0.5, 3.0, 7.0, 14.0, 20.0))
+        seconds = chance.choice((0.1, 0.3, 1.0, 3.5, 7.0))
     elif call:
-        seconds = chance.choice((0.1, 0.3, 1.0, 2.0, 4.0))
+        seconds = chance.choice((0.02, 0.05, 0.1, 0.1, 0.3, 1.0, 3.5))
     else:
-        seconds = chance.choice((0.5, 2.0, 4.0, 8.0))
+        seconds = chance.choice((0.3, 1.0, 2.0, 4.0))
     return Fault(round(chance.uniform(0, duration), 3), what, chance.randrange(members), seconds, call)

@@ -25,7 +25,7 @@ from tests.simulation.kernel import Kernel, Process, Signal
 from tests.simulation.ledger import Ledger, Request
 from tests.simulation.workload import IDS, OTHER_SITE, OTHER_TOKEN, SITE, TOKEN, Event, Sent, own_schema_of
 
-READ_TIMEOUT = 3.0
+READ_TIMEOUT = 1.5
 _MOST_ALONE = 2
 _RANKS = ("cart", "order", "category")
 _TIMED_OUT = Failed("timeout", "no answer in time")
@@ -97,7 +97,7 @@ class Api:
             raise self.ledger.broken("events", f"one that no record makes: {document.json[:200]!r}") from None
 
     def _latency(self) -> float:
-        return self.kernel.random.choice((0.002, 0.005, 0.01, 0.02, 0.02, 0.05, 0.2, 0.6))
+        return self.kernel.random.choice((0.001, 0.002, 0.002, 0.005, 0.005, 0.01, 0.02, 0.1))
 
     def _taken(self, request: Request, effect: Effect) -> Answer | None:
         """Take a batch in, or not; None for no answer at all."""

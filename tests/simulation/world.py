@@ -46,11 +46,11 @@ from tests.simulation.outside import DOWN, Api, SimClient, SimRegistry
 from tests.simulation.workload import OTHER_SITE, SITE, TAXONOMY, TOKEN, draw_kind, make
 
 TOPICS = ("carts", "orders")
-COMMIT_TIMEOUT, DRAIN_TIMEOUT, GRACE_TIME = 5.0, 3.0, 4.0
+COMMIT_TIMEOUT, DRAIN_TIMEOUT, GRACE_TIME = 3.0, 2.0, 3.0
 TRANSACTION_TIMEOUT = COMMIT_TIMEOUT + 10.0
 LONGEST_SILENCE = SESSION - HEARTBEAT
-BACKOFF = Backoff(first=0.1, longest=1.5, longest_retry_after=5.0)
-HOLD_INTERVAL = 2.0
+BACKOFF = Backoff(first=0.05, longest=1.0, longest_retry_after=5.0)
+HOLD_INTERVAL = 1.0
 MAX_ATTEMPTS = 4
 IDLE_WITHIN = 150.0
 STOPPED_WITHIN = 30.0
@@ -59,6 +59,7 @@ HELD_BEYOND = 11
 
 _CODECS = {False: Codec()}
 _MOST_SUPPORT = 400
+_MOST_FAILING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Shape:
         return cls(
             members=1 if may_fail else chance.choice((1, 2, 2, 3)),
             partitions={topic: chance.choice((1, 1, 2)) for topic in TOPICS},
-            records=chance.choice((10, 40, 80)),
+            records=chance.choice((20, 100, 250)),
             keys=6 if may_fail else chance.choice((1, 3, 6)),
             bad=chance.choice((0.0, 0.05, 0.15, 0.4)),
             may_fail=may_fail,
@@ -99,7 +100,7 @@ class Shape:
             lane_records=chunk * chance.choice((2, 4)),
             chunk_records=chunk,
             flood_window=chance.choice((10, 40)),
-            duration=chance.choice((10.0, 25.0)),
+            duration=chance.choice((8.0, 16.0)),
         )
 
 
@@ -373,6 +374,7 @@ class World:
         self._born: Counter[int] = Counter()
         self._produced = 0
         self._support = 0
+        self._failing = 0
 
         self.network = Network(kernel, self.trap, self.kill)
         self.broker = Broker(kernel, self.say)
@@ -456,7 +458,7 @@ class World:
         process.start()
 
     def _restart_later(self, slot: int) -> None:
-        self.kernel.after(self._chance.choice((0.1, 1.0, 3.0)), lambda: self._start(slot))
+        self.kernel.after(self._chance.choice((0.05, 0.2, 2.0)), lambda: self._start(slot))
 
     def _living(self, slot: int) -> MemberProcess | None:
         return next((p for p in self.processes if p.slot == slot and p.is_alive), None)
@@ -509,7 +511,9 @@ class World:
     def _produce(self, kind: str | None = None, pid: int | None = None) -> None:
         log = self._chance.choice(self._inputs())
         letter = "abcdef"[self._chance.randrange(self.shape.keys)]
-        kind = kind or draw_kind(self._chance, self.shape.bad, may_fail=self.shape.may_fail)
+        may_fail = self.shape.may_fail and self._failing < _MOST_FAILING
+        kind = kind or draw_kind(self._chance, self.shape.bad, may_fail=may_fail)
+        self._failing += kind == "failing"
         self._versions[f"{log.partition}{letter}"] += 1
         version = self._versions[f"{log.partition}{letter}"]
         made = make(kind, log.partition, letter, version, by_registry=self.shape.by_registry)
