@@ -256,6 +256,22 @@ class SimConsumer:
         self._paused -= {Partition(each.topic, each.partition) for each in partitions}
         self._poke()
 
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        self._check()
+        for each in partitions:
+            partition = Partition(each.topic, each.partition)
+            if partition not in self.assigned:
+                raise KafkaException(KafkaError(KafkaError._INVALID_ARG, f"{partition} is not assigned"))
+            self._unassign(partition)
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        self._check()
+        for each in partitions:
+            partition = Partition(each.topic, each.partition)
+            if partition in self.assigned:
+                raise KafkaException(KafkaError(KafkaError._CONFLICT, f"{partition} is assigned already"))
+            self._assign(partition)
+
     def consumer_group_metadata(self) -> GroupMetadata:
         self._check()
         return (self.member_id, self._instance, self._generation)
@@ -318,10 +334,13 @@ class SimConsumer:
                 self._assign(partition)
         else:
             for partition in partitions:
-                gone = self.assigned.pop(partition, None)
-                self._queue = deque((of, message) for of, message in self._queue if of is not gone)
+                self._unassign(partition)
             if not self.assigned:
                 self._is_lost = False
+
+    def _unassign(self, partition: Partition) -> None:
+        gone = self.assigned.pop(partition, None)
+        self._queue = deque((of, message) for of, message in self._queue if of is not gone)
 
     def _assign(self, partition: Partition) -> None:
         state = self.assigned[partition] = Assigned(partition, self._broker.logs[partition])
@@ -550,6 +569,7 @@ class SimProducer:
         self._number = 0
         self._error: KafkaError | None = None
         self._flushed: list[Callable[[], None]] = []
+        self._is_destroyed = False
         self._calls_now = (0.0, 0)
 
     # what the application calls
@@ -628,6 +648,10 @@ class SimProducer:
         self._operate("abort", begin, timeout)
         self._state = "ready"
 
+    def destroy(self) -> None:
+        """Ask nothing more: the application has let it go."""
+        self._is_destroyed = True
+
     # in the background
 
     def _check(self, state: str | None = None) -> None:
@@ -680,7 +704,12 @@ class SimProducer:
         once: bool = False,
     ) -> None:
         self._network.request(
-            self._process, call, lambda respond: respond(execute()), then, is_wanted, once=once
+            self._process,
+            call,
+            lambda respond: respond(execute()),
+            then,
+            lambda: is_wanted() and not self._is_destroyed,
+            once=once,
         )
 
     def _send(self) -> None:
@@ -756,6 +785,7 @@ class SimClients:
         trap: Callable[[Process, str], Effect],
     ) -> None:
         self.current: SimConsumer | None = None
+        self._producer: SimProducer | None = None
         self._network = network
         self._broker = broker
         self._process = process
@@ -771,7 +801,9 @@ class SimClients:
         return self.current
 
     def producer(self) -> SimProducer:
-        return SimProducer(
+        if self._producer:
+            self._producer.destroy()
+        self._producer = SimProducer(
             self._network,
             self._broker,
             self._process,
@@ -779,4 +811,4 @@ class SimClients:
             self._transaction_timeout,
             self._trap,
         )
-
+        return self._producer

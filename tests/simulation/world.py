@@ -16,6 +16,7 @@ from consumer.delivery.sending import Rules
 from consumer.delivery.work import Credentials, Work
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
+from consumer.engine.defence import Raised
 from consumer.engine.errors import MemberFailed
 from consumer.engine.kafka import Logger
 from consumer.engine.lane import Bounds
@@ -140,6 +141,9 @@ class SimWatchdog(Watchdog):
         """There is nothing to end."""
 
 
+Answer = Done[Work] | Retry[Work] | Raised[Work]
+
+
 class SimPool:
     """Workers as tasks: each chunk has one, and so many run at a time."""
 
@@ -149,7 +153,7 @@ class SimPool:
         self._free = count
         self._handle = handle
         self._waiting: deque[tuple[Chunk[Work], Any]] = deque()
-        self._answers: deque[Done[Work] | Retry[Work] | BaseException] = deque()
+        self._answers: deque[Answer | BaseException] = deque()
         self._arrived = Signal()
 
     def submit(self, task: Chunk[Work]) -> None:
@@ -159,11 +163,11 @@ class SimPool:
         self._waiting.append((task, (consumer, {task.partition: held} if held else {})))
         self._start()
 
-    def answers(self, timeout: float) -> Sequence[Done[Work] | Retry[Work]]:
+    def answers(self, timeout: float) -> Sequence[Answer]:
         if not self._answers:
             self._arrived.clear()
             self._kernel.wait(self._arrived, timeout)
-        taken: list[Done[Work] | Retry[Work]] = []
+        taken: list[Answer] = []
         while self._answers:
             answer = self._answers.popleft()
             if isinstance(answer, BaseException):
@@ -181,7 +185,7 @@ class SimPool:
         chunk, works_on = self._waiting.popleft()
 
         def work() -> None:
-            answer: Done[Work] | Retry[Work] | BaseException
+            answer: Answer | BaseException
             try:
                 answer = self._handle(chunk)
             except Killed:
@@ -317,19 +321,19 @@ class MemberProcess(Process):
             return True
         return asked
 
-    def _call_within(self, seconds: float, call: Callable[[], None]) -> None:
-        is_over, errors = Signal(), list[BaseException | None]()
-
-        def body() -> None:
-            call()
+    def _call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
+        kernel, is_over, errors = self.world.kernel, Signal(), list[BaseException | None]()
 
         def ended(error: BaseException | None) -> None:
             errors.append(error)
             is_over.set()
 
-        self.world.kernel.start(self, body, ended)
-        if not self.world.kernel.wait(is_over, seconds):
-            raise CallTimeout
+        kernel.start(self, call, ended)
+        end = kernel.now + seconds
+        while not kernel.wait(is_over, min(1.0, end - kernel.now)):
+            if kernel.now >= end:
+                raise CallTimeout
+            meanwhile()
         if errors[0] is not None:
             raise errors[0]
 
@@ -500,7 +504,7 @@ class World:
             still = sum(until - since for since, until in process.freezes if until > process.stop_asked)
             if view.now - process.stop_asked > STOPPED_WITHIN + still:
                 self.ledger.broken("stops when told", f"{process.name} still runs long after SIGTERM")
-        if view.is_flooded and self._chance.random() < 0.3:
+        if view.flooded and self._chance.random() < 0.3:
             process.member.reload()
 
     # what is produced
