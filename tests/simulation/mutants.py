@@ -24,7 +24,140 @@ class Mutant(NamedTuple):
     after: str
 
 
-MUTANTS: dict[str, Mutant] = {}
+MUTANTS: dict[str, Mutant] = {
+    # transactions
+    "offsets left out": Mutant(
+        "consumer.engine.writer",
+        "            if positions:\n                self._send_offsets",
+        "            if False:\n                self._send_offsets",
+    ),
+    "an offset too far": Mutant(
+        "consumer.engine.lane", "record.offset + 1 if self._finished", "record.offset + 2 if self._finished"
+    ),
+    "an offset too short": Mutant(
+        "consumer.engine.lane", "record.offset + 1 if self._finished", "record.offset if self._finished"
+    ),
+    "the end committed before what is held": Mutant(
+        "consumer.engine.lane", "self._records == sum(map(len, self._finished)) and", ""
+    ),
+    "a stale end": Mutant("consumer.engine.lane", "        self._end = None\n\n    def at_end", "\n    def at_end"),
+    "results without offsets on a second commit": Mutant(
+        "consumer.engine.lane",
+        "        if self._end and self._records == sum(map(len, self._finished)) and self._end != self._committed:\n",
+        "        if self._records == sum(map(len, self._finished)) and self._end != self._committed:\n",
+    ),
+    "finished records kept after their commit": Mutant(
+        "consumer.engine.lane", "        self._finished.clear()", "        pass"
+    ),
+    "finished records forgotten when a transaction is aborted": Mutant(
+        "consumer.engine.committer",
+        "            raise\n        for topic, letters",
+        "            [lane.committed() for lane in lanes]\n            raise\n        for topic, letters",
+    ),
+    "an abort taken for a commit": Mutant(
+        "consumer.engine.writer", "            raise self._aborted(error) from None\n        try:\n", "            self._aborted(error)\n            return\n        try:\n"
+    ),
+    "an unknown end taken for an abort": Mutant(
+        "consumer.engine.writer", "raise _end_unknown(error) from None\n        self", "raise self._aborted(error) from None\n        self"
+    ),
+    "an unknown end taken for a commit": Mutant(
+        "consumer.engine.writer", "            raise _end_unknown(error) from None\n        self", "            pass\n        self"
+    ),
+    "dead letters left out": Mutant("consumer.engine.writer", "        if output.dead_letter:\n", "        if False:\n"),
+    "a dead letter with the result's bytes": Mutant(
+        "consumer.engine.writer", "output.record.key, output.record.value, headers", "output.record.key, output.result, headers"
+    ),
+    "a queue that is full drops a record": Mutant(
+        "consumer.engine.writer", "                if not deadline.left:\n                    raise\n                self._producer.poll(min(_PAUSE, deadline.left))  # the queue is full: let it drain\n                self._tell()\n", "                return\n"
+    ),
+    "no step is made again": Mutant(
+        "consumer.engine.writer", "        if not (kafka_error(error).retriable() and deadline.left):\n", "        if kafka_error(error):\n"
+    ),
+    "offsets of another generation": Mutant(
+        "consumer.engine.member", "self._writer, self._consumer.consumer_group_metadata, within", "self._writer, self._same_group, within"
+    ),
+    "no wait for adding offsets in a thread of its own": Mutant(
+        "consumer.engine.writer", "                self._call(seconds + _PAUSE, send, self._tell)", "                send()"
+    ),
+    "commits go on after an abort without a pause": Mutant(
+        "consumer.engine.committer", "        if now < self._due:\n            return\n", ""
+    ),
+    # the group
+    "lanes kept when partitions are lost": Mutant(
+        "consumer.engine.member",
+        "        self._lanes.drop(lost)\n", ""
+    ),
+    "lanes kept when partitions are revoked": Mutant(
+        "consumer.engine.member", "            self._show()\n        self._lanes.drop(partitions)", "            self._show()"
+    ),
+    "a lane not reset when its partition comes back": Mutant(
+        "consumer.engine.lanes",
+        "            self.drop([partition])\n            self._lanes[partition] = Lane(partition, self._epoch, self._bounds)",
+        "            self._lanes.setdefault(partition, Lane(partition, self._epoch, self._bounds))",
+    ),
+    "an answer of an earlier assignment taken": Mutant(
+        "consumer.engine.lanes", "return lane is not None and lane.epoch == chunk.epoch", "return lane is not None"
+    ),
+    "nothing asked before sending": Mutant(
+        "consumer.delivery.sending", "            if not self.still_ours():\n", "            if False:\n"
+    ),
+    "no watchdog for the workers": Mutant(
+        "consumer.engine.member", "self._lanes.has(chunk) and not watchdog.stood_still", "self._lanes.has(chunk)"
+    ),
+    "no watchdog at all": Mutant(
+        "consumer.engine.member", "        watchdog = self._watchdog\n", "        watchdog = self._watchdog = type(\"Blind\", (), {\"stood_still\": False, \"end\": lambda _: None})()\n"
+    ),
+    "no new assignment of lanes with a new writer": Mutant(
+        "consumer.engine.member", "            self._lanes.assign(partitions)\n            self._unread |= set(partitions)\n", ""
+    ),
+    "records not read again with a new writer": Mutant(
+        "consumer.engine.member", "        self._writer, self._writer_trouble = writer, None\n        self._reread()\n", "        self._writer, self._writer_trouble = writer, None\n        self._unread.clear()\n"
+    ),
+    "records taken while they are to be read again": Mutant(
+        "consumer.engine.member", "            if self._unread and to_place(message).of in self._unread:\n                continue\n", ""
+    ),
+    "a lost writer never made anew": Mutant(
+        "consumer.engine.member", "        self._writer_due = self._clock.monotonic() + _PAUSE", "        self._writer_due = float(\"inf\")"
+    ),
+    "the consumer left open": Mutant(
+        "consumer.engine.member", "            self._consumer.close()", "            pass"
+    ),
+    "stop ignored while something is in flight": Mutant(
+        "consumer.engine.member", "            deadline.left\n            and self._writer\n", "            self._writer\n"
+    ),
+    "stop ignored": Mutant("consumer.engine.member", "            while not self._stopping:\n                self._turn()", "            while True:\n                self._turn()"),
+    # waiting
+    "never paused": Mutant("consumer.engine.member", "            if lane.is_full and not lane.paused:", "            if False:"),
+    "never resumed": Mutant("consumer.engine.member", "            elif lane.paused is not False and lane.is_half_empty:", "            elif lane.paused is None and lane.is_half_empty:"),
+    "resumed only when unknown": Mutant("consumer.engine.member", "            elif lane.paused is not False and lane.is_half_empty:", "            elif lane.paused and lane.is_half_empty:"),
+    "a probe never released": Mutant("consumer.engine.gate", "            self.due = due(self.failures)\n            self._probe = None", "            self.due = due(self.failures)"),
+    "the probe of a lane that is gone kept": Mutant("consumer.engine.gate", "        if self._probe == partition:\n            self._probe = None\n        return", "        return"),
+    "a gate that never opens": Mutant("consumer.engine.lanes", "            if lane.waits_for == name:\n                lane.resume()", "            if False:\n                lane.resume()"),
+    "a gate kept when nobody waits": Mutant("consumer.engine.lanes", "        if name in self._gates and not self._gates[name].leave(lane.partition):\n            del self._gates[name]", "        if name in self._gates:\n            self._gates[name].leave(lane.partition)"),
+    "what serves not noted": Mutant("consumer.delivery.sending", "            self.served.add(site_id)\n            run.tally", "            run.tally"),
+    "a registry that serves not noted": Mutant("consumer.delivery.handler", "                    served.add(REGISTRY)", "                    pass"),
+    "a flood never released": Mutant("consumer.engine.member", "                self._committer.release()", "                pass"),
+    "new settings not taken over": Mutant("consumer.delivery.handler", "        self._defaults = defaults\n\n    def handle", "        pass\n\n    def handle"),
+    "an empty value taken for no record": Mutant("consumer.engine.member", "            if first is not None:", "            if first:"),
+    # delivery
+    "a decided event sent again": Mutant("consumer.delivery.sending", "        if event.outcome is None:\n            site", "        if True:\n            site"),
+    "later events of a key go on behind a suspect": Mutant("consumer.delivery.sending", "            if event.key in blocked:\n                run.queue", "            if False:\n                run.queue"),
+    "later events of a key decided behind a suspect": Mutant("consumer.delivery.sending", "                    blocked.add(event.key)", "                    pass"),
+    "one request for an order's cart and what is before it": Mutant("consumer.delivery.sending", "rank < ranks.get(event.key, 0)", "False"),
+    "a refused batch blamed on its first event": Mutant("consumer.delivery.sending", "            case Refused(message) if len(group) == 1:", "            case Refused(message) if group:"),
+    "a refused batch not split": Mutant("consumer.delivery.sending", "                self.limits[run.site.site_id] = len(group) // 2", "                self.limits[run.site.site_id] = len(group)"),
+    "what was in a refused batch lost": Mutant("consumer.delivery.sending", "                run.queue.extendleft(reversed(group))\n                self.limits", "                self.limits"),
+    "our own credentials refused for good": Mutant("consumer.delivery.sending", "        if ours:\n", "        if False:\n"),
+    "an event given up at its first failures": Mutant("consumer.delivery.suspicion", "return self.counted >= max_attempts and by_chance < _HARDLY", "return self.alone >= max_attempts"),
+    "an event never given up": Mutant("consumer.delivery.suspicion", "return self.counted >= max_attempts and by_chance < _HARDLY", "return False"),
+    "a transient item accepted": Mutant("consumer.delivery.sending", "                    waiting.append((event, f\"the API said of an item: {why}\"))\n                    blocked.add(event.key)", "                    event.outcome = Accepted()"),
+    "a rejected item tried again": Mutant("consumer.delivery.sending", "                    event.outcome = Fault(\"rejected\", why)", "                    waiting.append((event, why))"),
+    "an undecided record left out": Mutant("consumer.delivery.handler", "for record in chunk.records[len(work.drafts) :]:", "for record in chunk.records[len(work.drafts) + (chunk.attempts > 1) :]:"),
+    "a registry's outage taken for bad data": Mutant("schemas.codec", "        except RegistryUnavailable:\n            raise\n", ""),
+    "a good result where an event failed": Mutant("consumer.delivery.results", "500 if faults else 200", "200"),
+    "a dead letter without its record's key": Mutant("consumer.engine.writer", "self._dead_letters_topic, output.record.key,", "self._dead_letters_topic, None,"),
+    "later runs of a site go out behind an earlier one": Mutant("consumer.delivery.handler", "                    break  # a later run may have a later event of the same key", "                    pass"),
+}
 
 
 class DoesNotApply(AssertionError):
