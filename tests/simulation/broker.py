@@ -20,11 +20,15 @@ Headers = list[tuple[str, str | bytes | None]]
 
 
 class Refused(Exception):
-    """What the broker answers instead of doing what it was asked; `code` is a KafkaError's."""
+    """What the broker answers instead of doing what it was asked; `code` is a KafkaError's.
 
-    def __init__(self, code: int) -> None:
+    `topics` are those of records that are too large.
+    """
+
+    def __init__(self, code: int, topics: tuple[str, ...] = ()) -> None:
         super().__init__(KafkaError(code).name())
         self.code = code
+        self.topics = topics
 
 
 @dataclass(slots=True)
@@ -336,6 +340,7 @@ class Broker:
         self.logs: dict[Partition, Log] = {}
         self.group = Group(kernel, self.logs, said)
         self.full: set[str] = set()
+        self.largest: dict[str, int] = {}
         self.commits: Callable[[Transactional], None] = lambda _: None
         self.changed: Callable[[], None] = lambda: None
         self._said = said
@@ -382,9 +387,16 @@ class Broker:
         state = self._opened(name, epoch)
         if any(log.partition.topic in self.full for log, *_ in wanted):
             raise Refused(KafkaError.KAFKA_STORAGE_ERROR)
+        too_large = tuple(log.partition.topic for log, _, value, _ in wanted if self._is_too_large(log, value))
+        if too_large:
+            raise Refused(KafkaError.MSG_SIZE_TOO_LARGE, too_large)
         for log, key, value, headers in wanted:
             entry = log.append(self.kernel.now, key, value, headers, state.pid)
             state.logs.setdefault(log, []).append(entry)
+
+    def _is_too_large(self, log: Log, value: bytes | None) -> bool:
+        largest = self.largest.get(log.partition.topic)
+        return largest is not None and len(value or b"") > largest
 
     def add_offsets(
         self, name: str, epoch: int, offsets: Mapping[Partition, int], member: tuple[str, str | None, int]

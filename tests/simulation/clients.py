@@ -569,6 +569,8 @@ class SimProducer:
         self._number = 0
         self._error: KafkaError | None = None
         self._flushed: list[Callable[[], None]] = []
+        self._refused: list[tuple[KafkaError, str]] = []
+        self._on_delivery: Callable[[KafkaError | None, Message], None]
         self._is_destroyed = False
         self._calls_now = (0.0, 0)
 
@@ -590,9 +592,16 @@ class SimProducer:
         self._error = None
 
     def produce(
-        self, topic: str, value: bytes | None, key: bytes | None, *, headers: list[tuple[str, str | bytes | None]]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        *,
+        headers: list[tuple[str, str | bytes | None]],
+        on_delivery: Callable[[KafkaError | None, Message], None],
     ) -> None:
         self._check("open")
+        self._on_delivery = on_delivery
         if len(self._queue) >= _QUEUE_FULL or self._trap(self._process, "queue").how == "full":
             raise BufferError("Local: Queue full")
         logs = self._broker.logs_of(topic)
@@ -661,6 +670,7 @@ class SimProducer:
         self._calls_now = (self._kernel.now, calls + 1 if moment == self._kernel.now else 0)
         if calls > _CALLS_AT_ONE_MOMENT:
             raise Stuck("the producer is called again and again, and no time passes")
+        self._report()
         if state is None:
             return
         if self._state == "fatal":
@@ -675,7 +685,9 @@ class SimProducer:
             begin(operation.finish)
         elif operation.name != name:
             raise KafkaException(KafkaError(KafkaError._CONFLICT, f"{operation.name} is still going on"))
-        if not self._kernel.wait(operation.is_done, timeout):
+        is_done = self._kernel.wait(operation.is_done, timeout)
+        self._report()
+        if not is_done:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{name} timed out", retriable=True))
         self._operation = None
         if isinstance(operation.answer, Refused):
@@ -683,6 +695,11 @@ class SimProducer:
         if isinstance(operation.answer, KafkaError):
             raise KafkaException(operation.answer)
         return operation.answer
+
+    def _report(self) -> None:
+        refused, self._refused = self._refused, []
+        for error, topic in refused:
+            self._on_delivery(error, Message(topic, 0))
 
     def _failed(self, refusal: Refused) -> KafkaError:
         if refusal.code == KafkaError.INVALID_PRODUCER_EPOCH:
@@ -725,6 +742,8 @@ class SimProducer:
                 return
             is_over.set()
             self._sending -= 1
+            if is_same() and isinstance(answer, Refused) and answer.code == KafkaError.MSG_SIZE_TOO_LARGE:
+                self._refused += [(KafkaError(answer.code), topic) for topic in answer.topics]
             if is_same() and isinstance(answer, (Refused, KafkaError)):
                 self._error = self._failed(answer) if isinstance(answer, Refused) else answer
             if self._queue:

@@ -50,6 +50,7 @@ EVENTS = (
     "group moves",
     "transactions move",
     "disk full",
+    "results must be small",
     "site down",
     "other site down",
     "token changed",
@@ -124,8 +125,10 @@ def _weighted(chance: Random) -> dict[str, float]:
 def _fault(chance: Random, duration: float, members: int, what: str, call: str | None) -> Fault:
     if what.startswith("frozen") or what == "freeze":
         seconds = chance.choice((0.1, 0.3, 1.0, 3.5, 7.0))
+    elif call == "end":
+        seconds = chance.choice((0.1, 1.0, 3.5, 5.0))  # also longer than a commit may take
     elif call:
         seconds = chance.choice((0.02, 0.05, 0.1, 0.1, 0.3, 1.0, 3.5))
     else:
-        seconds = chance.choice((0.3, 1.0, 2.0, 4.0))
+        seconds = chance.choice((0.3, 1.0, 2.0, 5.0))
     return Fault(round(chance.uniform(0, duration), 3), what, chance.randrange(members), seconds, call)

@@ -196,6 +196,7 @@ def _result(version: int) -> dict[str, Any]:
         "timestamp": 0,
         "replay": None,
         "redrive": None,
+        "group": None,
     }
 
 

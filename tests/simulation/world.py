@@ -47,7 +47,7 @@ from tests.simulation.outside import DOWN, Api, SimClient, SimRegistry
 from tests.simulation.workload import OTHER_SITE, SITE, TAXONOMY, TOKEN, draw_kind, make
 
 TOPICS = ("carts", "orders")
-COMMIT_TIMEOUT, DRAIN_TIMEOUT, GRACE_TIME = 3.0, 2.0, 3.0
+COMMIT_TIMEOUT, DRAIN_TIMEOUT, GRACE_TIME = 3.0, 1.0, 3.0
 TRANSACTION_TIMEOUT = COMMIT_TIMEOUT + 10.0
 LONGEST_SILENCE = SESSION - HEARTBEAT
 BACKOFF = Backoff(first=0.05, longest=1.0, longest_retry_after=5.0)
@@ -207,7 +207,7 @@ class SimHooks(Hooks):
     def __init__(self, process: "MemberProcess") -> None:
         self._process = process
         self._due = 0.0
-        self._observer = Observer(_no_admin)
+        self._observer = Observer(_no_admin, None)
         self.view: MemberView | None = None
         self.not_ready: tuple[str, ...] = (NOT_ASSIGNED,)
 
@@ -612,6 +612,9 @@ class World:
                 topic = self._chance.choice((RESULTS, LETTERS))
                 self.broker.full.add(topic)
                 self.kernel.at(until, lambda: self.broker.full.discard(topic))
+            case "results must be small":
+                self.broker.largest[RESULTS] = self._chance.choice((120, 200, 300))
+                self.kernel.at(until, self.broker.largest.clear)
             case "site down":
                 self.api.down[SITE] = (self._chance.choice(DOWN[:-1]), until)
             case "other site down":
@@ -674,6 +677,7 @@ class World:
             self.network.down_until[call] = min(self.network.down_until[call], now)
         self.api.down.clear()
         self.broker.full.clear()
+        self.broker.largest.clear()
         self.registry_down[0] = 0.0
         self._mend_token()
         for slot in range(self.shape.members):
