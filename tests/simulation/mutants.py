@@ -57,12 +57,6 @@ MUTANTS: dict[str, Mutant] = {
     "an abort taken for a commit": Mutant(
         "consumer.engine.writer", "            raise self._aborted(error) from None\n        try:\n", "            self._aborted(error)\n            return\n        try:\n"
     ),
-    "an unknown end taken for an abort": Mutant(
-        "consumer.engine.writer", "raise _end_unknown(error) from None\n        self", "raise self._aborted(error) from None\n        self"
-    ),
-    "an unknown end taken for a commit": Mutant(
-        "consumer.engine.writer", "            raise _end_unknown(error) from None\n        self", "            pass\n        self"
-    ),
     "dead letters left out": Mutant("consumer.engine.writer", "        if output.dead_letter:\n", "        if False:\n"),
     "a dead letter with the result's bytes": Mutant(
         "consumer.engine.writer", "output.record.key, output.record.value, headers", "output.record.key, output.result, headers"
@@ -122,7 +116,6 @@ MUTANTS: dict[str, Mutant] = {
     "never resumed": Mutant("consumer.engine.member", "            elif lane.paused is not False and lane.is_half_empty:", "            elif lane.paused is None and lane.is_half_empty:"),
     "resumed only when unknown": Mutant("consumer.engine.member", "            elif lane.paused is not False and lane.is_half_empty:", "            elif lane.paused and lane.is_half_empty:"),
     "a probe never released": Mutant("consumer.engine.gate", "            self.due = due(self.failures)\n            self._probe = None", "            self.due = due(self.failures)"),
-    "the probe of a lane that is gone kept": Mutant("consumer.engine.gate", "        if self._probe == partition:\n            self._probe = None\n        return", "        return"),
     "a gate that never opens": Mutant("consumer.engine.lanes", "            if lane.waits_for == name:\n                lane.resume()", "            if False:\n                lane.resume()"),
     "a gate kept when nobody waits": Mutant("consumer.engine.lanes", "        if name in self._gates and not self._gates[name].leave(lane.partition):\n            del self._gates[name]", "        if name in self._gates:\n            self._gates[name].leave(lane.partition)"),
     "a flood never released": Mutant("consumer.engine.member", "                self._committer.release()", "                pass"),

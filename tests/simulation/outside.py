@@ -23,7 +23,7 @@ from schemas.codec import RegistryUnavailable, Schema, UnknownSchema
 from tests.simulation.clients import Effect
 from tests.simulation.kernel import Kernel, Process, Signal
 from tests.simulation.ledger import Ledger, Request
-from tests.simulation.workload import IDS, OTHER_SITE, OTHER_TOKEN, SITE, TOKEN, Event, Sent, own_schema_of
+from tests.simulation.workload import IDS, OTHER_SITE, OTHER_TOKEN, SECOND_TOKEN, SITE, TOKEN, Event, Sent, own_schema_of
 
 READ_TIMEOUT = 1.5
 _MOST_ALONE = 2
@@ -43,7 +43,9 @@ class Api:
     ledger: Ledger
     trap: Callable[[Process, str], Effect]
     longest_silence: float
-    tokens: dict[str, str] = field(default_factory=lambda: {SITE: TOKEN, OTHER_SITE: OTHER_TOKEN})
+    tokens: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {SITE: (TOKEN,), OTHER_SITE: (OTHER_TOKEN, SECOND_TOKEN)}
+    )
     down: dict[str, tuple[str, float]] = field(default_factory=dict)
     requests: int = 0
     _unlucky: Counter[bytes] = field(default_factory=Counter)
@@ -117,9 +119,7 @@ class Api:
                 case "hang and take in":
                     self._judged(request, unlucky=False)
                     return None
-        if request.site not in self.tokens:
-            return Forbidden("invalid_token")
-        if request.token != self.tokens[request.site]:
+        if request.token not in self.tokens.get(request.site, ()):
             return Forbidden("invalid_token")
         match effect.how:
             case "lost":

@@ -17,7 +17,7 @@ from schemas.hub import to_message
 from tests.messages import cart, order, taxon
 
 SITE, TOKEN, NEW_TOKEN = "own-site", "own-token-1", "own-token-2"
-OTHER_SITE, OTHER_TOKEN = "other-site", "other-token"
+OTHER_SITE, OTHER_TOKEN, SECOND_TOKEN = "other-site", "other-token", "second-token"
 TAXONOMY = {"jirafe.product_category_taxonomy": "2"}
 REQUEST_BYTES = 20_000
 IDS = {name: number for number, name in enumerate(OWN_SCHEMAS, 1)}
@@ -29,6 +29,7 @@ LETTERS: dict[str, str | None] = {
     "new order": None,
     "taxon": None,
     "other site": None,
+    "other site, other token": None,
     "nothing to send": None,
     "tombstone": None,
     "empty": "undecodable",
@@ -53,7 +54,7 @@ SENT = ("rejected", "refused", "forbidden", "failing")
 UNORDERED = ("forbidden", "failing")
 """Kinds whose events nothing shows to be decided: no order is checked by them."""
 
-GOOD = ("cart", "order", "new order", "taxon", "other site")
+GOOD = ("cart", "order", "new order", "taxon", "other site", "other site, other token")
 _BAD = tuple(kind for kind, letter in LETTERS.items() if letter and kind != "failing")
 
 
@@ -75,7 +76,6 @@ class Made:
     value: bytes | None
     events: tuple[Event, ...]
     event_key: str
-    site: str
 
     @property
     def letter(self) -> str | None:
@@ -122,12 +122,13 @@ _DEFAULTS = Defaults(Credentials(SITE, TOKEN), TAXONOMY)
 def make(kind: str, partition: Partition, letter: str, version: int, *, by_registry: bool) -> Made:
     """Make the record of a key's version; the same arguments give the same bytes."""
     # An event's order is kept by site and key: each site has keys of its own.
-    number = f"{partition.topic[0]}{partition.number}{letter}{'x' if kind == 'other site' else ''}"
+    number = f"{partition.topic[0]}{partition.number}{letter}{'x' if kind.startswith('other site') else ''}"
     name, document = _document(kind, number, version)
     codec = _ENCODERS[by_registry]
     message = to_message(document)
     parameters = {
         "other site": {"jirafe.site_id": OTHER_SITE, "jirafe.access_token": OTHER_TOKEN},
+        "other site, other token": {"jirafe.site_id": OTHER_SITE, "jirafe.access_token": SECOND_TOKEN},
         "forbidden": {"jirafe.site_id": "nobody's-site", "jirafe.access_token": "no-such-token"},
         "bad token": {"jirafe.access_token": "two\nlines"},
     }.get(kind)
@@ -156,8 +157,7 @@ def make(kind: str, partition: Partition, letter: str, version: int, *, by_regis
         draft = _MAPPER.draft(Record(*partition, 0, 0, b"", plain, ()), _DEFAULTS)
         events = tuple(Event(e.document.array, e.document.json, i) for i, e in enumerate(draft.events))
         assert events, (kind, draft)
-    site = OTHER_SITE if kind == "other site" else SITE
-    return Made(kind, number.encode(), value, events, number, site)
+    return Made(kind, number.encode(), value, events, number)
 
 
 def _document(kind: str, number: str, version: int) -> tuple[str, dict[str, Any]]:

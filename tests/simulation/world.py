@@ -61,6 +61,7 @@ HELD_BEYOND = 11
 _CODECS = {False: Codec()}
 _MOST_SUPPORT = 400
 _MOST_FAILING = 2
+_BRIEF = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -613,14 +614,13 @@ class World:
                 self.broker.full.add(topic)
                 self.kernel.at(until, lambda: self.broker.full.discard(topic))
             case "results must be small":
-                self.broker.largest[RESULTS] = self._chance.choice((120, 200, 300))
-                self.kernel.at(until, self.broker.largest.clear)
+                self.broker.largest[RESULTS] = _BRIEF  # and so it stays
             case "site down":
                 self.api.down[SITE] = (self._chance.choice(DOWN[:-1]), until)
             case "other site down":
                 self.api.down[OTHER_SITE] = (self._chance.choice(DOWN[:-1]), until)
             case "token changed" if self.token == TOKEN:
-                self.api.tokens[SITE] = workload.NEW_TOKEN
+                self.api.tokens[SITE] = (workload.NEW_TOKEN,)
                 self.kernel.at(until, self._mend_token)
             case "registry down":
                 self.registry_down[0] = until
@@ -645,7 +645,7 @@ class World:
             self.network.down_until[call] = max(self.network.down_until[call], until)
 
     def _mend_token(self) -> None:
-        self.token = self.api.tokens[SITE]
+        [self.token] = self.api.tokens[SITE]
 
     def _leave_open(self, until: float) -> None:
         """Let another writer put records into a partition, and end its transaction later."""
@@ -677,7 +677,6 @@ class World:
             self.network.down_until[call] = min(self.network.down_until[call], now)
         self.api.down.clear()
         self.broker.full.clear()
-        self.broker.largest.clear()
         self.registry_down[0] = 0.0
         self._mend_token()
         for slot in range(self.shape.members):
