@@ -6,11 +6,21 @@ records) happens in its calls, as with the library.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_INVALID,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+    Uuid,
+)
+from confluent_kafka.admin import TopicDescription
 
 from consumer.engine.kafka import GroupMetadata, RebalanceCallback
 from consumer.engine.records import Partition
@@ -24,6 +34,7 @@ _MOST_QUEUED = 5
 _LINGER = 0.005
 _QUEUE_FULL = 200
 _CLOSED_WITHIN = 1.0
+_DESCRIBED_WITHIN = 10.0
 _CALLS_AT_ONE_MOMENT = 2000
 
 _RETRIED_BY_LIBRARY = frozenset(
@@ -38,7 +49,7 @@ _RETRIED_BY_LIBRARY = frozenset(
 )
 GROUP_CALLS = ("join", "heartbeat", "committed", "leave", "offsets")
 TRANSACTION_CALLS = ("init", "end")
-LOG_CALLS = ("produce", "fetch")
+LOG_CALLS = ("produce", "fetch", "ends", "describe")
 CALLS = GROUP_CALLS + TRANSACTION_CALLS + LOG_CALLS
 
 
@@ -256,6 +267,32 @@ class SimConsumer:
         self._paused -= {Partition(each.topic, each.partition) for each in partitions}
         self._poke()
 
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self._check()
+        wanted = [Partition(each.topic, each.partition) for each in partitions]
+        offsets = self._await("committed", lambda: self._broker.group.committed(wanted), timeout)
+        return [TopicPartition(*partition, offsets.get(partition, OFFSET_INVALID)) for partition in wanted]
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        self._check()
+        log = self._broker.logs[Partition(partition.topic, partition.partition)]
+        ends: tuple[int, int] = self._await("ends", lambda: (log.start, log.stable), timeout)
+        return ends
+
+    def _await(self, call: str, execute: Callable[[], object], timeout: float) -> Any:
+        """Ask the cluster, and wait for the answer."""
+        is_back, answers = Signal(), list[object]()
+
+        def answered(answer: object) -> None:
+            answers.append(answer)
+            is_back.set()
+
+        end = self._kernel.now + timeout
+        self._ask(call, execute, answered, lambda: not self.is_closed and self._kernel.now < end)
+        if not self._kernel.wait(is_back, timeout):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{call} timed out"))
+        return answers[0]
+
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         self._check()
         for each in partitions:
@@ -270,7 +307,7 @@ class SimConsumer:
             partition = Partition(each.topic, each.partition)
             if partition in self.assigned:
                 raise KafkaException(KafkaError(KafkaError._CONFLICT, f"{partition} is assigned already"))
-            self._assign(partition)
+            self._assign(partition, each.offset)
 
     def consumer_group_metadata(self) -> GroupMetadata:
         self._check()
@@ -342,11 +379,27 @@ class SimConsumer:
         gone = self.assigned.pop(partition, None)
         self._queue = deque((of, message) for of, message in self._queue if of is not gone)
 
-    def _assign(self, partition: Partition) -> None:
+    def _reset(self, state: Assigned) -> None:
+        """Say that there is nowhere to read from: `auto.offset.reset=error`."""
+        state.position = None
+        error = KafkaError(KafkaError._AUTO_OFFSET_RESET, "no offset to read from")
+        self._queue.append((state, Message(*state.partition, error=error)))
+        self._ready.set()
+
+    def _assign(self, partition: Partition, offset: int = OFFSET_INVALID) -> None:
         state = self.assigned[partition] = Assigned(partition, self._broker.logs[partition])
+        if offset == OFFSET_BEGINNING:
+            offset = state.log.start
+        if offset >= 0:
+            state.position = state.delivered = state.start = offset
+            self._poke()
+            return
 
         def found(offsets: dict[Partition, int]) -> None:
-            state.position = state.delivered = state.start = offsets.get(partition, state.log.start)
+            if partition not in offsets:
+                self._reset(state)
+                return
+            state.position = state.delivered = state.start = offsets[partition]
             self._poke()
 
         group = self._broker.group
@@ -487,14 +540,15 @@ class SimConsumer:
             return
         self._is_fetching = True
 
-        def read() -> list[tuple[Assigned, int, list[Any], int, bool]]:
-            found = []
+        def read() -> list[tuple[Assigned, int, list[Any], int | None, bool]]:
+            found: list[tuple[Assigned, int, list[Any], int | None, bool]] = []
             for state, position in wanted:
                 try:
                     entries, behind = state.log.read(position, _FETCHED_AT_ONCE)
                 except Refused:
-                    entries, behind = [], state.log.start  # auto.offset.reset=earliest
-                found.append((state, position, entries, behind, behind >= state.log.stable))
+                    found.append((state, position, [], None, False))
+                else:
+                    found.append((state, position, entries, behind, behind >= state.log.stable))
             return found
 
         self._ask("fetch", read, self._fetched)
@@ -505,6 +559,9 @@ class SimConsumer:
             if self.assigned.get(state.partition) is not state or state.position != asked:
                 continue
             if state.partition in self._paused:
+                continue
+            if behind is None:
+                self._reset(state)
                 continue
             state.position = behind
             for entry in entries:
@@ -831,3 +888,28 @@ class SimClients:
             self._trap,
         )
         return self._producer
+
+    def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
+        futures: dict[str, Future[TopicDescription]] = {topic: Future() for topic in topics}
+        end = self._network.kernel.now + _DESCRIBED_WITHIN
+
+        def answered(_: object) -> None:
+            for topic, future in futures.items():
+                if not future.done():
+                    future.set_result(TopicDescription(topic, Uuid(1, 1), is_internal=False, partitions=[]))
+
+        def give_up() -> None:
+            for future in futures.values():
+                if not future.done():
+                    future.set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
+
+        network = self._network
+        network.request(
+            self._process,
+            "describe",
+            lambda respond: respond(None),
+            answered,
+            lambda: network.kernel.now < end,
+        )
+        network.kernel.at(end, give_up, self._process)
+        return futures

@@ -34,7 +34,7 @@ HOWS = {
         "killed before",
         "frozen after",
     ),
-    "registry": ("lost", "slow", "killed before"),
+    "registry": ("lost", "killed before"),
     "queue": ("full",),
     "adding": ("never",),
 }
@@ -78,6 +78,8 @@ _WEIGHTS = {
     "leave": 0.1,
     "registry": 0.3,
     "adding": 0.3,
+    "ends": 0.3,
+    "describe": 0.3,
 }
 # So rare are the calls themselves.
 

@@ -90,7 +90,7 @@ class Ledger:
         if made.events:
             for event in made.events:
                 self.events[event.json] = (sent, event)
-            self.undecided_failing += made.kind == "failing"
+            self.undecided_failing += made.letter == "failing"
             if made.kind not in UNORDERED:
                 key = self._keys[made.event_key]
                 sent.before, key.last = key.last, sent
@@ -207,7 +207,7 @@ class Ledger:
             raise self.broken("results", f"{sent} has the code {result['code']}, due is {due}: {told}")
         if due == 200 and len(sent.accepted) < len(made.events):
             raise self.broken("nothing lost", f"{sent} is said to be sent, and the API has not all of it")
-        if made.kind == "failing":
+        if made.letter == "failing":
             self.undecided_failing -= 1
         return sent, result["code"]
 

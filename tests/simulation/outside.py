@@ -21,9 +21,9 @@ from jirafe.client import (
 )
 from schemas.codec import RegistryUnavailable, Schema, UnknownSchema
 from tests.simulation.clients import Effect
-from tests.simulation.kernel import Kernel, Process, Signal
+from tests.simulation.kernel import Kernel, Killed, Process, Signal
 from tests.simulation.ledger import Ledger, Request
-from tests.simulation.workload import IDS, OTHER_SITE, OTHER_TOKEN, SECOND_TOKEN, SITE, TOKEN, Event, Sent, own_schema_of
+from tests.simulation.workload import GONE_SITE, IDS, OTHER_SITE, OTHER_TOKEN, SECOND_TOKEN, SITE, TOKEN, Event, Sent, own_schema_of
 
 READ_TIMEOUT = 1.5
 _MOST_ALONE = 2
@@ -54,6 +54,8 @@ class Api:
         """Send a batch in a worker's task, and wait for its answer."""
         kernel = self.kernel
         self.requests += 1
+        if list(documents) == [PROBE]:
+            return self._probed(site)
         assert kernel.current is not None
         consumer, held = kernel.current.works_on
         events = [self._known(document) for document in sorted(documents, key=_rank)]
@@ -90,9 +92,17 @@ class Api:
         self.ledger.answered(Request(process, consumer, "", "", in_order, held), answer)
         return answer
 
+    def _probed(self, site: Site) -> Answer:
+        """Answer what asks whether the site serves: it is refused for its form, if so."""
+        self.kernel.sleep(2 * self._latency())
+        _, until = self.down.get(site.site_id, ("", 0.0))
+        if until > self.kernel.now:
+            return Failed("503", "the API answered 503")
+        if site.access_token not in self.tokens.get(site.site_id, ()):
+            return Forbidden("invalid_token")
+        return Answered((Rejected("name: null"),))
+
     def _known(self, document: Document) -> tuple[Sent, Event]:
-        if document == PROBE:
-            raise self.ledger.broken("events", "a probe is none of a member's")
         try:
             return self.ledger.events[document.json]
         except KeyError:
@@ -103,6 +113,8 @@ class Api:
 
     def _taken(self, request: Request, effect: Effect) -> Answer | None:
         """Take a batch in, or not; None for no answer at all."""
+        if request.site == GONE_SITE:
+            return Failed("503", "the API answered 503")
         how, until = self.down.get(request.site, ("", 0.0))
         if until > self.kernel.now:
             match how:
@@ -183,7 +195,7 @@ class SimClient(Client):
     """The API's client of one process: its public door, with the simulated API behind it."""
 
     def __init__(self, api: Api, process: Process) -> None:
-        super().__init__("http://api", connect_timeout=1.0, read_timeout=READ_TIMEOUT)
+        super().__init__("http://api", connect_timeout=1.0, timeout=READ_TIMEOUT)
         self._api = api
         self._process = process
 
@@ -193,7 +205,11 @@ class SimClient(Client):
 
 @dataclass(slots=True)
 class SimRegistry:
-    """The Schema Registry, as one process sees it. `down_until` is shared by all."""
+    """The Schema Registry, as one process sees it. `down_until` is shared by all.
+
+    It answers at once: who asks the same meanwhile is made to wait by the codec itself, as a thread, and not by
+    anything that a task could wait for.
+    """
 
     kernel: Kernel
     process: Process
@@ -213,6 +229,7 @@ class SimRegistry:
 
     def _ask(self) -> None:
         effect = self.trap(self.process, "registry")
-        self.kernel.sleep(0.01 + (effect.seconds if effect.how == "slow" else 0.0))
+        if not self.process.is_alive:
+            raise Killed
         if self.down_until[0] > self.kernel.now or effect.how == "lost":
             raise RegistryUnavailable("the schema registry did not answer")

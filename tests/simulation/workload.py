@@ -18,6 +18,7 @@ from tests.messages import cart, order, taxon
 
 SITE, TOKEN, NEW_TOKEN = "own-site", "own-token-1", "own-token-2"
 OTHER_SITE, OTHER_TOKEN, SECOND_TOKEN = "other-site", "other-token", "second-token"
+GONE_SITE = "gone-site"
 TAXONOMY = {"jirafe.product_category_taxonomy": "2"}
 REQUEST_BYTES = 20_000
 IDS = {name: number for number, name in enumerate(OWN_SCHEMAS, 1)}
@@ -44,18 +45,22 @@ LETTERS: dict[str, str | None] = {
     "rejected": "rejected",
     "refused": "refused",
     "forbidden": "forbidden",
+    "gone site": "failing",
     "failing": "failing",
 }
 """What records there are, and the kind of dead letter that is due to each."""
 
-SENT = ("rejected", "refused", "forbidden", "failing")
+SENT = ("rejected", "refused", "forbidden", "gone site", "failing")
 """Kinds that fail only at the API."""
 
-UNORDERED = ("forbidden", "failing")
+UNORDERED = ("forbidden", "gone site", "failing")
 """Kinds whose events nothing shows to be decided: no order is checked by them."""
 
 GOOD = ("cart", "order", "new order", "taxon", "other site", "other site, other token")
-_BAD = tuple(kind for kind, letter in LETTERS.items() if letter and kind != "failing")
+_BAD = tuple(kind for kind, letter in LETTERS.items() if letter and kind not in ("failing", "gone site"))
+
+
+_KEYS_APART = {"other site": "x", "other site, other token": "x", "forbidden": "f", "gone site": "g"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ _DEFAULTS = Defaults(Credentials(SITE, TOKEN), TAXONOMY)
 def make(kind: str, partition: Partition, letter: str, version: int, *, by_registry: bool) -> Made:
     """Make the record of a key's version; the same arguments give the same bytes."""
     # An event's order is kept by site and key: each site has keys of its own.
-    number = f"{partition.topic[0]}{partition.number}{letter}{'x' if kind.startswith('other site') else ''}"
+    number = f"{partition.topic[0]}{partition.number}{letter}{_KEYS_APART.get(kind, '')}"
     name, document = _document(kind, number, version)
     codec = _ENCODERS[by_registry]
     message = to_message(document)
@@ -130,6 +135,7 @@ def make(kind: str, partition: Partition, letter: str, version: int, *, by_regis
         "other site": {"jirafe.site_id": OTHER_SITE, "jirafe.access_token": OTHER_TOKEN},
         "other site, other token": {"jirafe.site_id": OTHER_SITE, "jirafe.access_token": SECOND_TOKEN},
         "forbidden": {"jirafe.site_id": "nobody's-site", "jirafe.access_token": "no-such-token"},
+        "gone site": {"jirafe.site_id": GONE_SITE, "jirafe.access_token": "its-token"},
         "bad token": {"jirafe.access_token": "two\nlines"},
     }.get(kind)
     if parameters:
@@ -148,7 +154,7 @@ def make(kind: str, partition: Partition, letter: str, version: int, *, by_regis
         case "truncated":
             value = value[:-5]
         case "unknown schema":
-            value = b"\x00\x00\x00\x0f\xff" + value[5:]
+            value = b"\x00\x00\x00\x0f\xff" + value[5:] if by_registry else value[:2] + b"\x0f" * 8 + value[10:]
         case "a result":
             value = codec.encode("result", _result(version))
     events: tuple[Event, ...] = ()
@@ -210,7 +216,7 @@ def draw_kind(chance: Random, bad: float, *, may_fail: bool) -> str:
     """Draw what the next record is."""
     if chance.random() >= bad:
         return chance.choice((*GOOD, "cart", "order", "nothing to send", "tombstone"))
-    return chance.choice((*_BAD, "failing") if may_fail else _BAD)
+    return chance.choice((*_BAD, "failing", "gone site") if may_fail else _BAD)
 
 
 def decoder(*, by_registry: bool) -> Codec:

@@ -53,6 +53,7 @@ LONGEST_SILENCE = SESSION - HEARTBEAT
 BACKOFF = Backoff(first=0.05, longest=1.0, longest_retry_after=5.0)
 HOLD_INTERVAL = 1.0
 MAX_ATTEMPTS = 4
+PATIENCE = 12.0
 IDLE_WITHIN = 150.0
 STOPPED_WITHIN = 30.0
 HELD_BEYOND = 11
@@ -61,7 +62,7 @@ HELD_BEYOND = 11
 _CODECS = {False: Codec()}
 _MOST_SUPPORT = 400
 _MOST_FAILING = 2
-_BRIEF = 200
+_BRIEF = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,10 @@ class MemberProcess(Process):
         else:
             codec = _CODECS[False]
         client = SimClient(world.api, self)
-        self._delivery = Delivery(codec, client, Rules(workload.REQUEST_BYTES, MAX_ATTEMPTS), self._defaults())
+        rules = Rules(workload.REQUEST_BYTES, MAX_ATTEMPTS, PATIENCE)
+        self._delivery = Delivery(
+            codec, client, rules, self._defaults(), group="group", clock=lambda: kernel.now
+        )
         self.clients = SimClients(
             world.network,
             world.broker,
@@ -505,7 +509,7 @@ class World:
             still = sum(until - since for since, until in process.freezes if until > process.stop_asked)
             if view.now - process.stop_asked > STOPPED_WITHIN + still:
                 self.ledger.broken("stops when told", f"{process.name} still runs long after SIGTERM")
-        if view.flooded and self._chance.random() < 0.3:
+        if (view.flooded or view.losses) and self._chance.random() < 0.3:
             process.member.reload()
 
     # what is produced
@@ -518,7 +522,7 @@ class World:
         letter = "abcdef"[self._chance.randrange(self.shape.keys)]
         may_fail = self.shape.may_fail and self._failing < _MOST_FAILING
         kind = kind or draw_kind(self._chance, self.shape.bad, may_fail=may_fail)
-        self._failing += kind == "failing"
+        self._failing += kind in ("failing", "gone site")
         self._versions[f"{log.partition}{letter}"] += 1
         version = self._versions[f"{log.partition}{letter}"]
         made = make(kind, log.partition, letter, version, by_registry=self.shape.by_registry)
@@ -617,7 +621,7 @@ class World:
                 self.broker.largest[RESULTS] = _BRIEF  # and so it stays
             case "site down":
                 self.api.down[SITE] = (self._chance.choice(DOWN[:-1]), until)
-            case "other site down":
+            case "other site down" if OTHER_SITE not in self.api.down:  # once: longer, and it may be given up
                 self.api.down[OTHER_SITE] = (self._chance.choice(DOWN[:-1]), until)
             case "token changed" if self.token == TOKEN:
                 self.api.tokens[SITE] = (workload.NEW_TOKEN,)
