@@ -1,7 +1,8 @@
 """The simulated clients and a real broker are asked the same questions, and must give the same answers.
 
-What a question needs is in `Side`. The simulated side runs it in virtual time; the real side, with the product's own
-client properties, against the broker that the tests run on. So the simulation may be believed, as far as it is asked.
+What a question needs is in `Side`. The simulated side runs it in virtual time; the real side, with the product's
+own client properties, against the broker that the tests run on. So the simulation may be believed, as far as it is
+asked.
 """
 
 import time
@@ -10,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,9 +29,7 @@ WITHIN = 30.0
 
 def examples(count: int) -> settings:
     """Ask a real broker only so often: each question takes it a second or so."""
-    return settings(
-        max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Side(Protocol):
@@ -71,7 +70,12 @@ class Simulated:
         self._process = Process("contract")
         self._topics = 0
         self._made: list[SimClients] = []
-        self._broker.changed = lambda: [each.current.poke() for each in self._made if each.current] and None
+        self._broker.changed = self._poke
+
+    def _poke(self) -> None:
+        for made in self._made:
+            if made.current:
+                made.current.poke()
 
     def ask(self, question: Callable[[], T]) -> T:
         answers: list[T] = []
@@ -213,6 +217,7 @@ class Following:
         self.heard: list[tuple[str, tuple[int, ...]]] = []
         self.values: list[bytes | None] = []
         self.ends: list[int] = []
+        self.resets: list[int] = []
         self.have: set[int] = set()
         self._side = side
         self.consumer: GroupConsumer = side.clients(name).consumer(lambda _: None, lambda _: None)
@@ -231,10 +236,23 @@ class Following:
 
     def turn(self) -> None:
         for message in self.consumer.consume(1000, 0.05):
-            if message.error() is None:
+            error = message.error()
+            if error is None:
                 self.values.append(message.value())
-            elif message.error().code() == KafkaError._PARTITION_EOF:
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                self.from_the_beginning(message.topic() or "", message.partition() or 0)
+            elif error.code() == KafkaError._PARTITION_EOF:
                 self.ends.append(message.offset() or 0)
+
+    def from_the_beginning(self, topic: str, partition: int) -> None:
+        """Begin where the log begins: there is no committed offset, or none that it has."""
+        low, _ = self.consumer.get_watermark_offsets(TopicPartition(topic, partition), WITHIN)
+        self.resets.append(low)
+        self.read_from(topic, low, partition)
+
+    def read_from(self, topic: str, offset: int, partition: int = 0) -> None:
+        self.consumer.incremental_unassign([TopicPartition(topic, partition)])
+        self.consumer.incremental_assign([TopicPartition(topic, partition, offset)])
 
     def until(self, is_so: Callable[[], bool], *others: "Following") -> None:
         end = self._side.now() + WITHIN
@@ -304,7 +322,9 @@ def test_a_reader_sees_committed_records_alone(make_side: Callable[[], Side], st
                 producer = writer(side)  # takes the id over, and ends what is open
         return side.seen(topic), side.end(topic)
 
-    values = [b"%d.%d" % (n, each) for n, (count, how) in enumerate(steps) for each in range(count) if how == "commit"]
+    values = [
+        b"%d.%d" % (n, each) for n, (count, how) in enumerate(steps) for each in range(count) if how == "commit"
+    ]
     seen, end = side.ask(question)
     assert seen == values
     # Each transaction that wrote anything, and was sent, has a marker behind its records.
@@ -560,8 +580,11 @@ def take_one(side: Side, member: Following) -> None:
     while not member.values:
         assert side.now() < end
         message = member.consumer.poll(0.05)
-        if message is not None and message.error() is None:
+        error = None if message is None else message.error()
+        if message is not None and error is None:
             member.values.append(message.value())
+        elif message is not None and error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+            member.from_the_beginning(message.topic() or "", message.partition() or 0)
 
 
 def test_an_end_that_a_pause_threw_away_is_told_again(side: Side) -> None:
@@ -599,8 +622,8 @@ def test_a_partition_that_is_given_up_and_taken_again_is_read_from_its_committed
         put(producer, results, b"result")
         add(producer, member.consumer.consumer_group_metadata(), topic, 3)
         producer.commit_transaction(WITHIN)
-        member.consumer.incremental_unassign([TopicPartition(topic, 0)])
-        member.consumer.incremental_assign([TopicPartition(topic, 0)])
+        [found] = member.consumer.committed([TopicPartition(topic, 0)], WITHIN)
+        member.read_from(topic, found.offset)
         member.until(lambda: len(member.values) == 5)
         member.consumer.close()
         return member.values
@@ -608,12 +631,71 @@ def test_a_partition_that_is_given_up_and_taken_again_is_read_from_its_committed
     assert side.ask(question) == [b"0", b"1", b"2", b"3", b"3"]
 
 
+def test_without_a_committed_offset_the_member_is_asked_where_to_begin(side: Side) -> None:
+    def question() -> tuple[list[int], tuple[int, int], int, list[bytes | None]]:
+        topic = side.topic()
+        side.append(topic, [b"1", b"2", b"3"])
+        member = Following(side, topic)
+        member.until(lambda: bool(member.ends))
+        ends = member.consumer.get_watermark_offsets(TopicPartition(topic, 0), WITHIN)
+        [found] = member.consumer.committed([TopicPartition(topic, 0)], WITHIN)
+        member.consumer.close()
+        return member.resets, ends, found.offset, member.values
+
+    assert side.ask(question) == ([0], (0, 3), OFFSET_INVALID, [b"1", b"2", b"3"])
+
+
+def test_an_offset_behind_the_end_is_refused(side: Side) -> None:
+    def question() -> tuple[list[int], list[bytes | None]]:
+        topic = side.topic()
+        side.append(topic, [b"1", b"2"])
+        member = Following(side, topic)
+        member.until(lambda: len(member.values) == 2)
+        member.read_from(topic, 7)
+        member.until(lambda: len(member.values) == 4)
+        member.consumer.close()
+        return member.resets, member.values
+
+    assert side.ask(question) == ([0, 0], [b"1", b"2", b"1", b"2"])
+
+
+@examples(6)
+@given(steps=STEPS)
+def test_the_end_that_a_member_is_told_is_the_last_stable_offset(
+    make_side: Callable[[], Side], steps: list[tuple[int, str]]
+) -> None:
+    side = make_side()
+
+    def question() -> tuple[int, int]:
+        topic = side.topic()
+        side.append(topic, [b"first"])
+        producer = writer(side)
+        for count, how in steps:
+            producer.begin_transaction()
+            put(producer, topic, *[b"x"] * count)
+            (producer.commit_transaction if how == "commit" else producer.abort_transaction)(WITHIN)
+        stable = side.end(topic)
+        producer.begin_transaction()
+        put(producer, topic, b"open")
+        let_send(producer)
+        member = Following(side, topic)
+        member.until(lambda: bool(member.ends))
+        _, end = member.consumer.get_watermark_offsets(TopicPartition(topic, 0), WITHIN)
+        member.consumer.close()
+        producer.abort_transaction(WITHIN)
+        return end, stable
+
+    end, stable = side.ask(question)
+    assert end == stable
+
+
 def test_what_is_not_assigned_cannot_be_given_up(side: Side) -> None:
     def question() -> list[str]:
         topic = side.topic(2)
         member = Following(side, topic)
         member.until(lambda: member.have == {0, 1})
-        place = [TopicPartition(topic, 0)]
+        member.until(lambda: len(member.resets) == 2)
+        place = [TopicPartition(topic, 0, 0)]
         told = [error_of(lambda: member.consumer.incremental_assign(place))[0]]
         member.consumer.incremental_unassign(place)
         told.append(error_of(lambda: member.consumer.incremental_unassign(place))[0])
@@ -622,4 +704,3 @@ def test_what_is_not_assigned_cannot_be_given_up(side: Side) -> None:
         return told
 
     assert side.ask(question) == ["_CONFLICT", "_INVALID_ARG"]
-

@@ -15,10 +15,10 @@ The same seed makes the same run, event by event. `make simulate ARGS="--seeds 1
 `python -m tests.simulation.run --seed 17` shows one.
 
 The engine's main loop, the library's calls and the handler are ordinary blocking code. Each runs in a greenlet,
-which a wait leaves and its wake enters again. The other way to have that in turns is a thread for each, with a baton
-that one has at a time. It was measured: to change to another thread and back takes 70 microseconds, to another
-greenlet 1, and a thread takes 20 times as long to make. A run changes some 2,000 times, so threads would more than
-double its time. A greenlet that is killed also ends at once, in its own order, which a thread can't be made to do.
+which a wait leaves and its wake enters again. The other way to have that in turns is a thread for each, with a
+baton that one has at a time. It was measured: to change to another thread and back takes 70 microseconds, to
+another greenlet 1, and a thread takes 20 times as long to make. A run changes some 2,000 times and takes a tenth of
+a second, so threads would more than double its time.
 
 What it does not show: the real library, the real wire, real threads. For those there are the integration tests, and
 `tests/integration/test_contract.py`, which asks the simulated clients and a real broker the same questions.

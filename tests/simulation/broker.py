@@ -177,7 +177,13 @@ class Group:
         member = self.members[member_id]
         member.topics, member.claims, member.claimed_in, member.respond = topics, claims, claimed_in, respond
         is_all_assigned = all(self.owner(p) for p in self._logs if p.topic in topics)
-        if instance is not None and not self.is_joining and claimed_in < 0 and member.assignment and is_all_assigned:
+        if (
+            instance is not None
+            and not self.is_joining
+            and claimed_in < 0
+            and member.assignment
+            and is_all_assigned
+        ):
             # A static member that comes back has what it had: no rebalance (KIP-345). Here, but not on a real
             # broker, one follows if a partition that it was about to give up waits for it.
             self._touch(member)

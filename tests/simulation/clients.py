@@ -24,7 +24,7 @@ from confluent_kafka.admin import TopicDescription
 
 from consumer.engine.kafka import GroupMetadata, RebalanceCallback
 from consumer.engine.records import Partition
-from tests.simulation.broker import Broker, Headers, Joined, Log, Refused
+from tests.simulation.broker import Broker, Entry, Headers, Joined, Log, Refused
 from tests.simulation.kernel import NEVER, Kernel, Killed, Process, Signal, Stuck
 
 SESSION = 3.0
@@ -85,7 +85,7 @@ class Network:
     def is_cut(self, process: Process) -> bool:
         return self.cut_until.get(process, 0.0) > self.kernel.now
 
-    def request(  # noqa: PLR0913, PLR0917 - a request has many sides
+    def request(
         self,
         process: Process,
         call: str,
@@ -170,6 +170,10 @@ class Assigned:
     eof: int | None = None
     queued: int = 0
     decided: set[object] = field(default_factory=set)
+
+
+_Fetched = list[tuple[Assigned, int, list[Entry], int | None, bool]]
+"""Of each partition: the position asked for, what is there, the position behind it, whether that is the end."""
 
 
 class SimConsumer:
@@ -519,7 +523,11 @@ class SimConsumer:
         self._poke()
 
     def _poke(self) -> None:
-        if not (self._is_poked or self._is_fetching or self.is_closed) and self._process.is_alive and self._wanted():
+        if (
+            not (self._is_poked or self._is_fetching or self.is_closed)
+            and self._process.is_alive
+            and self._wanted()
+        ):
             self._is_poked = True
             self._kernel.after(0.0, self._fetch, self._process)
 
@@ -530,7 +538,9 @@ class SimConsumer:
             if state.position is not None
             and partition not in self._paused
             and state.queued < _MOST_QUEUED
-            and (state.position < state.log.stable or state.eof != state.position or state.position < state.log.start)
+            and (
+                state.position < state.log.stable or state.eof != state.position or state.position < state.log.start
+            )
         ]
 
     def _fetch(self) -> None:
@@ -540,8 +550,8 @@ class SimConsumer:
             return
         self._is_fetching = True
 
-        def read() -> list[tuple[Assigned, int, list[Any], int | None, bool]]:
-            found: list[tuple[Assigned, int, list[Any], int | None, bool]] = []
+        def read() -> _Fetched:
+            found: _Fetched = []
             for state, position in wanted:
                 try:
                     entries, behind = state.log.read(position, _FETCHED_AT_ONCE)
@@ -553,7 +563,7 @@ class SimConsumer:
 
         self._ask("fetch", read, self._fetched)
 
-    def _fetched(self, answer: Any) -> None:
+    def _fetched(self, answer: "_Fetched") -> None:
         self._is_fetching = False
         for state, asked, entries, behind, is_end in answer:
             if self.assigned.get(state.partition) is not state or state.position != asked:
@@ -576,7 +586,7 @@ class SimConsumer:
         self._poke()
 
 
-def _message(partition: Partition, entry: Any) -> Message:
+def _message(partition: Partition, entry: Entry) -> Message:
     headers = [(name, value) for name, value in entry.headers] if entry.headers else None
     return Message(
         *partition, entry.offset, entry.key, entry.value, headers=headers, timestamp=(1, entry.timestamp)
@@ -870,9 +880,7 @@ class SimClients:
         self._instance = instance
         self._trap = trap
 
-    def consumer(
-        self, on_error: Callable[[KafkaError], None], on_statistics: Callable[[str], None]
-    ) -> SimConsumer:
+    def consumer(self, on_error: Callable[[KafkaError], None], on_statistics: Callable[[str], None]) -> SimConsumer:
         self.current = SimConsumer(self._network, self._broker, self._process, self._instance, on_error)
         return self.current
 

@@ -115,8 +115,8 @@ def draw(seed: int, members: int, duration: float) -> list[Fault]:
             how = chance.choices(hows, [_RARE.get(how, 1.0) for how in hows])[0]
             faults.append(_fault(chance, duration, members, how, call))
     if events:
-        for _ in range(chance.choice((1, 4, 10))):
-            faults.append(_fault(chance, duration, members, chance.choice(events), None))
+        count = chance.choice((1, 4, 10))
+        faults += [_fault(chance, duration, members, chance.choice(events), None) for _ in range(count)]
     return sorted(faults, key=lambda fault: fault.at)
 
 

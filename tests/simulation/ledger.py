@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from consumer.engine.records import Partition
-from jirafe.client import Accepted, Answer, Answered, Rejected, Refused, Transient
+from jirafe.client import Accepted, Answer, Answered, Refused, Rejected, Transient
 from schemas.codec import Codec
 from tests.simulation.broker import Entry, Log, Transactional
 from tests.simulation.clients import Assigned, SimConsumer
@@ -115,14 +115,20 @@ class Ledger:
         if any(
             until - max(since, request.consumer.made) > longest_silence + 0.001 for since, until in process.freezes
         ):
-            raise self.broken("sends after standing still", f"{process.name} stood still for longer than its session")
+            raise self.broken(
+                "sends after standing still", f"{process.name} stood still for longer than its session"
+            )
         ahead: set[tuple[Sent, int]] = set()
         for sent, event in request.events:
             held = request.held.get(sent.partition)
             if held is None:
-                raise self.broken("sends what is not its own", f"{process.name} has not {sent.partition}, sends {sent}")
+                raise self.broken(
+                    "sends what is not its own", f"{process.name} has not {sent.partition}, sends {sent}"
+                )
             if (sent, event.number) in held.decided:
-                raise self.broken("sends what is decided", f"{process.name} sends {sent}, event {event.number}, again")
+                raise self.broken(
+                    "sends what is decided", f"{process.name} sends {sent}, event {event.number}, again"
+                )
             earlier = self._before(sent, event)
             if earlier and earlier not in ahead and earlier not in held.decided and _is_due(earlier[0], held):
                 raise self.broken(
@@ -186,7 +192,9 @@ class Ledger:
             self._check_letter(where, entry, codes.get(where))
         for where, code in codes.items():
             if code != 200 and where not in letters:
-                raise self.broken("dead letters", f"{self.sent[where[0]][where[1]]} has an error result and no dead letter")
+                raise self.broken(
+                    "dead letters", f"{self.sent[where[0]][where[1]]} has an error result and no dead letter"
+                )
         offsets = {p: offset for group in transaction.offsets.values() for p, offset in group.items()}
         self._check_offsets(results, offsets)
 
@@ -235,7 +243,9 @@ class Ledger:
             for number in range(before, offset):
                 sent = self.sent[partition].get(number)
                 if sent and not (sent.results or sent.is_expired):
-                    raise self.broken("offsets with results", f"{partition} is committed up to {offset}, without {sent}")
+                    raise self.broken(
+                        "offsets with results", f"{partition} is committed up to {offset}, without {sent}"
+                    )
             self.committed[partition] = offset
 
     # at the end
@@ -287,4 +297,3 @@ def _letter_of(entry: Entry) -> tuple[Partition, int]:
         return value.decode()
 
     return Partition(said("topic"), int(said("partition"))), int(said("offset"))
-

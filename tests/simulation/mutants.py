@@ -51,32 +51,41 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "finished records forgotten when a transaction is aborted": Mutant(
         "consumer.engine.committer",
-        "            raise\n        for topic, letters",
-        "            [lane.committed() for lane in lanes]\n            raise\n        for topic, letters",
+        "records=len(outputs))\n            raise\n",
+        "records=len(outputs))\n            [lane.committed() for lane in lanes]\n            raise\n",
     ),
     "an abort taken for a commit": Mutant(
-        "consumer.engine.writer", "            raise self._aborted(error) from None\n        try:\n", "            self._aborted(error)\n            return\n        try:\n"
+        "consumer.engine.writer",
+        "            raise self._aborted(error) from None\n        try:\n",
+        "            self._aborted(error)\n            return\n        try:\n",
     ),
-    "dead letters left out": Mutant("consumer.engine.writer", "        if output.dead_letter:\n", "        if False:\n"),
+    "dead letters left out": Mutant(
+        "consumer.engine.writer", "        if output.dead_letter:\n", "        if False:\n"
+    ),
     "a dead letter with the result's bytes": Mutant(
-        "consumer.engine.writer", "output.record.key, output.record.value, headers", "output.record.key, output.result, headers"
+        "consumer.engine.writer",
+        "output.record.key, output.record.value, headers",
+        "output.record.key, output.result, headers",
     ),
     "a queue that is full drops a record": Mutant(
-        "consumer.engine.writer", "                if not deadline.left:\n                    raise\n                self._producer.poll(min(_PAUSE, deadline.left))  # the queue is full: let it drain\n                self._tell()\n", "                return\n"
+        "consumer.engine.writer",
+        "                if not deadline.left:\n                    raise\n                self._producer.poll(min(_PAUSE, deadline.left))  # the queue is full: let it drain\n                self._tell()\n",
+        "                return\n",
     ),
     "no wait for adding offsets in a thread of its own": Mutant(
-        "consumer.engine.writer", "                self._call(seconds + _PAUSE, send, self._tell)", "                send()"
+        "consumer.engine.writer",
+        "                self._call(seconds + _PAUSE, send, self._tell)",
+        "                send()",
     ),
     "a result that is too large never made smaller": Mutant(
         "consumer.engine.lane", "        self._finished[0][0] = brief(finished[0])", "        pass"
     ),
     # the group
-    "lanes kept when partitions are lost": Mutant(
-        "consumer.engine.member",
-        "        self._lanes.drop(lost)\n", ""
-    ),
+    "lanes kept when partitions are lost": Mutant("consumer.engine.member", "        self._lanes.drop(lost)\n", ""),
     "lanes kept when partitions are revoked": Mutant(
-        "consumer.engine.member", "            self._show()\n        self._lanes.drop(partitions)", "            self._show()"
+        "consumer.engine.member",
+        "            self._show()\n        self._lanes.drop(partitions)",
+        "            self._show()",
     ),
     "a lane not reset when its partition comes back": Mutant(
         "consumer.engine.lanes",
@@ -93,52 +102,167 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.member", "self._lanes.has(chunk) and not watchdog.stood_still", "self._lanes.has(chunk)"
     ),
     "no watchdog at all": Mutant(
-        "consumer.engine.member", "        watchdog = self._watchdog\n", "        watchdog = self._watchdog = type(\"Blind\", (), {\"stood_still\": False, \"end\": lambda _: None})()\n"
+        "consumer.engine.member",
+        "        watchdog = self._watchdog\n",
+        '        watchdog = self._watchdog = type("Blind", (), {"stood_still": False, "end": lambda _: None})()\n',
     ),
     "no new assignment of lanes with a new writer": Mutant(
-        "consumer.engine.member", "            self._lanes.assign(partitions)\n            self._unread |= set(partitions)\n", ""
+        "consumer.engine.member",
+        "            self._lanes.assign(partitions)\n            self._unread |= set(partitions)\n",
+        "",
     ),
     "records not read again with a new writer": Mutant(
-        "consumer.engine.member", "        self._writer, self._writer_trouble = writer, None\n        self._reread()\n", "        self._writer, self._writer_trouble = writer, None\n        self._unread.clear()\n"
+        "consumer.engine.member", "            self._unread |= set(partitions)\n", ""
     ),
     "records taken while they are to be read again": Mutant(
-        "consumer.engine.member", "            if self._unread and to_place(message).of in self._unread:\n                continue\n", ""
+        "consumer.engine.member",
+        "            if self._unread and to_partition(message) in self._unread:\n                continue\n",
+        "",
     ),
     "a lost writer never made anew": Mutant(
-        "consumer.engine.member", "        self._writer_due = self._clock.monotonic() + _PAUSE", "        self._writer_due = float(\"inf\")"
+        "consumer.engine.member",
+        "        self._writer_due = self._clock.monotonic() + _PAUSE",
+        '        self._writer_due = float("inf")',
     ),
     "the consumer left open": Mutant(
         "consumer.engine.member", "            self._consumer.close()", "            pass"
     ),
-    "stop ignored": Mutant("consumer.engine.member", "            while not self._stopping:\n                self._turn()", "            while True:\n                self._turn()"),
+    "stop ignored": Mutant(
+        "consumer.engine.member",
+        "            while not self._stopping:\n                self._turn()",
+        "            while True:\n                self._turn()",
+    ),
     # waiting
-    "never paused": Mutant("consumer.engine.member", "            if lane.is_full and not lane.paused:", "            if False:"),
-    "never resumed": Mutant("consumer.engine.member", "            elif lane.paused is not False and lane.is_half_empty:", "            elif lane.paused is None and lane.is_half_empty:"),
-    "resumed only when unknown": Mutant("consumer.engine.member", "            elif lane.paused is not False and lane.is_half_empty:", "            elif lane.paused and lane.is_half_empty:"),
-    "a probe never released": Mutant("consumer.engine.gate", "            self.due = due(self.failures)\n            self._probe = None", "            self.due = due(self.failures)"),
-    "a gate that never opens": Mutant("consumer.engine.lanes", "            if lane.waits_for == name:\n                lane.resume()", "            if False:\n                lane.resume()"),
-    "a gate kept when nobody waits": Mutant("consumer.engine.lanes", "        if name in self._gates and not self._gates[name].leave(lane.partition):\n            del self._gates[name]", "        if name in self._gates:\n            self._gates[name].leave(lane.partition)"),
-    "a flood never released": Mutant("consumer.engine.member", "                self._committer.release()", "                pass"),
-    "new settings not taken over": Mutant("consumer.delivery.handler", "        self._defaults = defaults\n\n    def handle", "        pass\n\n    def handle"),
-    "an empty value taken for no record": Mutant("consumer.engine.member", "            if first is not None:", "            if first:"),
+    "never paused": Mutant(
+        "consumer.engine.member", "            if lane.is_full and not lane.paused:", "            if False:"
+    ),
+    "never resumed": Mutant(
+        "consumer.engine.member",
+        "            elif lane.paused is not False and lane.is_half_empty:",
+        "            elif lane.paused is None and lane.is_half_empty:",
+    ),
+    "resumed only when unknown": Mutant(
+        "consumer.engine.member",
+        "            elif lane.paused is not False and lane.is_half_empty:",
+        "            elif lane.paused and lane.is_half_empty:",
+    ),
+    "a probe never released": Mutant(
+        "consumer.engine.gate",
+        "            self.due = due(self.failures)\n            self._probe = None",
+        "            self.due = due(self.failures)",
+    ),
+    "a gate that never opens": Mutant(
+        "consumer.engine.lanes",
+        "            if lane.waits_for == name:\n                lane.resume()",
+        "            if False:\n                lane.resume()",
+    ),
+    "a gate kept when nobody waits": Mutant(
+        "consumer.engine.lanes",
+        "        if name in self._gates and not self._gates[name].leave(lane.partition):\n            del self._gates[name]",
+        "        if name in self._gates:\n            self._gates[name].leave(lane.partition)",
+    ),
+    "a flood never released": Mutant(
+        "consumer.engine.member", "                self._committer.release()", "                pass"
+    ),
+    "new settings not taken over": Mutant(
+        "consumer.delivery.handler",
+        "        self._defaults = defaults\n\n    def handle",
+        "        pass\n\n    def handle",
+    ),
+    "an empty value taken for no record": Mutant(
+        "consumer.engine.member", "            if first is not None:", "            if first:"
+    ),
     # delivery
-    "a decided event sent again": Mutant("consumer.delivery.sending", "        if event.outcome is None:\n            site", "        if True:\n            site"),
-    "later events of a key go on behind a suspect": Mutant("consumer.delivery.sending", "            if event.key in blocked:\n                run.queue", "            if False:\n                run.queue"),
-    "later events of a key decided behind a suspect": Mutant("consumer.delivery.sending", "                    blocked.add(event.key)", "                    pass"),
-    "one request for an order's cart and what is before it": Mutant("consumer.delivery.sending", "rank < ranks.get(event.key, 0)", "False"),
-    "a refused batch blamed on its first event": Mutant("consumer.delivery.sending", "            case Refused(message) if len(group) == 1:", "            case Refused(message) if group:"),
-    "a refused batch not split": Mutant("consumer.delivery.sending", "                self.limits[run.site.site_id] = len(group) // 2", "                self.limits[run.site.site_id] = len(group)"),
-    "what was in a refused batch lost": Mutant("consumer.delivery.sending", "                run.queue.extendleft(reversed(group))\n                self.limits", "                self.limits"),
-    "our own credentials refused for good": Mutant("consumer.delivery.sending", "        if ours:\n", "        if False:\n"),
-    "an event given up at its first failures": Mutant("consumer.delivery.suspicion", "return self.counted >= max_attempts and by_chance < _HARDLY", "return self.alone >= max_attempts"),
-    "an event never given up": Mutant("consumer.delivery.suspicion", "return self.counted >= max_attempts and by_chance < _HARDLY", "return False"),
-    "a transient item accepted": Mutant("consumer.delivery.sending", "                    waiting.append((event, f\"the API said of an item: {why}\"))\n                    blocked.add(event.key)", "                    event.outcome = Accepted()"),
-    "a rejected item tried again": Mutant("consumer.delivery.sending", "                    event.outcome = Fault(\"rejected\", why)", "                    waiting.append((event, why))"),
-    "an undecided record left out": Mutant("consumer.delivery.handler", "for record in chunk.records[len(work.drafts) :]:", "for record in chunk.records[len(work.drafts) + (chunk.attempts > 1) :]:"),
-    "a registry's outage taken for bad data": Mutant("schemas.codec", "        except RegistryUnavailable:\n            raise\n", ""),
+    "a decided event sent again": Mutant(
+        "consumer.delivery.sending",
+        "        if event.outcome is None:\n            site",
+        "        if True:\n            site",
+    ),
+    "later events of a key go on behind a suspect": Mutant(
+        "consumer.delivery.sending",
+        "            if event.key in blocked:\n                run.queue",
+        "            if False:\n                run.queue",
+    ),
+    "later events of a key decided behind a suspect": Mutant(
+        "consumer.delivery.sending", "                    blocked.add(event.key)", "                    pass"
+    ),
+    "one request for an order's cart and what is before it": Mutant(
+        "consumer.delivery.sending", "rank < ranks.get(event.key, 0)", "False"
+    ),
+    "a refused batch blamed on its first event": Mutant(
+        "consumer.delivery.sending",
+        "            case Refused(message) if len(group) == 1:",
+        "            case Refused(message) if group:",
+    ),
+    "a refused batch not split": Mutant(
+        "consumer.delivery.sending",
+        "                self.limits[run.site.site_id] = len(group) // 2",
+        "                self.limits[run.site.site_id] = len(group)",
+    ),
+    "what was in a refused batch lost": Mutant(
+        "consumer.delivery.sending",
+        "                run.queue.extendleft(reversed(group))\n                self.limits",
+        "                self.limits",
+    ),
+    "our own credentials refused for good": Mutant(
+        "consumer.delivery.sending", "        if ours:\n", "        if False:\n"
+    ),
+    "an event given up at its first failures": Mutant(
+        "consumer.delivery.suspicion",
+        "return self.counted >= max_attempts and by_chance < _HARDLY",
+        "return self.alone >= max_attempts",
+    ),
+    "an event never given up": Mutant(
+        "consumer.delivery.suspicion", "return self.counted >= max_attempts and by_chance < _HARDLY", "return False"
+    ),
+    "a transient item accepted": Mutant(
+        "consumer.delivery.sending",
+        '                    waiting.append((event, f"the API said of an item: {why}"))\n                    blocked.add(event.key)',
+        "                    event.outcome = Accepted()",
+    ),
+    "a rejected item tried again": Mutant(
+        "consumer.delivery.sending",
+        '                    event.outcome = Fault("rejected", why)',
+        "                    waiting.append((event, why))",
+    ),
+    "an undecided record left out": Mutant(
+        "consumer.delivery.handler",
+        "for record in chunk.records[len(work.drafts) :]:",
+        "for record in chunk.records[len(work.drafts) + (chunk.attempts > 1) :]:",
+    ),
+    "a registry's outage taken for bad data": Mutant(
+        "schemas.codec",
+        "            raise IdUnavailable(schema_id, str(error)) from None",
+        "            raise UnknownSchema(str(error)) from None",
+    ),
+    "a log that was cut in front not read": Mutant(
+        "consumer.engine.member",
+        "                self._unread.add(to_partition(message))",
+        "                pass",
+    ),
+    "a partition without a committed offset begun at its end": Mutant(
+        "consumer.engine.continuity", "start = high if self.starts_at_end else low", "start = high"
+    ),
+    "a partition begun behind its committed offset": Mutant(
+        "consumer.engine.continuity", "            return wanted\n", "            return min(wanted + 1, high)\n"
+    ),
+    "a site that is gone never given up": Mutant(
+        "consumer.delivery.suspicion", "and now - tally.since >= patience", "and False"
+    ),
+    "a site given up at its first failures": Mutant(
+        "consumer.delivery.suspicion",
+        "return tally.failing.failed_again(among, max_attempts) and now - tally.since >= patience",
+        "return tally.failing.failed_again(among, max_attempts) or tally.failing.alone > 2",
+    ),
     "a good result where an event failed": Mutant("consumer.delivery.results", "500 if faults else 200", "200"),
-    "a dead letter without its record's key": Mutant("consumer.engine.writer", "self._dead_letters_topic, output.record.key,", "self._dead_letters_topic, None,"),
-    "later runs of a site go out behind an earlier one": Mutant("consumer.delivery.handler", "                    break  # a later run may have a later event of the same key", "                    pass"),
+    "a dead letter without its record's key": Mutant(
+        "consumer.engine.writer", "self._dead_letters_topic, output.record.key,", "self._dead_letters_topic, None,"
+    ),
+    "later runs of a site go out behind an earlier one": Mutant(
+        "consumer.delivery.handler",
+        "                    break  # a later run may have a later event of the same key",
+        "                    pass",
+    ),
 }
 
 

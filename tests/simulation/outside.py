@@ -19,11 +19,23 @@ from jirafe.client import (
     Site,
     Transient,
 )
-from schemas.codec import RegistryUnavailable, Schema, UnknownSchema
+from schemas.codec import RegistryUnavailable, UnknownSchema
+from schemas.writers import Schema
 from tests.simulation.clients import Effect
 from tests.simulation.kernel import Kernel, Killed, Process, Signal
 from tests.simulation.ledger import Ledger, Request
-from tests.simulation.workload import GONE_SITE, IDS, OTHER_SITE, OTHER_TOKEN, SECOND_TOKEN, SITE, TOKEN, Event, Sent, own_schema_of
+from tests.simulation.workload import (
+    GONE_SITE,
+    IDS,
+    OTHER_SITE,
+    OTHER_TOKEN,
+    SECOND_TOKEN,
+    SITE,
+    TOKEN,
+    Event,
+    Sent,
+    own_schema_of,
+)
 
 READ_TIMEOUT = 1.5
 _MOST_ALONE = 2
@@ -146,7 +158,11 @@ class Api:
                 return _RESET if self._may_spoil(request) else answer
             case "mismatch":
                 answer = self._judged(request, unlucky=False)
-                return Failed("unreadable", "200 with arrays that do not match") if self._may_spoil(request) else answer
+                return (
+                    Failed("unreadable", "200 with arrays that do not match")
+                    if self._may_spoil(request)
+                    else answer
+                )
             case "partial":
                 return self._judged(request, unlucky=True)
         return self._judged(request, unlucky=False)

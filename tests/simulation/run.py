@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done, breaches = 0, list[Ran]()
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("simulating", total=options.seconds and int(options.seconds) or count)
+        task = progress.add_task("simulating", total=(options.seconds and int(options.seconds)) or count)
         for ran in runs(options.first, count, options.processes, options.mutant):
             done += 1
             faults.update(ran.faults)

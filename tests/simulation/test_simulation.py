@@ -5,9 +5,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from consumer.delivery.sending import Attempt
+from jirafe.client import Accepted
 from tests.simulation.faults import EVENTS, HOWS
 from tests.simulation.mutants import MUTANTS, mutated
 from tests.simulation.run import main, run_one, shrink
@@ -96,19 +99,15 @@ def test_a_breach_is_shown_with_the_faults_that_make_it(
 
 def _broken(monkeypatch: pytest.MonkeyPatch) -> int:
     """Have later events of a key go on behind one that the API could not take; gives a seed that shows it."""
-    from consumer.delivery import sending  # noqa: PLC0415 - what is broken here, and nowhere else
+    decide = Attempt._decide
 
-    decide = sending.Attempt._decide
-
-    def forgetful(self, run, group, items):  # type: ignore[no-untyped-def]
+    def forgetful(self: Attempt, run: Any, group: Any, items: Any) -> None:
         decide(self, run, group, items)
         for event, item in zip(group, items, strict=True):
-            if isinstance(item, sending.Accepted):
+            if isinstance(item, Accepted):
                 event.outcome = item
 
-    monkeypatch.setattr(sending.Attempt, "_decide", forgetful)
+    monkeypatch.setattr(Attempt, "_decide", forgetful)
     return next(
-        seed
-        for seed in range(1, 200)
-        if (breach := run_one(seed).breach) and breach.invariant == "order per key"
+        seed for seed in range(1, 200) if (breach := run_one(seed).breach) and breach.invariant == "order per key"
     )

@@ -12,8 +12,9 @@ from consumer.delivery.mapping import Defaults, Mapper
 from consumer.delivery.work import Credentials
 from consumer.engine.records import Partition, Record
 from jirafe.client import Array
-from schemas.codec import OWN_SCHEMAS, Codec, Schema, own_schema
+from schemas.codec import OWN_SCHEMAS, Codec, own_schema
 from schemas.hub import to_message
+from schemas.writers import Schema
 from tests.messages import cart, order, taxon
 
 SITE, TOKEN, NEW_TOKEN = "own-site", "own-token-1", "own-token-2"
@@ -168,7 +169,10 @@ def make(kind: str, partition: Partition, letter: str, version: int, *, by_regis
 
 def _document(kind: str, number: str, version: int) -> tuple[str, dict[str, Any]]:
     moment = f"2014-03-01T10:{version // 60:02}:{version % 60:02}Z"
-    changed: dict[str, Any] = {"updated_at": moment, "totals": {"item": 1, "order": version, "tax": 2, "shipping": 3}}
+    changed: dict[str, Any] = {
+        "updated_at": moment,
+        "totals": {"item": 1, "order": version, "tax": 2, "shipping": 3},
+    }
     if kind == "rejected":
         changed["totals"]["order"] = -version - 1
     if kind in ("taxon", "nothing to send"):

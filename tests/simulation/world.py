@@ -25,7 +25,7 @@ from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Retry
 from consumer.engine.records import Partition
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import CallTimeout
-from consumer.monitor.observer import NOT_ASSIGNED, Observer
+from consumer.monitor.observer import Observer
 from schemas.codec import Codec
 from tests.simulation import workload
 from tests.simulation.broker import Broker, Log, Transactional
@@ -203,6 +203,9 @@ class SimPool:
         self._kernel.start(self._process, work, lambda _: None, delay).works_on = works_on
 
 
+NOT_ASSIGNED = "no partition is assigned"
+
+
 class SimHooks(Hooks):
     """Looks at the member about once a second."""
 
@@ -261,9 +264,7 @@ class MemberProcess(Process):
             codec = _CODECS[False]
         client = SimClient(world.api, self)
         rules = Rules(workload.REQUEST_BYTES, MAX_ATTEMPTS, PATIENCE)
-        self._delivery = Delivery(
-            codec, client, rules, self._defaults(), group="group", clock=lambda: kernel.now
-        )
+        self._delivery = Delivery(codec, client, rules, self._defaults(), group="group", clock=lambda: kernel.now)
         self.clients = SimClients(
             world.network,
             world.broker,
@@ -502,7 +503,9 @@ class World:
         for lane in view.lanes:
             held = lane.waiting + lane.in_flight + lane.finished
             if held > bound:
-                self.ledger.broken("memory", f"{process.name} holds {held} records of {lane.partition}, over {bound}")
+                self.ledger.broken(
+                    "memory", f"{process.name} holds {held} records of {lane.partition}, over {bound}"
+                )
             if lane.waits_for and not not_ready:
                 self.ledger.broken("readiness", f"{process.name} is ready, and waits for {lane.waits_for}")
         if process.stop_asked is not None:
