@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz lock clean
+.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ chaos: .venv/ready ## kill, stop and storm a group, and prove that nothing broke
 
 fuzz: .venv/ready ## try hostile input of every kind for a minute (ARGS="--count 100000 --target records --seed 1"; ARGS=--help)
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+simulate: .venv/ready ## run the members in simulated worlds, with faults drawn by seeds (ARGS="--seeds 1000 --from 1")
+	@$(BIN)/python -m tests.simulation.run $(ARGS)
 
 lock: .venv/ready ## resolve the dependencies of pyproject.toml into both lock files anew
 	@$(BIN)/python -m pip install --quiet uv
