@@ -260,8 +260,10 @@ class SimConsumer:
             partition = Partition(each.topic, each.partition)
             self._paused.add(partition)
             if state := self.assigned.get(partition):
-                # What is fetched and not taken is fetched anew later.
-                self._queue = deque((of, message) for of, message in self._queue if of is not state)
+                # What is fetched and not taken is fetched anew later; that there is nowhere to read from stays said.
+                self._queue = deque(
+                    (of, message) for of, message in self._queue if of is not state or _is_reset(message)
+                )
                 state.queued, state.eof = 0, None
                 if state.position is not None:
                     state.position = state.delivered
@@ -584,6 +586,11 @@ class SimConsumer:
         if self._queue:
             self._ready.set()
         self._poke()
+
+
+def _is_reset(message: Message) -> bool:
+    error = message.error()
+    return error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET
 
 
 def _message(partition: Partition, entry: Entry) -> Message:

@@ -130,6 +130,11 @@ class Kernel:
         self._pushed += 1
         heapq.heappush(self._queue, (max(moment, self.now), self.random.random(), self._pushed, process, call))
 
+    def at_first(self, moment: float, call: Callable[[], None]) -> None:
+        """Call before all else of that moment; unlike `at` it leaves the order of other events as it is."""
+        self._pushed += 1
+        heapq.heappush(self._queue, (moment, -1.0, self._pushed, None, call))
+
     def after(self, seconds: float, call: Callable[[], None], process: Process | None = None) -> None:
         self.at(self.now + seconds, call, process)
 

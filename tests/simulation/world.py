@@ -427,7 +427,7 @@ class World:
         for _ in range(shape.records):
             kernel.after(self._chance.uniform(0, shape.duration), self._produce)
         for fault in self.faults:
-            kernel.after(fault.at, lambda fault=fault: self._inject(fault))  # type: ignore[misc]
+            kernel.at_first(kernel.now + fault.at, lambda fault=fault: self._inject(fault))  # type: ignore[misc]
         self._until(self._begun + shape.duration)
         self._mend()
         idle = [False]
