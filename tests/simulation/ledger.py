@@ -257,10 +257,10 @@ class Ledger:
                 if not (sent.results or sent.is_expired):
                     raise self.broken("nothing lost", f"{sent} has no result")
         for name, key in self._keys.items():
-            if key.last is None or key.arrived is None or key.last.is_expired:
+            if key.arrived is None:
                 continue
             last: Sent | None = key.last
-            while last and last.made.kind in SENT:
+            while last and (last.made.kind in SENT or (last.is_expired and not last.results)):
                 last = last.before
             if last and key.arrived != (last, len(last.made.events) - 1):
                 raise self.broken("order per key", f"the last of {name} to arrive is {key.arrived[0]}, not {last}")
