@@ -45,6 +45,7 @@ EVENTS = (
     "stop",
     "stop twice",
     "freeze",
+    "replaced while frozen",
     "cut",
     "brokers down",
     "group moves",
@@ -125,7 +126,7 @@ def _weighted(chance: Random) -> dict[str, float]:
 
 
 def _fault(chance: Random, duration: float, members: int, what: str, call: str | None) -> Fault:
-    if what.startswith("frozen") or what == "freeze":
+    if what.startswith("frozen") or what in ("freeze", "replaced while frozen"):
         seconds = chance.choice((0.1, 0.3, 1.0, 3.5, 7.0))
     elif call == "end":
         seconds = chance.choice((0.1, 1.0, 3.5, 5.0))  # also longer than a commit may take

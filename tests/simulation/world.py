@@ -458,8 +458,8 @@ class World:
 
     # members
 
-    def _start(self, slot: int) -> None:
-        if self._is_ending or any(process.slot == slot and process.is_alive for process in self.processes):
+    def _start(self, slot: int, *, beside: bool = False) -> None:
+        if self._is_ending or (self._living(slot) and not beside):
             return
         self._born[slot] += 1
         process = MemberProcess(self, slot, f"m{slot}.{self._born[slot]}")
@@ -471,7 +471,7 @@ class World:
         self.kernel.after(self._chance.choice((0.05, 0.2, 2.0)), lambda: self._start(slot))
 
     def _living(self, slot: int) -> MemberProcess | None:
-        return next((p for p in self.processes if p.slot == slot and p.is_alive), None)
+        return next((p for p in reversed(self.processes) if p.slot == slot and p.is_alive), None)
 
     def ended(self, process: MemberProcess, error: BaseException | None) -> None:
         """A process has ended by itself."""
@@ -607,6 +607,11 @@ class World:
                 self.kernel.after(fault.seconds / 4, lambda: self.kill(process))
             case "freeze" if process:
                 self.kernel.freeze(process, fault.seconds)
+            case "replaced while frozen" if process:
+                # Its machine was given up for lost; for a moment both are there.
+                self.kernel.freeze(process, fault.seconds)
+                self._start(process.slot, beside=True)
+                self.kernel.after(fault.seconds + 1.0, lambda: self.kill(process))
             case "cut" if process:
                 self.network.cut_until[process] = until
             case "brokers down":
