@@ -260,7 +260,7 @@ class SimConsumer:
             partition = Partition(each.topic, each.partition)
             self._paused.add(partition)
             if state := self.assigned.get(partition):
-                # What is fetched and not taken is fetched anew later; that there is nowhere to read from stays said.
+                # What is fetched and not taken is fetched anew later. What is said of the offset stays said.
                 self._queue = deque(
                     (of, message) for of, message in self._queue if of is not state or _is_reset(message)
                 )
