@@ -205,6 +205,9 @@ _NOT_EMBEDDED = {
     "test_a_writer_that_is_replaced_is_fenced": "fences with another error",
     "test_a_member_that_left_can_commit_nothing": _TAKES_ANY_OFFSETS,
     "test_a_member_of_an_earlier_generation_can_commit_nothing": _TAKES_ANY_OFFSETS,
+    "test_without_a_committed_offset_the_member_is_asked_where_to_begin": "tells another end of the log",
+    "test_an_offset_behind_the_end_is_refused": "says nothing of an offset behind the end",
+    "test_the_end_that_a_member_is_told_is_the_last_stable_offset": "tells another end of the log",
 }
 """Questions that the embedded broker answers otherwise than Kafka does."""
 
