@@ -21,7 +21,7 @@ from consumer.engine.errors import MemberFailed
 from consumer.engine.kafka import Logger
 from consumer.engine.lane import Bounds
 from consumer.engine.member import Handle, Member, Options, Surroundings
-from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Retry
+from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry
 from consumer.engine.records import Partition
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import CallTimeout
@@ -320,12 +320,12 @@ class MemberProcess(Process):
     def _defaults(self) -> Defaults:
         return Defaults(Credentials(SITE, self.token), TAXONOMY)
 
-    def _reload(self, *, asked: bool) -> bool:
+    def _reload(self, *, asked: bool) -> Reloaded:
         if self.token != self.world.token:
             self.token = self.world.token
             self._delivery.use(self._defaults())
-            return True
-        return asked
+            return Reloaded(try_again=True)
+        return Reloaded(try_again=asked)
 
     def _call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
         kernel, is_over, errors = self.world.kernel, Signal(), list[BaseException | None]()
