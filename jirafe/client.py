@@ -87,7 +87,7 @@ class Answered:
 class Refused:
     """The API will not take the batch as a whole: something in it is at fault, or it is too large (413).
 
-    A single event is never refused for its size: that may be a proxy's word.
+    A single event is refused for its size only in the API's own form: else it may be a proxy's word.
     """
 
     message: str
@@ -215,7 +215,8 @@ class Client:
         status, error_type = reply.status, body.get("error_type")
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and error_type in _OF_TOKEN:
             return Forbidden(str(error_type))
-        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
+        is_own_form = isinstance(error_type, str) and body.get("success") is False
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and (count > 1 or is_own_form):
             return Refused("413: the request is too large for the API")
         if status == HTTPStatus.BAD_REQUEST and error_type in _OF_FORM:
             return Refused(f"400: {_message(body, token)}")
