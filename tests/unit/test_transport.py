@@ -15,6 +15,12 @@ import trustme
 from jirafe.transport import Reply, Transport, Unanswered
 from tests.rawserver import answering
 
+# A connection that is shut down just before its TLS handshake is left to be freed, and not closed, by urllib3.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed <ssl.SSLSocket:ResourceWarning",
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning",
+)
+
 TIMEOUT = 0.2
 LONGEST = 1_000_000
 LATE = f"no whole answer within {TIMEOUT:g} seconds"
