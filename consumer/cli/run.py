@@ -7,8 +7,10 @@ from types import FrameType
 import click
 
 from consumer import app, log, settings
+from consumer.admin.group import Group
 from consumer.engine.errors import MemberFailed, TransactionsRefused
-from consumer.errors import UsageError
+from consumer.engine.kafka import Cluster
+from consumer.errors import KafkaUnusable, UsageError
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.server import StatusServer
 from consumer.settings import Settings, SettingsSource
@@ -60,13 +62,27 @@ def run(source: SettingsSource) -> int:
     try:
         member.run()
     except (MemberFailed, TransactionsRefused) as error:
-        logger.error("fatal", reason=str(error))  # noqa: TRY400 - the sentence says it; a traceback would not
+        reason = f"{error}{_namesake(cluster)}"
+        logger.error("fatal", reason=reason)  # noqa: TRY400 - the sentence says it; a traceback would not
         return error.exit_status
     finally:
         monitor.close()
         if server:
             server.close()
     return 0
+
+
+def _namesake(cluster: Cluster) -> str:
+    """Say which other process has our KAFKA_GROUP_INSTANCE_ID, if one has; blocks for seconds."""
+    name = cluster.properties.get("group.instance.id")
+    if name is None:
+        return ""
+    try:
+        members = Group(cluster.make_admin("namesake"), cluster.group).describe().members
+    except KafkaUnusable:
+        return ""
+    hosts = [f"{each.client_id} at {each.host.lstrip('/')}" for each in members if each.instance_id == name]
+    return f"; the group has {name} as {hosts[0]}" if hosts else ""
 
 
 def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServer | None:

@@ -138,7 +138,7 @@ class Delivery:
         """
         message = f"the message could not be handled: {type(error).__name__}"
         draft = Draft(chunk.records[0], fault=Fault("internal", message))
-        return results.output(draft, chunk.attempts, self._codec)
+        return results.output(draft, chunk.attempts, self._codec, self._group)
 
     def brief(self, output: Output) -> Output:
         """Make a smaller result: what it quotes is cut short."""

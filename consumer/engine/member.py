@@ -147,6 +147,8 @@ class Member(Generic[W]):
         # Assigned partitions of which nothing is taken before it is known where to read them from.
         self._unread: set[Partition] = set()
         self._unread_due = 0.0
+        # Those of them whose logs lack the offset that was to be read.
+        self._reset: set[Partition] = set()
         # Those of a new incarnation of their topic, which begin anew once nothing of the old one is held.
         self._recreated: set[Partition] = set()
 
@@ -185,6 +187,7 @@ class Member(Generic[W]):
         options, around = self._options, self._around
         self._writer = None
         self._unread.clear()
+        self._reset.clear()
         self._recreated.clear()
         self._refusal = None
         self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
@@ -287,8 +290,10 @@ class Member(Generic[W]):
                 partition = Partition(position.topic, position.partition)
                 held = newest.get(partition)
                 wanted = held.offset + 1 if held else position.offset if position.offset >= 0 else None
-                low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _PLACES_WITHIN)
-                starts[partition] = self._continuity.begins(partition, wanted, low, high)
+                if wanted is None or partition in self._reset:
+                    low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _PLACES_WITHIN)
+                    wanted = self._continuity.begins(partition, wanted, low, high)
+                starts[partition] = wanted
         except KafkaException as error:
             self._unread_due = now + _PAUSE
             self._on_error(kafka_error(error))
@@ -304,6 +309,7 @@ class Member(Generic[W]):
         except KafkaException as error:  # an eager assignment can't be changed in part
             raise _BeginAnew(f"partitions can't be read anew: {kafka_error(error).str()}") from None
         self._unread.difference_update(starts)
+        self._reset.difference_update(starts)
         for lane in self._lanes:
             if lane.partition in starts:
                 lane.paused = None
@@ -382,6 +388,7 @@ class Member(Generic[W]):
                 self._lanes.at_end(end.of, end.offset)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._unread.add(to_partition(message))
+                self._reset.add(to_partition(message))
             else:
                 self._on_error(error)
         if received:
@@ -450,6 +457,7 @@ class Member(Generic[W]):
 
     def _forget(self, partitions: Iterable[Partition]) -> None:
         self._unread.difference_update(partitions)
+        self._reset.difference_update(partitions)
         self._recreated.difference_update(partitions)
 
     def _drain(self, partitions: list[Partition], seconds: float) -> None:

@@ -278,5 +278,12 @@ class _Gauges(Collector):
             "topic",
             "partition",
         )
+        yield gauge(
+            "hidden_records",
+            "Offsets behind an open transaction of another writer, which nobody can read yet.",
+            {(lane.partition.topic, str(lane.partition.number)): lane.hidden for lane in lanes if lane.hidden},
+            "topic",
+            "partition",
+        )
         if now.brokers is not None:
             yield gauge("connected_brokers", "Brokers that the consumer is connected to.", {(): now.brokers})

@@ -34,6 +34,7 @@ class Observer:
         self._until: float | None = None
         self._ends: dict[Partition, int] = {}
         self._paused: list[Partition] = []
+        self._hidden: dict[Partition, float] = {}
         self._marks: dict[tuple[Partition, int], deque[tuple[int, float]]] = {}
 
     def note(self, statistics: str) -> None:
@@ -85,7 +86,15 @@ class Observer:
             message=message,
             due=due,
             oldest_since=self._since(lane, view.now),
+            hidden=reach.hidden,
+            hidden_since=self._hidden_since(lane.partition, reach.hidden, view.now),
         )
+
+    def _hidden_since(self, partition: Partition, hidden: int, now: float) -> float | None:
+        if not hidden:
+            self._hidden.pop(partition, None)
+            return None
+        return self._hidden.setdefault(partition, now)
 
     def _reach(self, lane: LaneView) -> Reach:
         """Tell how far a lane is. The records it holds come before those the library hands over next."""

@@ -145,6 +145,8 @@ def _lane(lane: LaneStatus, now: float) -> dict[str, Any]:
         "message": lane.message,
         "due_in": _due_in(lane, now),
         "oldest_seconds": None if lane.oldest_since is None else now - lane.oldest_since,
+        "hidden": lane.hidden,
+        "hidden_seconds": None if lane.hidden_since is None else now - lane.hidden_since,
     }
 
 

@@ -22,11 +22,13 @@ from consumer.engine.records import Partition
 class Reach:
     """One partition: the offset handed over next, and the end of the log for readers of committed records.
 
-    Both count the control records that transactions leave in a log: at the end the two are the same.
+    Both count the control records that transactions leave in a log: at the end the two are the same. `hidden` is
+    the number of offsets behind that end, which wait for a transaction that is open.
     """
 
     next: int | None
     end: int | None
+    hidden: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def read_statistics(text: str) -> Statistics:
 def _reach(partition: Mapping[str, Any]) -> Reach:
     # Records that are fetched may not be handed over yet. If there are none, the next fetch is what comes next.
     upcoming = partition["app_offset"] if partition["fetchq_cnt"] else partition["next_offset"]
-    return Reach(_known(upcoming), _known(partition["ls_offset"]))
+    end, high = _known(partition["ls_offset"]), _known(partition["hi_offset"])
+    return Reach(_known(upcoming), end, max(0, high - end) if high is not None and end is not None else 0)
 
 
 def _known(offset: int) -> int | None:

@@ -34,6 +34,9 @@ class LaneStatus:
     the log. Both are None while not known. `waiting`, `in_flight` and `finished` count the records held, and
     `held_bytes` is their size. `is_paused` tells that no more are fetched, since the lane is full.
 
+    `hidden` is the number of offsets behind another writer's open transaction, which nobody can read yet, since the
+    moment `hidden_since`.
+
     `waits_for` and `message` say what stands in the way, and `due` when it is tried again. `oldest_since` is when
     the oldest record held came in.
     """
@@ -51,6 +54,8 @@ class LaneStatus:
     message: str | None
     due: float | None
     oldest_since: float | None
+    hidden: int = 0
+    hidden_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,7 +369,9 @@ def test_a_static_member_that_another_replaced_ends_with_a_clear_last_line(stand
     stand.produce(*orders(20))
     await_that("the first ends", lambda: first.status is not None)
     assert first.status == 1
-    assert '"event": "fatal"' in first.log.read_text().splitlines()[-1]
+    last = first.log.read_text().splitlines()[-1]
+    assert '"event": "fatal"' in last
+    assert "the group has consumer-0 as jirafe-consumer-" in last
     await_that("all is committed", lambda: sum(stand.committed().values()) == 20)
 
 

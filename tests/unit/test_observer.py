@@ -88,6 +88,7 @@ def statistics(
         "next_offset": following,
         "app_offset": following,
         "ls_offset": end,
+        "hi_offset": end,
         **changed,
     }
     topic = {"topic": "orders", "partitions": {str(partition["partition"]): partition}}
@@ -576,3 +577,19 @@ def test_refused_credentials_are_tried_again_at_the_hold_interval(waiting: Waiti
     waiting.lanes.try_again(waiting.now)
     assert waiting.states() == [("credentials", 0), ("credentials", 0)]
     assert len(waiting.dispatch()) == 1
+
+
+def test_what_waits_behind_an_open_transaction_is_told_with_the_time(monitor: Monitor) -> None:
+    for now, high, hidden, since in (
+        (100.0, 5, 0, None),
+        (101.0, 9, 4, 101.0),
+        (104.0, 12, 7, 101.0),
+        (105.0, 5, 0, None),
+    ):
+        monitor.statistics(statistics(5, 5, hi_offset=high))
+        lane = see(monitor, view=replace(QUIET, now=now))
+        assert (lane.hidden, lane.hidden_since, lane.lag) == (hidden, since, 0)
+        expected = {("orders", "0"): hidden} if hidden else {}
+        assert values(monitor, "hidden_records", "topic", "partition") == expected
+    monitor.statistics(statistics(5, 5, hi_offset=-1001))
+    assert see(monitor).hidden == 0

@@ -83,6 +83,7 @@ def test_lanes_that_wait_for_the_same_are_told_of_once() -> None:
 
 def test_a_lane_is_told_of_with_what_it_holds_and_waits_for() -> None:
     waits = {"waits_for": "1", "message": "down", "due": 1003.0, "oldest_since": 990.0, "is_paused": True}
+    waits |= {"hidden": 4, "hidden_since": 998.0}
     (told,) = report(ABOUT, seen(lane("site", 3, **waits)))["lanes"]
     assert told == {
         "topic": "orders",
@@ -99,6 +100,8 @@ def test_a_lane_is_told_of_with_what_it_holds_and_waits_for() -> None:
         "message": "down",
         "due_in": 3.0,
         "oldest_seconds": 10.0,
+        "hidden": 4,
+        "hidden_seconds": 2.0,
     }
 
 
