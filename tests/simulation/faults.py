@@ -58,6 +58,7 @@ EVENTS = (
     "registry down",
     "clock jumps",
     "reload",
+    "new credentials for Kafka",
     "retention",
     "partition added",
     "transaction left open",

@@ -184,7 +184,7 @@ class Api:
         behind: set[str] = set()
         for sent, event in request.events:
             if sent.made.kind == "rejected":
-                items.append(Rejected("total: negative"))
+                items.append(Rejected("total: " + "-1 is less than the minimum; " * 20))
                 continue
             if unlucky and self.kernel.random.random() < 0.4 and self._may_be_unlucky(event):
                 items.append(Transient("unavailable"))

@@ -62,7 +62,7 @@ HELD_BEYOND = 11
 _CODECS = {False: Codec()}
 _MOST_SUPPORT = 400
 _MOST_FAILING = 2
-_BRIEF = 300
+_BRIEF = 450
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +86,14 @@ class Shape:
     @classmethod
     def draw(cls, seed: int) -> "Shape":
         chance = Random(f"{seed} shape")  # noqa: S311 - chance, not cryptography
-        # An event that fails alone is given up only while others go through, and what shares its lane must fit in
-        # its chunk: such worlds have one member, many keys, and chunks that never fill.
-        may_fail = chance.random() < 0.2
-        chunk = 200 if may_fail else chance.choice((1, 3, 5))
+        chunk = chance.choice((1, 3, 5))
         return cls(
-            members=1 if may_fail else chance.choice((1, 2, 2, 3)),
+            members=chance.choice((1, 2, 2, 3)),
             partitions={topic: chance.choice((1, 1, 2)) for topic in TOPICS},
             records=chance.choice((20, 100, 250)),
-            keys=6 if may_fail else chance.choice((1, 3, 6)),
+            keys=chance.choice((1, 3, 6)),
             bad=chance.choice((0.0, 0.05, 0.15, 0.4)),
-            may_fail=may_fail,
+            may_fail=chance.random() < 0.2,
             by_registry=chance.random() < 0.4,
             is_static=chance.random() < 0.15,
             workers=chance.choice((1, 2, 4)),
@@ -257,6 +254,7 @@ class MemberProcess(Process):
         self.has_ended = False
         self.stop_asked: float | None = None
         self.token = world.token
+        self.must_reconnect = False
         shape, kernel = world.shape, world.kernel
         if shape.by_registry:
             codec = Codec(SimRegistry(kernel, self, world.trap, world.registry_down), clock=lambda: kernel.now)
@@ -321,11 +319,12 @@ class MemberProcess(Process):
         return Defaults(Credentials(SITE, self.token), TAXONOMY)
 
     def _reload(self, *, asked: bool) -> Reloaded:
+        reconnect, self.must_reconnect = self.must_reconnect, False
         if self.token != self.world.token:
             self.token = self.world.token
             self._delivery.use(self._defaults())
-            return Reloaded(try_again=True)
-        return Reloaded(try_again=asked)
+            return Reloaded(try_again=True, reconnect=reconnect)
+        return Reloaded(try_again=asked, reconnect=reconnect)
 
     def _call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
         kernel, is_over, errors = self.world.kernel, Signal(), list[BaseException | None]()
@@ -640,6 +639,8 @@ class World:
                 self.date_jumped += self._chance.choice((-7200.0, 7200.0))
             case "reload" if process:
                 process.member.reload()
+            case "new credentials for Kafka" if process:
+                process.must_reconnect = True
             case "retention":
                 log = self._chance.choice(self._inputs())
                 self.broker.delete_up_to(log, self._chance.randint(0, log.end))
