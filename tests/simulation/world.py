@@ -86,6 +86,7 @@ class Shape:
     @classmethod
     def draw(cls, seed: int) -> "Shape":
         chance = Random(f"{seed} shape")  # noqa: S311 - chance, not cryptography
+        may_fail = chance.random() < 0.2
         chunk = chance.choice((1, 3, 5))
         return cls(
             members=chance.choice((1, 2, 2, 3)),
@@ -93,7 +94,7 @@ class Shape:
             records=chance.choice((20, 100, 250)),
             keys=chance.choice((1, 3, 6)),
             bad=chance.choice((0.0, 0.05, 0.15, 0.4)),
-            may_fail=chance.random() < 0.2,
+            may_fail=may_fail,
             by_registry=chance.random() < 0.4,
             is_static=chance.random() < 0.15,
             workers=chance.choice((1, 2, 4)),
