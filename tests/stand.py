@@ -4,7 +4,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -93,9 +93,9 @@ class Stand:
         topics = self.settings.topics_by_kind
         produce(self._producer, [(topics[kind], Encoded(kind, key, value))])
 
-    def send_later(self, key: bytes, value: bytes) -> None:
+    def send_later(self, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Produce one of many; `flush` waits for them."""
-        self._producer.produce(self.orders_topic, value, key)
+        self._producer.produce(self.orders_topic, value, key, headers=list(headers))
         self._producer.poll(0)
 
     def flush(self) -> None:
