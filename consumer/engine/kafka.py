@@ -16,7 +16,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, TopicDescription, TopicMetadata
+from confluent_kafka.admin import AdminClient, ClusterMetadata, TopicDescription, TopicMetadata
 
 from consumer.engine.deadline import Deadline
 from consumer.engine.errors import KafkaUnusable
@@ -72,6 +72,9 @@ class GroupConsumer(Protocol):
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
         """Give the first offset of a log, and the one after its last. Blocks up to so many seconds."""
+
+    def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:
+        """Describe a topic. Blocks up to so many seconds."""
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         """Stop reading partitions, of which the group leaves us the owner; drops what was fetched of them."""

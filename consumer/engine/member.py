@@ -43,6 +43,7 @@ _POLLED_AT_ONCE = 1000
 _PAUSE = 0.5
 _QUIET_SECONDS = 30.0
 _PLACES_WITHIN = 2.0
+_LOOK_WITHIN = 0.2
 
 
 class _BeginAnew(Exception):
@@ -259,9 +260,21 @@ class Member(Generic[W]):
 
     def _wait(self, reason: str) -> None:
         """Say what Kafka keeps the member waiting for; a member that is to stop waits no longer for a writer."""
-        self._show(reason)
+        self._show("; ".join((reason, *self._leaderless())))
         if self._stopping and self._writer is None:
             raise WriterLost("stopped")
+
+    def _leaderless(self) -> list[str]:
+        """Say which partitions that are written to have no leader; blocks for a moment."""
+        found = []
+        for name in (self._options.results_topic, self._options.dead_letters_topic):
+            try:
+                topics = self._consumer.list_topics(name, _LOOK_WITHIN).topics
+            except KafkaException:
+                return []  # no broker answers: that is said anyway
+            partitions = topics[name].partitions.values() if name in topics else ()
+            found += [f"{name}/{each.id} has no leader" for each in partitions if each.leader < 0]
+        return found
 
     def _lose_writer(self, error: WriterLost) -> None:
         """Drop all that lanes hold, and read nothing more before there is another writer."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition, Uuid
-from confluent_kafka.admin import TopicDescription
+from confluent_kafka.admin import ClusterMetadata, PartitionMetadata, TopicDescription, TopicMetadata
 from structlog.testing import LogCapture
 
 from consumer.engine.backoff import Backoff
@@ -275,6 +275,7 @@ class ScriptedConsumer:
         self.refuses: KafkaError | None = None
         self.away: KafkaError | None = None
         self.logs: dict[Partition, tuple[int, int]] = {}
+        self.leaders: dict[str, list[int]] = {}
         self.offsets = offsets
         self._clock = clock
         self._script = script
@@ -344,6 +345,18 @@ class ScriptedConsumer:
         if self.away:
             raise KafkaException(self.away)
         return self.logs.get(Partition(partition.topic, partition.partition), (0, 1000))
+
+    def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:
+        self._clock.now += timeout if self.away else 0
+        if self.away:
+            raise KafkaException(self.away)
+        metadata, described = ClusterMetadata(), TopicMetadata()
+        for number, leader in enumerate(self.leaders.get(topic, [])):
+            partition = PartitionMetadata()
+            partition.id, partition.leader = number, leader
+            described.partitions[number] = partition
+        metadata.topics[topic] = described
+        return metadata
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
         self._note("unassign", partitions)

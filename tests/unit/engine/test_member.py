@@ -820,6 +820,26 @@ def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_k
     assert [line["error"] for line in scene.logged("kafka")] == [TRANSIENT.str()]
 
 
+@pytest.mark.parametrize("away", [None, TRANSIENT])
+def test_a_commit_that_waits_for_a_leader_names_the_partition(away: KafkaError | None) -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+    scene.clients.prepare = lambda producer: producer.fail("commit", TRANSIENT, times=15)
+
+    def script() -> Generator[None]:
+        scene.consumer.leaders |= {"results": [1, -1, 2], "dead-letters": [-1]}
+        scene.consumer.away = away
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0)]
+        while not scene.committed:
+            yield
+
+    scene.run(script())
+    said = {view.commit_trouble for view in scene.hooks.views}
+    leaders = "" if away else "; results/1 has no leader; dead-letters/0 has no leader"
+    assert f"Kafka: the transaction has been waiting for 1 s{leaders}" in said
+
+
 # logs that do not go on as they were read
 
 
