@@ -2,7 +2,7 @@
 
 `KAFKA_*` reaches every property of librdkafka: KAFKA_SESSION_TIMEOUT_MS sets `session.timeout.ms`
 (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md). `JIRAFE_*` configures the API's side,
-`CONSUMER_*` the consumer itself.
+`CONSUMER_*` the consumer itself. A secret may be in a file of its own, which NAME_FILE names.
 """
 
 import difflib
@@ -43,6 +43,12 @@ _FIXED = {
 # Properties of librdkafka by which it loads code, or has a shell run it.
 _RUNS_CODE = ("plugin.library.paths", "ssl.engine.", "ssl.providers", "sasl.kerberos.kinit.cmd")
 _NAMES_A_FILE = (".location", ".keytab", ".file")
+
+# The settings that are secrets, each with the name of the file that may hold it.
+_SECRET_FILE = re.compile(
+    r"(JIRAFE_ACCESS_TOKEN|CONSUMER_SCHEMA_REGISTRY_PASSWORD|KAFKA_(?:.+_)?(?:PASSWORD|PASSPHRASE|SECRET|KEY_PEM))_FILE"
+)
+_LARGEST_SECRET = 64 * 1024
 _OF_KAFKA_ITSELF = ("__consumer_offsets", "__transaction_state")
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
@@ -278,8 +284,7 @@ class Settings:
     @property
     def files(self) -> dict[str, Path]:
         """The files that the connection to Kafka is made with, by the setting that names each."""
-        named = {_setting(name): Path(value) for name, value in self.kafka.items() if name.endswith(".location")}
-        return {name: path for name, path in named.items() if reconnects(name)}
+        return _files({_setting(name): value for name, value in self.kafka.items()})
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
@@ -307,15 +312,20 @@ class SettingsSource:
     def __init__(self, env_file: Path | None, *, by_chance: bool = False) -> None:
         self._env_file = env_file
         self._by_chance = by_chance
-        self._read: Stamp = None
-        self._files: dict[Path, Stamp] = {}
+        self._secrets: dict[str, Path] = {}
+        self._seen: dict[Path, Stamp] = {}
+        self._loaded: dict[Path, Stamp] = {}
         self._look_at = 0.0
 
     def load(self) -> Settings:
         """Read the settings; raises SettingsError."""
-        self._read = _stamp(self._env_file)
+        # Before they are read: what changes meanwhile is read again. Those too that make the settings be refused.
+        self._seen = {self._env_file: _stamp(self._env_file)} if self._env_file else {}
+        given = _given(self._env_file, os.environ)
+        self._secrets = _secret_files(given)
+        self._seen |= {path: _stamp(path) for path in (*self._secrets.values(), *_files(given).values())}
         loaded = load(self._env_file, by_chance=self._by_chance)
-        self._files = {path: _stamp(path) for path in loaded.files.values()}
+        self._loaded = self._seen
         return loaded
 
     def cautions(self, loaded: Settings) -> list[Caution]:
@@ -324,33 +334,100 @@ class SettingsSource:
         if self._env_file and _others_may_read(self._env_file):
             message = f"the env file {self._env_file} can be read by others, and holds secrets."
             found.append(Caution(message, f"chmod 600 {self._env_file}"))
+        found += [
+            Caution(f"{path}, which {name}_FILE names, can be read by others.", f"chmod 600 {path}")
+            for name, path in self._secrets.items()
+            if _others_may_read(path)
+        ]
         return found
 
     def has_changed(self) -> bool:
-        """Tell whether the env file, or one that it names for Kafka, is another than was read.
+        """Tell whether the env file, or one that settings name, is another than when it was last looked at.
 
-        It looks at them once a second at most.
+        These are the files of secrets, and those that Kafka is reached with. It looks once a second at most.
         """
         if time.monotonic() < self._look_at:
             return False
         self._look_at = time.monotonic() + 1
-        return _stamp(self._env_file) != self._read or bool(self.changed_files())
+        return any(_stamp(path) != stamp for path, stamp in self._seen.items())
 
     def changed_files(self) -> set[Path]:
-        """Give the files, named by settings for Kafka, that are others than when the settings were read."""
-        return {path for path, stamp in self._files.items() if _stamp(path) != stamp}
+        """Give the files that are others than when settings were read that were not refused."""
+        return {path for path, stamp in self._loaded.items() if _stamp(path) != stamp}
 
 
 Stamp = tuple[int, int] | None
 """What tells a file from an earlier one of its name; None where there is none."""
 
 
-def _stamp(path: Path | None) -> Stamp:
+def _stamp(path: Path) -> Stamp:
     try:
-        status = path.stat() if path else None
-    except OSError:
+        status = path.stat()
+    except (OSError, ValueError):  # a name with a zero byte is a ValueError
         return None
-    return (status.st_mtime_ns, status.st_size) if status else None
+    return status.st_mtime_ns, status.st_size
+
+
+def _given(env_file: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Give what is set for us, without blanks around; the environment goes before the file."""
+    given = {**_file(env_file), **environ}
+    return {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
+
+
+def _files(given: Mapping[str, str]) -> dict[str, Path]:
+    """Give the files that Kafka is reached with, by the setting that names each."""
+    named = {_setting(_property(name)): Path(value) for name, value in given.items() if name.startswith("KAFKA_")}
+    return {name: path for name, path in named.items() if reconnects(name) and name.endswith("_LOCATION")}
+
+
+def _secret_files(given: Mapping[str, str]) -> dict[str, Path]:
+    """Give the files of secrets, by the setting that each has the value of."""
+    found = ((_SECRET_FILE.fullmatch(_canonical(name)), value) for name, value in given.items())
+    return {match[1]: Path(value) for match, value in found if match}
+
+
+def _with_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Put the contents of the files of secrets in the place of their names; gives the faults too."""
+    values = {name: value for name, value in given.items() if not _SECRET_FILE.fullmatch(_canonical(name))}
+    names = {_canonical(name) for name in values}
+    faults = []
+    for name, path in _secret_files(given).items():
+        if name in names:
+            faults.append(f"{name} and {name}_FILE are both set: set one of them.")
+            continue
+        try:
+            values[name] = _secret(path)
+        except ValueError as error:
+            faults.append(f"{name}_FILE: {path} {error}.")
+    return values, faults
+
+
+def _secret(path: Path) -> str:
+    """Read a secret from its file; raises ValueError that says what is wrong with the file, and nothing of it."""
+    if "\0" in str(path):
+        raise ValueError("can be no file")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("is no regular file")  # another may never end, or never begin
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_SECRET + 1)
+    except FileNotFoundError:
+        raise ValueError("is not there") from None
+    except OSError as error:
+        raise ValueError(f"can't be read ({error.strerror or error})") from None
+    if len(content) > _LARGEST_SECRET:
+        raise ValueError(f"is larger than a secret may be, {_LARGEST_SECRET // 1024} KiB")
+    try:
+        text = content.decode().strip()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    if not text or "\0" in text:
+        raise ValueError("has a zero byte" if text else "is empty")
+    return text
+
+
+def _canonical(name: str) -> str:
+    return name.upper().replace(".", "_")
 
 
 def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_chance: bool = False) -> Settings:
@@ -359,10 +436,12 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_c
     What makes librdkafka run code is refused from a file that others can write, or that was found by chance.
     """
     in_file = {name: value for name, value in _file(env_file).items() if name not in environ}
-    given = {**in_file, **environ}
-    ours = {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
-    faults = [f"{name}: must be UTF-8." for name, value in ours.items() if not is_utf8(value)]
-    faults += [f"{name} is no longer a setting: {instead}." for name, instead in _REMOVED.items() if name in ours]
+    given = _given(env_file, environ)
+    faults = [f"{name}: must be UTF-8." for name, value in given.items() if not is_utf8(value)]
+    faults += [f"{name} is no longer a setting: {instead}." for name, instead in _REMOVED.items() if name in given]
+    if faults:
+        raise SettingsError(faults)
+    given, faults = _with_secrets(given)
     if faults:
         raise SettingsError(faults)
     groups: dict[str, Any] = {}

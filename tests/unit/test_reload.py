@@ -40,7 +40,7 @@ class Running:
     def __init__(self, env_file: Path) -> None:
         self._env_file = env_file
         env_file.touch()
-        source = SettingsSource(env_file)
+        self.source = source = SettingsSource(env_file)
         loaded = source.load()
         self.delivery = app.make_delivery(loaded, Codec())
         self.cluster = app.make_cluster(loaded)
@@ -130,3 +130,75 @@ def test_a_certificate_that_is_renewed_in_its_file_is_taken_over_too(tmp_path: P
     trustme.CA().cert_pem.write_to_path(str(authority))
     running(text)
     assert running.reconnects
+
+
+@pytest.mark.parametrize(
+    "name", ["JIRAFE_ACCESS_TOKEN", "KAFKA_SASL_PASSWORD", "CONSUMER_SCHEMA_REGISTRY_PASSWORD"]
+)
+def test_a_secret_that_changes_in_its_file_is_as_one_that_changes_where_it_is_set(
+    name: str, tmp_path: Path
+) -> None:
+    """As Kubernetes does it: what the name leads to is another file from one moment to the next."""
+    old, new, link = (tmp_path / part for part in ("old", "new", "link"))
+    old.write_text("hush\n")
+    new.write_text("hush hush".replace(" ", "-"))
+    link.symlink_to(old)
+    env_file = tmp_path / "settings.env"
+    env_file.write_text(text := f"{name}_FILE={link}\n")
+    running = Running(env_file)
+    (tmp_path / "next").symlink_to(new)
+    (tmp_path / "next").replace(link)
+    again, said = running(text, asked=False)
+    if name.startswith("CONSUMER_"):
+        assert (again, said) == (False, [{"event": "settings_need_restart", "changed": [name]}])
+    else:
+        assert (again, said) == (True, [{"event": "settings_reloaded", "taken": [name]}])
+    assert running.reconnects == name.startswith("KAFKA_")
+
+
+def looks_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Tell whether a second later it finds something to read again."""
+    monkeypatch.setattr(running.source, "_look_at", 0.0)
+    return running.source.has_changed()
+
+
+@pytest.mark.parametrize("name", ["JIRAFE_ACCESS_TOKEN_FILE", "KAFKA_SSL_CA_LOCATION"])
+def test_a_file_that_goes_away_is_said_once_and_taken_when_it_is_back(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, env_file = tmp_path / "file", tmp_path / "settings.env"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    one_line = file.read_text().replace("\n", "").replace(" ", "-")
+    if name.startswith("JIRAFE_"):
+        file.write_text(one_line)
+    env_file.write_text(text := f"{name}={file}\nKAFKA_SECURITY_PROTOCOL=SSL\n")
+    running = Running(env_file)
+    assert not looks_again(running, monkeypatch)
+    content = file.read_text()
+    file.unlink()
+    assert looks_again(running, monkeypatch)
+    _, said = running(text)
+    assert said == [{"event": "settings_refused", "faults": [f"{name}: {file} is not there."]}]
+    assert not looks_again(running, monkeypatch), "it would be said each second"
+    if name.startswith("JIRAFE_"):
+        file.write_text(f"{content}-another")
+    else:
+        trustme.CA().cert_pem.write_to_path(str(file))
+    assert looks_again(running, monkeypatch)
+    _, said = running(text)
+    assert said == [{"event": "settings_reloaded", "taken": [name.removesuffix("_FILE")]}]
+
+
+def test_a_file_that_is_named_before_it_is_there_is_taken_once_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    running = Running(tmp_path / "settings.env")
+    text = f"JIRAFE_ACCESS_TOKEN_FILE={file}\n"
+    _, said = running(text)
+    assert [each["event"] for each in said] == ["settings_refused"]
+    assert not looks_again(running, monkeypatch)
+    file.write_text("hush")
+    assert looks_again(running, monkeypatch)
+    _, said = running(text)
+    assert said == [{"event": "settings_reloaded", "taken": ["JIRAFE_ACCESS_TOKEN"]}]

@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -442,3 +443,108 @@ def test_an_env_file_in_the_current_folder_loads_no_library(tmp_path: Path) -> N
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "KAFKA_PLUGIN_LIBRARY_PATHS makes the library run code, and .env is only" in done.stderr
+
+
+SECRETS = [
+    "JIRAFE_ACCESS_TOKEN",
+    "CONSUMER_SCHEMA_REGISTRY_PASSWORD",
+    "KAFKA_SASL_PASSWORD",
+    "KAFKA_SSL_KEY_PASSWORD",
+    "KAFKA_SSL_KEYSTORE_PASSWORD",
+    "KAFKA_SSL_KEY_PEM",
+    "KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET",
+    "KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_PASSPHRASE",
+    "KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_PEM",
+    "KAFKA_sasl.password",
+]
+
+
+def test_every_secret_of_ours_may_be_in_a_file() -> None:
+    secret = {
+        prefix + name.upper()
+        for prefix, group in GROUPS.items()
+        for name, field in group.model_fields.items()
+        if "SecretStr" in str(field.annotation)
+    }
+    assert secret == {name for name in SECRETS if not name.startswith("KAFKA_")}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_in_a_file_is_as_one_that_is_set(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(" hu=sh\n")
+    named, plain = load(None, {f"{name}_FILE": f" {file}\n"}), load(None, {name: "hu=sh"})
+    assert (named.api, named.stream, named.kafka) == (plain.api, plain.stream, plain.kafka)
+    assert load(None, {f"{name}_FILE": " "}).kafka == load(None, {}).kafka, "no value is as good as none"
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{name}_FILE={file}\n")
+    assert load(env_file, {}).kafka == plain.kafka
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_secret_that_is_set_twice_is_refused(name: str, *, in_file: bool, tmp_path: Path) -> None:
+    file, env_file = tmp_path / "secret", tmp_path / ".env"
+    file.write_text("hush")
+    env_file.write_text(f"{name}=hush\n" if in_file else "")
+    shown = name.upper().replace(".", "_")
+    assert faults({f"{name}_FILE": str(file), **({} if in_file else {name: "hush"})}, env_file) == [
+        f"{shown} and {shown}_FILE are both set: set one of them."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "is not there"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"hu\xffsh", "is not UTF-8"),
+        (b"hu\0sh", "has a zero byte"),
+        (b"hush" * 17_000, "is larger than a secret may be, 64 KiB"),
+    ],
+)
+@pytest.mark.parametrize("name", SECRETS[:3])
+def test_a_file_that_has_no_secret_is_one_sentence(
+    name: str, content: bytes | None, why: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    assert faults({f"{name}_FILE": str(file)}) == [f"{name}_FILE: {file} {why}."]
+
+
+def test_what_never_ends_or_never_begins_is_no_file_of_a_secret(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        assert faults({"KAFKA_SASL_PASSWORD_FILE": str(path)}) == [
+            f"KAFKA_SASL_PASSWORD_FILE: {path} is no regular file."
+        ]
+    assert faults({"KAFKA_SASL_PASSWORD_FILE": "a\0b"}) == ["KAFKA_SASL_PASSWORD_FILE: a\0b can be no file."]
+    (too_long,) = faults({"KAFKA_SASL_PASSWORD_FILE": "a" * 5000})
+    assert too_long.endswith("can't be read (File name too long).")
+
+
+def test_only_secrets_may_be_in_files(tmp_path: Path) -> None:
+    file = tmp_path / "site"
+    file.write_text("7")
+    assert faults({"JIRAFE_SITE_ID_FILE": str(file)}) == [
+        "JIRAFE_SITE_ID_FILE is not a setting; did you mean JIRAFE_SITE_ID?"
+    ]
+    # The library's own, which names a file too.
+    name = "sasl.oauthbearer.assertion.private.key.file"
+    assert load(None, {f"KAFKA_{name.upper().replace('.', '_')}": str(file)}).kafka[name] == str(file)
+
+
+@pytest.mark.parametrize(("mode", "is_said"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
+def test_a_file_of_a_secret_that_others_can_read_is_a_caution(
+    mode: int, *, is_said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("hush")
+    file.chmod(mode)
+    monkeypatch.setenv("JIRAFE_ACCESS_TOKEN_FILE", str(file))
+    source = SettingsSource(None)
+    said = [caution.message for caution in source.cautions(source.load())]
+    assert said == [f"{file}, which JIRAFE_ACCESS_TOKEN_FILE names, can be read by others."] * is_said
