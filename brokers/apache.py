@@ -65,7 +65,8 @@ class ApacheKafka:
     """A cluster on 127.0.0.1 of so many `nodes`, each with its data in `folder`.
 
     `settings` are further broker properties of each node. `sasl_ssl` adds a listener of TLS with SCRAM-SHA-512,
-    at `secure_servers`: the PEM texts of its key with its certificate, and the users' passwords.
+    at `secure_servers`, and one of TLS that wants a client's certificate, at `mutual_servers`: the PEM texts of
+    their key with its certificate, and the users' passwords.
 
     Raises BrokerUnavailable where there is no JVM or Maven, or it does not start.
     """
@@ -80,22 +81,30 @@ class ApacheKafka:
         ports = [free_port() for _ in range(nodes)]
         controllers = [free_port() for _ in range(nodes)]
         secure_ports = [free_port() if sasl_ssl else 0 for _ in range(nodes)]
+        mutual_ports = [free_port() if sasl_ssl else 0 for _ in range(nodes)]
         self.bootstrap_servers = ",".join(f"127.0.0.1:{port}" for port in ports)
         self.secure_servers = ",".join(f"127.0.0.1:{port}" for port in secure_ports)
+        self.mutual_servers = ",".join(f"127.0.0.1:{port}" for port in mutual_ports)
         voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(controllers, 1))
         replicas, most = str(nodes), str(max(1, nodes - 1))
         self.size = nodes
         self._servers = [f"127.0.0.1:{port}" for port in ports]
         self._nodes = []
-        for number, (port, controller, secure) in enumerate(zip(ports, controllers, secure_ports, strict=True), 1):
-            listeners = f"PLAINTEXT://127.0.0.1:{port}" + (f",SASL_SSL://127.0.0.1:{secure}" if sasl_ssl else "")
+        for number, (port, controller, secure, mutual) in enumerate(
+            zip(ports, controllers, secure_ports, mutual_ports, strict=True), 1
+        ):
+            listeners = f"PLAINTEXT://127.0.0.1:{port}"
+            if sasl_ssl:
+                listeners += f",SASL_SSL://127.0.0.1:{secure},SSL://127.0.0.1:{mutual}"
             own = {
                 "process.roles": "broker,controller",
                 "node.id": str(number),
                 "controller.quorum.voters": voters,
                 "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
                 "advertised.listeners": listeners,
-                "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
+                "listener.security.protocol.map": ",".join(
+                    ("PLAINTEXT:PLAINTEXT", "CONTROLLER:PLAINTEXT", "SASL_SSL:SASL_SSL", "SSL:SSL")
+                ),
                 "controller.listener.names": "CONTROLLER",
                 "inter.broker.listener.name": "PLAINTEXT",
                 "default.replication.factor": replicas,
@@ -151,15 +160,21 @@ class ApacheKafka:
 def _sasl_ssl(pem: str) -> dict[str, str]:
     one_line = pem.strip().replace("\n", "\\n")
     key, _, certificate = one_line.partition("-----BEGIN CERTIFICATE")
-    listener = "listener.name.sasl_ssl"
-    return {
+    both = {
+        f"listener.name.{listener}.ssl.keystore.{name}": value
+        for listener in ("sasl_ssl", "ssl")
+        for name, value in {
+            "type": "PEM",
+            "key": key,
+            "certificate.chain": f"-----BEGIN CERTIFICATE{certificate}",
+        }.items()
+    }
+    return both | {
         "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-        f"{listener}.scram-sha-512.sasl.jaas.config": (
+        "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
-        f"{listener}.ssl.keystore.type": "PEM",
-        f"{listener}.ssl.keystore.key": key,
-        f"{listener}.ssl.keystore.certificate.chain": f"-----BEGIN CERTIFICATE{certificate}",
+        "listener.name.ssl.ssl.client.auth": "required",
     }
 
 

@@ -1,19 +1,30 @@
 """TLS and SASL between us and a real broker: what is right goes through, what is wrong is one sentence."""
 
+import base64
+import io
 import json
+import re
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import pytest
 import requests
 import trustme
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
+from dotenv import dotenv_values
 
 from brokers.apache import ApacheKafka
 from consumer.demo.processes import await_that, free_port
@@ -27,13 +38,72 @@ from tests.stand import SITE, TOKEN, Stand
 pytestmark = pytest.mark.real_broker("TLS and SASL")
 
 USER, PASSWORD, WRONG = "shop", "s3cret-pw", "wr0ng-pw"
+PAGE = Path(__file__).parents[2] / "docs/security.md"
+
+
+def written(title: str) -> dict[str, str]:
+    """Give the settings that the page has under a title."""
+    _, _, section = PAGE.read_text().partition(f"\n## {title}\n")
+    (block,) = re.findall(r"```env\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL)
+    return {name: value or "" for name, value in dotenv_values(stream=io.StringIO(block)).items()}
+
+
+def base64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+class Login:
+    """An identity provider: gives a signed token to who has the secret. Its keys are in `keys`, for brokers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._key: RSAPrivateKey = generate_private_key(65537, 2048)
+        numbers = self._key.public_key().public_numbers()
+        n, e = (
+            base64url(number.to_bytes((number.bit_length() + 7) // 8, "big")) for number in (numbers.n, numbers.e)
+        )
+        self.keys = folder / "keys.json"
+        self.keys.write_text(json.dumps({"keys": [{"kty": "RSA", "kid": "1", "alg": "RS256", "n": n, "e": e}]}))
+        self.given = 0
+        login = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+                is_known = self.headers["Authorization"] == wanted
+                login.given += is_known
+                body = json.dumps({"access_token": login.token()} if is_known else {"error": "invalid_client"})
+                self.send_response(200 if is_known else 401)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/token"
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def token(self) -> str:
+        now = int(time.time())
+        claims = {"sub": USER, "aud": "kafka", "iss": "login", "scope": "kafka", "iat": now, "exp": now + 300}
+        parts = ({"alg": "RS256", "kid": "1", "typ": "JWT"}, claims)
+        signed = ".".join(base64url(json.dumps(part).encode()) for part in parts)
+        return f"{signed}.{base64url(self._key.sign(signed.encode(), PKCS1v15(), SHA256()))}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class Secured(NamedTuple):
-    """A broker that takes only TLS with SCRAM, and what reaches it."""
+    """A broker that takes TLS with SCRAM, with a token, or with a client's certificate, and what reaches it."""
 
     kafka: ApacheKafka
     environment: dict[str, str]
+    authority: trustme.CA
+    login: Login
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +116,26 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     pem += "".join(blob.bytes().decode() for blob in own.cert_chain_pems)
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     trustme.CA().cert_pem.write_to_path(str(folder / "other.pem"))
-    try:
-        kafka = ApacheKafka(folder, sasl_ssl=(pem, {USER: PASSWORD}))
-    except BrokerUnavailable as error:
-        pytest.skip(str(error))
+    login = Login(folder)
+    listener, package = "listener.name.sasl_ssl.oauthbearer", "org.apache.kafka.common.security.oauthbearer"
+    settings = {
+        "listener.name.ssl.ssl.truststore.type": "PEM",
+        "listener.name.ssl.ssl.truststore.certificates": (
+            authority.cert_pem.bytes().decode().strip().replace("\n", "\\n")
+        ),
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
+        f"{listener}.sasl.jaas.config": f"{package}.OAuthBearerLoginModule required;",
+        f"{listener}.sasl.server.callback.handler.class": f"{package}.OAuthBearerValidatorCallbackHandler",
+        f"{listener}.sasl.oauthbearer.jwks.endpoint.url": login.keys.as_uri(),
+        f"{listener}.sasl.oauthbearer.expected.audience": "kafka",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_TOOL_OPTIONS", f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={login.keys.as_uri()}")
+        try:
+            kafka = ApacheKafka(folder, settings=settings, sasl_ssl=(pem, {USER: PASSWORD}))
+        except BrokerUnavailable as error:
+            login.close()
+            pytest.skip(str(error))
     with kafka:
         environment = {
             "KAFKA_BOOTSTRAP_SERVERS": kafka.secure_servers,
@@ -59,7 +145,59 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             "KAFKA_SASL_PASSWORD": PASSWORD,
             "KAFKA_SSL_CA_LOCATION": str(folder / "ca.pem"),
         }
-        yield Secured(kafka, environment)
+        yield Secured(kafka, environment, authority, login)
+    login.close()
+
+
+WAYS = [
+    "Kafka: TLS and a password (SASL/SCRAM)",
+    "Kafka: TLS and a client certificate (mTLS)",
+    "Kafka: TLS and a token (OAUTHBEARER)",
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_member_works_with_the_settings_of_the_page(way: str, secured: Secured, tmp_path: Path) -> None:
+    ours = secured.authority.issue_cert("member@example.com")
+    key = load_pem_private_key(ours.private_key_pem.bytes(), None)
+    files = {
+        "kafka-ca.pem": secured.authority.cert_pem.bytes(),
+        "kafka-password": PASSWORD.encode(),
+        "client-secret": PASSWORD.encode(),
+        "member.pem": b"".join(blob.bytes() for blob in ours.cert_chain_pems),
+        "member-key.pem": key.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSWORD.encode())
+        ),
+        "member-key-password": PASSWORD.encode() + b"\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    here = {
+        "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL": secured.login.url,
+        "KAFKA_BOOTSTRAP_SERVERS": secured.kafka.mutual_servers if "mTLS" in way else secured.kafka.secure_servers,
+    }
+    settings = {
+        name: here.get(name, value.replace("/run/secrets/", f"{tmp_path}/")) for name, value in written(way).items()
+    }
+    given = secured.login.given
+    with SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
+        stand = Stand(secured.kafka.bootstrap_servers, api, tmp_path)
+        try:
+            stand.produce(*orders(10))
+            member = stand.member(CONSUMER_LOG_LEVEL="debug", **settings)
+            assert_one_result_each(stand.await_results(10), 10)
+            assert member.stop() == 0
+            assert member.said(PASSWORD) == 0
+        finally:
+            stand.close()
+    assert (secured.login.given > given) == ("OAUTHBEARER" in way)
+    for name in [name for name in settings if name.endswith(("_FILE", "_KEY_LOCATION"))]:
+        Path(settings[name]).write_text(WRONG)
+        wrong = run("results", "--max", "1", **settings)
+        assert wrong.returncode == 2, name
+        assert "Traceback" not in wrong.stderr
+        assert PASSWORD not in wrong.stderr
+        assert WRONG not in wrong.stderr
 
 
 def test_a_member_works_over_tls_with_a_password(secured: Secured, tmp_path: Path) -> None:
@@ -104,12 +242,13 @@ def test_what_is_wrong_is_one_sentence_without_the_password(
     assert WRONG not in done.stderr
 
 
-def test_a_password_that_changes_is_taken_over_and_a_wrong_one_is_said(secured: Secured, tmp_path: Path) -> None:
-    env_file = tmp_path / "settings.env"
-    port = str(free_port())
+def test_a_password_that_changes_in_its_file_is_taken_over_and_a_wrong_one_is_said(
+    secured: Secured, tmp_path: Path
+) -> None:
+    file, port = tmp_path / "password", str(free_port())
     environment = {**secured.environment, "CONSUMER_HTTP_ADDRESS": port}
     password = environment.pop("KAFKA_SASL_PASSWORD")
-    env_file.write_text(f"KAFKA_SASL_PASSWORD={password}\n")
+    file.write_text(password)
 
     def reasons() -> str:
         return str(requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).json()["reasons"])
@@ -117,14 +256,14 @@ def test_a_password_that_changes_is_taken_over_and_a_wrong_one_is_said(secured: 
     with SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
         stand = Stand(secured.kafka.bootstrap_servers, api, tmp_path)
         try:
-            member = stand.member_with_file(env_file, **environment)
+            member = stand.member(KAFKA_SASL_PASSWORD_FILE=str(file), **environment)
             stand.produce(*orders(10))
             stand.await_results(10)
-            env_file.write_text(f"KAFKA_SASL_PASSWORD={WRONG}\n")
+            file.write_text(WRONG)
             await_that("it says what is wrong", lambda: "Kafka refuses our credentials" in reasons())
             assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=10).status_code == 200
             stand.produce(*orders(10, 10))
-            env_file.write_text(f"KAFKA_SASL_PASSWORD={password}\n")
+            file.write_text(password)
             assert_one_result_each(stand.await_results(20), 20)
             await_that("it is ready", lambda: reasons() == "[]")
             assert member.said('"taken": ["KAFKA_SASL_PASSWORD"]') == 2
