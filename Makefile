@@ -3,9 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests at a time, each with a broker of its own: they mostly wait.
 WORKERS ?= 3
+CYCLONEDX := 7.5.0
+PIP_AUDIT := 2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate lock clean
+.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate lock clean wheel sbom audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +65,28 @@ lock: .venv/ready ## resolve the dependencies of pyproject.toml into both lock f
 	@$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --output-file requirements.run.lock
 
+wheel: .venv/ready ## build the wheel of the last commit into dist, twice, and fail unless both are the same
+	@rm -rf build/wheel dist
+	@for each in one two; do \
+		umask 022 && mkdir -p build/wheel/$$each && git -c tar.umask=022 archive HEAD | tar -x -C build/wheel/$$each && \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --disable-pip-version-check --quiet \
+			--no-build-isolation --no-deps --wheel-dir build/wheel/$$each/dist build/wheel/$$each || exit 1; \
+	done
+	@cmp build/wheel/one/dist/*.whl build/wheel/two/dist/*.whl
+	@cp -r build/wheel/one/dist dist && sha256sum dist/*.whl
+
+sbom: .venv/ready ## list what the service is made of in dist/sbom.json, as CycloneDX (needs PyPI, once)
+	@mkdir -p dist
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
+	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==$(CYCLONEDX) cyclonedx-py requirements requirements.run.lock \
+		--pyproject pyproject.toml --mc-type application --output-reproducible --output-format JSON \
+		--output-file dist/sbom.json && echo dist/sbom.json
+
+audit: .venv/ready ## ask PyPI whether what the locks pin has known vulnerabilities (needs the network, each time)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
+	@$(BIN)/uv tool run --quiet pip-audit==$(PIP_AUDIT) --strict --disable-pip --require-hashes --progress-spinner off \
+		--requirement $(or $(ARGS),requirements.lock)
+
 clean: ## remove the virtual environment and all caches
-	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

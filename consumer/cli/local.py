@@ -6,17 +6,28 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import click
 
 from consumer import app
 from consumer.admin import produce
+from consumer.cli.usage import PROGRAM
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError
 from consumer.printing import Console
 from consumer.settings import SettingsSource
+
+
+@contextmanager
+def _extra(what: str) -> Iterator[None]:
+    """Say which extra is missing where an import fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(f"the {what} needs the extra: install '{PROGRAM}[demo]' ({error}).") from None
 
 
 @click.command()
@@ -38,10 +49,8 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
         raise click.UsageError("--site and --token go together", click.get_current_context())
     if "" in (site, token):
         raise click.UsageError("--site and --token must not be empty", click.get_current_context())
-    try:
+    with _extra("sandbox"):
         from jirafe.sandbox import Sandbox, serve  # noqa: PLC0415 - of an extra
-    except ImportError as error:
-        raise UsageError(f"the sandbox needs the extra: install jirafe-consumer[demo] ({error}).") from None
     api = Sandbox(credentials={token: [site]} if site is not None and token is not None else None)
     try:
         serve(api, host, port, lambda url: click.echo(f"Jirafe sandbox at {url}; Ctrl-C ends it."))
@@ -135,9 +144,9 @@ def demo(messages: int, keep: bool) -> int:
     Example:
       jirafe-consumer demo --messages 20000
     """
-    try:
-        from consumer.demo.demo import run_demo  # noqa: PLC0415 - of an extra
-    except ImportError as error:
-        raise UsageError(f"the demo needs the extra: install jirafe-consumer[demo] ({error}).") from None
+    with _extra("demo"):
+        import jirafe.sandbox  # noqa: F401, PLC0415 - of an extra, and the demo starts it as another process
+    from consumer.demo.demo import run_demo  # noqa: PLC0415 - slow to load, and for this command alone
+
     signal.signal(signal.SIGTERM, _interrupt)
     return run_demo(Console(), messages, keep=keep)
