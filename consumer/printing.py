@@ -8,10 +8,12 @@ The commands' streams are `Guarded`, so no command can forget it. Only `Console`
 itself, writes its own colours past the guard.
 """
 
+import csv
 import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TextIO, cast
 
 import orjson
@@ -114,7 +116,44 @@ class Console(rich.console.Console):
 def print_json(value: object, *, indent: bool = False) -> None:
     """Print a value as JSON: on one line, or indented for people. Raises TypeError for what JSON can't hold."""
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
+    _write(str(orjson.dumps(value, option=options), "utf-8"))
+
+
+class Csv:
+    """Rows of comma-separated values, as RFC 4180 has them but for plain line ends; the names come first.
+
+    Times are as in JSON, true and false too, and what is None is empty.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+        self._print(columns)
+
+    def row(self, values: Mapping[str, object]) -> None:
+        """Print a row: of these values those that have a column; raises KeyError where one is missing."""
+        self._print([_cell(values[name]) for name in self._columns])
+
+    @staticmethod
+    def _print(cells: Sequence[str]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        _write(line.getvalue())
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case datetime():
+            return value.isoformat()
+        case _:
+            return str(value)
+
+
+def _write(text: str) -> None:
     # While progress is shown, sys.stdout is rich's, which would show the line among its own.
     stream = cast("TextIO", getattr(sys.stdout, "rich_proxied_file", sys.stdout))
-    stream.write(visible(str(orjson.dumps(value, option=options), "utf-8")))
+    stream.write(visible(text))
     stream.flush()

@@ -1,13 +1,13 @@
 """Dead letters: found in their topic, looked at, and delivered again."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
 from confluent_kafka import Message
 
+from consumer.admin.choice import ALL, Choice, Told
 from consumer.admin.deployment import Deployment
 from consumer.admin.ranges import Topics
 from consumer.admin.reading import read_settled
@@ -117,29 +117,9 @@ def contents_of(letter: Letter, codec: Codec, *, needed: bool) -> Contents:
     return Contents(message, message["message"], number or key_of(message) or "")
 
 
-@dataclass(frozen=True, slots=True)
-class LetterFilter:
-    """Which letters are meant: all that fit everything that is given. Times are of the failure."""
-
-    kind: str | None = None
-    topic: str | None = None
-    message_type: str | None = None
-    key: str | None = None
-    reason: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def fits(self, letter: Letter, contents: Contents) -> bool:
-        """Tell whether a letter is meant."""
-        return (
-            self.kind in (None, letter.kind)
-            and self.topic in (None, letter.record.topic)
-            and self.message_type in (None, contents.message_type)
-            and self.key in (None, contents.number)
-            and (self.reason is None or self.reason.casefold() in letter.reason.casefold())
-            and (self.since is None or letter.failed_at >= self.since)
-            and (self.until is None or letter.failed_at < self.until)
-        )
+def _told(letter: Letter, contents: Contents) -> Told:
+    of, reason = letter.record.place.of, letter.reason
+    return Told(of, contents.message_type, contents.number, reason, letter.failed_at, letter.kind)
 
 
 class Found(NamedTuple):
@@ -160,7 +140,7 @@ class Letters:
         self.foreign = 0
         """Records of the topic that are no letters of ours, so far."""
 
-    def find(self, wanted: LetterFilter, look: Look) -> Iterator[Found]:
+    def find(self, wanted: Choice, look: Look) -> Iterator[Found]:
         """Give the letters that are meant, oldest first within each partition; `look` is told how far it is.
 
         Waits for open transactions, which may hide letters, or redrives of some. Raises Hidden if one does not end.
@@ -168,10 +148,10 @@ class Letters:
         redriven = self._redriven(look)
         for letter in self._letters(look):
             contents = contents_of(letter, self._codec, needed=wanted.message_type is not None)
-            if wanted.fits(letter, contents):
+            if wanted.fits(_told(letter, contents)):
                 yield Found(letter, contents, redriven.get(str(letter.place), ""))
 
-    def by_time(self, wanted: LetterFilter, look: Look) -> list[Found]:
+    def by_time(self, wanted: Choice, look: Look) -> list[Found]:
         """Give the letters that are meant in the order in which they failed, without what is in their records.
 
         Each takes about the room of its reason. Raises as `find`.
@@ -182,7 +162,7 @@ class Letters:
     def at(
         self,
         places: Collection[Place],
-        wanted: LetterFilter = LetterFilter(),
+        wanted: Choice = ALL,
         look: Look = lambda _read, _total: None,
     ) -> list[Found]:
         """Give the letters of places, their own or of the record that failed; raises KafkaUnusable without one."""
@@ -191,7 +171,7 @@ class Letters:
         without = chosen - {place for each in found for place in (each.letter.place, each.letter.of)}
         if without:
             topic = self._deployment.dead_letters_topic
-            fitting = "" if wanted == LetterFilter() else " that fits"
+            fitting = "" if wanted == ALL else " that fits"
             raise KafkaUnusable(
                 f"{topic} has no dead letter of {min(without)}{fitting}; dead-letters list shows the places."
             )

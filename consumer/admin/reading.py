@@ -36,9 +36,11 @@ _AHEAD: dict[str, object] = {"fetch.message.max.bytes": 262_144}
 _AT_ONCE: dict[str, object] = {"fetch.wait.max.ms": 10, "fetch.message.max.bytes": 16_384}
 
 
-def read_topic(
-    cluster: Cluster, topic: str, *, start: Literal["beginning", "end"], follow: bool
-) -> Iterator[Record | None]:
+Start = Literal["beginning", "end"] | Mapping[Partition, int | None]
+"""Where to read from: an offset of each partition, None for its end."""
+
+
+def read_topic(cluster: Cluster, topic: str, *, start: Start, follow: bool) -> Iterator[Record | None]:
     """Give a topic's committed records, to its present end, or, with `follow`, for ever.
 
     While it follows, a None now and then lets the caller look at other things. Raises KafkaUnusable, and Hidden for
@@ -46,16 +48,29 @@ def read_topic(
     """
     places = [Partition(topic, number) for number in find_topic(cluster, topic).partitions]
     if follow:
-        yield from _follow(cluster, places, OFFSET_BEGINNING if start == "beginning" else OFFSET_END)
+        at = _starts(start, dict.fromkeys(places, OFFSET_BEGINNING), dict.fromkeys(places, OFFSET_END))
+        yield from _follow(cluster, at)
         return
     ends = read_ends(cluster, places, committed=False)
-    for batch in read_settled(cluster, [Range(*place, 0, end) for place, end in ends.items()]):
+    at = _starts(start, dict.fromkeys(places, 0), ends)
+    for batch in read_settled(cluster, [Range(*place, at[place], end) for place, end in ends.items()]):
         yield from map(to_record, batch)
 
 
-def _follow(cluster: Cluster, places: Collection[Partition], offset: int) -> Iterator[Record | None]:
+def _starts(start: Start, beginnings: dict[Partition, int], ends: dict[Partition, int]) -> dict[Partition, int]:
+    match start:
+        case "beginning":
+            return beginnings
+        case "end":
+            return ends
+        case _:
+            chosen = {place: start.get(place) for place in ends}
+            return {place: ends[place] if offset is None else offset for place, offset in chosen.items()}
+
+
+def _follow(cluster: Cluster, starts: Mapping[Partition, int]) -> Iterator[Record | None]:
     with _reader(cluster) as consumer:
-        consumer.assign([TopicPartition(*place, offset) for place in places])
+        consumer.assign([TopicPartition(*place, offset) for place, offset in starts.items()])
         while True:
             messages, _ = _polled(consumer)
             if not messages:

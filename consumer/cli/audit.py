@@ -13,10 +13,11 @@ from consumer import app
 from consumer.admin import audit
 from consumer.admin.audit import Audited, AuditProgress, AuditReport, Count
 from consumer.admin.ranges import Position
+from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import Bar, bars
 from consumer.cli.usage import PROGRAM, a_position, consumed, of_partitions
-from consumer.engine.records import Place
-from consumer.printing import Console, print_json
+from consumer.engine.records import Place, Range
+from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
 
 _COLUMNS = {
@@ -47,7 +48,7 @@ _TROUBLES = {
 @of_partitions
 @click.option("--from", "start", type=a_position, metavar="TIME|OFFSET", help="The first record. Default: all.")
 @click.option("--to", "end", type=a_position, metavar="TIME|OFFSET", help="The first record after. Default: all.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@in_a_form("one object")
 @click.pass_obj
 def audit_command(
     source: SettingsSource,
@@ -55,7 +56,7 @@ def audit_command(
     partitions: tuple[int, ...],
     start: Position | None,
     end: Position | None,
-    as_json: bool,
+    form: Form,
 ) -> int:
     """Prove that every record has exactly one result.
 
@@ -76,10 +77,15 @@ def audit_command(
     topics = dict.fromkeys(consumed(loaded, topic), partitions)
     steps = audit.audit(app.make_deployment(loaded), app.make_codec(loaded), topics, (start, end))
     report = _with_progress(steps)
-    if as_json:
-        print_json(_object(report))
-    else:
-        _show(report)
+    match form:
+        case Form.JSON:
+            print_json(_object(report))
+        case Form.CSV:
+            rows = Csv([*Range._fields, "committed", *Count])
+            for each in report.partitions:
+                rows.row(_partition(each))
+        case Form.TABLE:
+            _show(report)
     return 0 if report.is_proven else 1
 
 
@@ -112,13 +118,14 @@ def _object(report: AuditReport) -> dict[str, Any]:
     return {
         "ok": report.is_proven,
         "total": _counts(total),
-        "partitions": [
-            {**each.range._asdict(), "committed": each.committed, **_counts(each.counts)}
-            for each in report.partitions
-        ],
+        "partitions": [_partition(each) for each in report.partitions],
         "first": {trouble.value: _first(report, trouble) for trouble in audit.TROUBLES if total[trouble]},
         "notes": report.notes,
     }
+
+
+def _partition(audited: Audited) -> dict[str, Any]:
+    return {**audited.range._asdict(), "committed": audited.committed, **_counts(audited.counts)}
 
 
 def _counts(counts: Mapping[Count, int]) -> dict[str, int]:

@@ -8,17 +8,18 @@ from rich.table import Table
 
 from consumer import app
 from consumer.admin.check import Finding, Verdict, check
+from consumer.cli.listing import Form, in_a_form
 from consumer.errors import SettingsError
-from consumer.printing import Console, print_json
+from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
 
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"}
 
 
 @click.command("check")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@in_a_form("one object")
 @click.pass_obj
-def check_command(source: SettingsSource, as_json: bool) -> int:
+def check_command(source: SettingsSource, form: Form) -> int:
     """Tell whether a deployment has what it needs.
 
     Settings, broker, topics, permissions, group, transactions, Schema Registry, API, token and clock: what is
@@ -33,18 +34,26 @@ def check_command(source: SettingsSource, as_json: bool) -> int:
     """
     found: list[Finding] = []
     console = Console()
+    rows = Csv(["check", "verdict", "message", "fix"]) if form is Form.CSV else None
     for finding in _findings(source):
         found.append(finding)
-        if not as_json:
+        if rows:
+            rows.row(_object(finding))
+        elif form is Form.TABLE:
             console.print(_line(finding))
     is_ok = not any(finding.verdict is Verdict.FAILED for finding in found)
-    if as_json:
-        checks = [
-            {"check": each.check, "verdict": each.verdict.value, "message": each.message, "fix": each.fix}
-            for each in found
-        ]
-        print_json({"ok": is_ok, "checks": checks})
+    if form is Form.JSON:
+        print_json({"ok": is_ok, "checks": [_object(each) for each in found]})
     return int(not is_ok)
+
+
+def _object(finding: Finding) -> dict[str, str]:
+    return {
+        "check": finding.check,
+        "verdict": finding.verdict.value,
+        "message": finding.message,
+        "fix": finding.fix,
+    }
 
 
 def _findings(source: SettingsSource) -> Iterator[Finding]:

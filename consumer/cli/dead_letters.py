@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from functools import wraps
 from typing import Any, TypeVar
 
 import click
@@ -13,14 +11,16 @@ from rich.padding import Padding
 
 from consumer import app
 from consumer.admin import preview
-from consumer.admin.letters import Found, LetterFilter, Letters, Look
+from consumer.admin.choice import Choice
+from consumer.admin.letters import Found, Letters, Look
 from consumer.admin.redelivery import Redeliverer
+from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import bars
 from consumer.cli.redelivery import RedeliveryTally, watched
-from consumer.cli.usage import PROGRAM, a_place, a_time, consumed
+from consumer.cli.usage import PROGRAM, a_place, choosing, consumed
 from consumer.engine.records import Place
 from consumer.errors import GaveUp, Interrupted
-from consumer.printing import Console, print_json
+from consumer.printing import Console, Csv, print_json
 from consumer.settings import Settings, SettingsSource
 
 _MOST_REDRIVES = 3
@@ -29,6 +29,19 @@ _STATES = {
     "delivered": ("delivered since", "green"),
     "failed": ("redriven, failed again", "yellow"),
 }
+
+_COLUMNS = (
+    "place",
+    "dead_letter",
+    "failed_at",
+    "kind",
+    "reason",
+    "attempts",
+    "message",
+    "number",
+    "redrives",
+    "redriven",
+)
 
 T = TypeVar("T")
 
@@ -46,42 +59,14 @@ def dead_letters() -> None:
     """
 
 
-def _filters(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options that choose letters, as one argument `wanted`."""
-
-    @click.option("--kind", metavar="KIND", help="Of this kind only: rejected, undecodable, forbidden, ...")
-    @click.option("--topic", metavar="TOPIC", help="Of records of this topic only.")
-    @click.option("--type", "message_type", metavar="TYPE", help="Of messages of this type only: order:new, ...")
-    @click.option("--key", metavar="KEY", help="Of this number or id only.")
-    @click.option("--reason", metavar="TEXT", help="With this text in their reason only.")
-    @click.option("--from", "since", type=a_time, metavar="TIME", help="That failed then or later only.")
-    @click.option("--to", "until", type=a_time, metavar="TIME", help="That failed before only.")
-    @wraps(command)
-    def filtered(
-        *arguments: Any,
-        kind: str | None,
-        topic: str | None,
-        message_type: str | None,
-        key: str | None,
-        reason: str | None,
-        since: datetime | None,
-        until: datetime | None,
-        **options: Any,
-    ) -> T:
-        wanted = LetterFilter(kind, topic, message_type, key, reason, since, until)
-        return command(*arguments, wanted=wanted, **options)
-
-    return filtered
-
-
 @dead_letters.command("list")
-@_filters
+@choosing(letters=True)
 @click.option(
     "--open", "only_open", is_flag=True, help="Those only that were not redriven since: one of each record."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@in_a_form("one object a line")
 @click.pass_obj
-def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, as_json: bool) -> int:
+def list_command(source: SettingsSource, wanted: Choice, only_open: bool, form: Form) -> int:
     """List dead letters, and count them by kind.
 
     In the order of time. For each: when it failed, the place of the record, why, its type and number, and
@@ -95,6 +80,7 @@ def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, 
     """
     letters = _letters(source.load(), wanted.topic)
     console = Console()
+    rows = Csv(_COLUMNS) if form is Form.CSV else None
     kinds: Counter[str] = Counter()
     states: Counter[str] = Counter()
     with _reading() as look:
@@ -104,11 +90,13 @@ def list_command(source: SettingsSource, wanted: LetterFilter, only_open: bool, 
             continue
         kinds[found.letter.kind] += 1
         states[found.redriven] += 1
-        if as_json:
+        if rows:
+            rows.row(_object(found))
+        elif form is Form.JSON:
             print_json(_object(found))
         else:
             _row(console, found)
-    if not as_json:
+    if form is Form.TABLE:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         console.print(f"{kinds.total():,} dead letters" + (f": {counted}" if counted else ""))
         if states["delivered"]:
@@ -197,7 +185,7 @@ def _without_secrets(message: Any) -> dict[str, Any]:
 
 @dead_letters.command()
 @click.argument("places", nargs=-1, type=a_place, metavar="[PLACE]...")
-@_filters
+@choosing(letters=True)
 @click.option("--again", is_flag=True, help="Those too that were redriven before, however often.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N letters a second."
@@ -208,7 +196,7 @@ def _without_secrets(message: Any) -> dict[str, Any]:
 def redrive(
     source: SettingsSource,
     places: tuple[Place, ...],
-    wanted: LetterFilter,
+    wanted: Choice,
     again: bool,
     rate: float | None,
     dry_run: bool,

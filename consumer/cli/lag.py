@@ -15,20 +15,34 @@ from rich.table import Table
 
 from consumer import app
 from consumer.admin.group import GroupMember
-from consumer.admin.lag import Look, Looker
+from consumer.admin.lag import Lag, Look, Looker
+from consumer.cli.listing import Form, in_a_form
 from consumer.errors import KafkaUnusable
-from consumer.printing import Console, print_json
+from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
 
+_COLUMNS = (
+    "at",
+    "topic",
+    "partition",
+    "committed",
+    "end",
+    "records",
+    "oldest",
+    "seconds",
+    "lost",
+    "hidden",
+    "owner",
+)
 _INTERVAL = 2.0
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Look again each 2 seconds, until interrupted.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line.")
+@in_a_form("one object; with --watch one a line")
 @click.pass_obj
-def lag(source: SettingsSource, watch: bool, as_json: bool) -> int:
+def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     """Show how far the group is behind.
 
     For each partition: what is committed and what is there, how many records that leaves to do, how old the
@@ -43,9 +57,15 @@ def lag(source: SettingsSource, watch: bool, as_json: bool) -> int:
     """
     loaded, status = source.load(), 0
     name, looker = loaded.kafka["group.id"], Looker(app.make_deployment(loaded))
-    if as_json:
+    if form is not Form.TABLE:
+        rows = Csv(_COLUMNS) if form is Form.CSV else None
         for look in _looks(looker, watch=watch):
-            print_json({"error": look} if isinstance(look, str) else _object(name, look))
+            if rows is None:
+                print_json({"error": look} if isinstance(look, str) else _object(name, look))
+            elif isinstance(look, str):
+                click.echo(look, err=True)
+            else:
+                _print_rows(rows, look)
             status = _status(look)
         return status
     console = Console()
@@ -84,19 +104,7 @@ def _object(name: str, look: Look) -> dict[str, Any]:
         "state": look.group.state,
         "members": [_member(each) for each in look.group.members],
         "partitions": [
-            {
-                "topic": each.topic,
-                "partition": each.partition,
-                "committed": each.committed,
-                "end": each.end,
-                "records": each.records,
-                "oldest": each.oldest,
-                "seconds": look.behind(each.oldest).total_seconds(),
-                "lost": each.lost,
-                "hidden": each.hidden,
-                "owner": _member(each.owner) if each.owner else None,
-            }
-            for each in look.lags
+            {**_partition(look, each), "owner": _member(each.owner) if each.owner else None} for each in look.lags
         ],
         "total": {
             "records": look.records,
@@ -104,6 +112,26 @@ def _object(name: str, look: Look) -> dict[str, Any]:
             "hidden": look.hidden,
         },
     }
+
+
+def _partition(look: Look, of: Lag) -> dict[str, Any]:
+    return {
+        "topic": of.topic,
+        "partition": of.partition,
+        "committed": of.committed,
+        "end": of.end,
+        "records": of.records,
+        "oldest": of.oldest,
+        "seconds": look.behind(of.oldest).total_seconds(),
+        "lost": of.lost,
+        "hidden": of.hidden,
+    }
+
+
+def _print_rows(rows: Csv, look: Look) -> None:
+    for each in look.lags:
+        owner = (each.owner.instance_id or each.owner.id) if each.owner else None
+        rows.row({"at": look.at, **_partition(look, each), "owner": owner})
 
 
 def _member(member: GroupMember) -> dict[str, Any]:

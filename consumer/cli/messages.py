@@ -1,9 +1,10 @@
 """`preview`, `produce` and `results`: a message before, on and after its way."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Literal
 
 import click
@@ -14,17 +15,35 @@ from rich.table import Table
 from consumer import app, settings
 from consumer.admin import preview as mapping
 from consumer.admin import produce
-from consumer.admin.reading import read_topic
+from consumer.admin.choice import Choice, Told
+from consumer.admin.ranges import Topics
+from consumer.admin.reading import Start, read_topic
 from consumer.admin.spelling import Spelling
-from consumer.cli.usage import PROGRAM, a_place, a_time
-from consumer.engine.records import Place, Record
+from consumer.cli.listing import Form, in_a_form
+from consumer.cli.usage import PROGRAM, a_place, a_time, choosing, consumed
+from consumer.engine.records import Partition, Place, Record
 from consumer.errors import UsageError
-from consumer.printing import Console, print_json
+from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
 from schemas.codec import Codec, Undecodable
 
 _NOTHING_SENT = {"level": "", "description": "nothing to send"}
 _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
+_LATEST_MS = 253_402_300_799_000
+_COLUMNS = (
+    "topic",
+    "partition",
+    "offset",
+    "timestamp",
+    "message",
+    "message_id",
+    "code",
+    "level",
+    "subject",
+    "description",
+    "replay",
+    "redrive",
+)
 
 
 @click.command()
@@ -178,46 +197,73 @@ def _tell_strays(spelling: Spelling) -> None:
         click.echo(f"{PROGRAM} produce: {stray.place}{others}: {said}", err=True)
 
 
+def a_start(text: str) -> datetime | Literal["beginning", "end"]:
+    """Take where `results` begins: a time, or one of two words."""
+    match text:
+        case "beginning" | "end":
+            return text
+        case _:
+            return a_time(text)
+
+
 @click.command()
 @click.option("--follow", is_flag=True, help="Go on with new results until interrupted.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--from", "start", type=click.Choice(["beginning", "end"]), default="beginning", show_default=True)
+@in_a_form("one object a line")
+@choosing(letters=False)
+@click.option(
+    "--from",
+    "start",
+    type=a_start,
+    default="beginning",
+    show_default=True,
+    metavar="TIME|beginning|end",
+    help="Of then or later only.",
+)
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N results.")
 @click.option("--of", type=a_place, metavar="TOPIC/PARTITION/OFFSET", help="The results of this record alone.")
 @click.pass_obj
 def results(
     source: SettingsSource,
     follow: bool,
-    as_json: bool,
-    start: Literal["beginning", "end"],
+    form: Form,
+    wanted: Choice,
+    start: datetime | Literal["beginning", "end"],
     most: int | None,
     of: Place | None,
 ) -> int:
     """Show what became of each message.
 
     Reads the results topic from outside the group: nothing is committed. With --of it tells which result is the
-    original, and which a replay's or a redrive's. Exit status 1 if --of has no result.
+    original, and which a replay's or a redrive's. Times are those of the results: ISO 8601 with a zone, a date
+    (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if --of has no result.
 
     \b
     Examples:
       jirafe-consumer results --follow --from end
+      jirafe-consumer results --topic orders --from 2h --output csv
       jirafe-consumer results --json | jq 'select(.code == 500)'
       jirafe-consumer results --of orders/0/17
     """
     loaded = source.load()
-    codec = app.make_codec(loaded)
-    records = read_topic(app.make_cluster(loaded), loaded.stream.results_topic, start=start, follow=follow)
-    deployment = app.make_deployment(loaded)
-    decoded = (result for result in _readable(records, codec) if deployment.is_ours(result))
-    if of:
-        decoded = (result for result in decoded if _place(result) == of)
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    count = 0
+    consumed(loaded, wanted.topic)
+    codec, deployment = app.make_codec(loaded), app.make_deployment(loaded)
+    cluster, topic = deployment.cluster, deployment.results_topic
+    begin: Start
+    if isinstance(start, datetime):
+        topics = Topics(cluster)
+        wanted = replace(wanted, since=start)
+        begin = topics.at([Partition(topic, number) for number in topics.partitions(topic)], start)
+    else:
+        begin = start
+    records = read_topic(cluster, topic, start=begin, follow=follow)
+    decoded = (
+        result
+        for record, result in _readable(records, codec)
+        if deployment.is_ours(result) and of in (None, _place(result)) and wanted.fits(_told(record, result))
+    )
+    show, count = _shower(form, tells_origin=of is not None), 0
     for count, result in enumerate(decoded, 1):
-        if as_json:
-            print_json(result)
-        else:
-            console.print(_result_rows(result, header=count == 1, tells_origin=of is not None))
+        show(result)
         if count == most:
             break
     if of and not count and not follow:
@@ -226,20 +272,46 @@ def results(
     return 0
 
 
-def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[dict[str, Any]]:
+def _told(record: Record, result: dict[str, Any]) -> Told:
+    faults = [each for each in result["notifications"] if each["level"] == "error"]
+    reason = " ".join(f"{each['subject']} {each['description']}" for each in faults)
+    key = (record.key or b"").decode(errors="replace")
+    # Anybody may have written it: a date has at most four digits of years.
+    at = datetime.fromtimestamp(min(max(record.timestamp, 0), _LATEST_MS) / 1000, UTC)
+    return Told(_place(result).of, result["message"], key, reason, at)
+
+
+def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Give the results that can be read. What can't be hides none that come later: the first of it is told."""
     is_told = False
     for record in records:
         if record is None or not record.value:
             continue
         try:
-            yield codec.decode_result(record.value)
+            yield record, codec.decode_result(record.value)
         except Undecodable as error:
             if not is_told:
                 click.echo(
                     f"{PROGRAM} results: {record.place} is passed over, and others like it: {error}.", err=True
                 )
             is_told = True
+
+
+def _shower(form: Form, *, tells_origin: bool) -> Callable[[dict[str, Any]], None]:
+    """Give what shows a result in a form."""
+    if form is Form.JSON:
+        return print_json
+    if form is Form.CSV:
+        rows = Csv(_COLUMNS)
+        return lambda result: _print_rows(rows, result)
+    console, headers = Console(soft_wrap=not sys.stdout.isatty()), chain([True], repeat(object=False))
+    return lambda result: console.print(_result_rows(result, header=next(headers), tells_origin=tells_origin))
+
+
+def _print_rows(rows: Csv, result: dict[str, Any]) -> None:
+    """Print one result, a row for each notification."""
+    for notification in result["notifications"] or [dict.fromkeys(("level", "subject", "description"))]:
+        rows.row({**result, **notification})
 
 
 def _place(result: dict[str, Any]) -> Place:

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from consumer import app
 from consumer.admin.offsets import Move, Offsets, Target
+from consumer.cli.listing import Form, in_a_form
 from consumer.cli.usage import a_time, consumed, of_partitions
 from consumer.errors import UsageError
-from consumer.printing import Console, print_json
+from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
 
 
@@ -35,7 +36,7 @@ def offsets() -> None:
 @of_partitions
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@in_a_form("one object")
 @click.pass_obj
 def reset(
     source: SettingsSource,
@@ -47,7 +48,7 @@ def reset(
     partitions: tuple[int, ...],
     dry_run: bool,
     yes: bool,
-    as_json: bool,
+    form: Form,
 ) -> int:
     """Let the stopped group go on at another place.
 
@@ -72,15 +73,19 @@ def reset(
     tool = Offsets(app.make_cluster(loaded))
     moves = tool.moves(topics, target)
     changes = [move for move in moves if move.committed != move.to]
-    if not as_json:
+    if form is Form.TABLE:
         _show(tool.group.name, moves)
     if not dry_run:
         tool.group.check_empty()
     is_wanted = not dry_run and bool(changes) and (yes or click.confirm("Commit these offsets?", err=True))
     if is_wanted:
         tool.make(changes)
-    if as_json:
+    if form is Form.JSON:
         print_json(_object(tool.group.name, moves, changed=is_wanted))
+    elif form is Form.CSV:
+        rows = Csv(["topic", "partition", "committed", "to", "changed"])
+        for each in moves:
+            rows.row({**_partition(each), "changed": is_wanted and each in changes})
     elif is_wanted:
         click.echo("Done: the group goes on there.")
     else:
@@ -100,11 +105,11 @@ def _target(to_time: datetime | None, to_offset: int | None, *, earliest: bool, 
 
 
 def _object(group: str, moves: list[Move], *, changed: bool) -> dict[str, Any]:
-    partitions = [
-        {"topic": each.topic, "partition": each.partition, "committed": each.committed, "to": each.to}
-        for each in moves
-    ]
-    return {"group": group, "changed": changed, "partitions": partitions}
+    return {"group": group, "changed": changed, "partitions": [_partition(each) for each in moves]}
+
+
+def _partition(move: Move) -> dict[str, Any]:
+    return {"topic": move.topic, "partition": move.partition, "committed": move.committed, "to": move.to}
 
 
 def _show(group: str, moves: list[Move]) -> None:

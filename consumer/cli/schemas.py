@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import click
 from rich.markup import escape
@@ -11,8 +11,9 @@ from rich.table import Table
 from consumer import app
 from consumer.admin import subjects
 from consumer.admin.subjects import Subject
+from consumer.cli.listing import Form, in_a_form
 from consumer.errors import UsageError
-from consumer.printing import Console, print_json
+from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
 from schemas.registry import SchemaRegistry
 
@@ -37,9 +38,9 @@ def schemas() -> None:
 
 
 @schemas.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@in_a_form("one object a line")
 @click.pass_obj
-def check(source: SettingsSource, as_json: bool) -> int:
+def check(source: SettingsSource, form: Form) -> int:
     """Say where each of our schemas stands in the registry.
 
     It is registered, with its id and version; or new; or incompatible with the latest of its subject, and the
@@ -49,13 +50,13 @@ def check(source: SettingsSource, as_json: bool) -> int:
     Example:
       jirafe-consumer schemas check --json | jq 'select(.state == "new")'
     """
-    return _shown(_asked(source, subjects.check), as_json=as_json)
+    return _shown(_asked(source, subjects.check), form)
 
 
 @schemas.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@in_a_form("one object a line")
 @click.pass_obj
-def register(source: SettingsSource, as_json: bool) -> int:
+def register(source: SettingsSource, form: Form) -> int:
     """Register those of our schemas that are new.
 
     All are checked first: if one is incompatible, nothing is registered, and the exit status is 1.
@@ -64,7 +65,7 @@ def register(source: SettingsSource, as_json: bool) -> int:
     Example:
       jirafe-consumer schemas register
     """
-    return _shown(_asked(source, subjects.register), as_json=as_json)
+    return _shown(_asked(source, subjects.register), form)
 
 
 def _asked(source: SettingsSource, ask: Callable[[SchemaRegistry], list[Subject]]) -> list[Subject]:
@@ -74,10 +75,14 @@ def _asked(source: SettingsSource, ask: Callable[[SchemaRegistry], list[Subject]
     return ask(registry)
 
 
-def _shown(found: list[Subject], *, as_json: bool) -> int:
-    if as_json:
+def _shown(found: list[Subject], form: Form) -> int:
+    if form is Form.JSON:
         for subject in found:
             print_json(asdict(subject))
+    elif form is Form.CSV:
+        rows = Csv([field.name for field in fields(Subject)])
+        for subject in found:
+            rows.row(asdict(subject))
     else:
         Console(soft_wrap=not sys.stdout.isatty()).print(_table(found))
         for subject in found:

@@ -1,15 +1,20 @@
 """What all commands share: their program's name, what they take, and how they say that they were asked wrongly."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, TypeVar
 
 import click
 
+from consumer.admin.choice import Choice
 from consumer.admin.ranges import NotAPosition, Position, lasting, parse_position, parse_time
 from consumer.engine.records import Place
 from consumer.errors import UsageError
 from consumer.settings import Settings
 
 PROGRAM = "jirafe-consumer"
+T = TypeVar("T")
 _NOW = datetime.now(UTC)  # one for all times of a command, so that none is before another of the same words
 
 
@@ -17,6 +22,47 @@ of_partitions = click.option(
     "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
 )
 """The option that chooses some partitions of a topic."""
+
+
+def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a command the options that choose results or dead letters, as one argument `wanted`.
+
+    With `letters` by their kind too, which results don't have, and by `--from`, for which those have more words.
+    """
+
+    def decorated(command: Callable[..., T]) -> Callable[..., T]:
+        @click.option("--topic", metavar="TOPIC", help="Of records of this topic only.")
+        @of_partitions
+        @click.option(
+            "--type", "message_type", metavar="TYPE", help="Of messages of this type only: order:new, ..."
+        )
+        @click.option("--key", metavar="KEY", help="Of this number or id only.")
+        @click.option("--reason", metavar="TEXT", help="With this text in their reason only.")
+        @click.option("--to", "until", type=a_time, metavar="TIME", help="Of before that time only.")
+        @wraps(command)
+        def chosen(
+            *arguments: Any,
+            topic: str | None,
+            partitions: tuple[int, ...],
+            message_type: str | None,
+            key: str | None,
+            reason: str | None,
+            until: datetime | None,
+            since: datetime | None = None,
+            kind: str | None = None,
+            **options: Any,
+        ) -> T:
+            wanted = Choice(kind, topic, partitions, message_type, key, reason, since, until)
+            return command(*arguments, wanted=wanted, **options)
+
+        if not letters:
+            return chosen
+        of_kind = click.option("--kind", metavar="KIND", help="Of this kind only: rejected, undecodable, ...")
+        return of_kind(
+            click.option("--from", "since", type=a_time, metavar="TIME", help="Of then or later only.")(chosen)
+        )
+
+    return decorated
 
 
 def consumed(loaded: Settings, topic: str | None) -> list[str]:

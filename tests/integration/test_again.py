@@ -324,6 +324,8 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
         (["--reason", "LESS THAN"], {"rejected"}),
         (["--from", "1h"], {"rejected", "forbidden", "undecodable"}),
         (["--to", "1h"], set()),
+        (["--partition", "0"], {"rejected", "forbidden", "undecodable"}),
+        (["--partition", "7"], set()),
     ):
         assert {letter["kind"] for letter in listed(stand, *options)} == kinds, options
 

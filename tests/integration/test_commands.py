@@ -1,5 +1,6 @@
 """The commands as a user runs them: arguments in, output and exit status out."""
 
+import csv
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from consumer.admin.produce import Encoded, produce
 from consumer.admin.reading import read_topic
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import FAULTS
+from consumer.printing import visible
 from consumer.settings import PARAMETERS
 from schemas.codec import Codec, Undecodable, own_schema
 from schemas.hub import to_message
-from tests.command import run
+from tests.command import obeyed, run
 from tests.messages import cart, order, taxon
 from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
@@ -309,9 +312,55 @@ def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> 
     assert (of_none.returncode, of_none.stdout) == (1, "")
     assert of_none.stderr == f"jirafe-consumer results: no result of {place}/999.\n"
 
+    for options, wanted in (
+        (["--type", "taxon:new"], ["taxon:new"]),
+        (["--topic", one["topic"], "--partition", str(one["partition"]), "--key", "none"], []),
+        (["--key", "R2"], ["order:new"]),
+        (["--reason", "LESS THAN the minimum"], ["order:new"]),
+        (["--from", "1h", "--type", "cart:new"], ["cart:new"]),
+        (["--from", "9999-12-31"], []),
+        (["--to", "1h"], []),
+        (["--from", "end"], []),
+    ):
+        done = run("results", "--json", *options, **stand.environment)
+        assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == wanted, options
+    wrong = run("results", "--topic", "other", **stand.environment)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "the topic other is none that is consumed" in wrong.stderr
+
     table = run("results", COLUMNS="300", **stand.environment).stdout
     assert "A cart event for R1 was sent to Jirafe." in table
     assert "total: -1.0 is less than the minimum of 0" in table
+
+
+LISTINGS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
+    "results": lambda lines: [{**each, **note} for each in lines for note in each["notifications"]],
+    "dead-letters list": lambda lines: lines,
+    "lag": lambda lines: [{**each, "at": lines[0]["at"]} for each in lines[0]["partitions"]],
+    "audit": lambda lines: lines[0]["partitions"],
+    "offsets reset --earliest --dry-run": lambda lines: lines[0]["partitions"],
+    "check": lambda lines: lines[0]["checks"],
+}
+
+
+def test_every_listing_has_the_same_in_json_and_csv(stand: Stand, tmp_path: Path) -> None:
+    file = tmp_path / "messages.json"
+    faulty = (order(number, totals={"order": -1}) for number in ("R2", 'a "quoted", \r\n\x1b[31m comma'))
+    file.write_text(json.dumps([order("R1"), *faulty]))
+    run("produce", str(file), **stand.environment)
+    stand.member()
+    stand.await_results(3)
+    for words, rows_of in LISTINGS.items():
+        as_json, as_csv = (run(*words.split(), "--output", form, **stand.environment) for form in ("json", "csv"))
+        assert as_json.returncode == as_csv.returncode, words
+        rows = rows_of([json.loads(line) for line in as_json.stdout.splitlines()])
+        printed = list(csv.DictReader(StringIO(as_csv.stdout)))
+        assert len(printed) == len(rows) > 0, words
+        assert obeyed(as_csv.stdout) == [], words
+        for row, wanted in zip(printed, rows, strict=True):
+            for name in row.keys() & wanted.keys() - {"at", "seconds", "owner", "oldest", "timestamp", "failed_at"}:
+                value = "" if wanted[name] is None else str(wanted[name])
+                assert row[name] == visible(value), (words, name)
 
 
 def test_produce_names_what_is_misspelled_and_what_is_too_large(stand: Stand, tmp_path: Path) -> None:

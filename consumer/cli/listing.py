@@ -1,0 +1,40 @@
+"""How a listing is printed: a table for people, JSON or CSV for programs; the same options on every command."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+T = TypeVar("T")
+
+
+class Form(StrEnum):
+    """What a listing is printed as."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def in_a_form(of_json: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a command the options that choose its form, as one argument `form`; `of_json` says what is in JSON."""
+
+    def decorated(command: Callable[..., T]) -> Callable[..., T]:
+        @click.option(
+            "--output",
+            type=click.Choice([each.value for each in Form]),
+            help=f"A table for people, JSON ({of_json}), or CSV, a row each, with names first. Default: table.",
+        )
+        @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
+        @wraps(command)
+        def formed(*arguments: Any, output: str | None, as_json: bool, **options: Any) -> T:
+            if as_json and output not in (None, Form.JSON):
+                raise click.UsageError(f"--json and --output {output} contradict", click.get_current_context())
+            form = Form.JSON if as_json else Form(output or Form.TABLE)
+            return command(*arguments, form=form, **options)
+
+        return formed
+
+    return decorated
