@@ -25,6 +25,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.repository import FlatDictRepository
 from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 
+from schemas.decoder import Decoder
 from schemas.writers import AvroType, Lookthrough, Schema, for_reading
 
 Answer = TypeVar("Answer")
@@ -96,7 +97,7 @@ class _Writer(NamedTuple):
     """A writer's schema, ready to read by: `reader` is ours that it resolves to, None where it is ours itself.
 
     `kind` is the name of our schema, None where the records are none of ours. `lookthrough` is what a record must
-    pass before it is read, None where none has to.
+    pass before it is read, None where none has to. `decoder` reads what is ordinary, None where there is none.
     """
 
     name: str
@@ -104,6 +105,7 @@ class _Writer(NamedTuple):
     schema: Schema
     reader: Schema | None
     lookthrough: Lookthrough | None
+    decoder: Decoder | None
 
 
 class Codec:
@@ -148,7 +150,9 @@ class Codec:
         kind = self._kinds.get(_unqualified(schema))
         # Resolution costs: it is left out where the writer's schema is ours.
         reader = None if is_own or kind is None else self._own[kind]
-        return _Writer(schema["name"], kind, schema, reader, Lookthrough.needed(schemas))
+        lookthrough = Lookthrough.needed(schemas)
+        decoder = None if lookthrough or kind is None else Decoder(schemas, reader)
+        return _Writer(schema["name"], kind, schema, reader, lookthrough, decoder)
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
         """Frame and encode a record of our schema `name`.
@@ -169,15 +173,7 @@ class Codec:
         writer, body = self._unframed(data)
         if writer.kind is None:
             raise UnknownSchema(f"the record is a {writer.name}, which is not a message of the hub")
-        buffer = BytesIO(body)
-        try:
-            if writer.lookthrough:
-                writer.lookthrough.check(body)
-            record = cast("dict[str, Any]", schemaless_reader(buffer, writer.schema, writer.reader))
-        except Exception as error:  # noqa: BLE001 - damaged bytes surface as any error of the decoder
-            raise Undecodable(f"the bytes are not a {writer.name}: {_said(error)}") from None
-        if left := len(body) - buffer.tell():
-            raise Undecodable(f"the bytes are not a {writer.name}: {left} are left over")
+        record = (writer.decoder and writer.decoder.decode(body)) or _decoded(writer, body)
         if writer.kind == "result":
             record["timestamp"] = _moment(record["timestamp"])
         return record
@@ -332,6 +328,20 @@ class _Folder(FlatDictRepository):
 def _parsed(schema: object, named: dict[str, Any]) -> Any:
     """Parse a writer's schema, which may use types that are `named` already; its own are added to them."""
     return parse_schema(for_reading(schema), named)
+
+
+def _decoded(writer: _Writer, body: bytes) -> dict[str, Any]:
+    """Decode a record of any schema; raises Undecodable."""
+    buffer = BytesIO(body)
+    try:
+        if writer.lookthrough:
+            writer.lookthrough.check(body)
+        record = cast("dict[str, Any]", schemaless_reader(buffer, writer.schema, writer.reader))
+    except Exception as error:  # noqa: BLE001 - damaged bytes surface as any error of the decoder
+        raise Undecodable(f"the bytes are not a {writer.name}: {_said(error)}") from None
+    if left := len(body) - buffer.tell():
+        raise Undecodable(f"the bytes are not a {writer.name}: {left} are left over")
+    return record
 
 
 def _is_json(data: bytes) -> bool:

@@ -1,0 +1,299 @@
+"""Decoders made from schemas: Python source with a function for each type of record, faster than a generic decoder.
+
+One is made for schemas that consist of what ours do: records, optional values, arrays and maps of texts, numbers,
+booleans and enums, with fields more or fewer than ours. It takes bytes only in the form that every ordinary writer
+gives them. Whatever else schemas or bytes are, it declines, and fastavro reads them or says what is wrong.
+
+So it need not be lenient, nor explain. It must only be right where it does give a record, and cost no more than its
+bytes allow: every value takes a byte at least, and the first that is looked for beyond the end ends it.
+"""
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from schemas.writers import AvroType, Schema
+
+_Read = Callable[[bytes, str, int], tuple[dict[str, Any], int]]
+
+_MOST_VALUES = 1000
+_DEEPEST_LOOP = 4
+_LARGEST = 2**64
+
+_TEXT = """\
+n = d[p]
+p += 1
+if n & 129:
+    n, p = length(d, p - 1)
+    q = p + n
+else:
+    q = p + (n >> 1)
+{0} = s[p:q]
+if not {0}.isascii():
+    {0} = d[p:q].decode()
+p = q
+"""
+_NUMBER = """\
+n = d[p]
+p += 1
+if n > 127:
+    {0}, p = number(d, p - 1)
+else:
+    {0} = (n >> 1) ^ -(n & 1)
+"""
+_BOOLEAN = """\
+n = d[p]
+p += 1
+if n > 1:
+    raise Unusual
+{} = n == 1
+"""
+_PLAIN = {
+    "string": _TEXT,
+    "int": _NUMBER,
+    "long": _NUMBER,
+    "boolean": _BOOLEAN,
+    "float": "({},) = float_at(d, p)\np += 4\n",
+    "double": "({},) = double_at(d, p)\np += 8\n",
+}
+_OPTIONAL = """\
+n = d[p]
+p += 1
+if n == {value_index}:
+    {value}
+elif n == {null_index}:
+    {target} = None
+else:
+    raise Unusual
+"""
+_BLOCKS = """\
+{target} = {empty}
+n = d[p]
+while n:
+    {count}, p = length(d, p)
+    for _ in range({count}):
+        {item}
+    n = d[p]
+p += 1
+"""
+_ENUM = """\
+n = d[p]
+p += 1
+if n & 129:
+    raise Unusual
+{} = {}[n >> 1]
+"""
+_RECORD = """\
+def {name}(d, s, p):
+    {fields}
+    return {{{pairs}}}, p
+"""
+
+
+class Unusual(Exception):
+    """A schema or bytes that no decoder is made for."""
+
+
+class Decoder:
+    """Decodes the records of the last of parsed schemas, of which the later refer to the earlier.
+
+    They become what `reader` says, what they are themselves without one. The schema must bound the depth of its
+    records (`Lookthrough.needed` gives None). Safe to share between threads.
+    """
+
+    def __init__(self, schemas: Sequence[Schema], reader: Schema | None) -> None:
+        self._schemas = schemas
+        self._reader = reader
+        self._read: _Read | None = None
+
+    def decode(self, body: bytes) -> dict[str, Any] | None:
+        """Decode a record without its framing; None where the schemas or the bytes are not ordinary."""
+        try:
+            # Made for the first record: most of the schemas that are known have none to be read.
+            read = self._read or self._made()
+            record, end = read(body, body.decode("latin-1"), 0)
+        except Exception:  # noqa: BLE001 - bytes that are unusual show in many ways
+            return None
+        return record if end == len(body) else None
+
+    def _made(self) -> _Read:
+        readers = [self._reader] if self._reader else []
+        try:
+            self._read = _Source(_named(self._schemas), _named(readers)).function(self._schemas[-1], self._reader)
+        except Exception:  # noqa: BLE001 - the schema may be anything; what can't be made is declined from now on
+            self._read = _decline
+        return self._read
+
+
+def _decline(_d: bytes, _s: str, _p: int) -> NoReturn:
+    raise Unusual
+
+
+class _Source:
+    """The source of one decoder in the making; `writers` and `readers` have the named types.
+
+    In it `d` is the bytes, `s` the same as a text of Latin-1, and `p` how many of them are read. A reader's type is
+    None where there is none: what is written is read as it is.
+    """
+
+    def __init__(self, writers: Mapping[str, Schema], readers: Mapping[str, Schema]) -> None:
+        self._writers = writers
+        self._readers = readers
+        self._functions: dict[tuple[str, str | None], str] = {}
+        self._source: list[str] = []
+        self._values = 0
+
+    def function(self, writer: Schema, reader: Schema | None) -> _Read:
+        """Make the function that reads such a record."""
+        name = self._record(writer, reader)
+        namespace: dict[str, Any] = {
+            "number": _number,
+            "length": _length,
+            "float_at": struct.Struct("<f").unpack_from,
+            "double_at": struct.Struct("<d").unpack_from,
+            "Unusual": Unusual,
+        }
+        # Of a schema it has nothing but names and symbols, and `repr` has made literals of them.
+        exec(compile("".join(self._source), "<schema>", "exec"), namespace)  # noqa: S102
+        made: _Read = namespace[name]
+        return made
+
+    def _value(self, writer: AvroType, reader: AvroType | None, target: str, loops: int) -> str:
+        """Give the source that reads a value into the variable `target`, within so many loops."""
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            raise Unusual
+        writer, reader = _looked_up(writer, self._writers), _looked_up(reader, self._readers)
+        if isinstance(reader, list):
+            reader = _optional(reader)[1]
+        elif isinstance(writer, list) and reader is not None:
+            raise Unusual  # a null would have no place
+        if isinstance(writer, list):
+            null, value = _optional(writer)
+            within = self._value(value, reader, target, loops)
+            return _filled(_OPTIONAL, target=target, null_index=2 * null, value_index=2 - 2 * null, value=within)
+        if isinstance(writer, str):
+            if writer not in _PLAIN or reader not in (writer, None):
+                raise Unusual
+            return _PLAIN[writer].format(target)
+        if reader is not None and not (isinstance(reader, dict) and _is_alike(writer, reader)):
+            raise Unusual
+        match writer["type"]:
+            case "array" | "map":
+                return self._blocks(writer, reader, target, loops + 1)
+            case "record":
+                return f"{target}, p = {self._record(writer, reader)}(d, s, p)\n"
+            case "enum":
+                return _ENUM.format(target, tuple(writer["symbols"]))
+            case _:
+                raise Unusual
+
+    def _blocks(self, writer: Schema, reader: Schema | None, target: str, loops: int) -> str:
+        if loops > _DEEPEST_LOOP:  # the language allows no more than 20 within each other
+            raise Unusual
+        inner = f"{target}_"
+        of, empty = ("items", "[]") if writer["type"] == "array" else ("values", "{}")
+        item = self._value(writer[of], reader and reader[of], inner, loops)
+        if of == "items":
+            item += f"{target}.append({inner})\n"
+        else:
+            item = _TEXT.format(f"{inner}k") + item + f"{target}[{inner}k] = {inner}\n"
+        return _filled(_BLOCKS, target=target, empty=empty, count=f"{inner}n", item=item)
+
+    def _record(self, writer: Schema, reader: Schema | None) -> str:
+        """Give the name of the function that reads such a record."""
+        named = (writer["name"], reader["name"] if reader else None)
+        if named in self._functions:
+            return self._functions[named]
+        written = [field["name"] for field in writer["fields"]]
+        wanted = {field["name"]: field for field in (reader or writer)["fields"]}
+        if not written or len(set(written)) < len(written) or any("aliases" in each for each in wanted.values()):
+            raise Unusual
+        name = self._functions[named] = f"r{len(self._functions)}"
+        fields, pairs = "", []
+        for index, field in enumerate(writer["fields"]):
+            own = wanted.get(field["name"])
+            fields += self._value(field["type"], own["type"] if reader and own else None, f"v{index}", 0)
+            if own:
+                pairs.append(f"{field['name']!r}: v{index}")
+        pairs += [f"{each!r}: {_default(field)}" for each, field in wanted.items() if each not in written]
+        self._source.append(_filled(_RECORD, name=name, fields=fields, pairs=", ".join(pairs)))
+        return name
+
+
+def _filled(template: str, **parts: object) -> str:
+    """Fill in a template; a part of several lines is as deep as the place that it takes."""
+    lines = []
+    for line in template.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += [indent + each if at else each for at, each in enumerate(line.format(**parts).splitlines())]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _named(schemas: Sequence[AvroType]) -> dict[str, Schema]:
+    """Collect the named types of parsed schemas by their full names."""
+    found: dict[str, Schema] = {}
+    left = list(schemas)
+    while left:
+        match left.pop():
+            case list() as branches:
+                left += branches
+            case {"type": "array", "items": inner} | {"type": "map", "values": inner}:
+                left.append(inner)
+            case dict() as schema if "name" in schema:
+                found[schema["name"]] = schema
+                left += [field["type"] for field in schema.get("fields", ())]
+    return found
+
+
+def _looked_up(schema: AvroType | None, named: Mapping[str, Schema]) -> Any:
+    """Give the definition of a named type; a primitive's name where it is written as an object."""
+    found = named.get(schema, schema) if isinstance(schema, str) else schema
+    return found["type"] if isinstance(found, dict) and found["type"] in _PLAIN else found
+
+
+def _optional(schema: AvroType) -> tuple[int, AvroType]:
+    """Give the index of null in a union of it and another type, and that type."""
+    match schema:
+        case ["null", other] if other != "null":
+            return 0, other
+        case [other, "null"]:
+            return 1, other
+        case _:
+            raise Unusual
+
+
+def _is_alike(writer: Schema, reader: Schema) -> bool:
+    """Tell whether one is read as the other. Of named types only the last part of a name tells that."""
+    names = {each.get("name", "").rpartition(".")[2] for each in (writer, reader)}
+    return writer["type"] == reader["type"] and len(names) == 1 and writer.get("symbols") == reader.get("symbols")
+
+
+def _default(field: Schema) -> str:
+    """Give the source of a field's default; Unusual where it is none that ours have."""
+    default = field.get("default", field)
+    if default is None or isinstance(default, str | bool) or default in ([], {}):
+        return repr(default)
+    raise Unusual
+
+
+def _number(d: bytes, p: int) -> tuple[int, int]:
+    """Read a number of several bytes."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = d[p]
+        p += 1
+        value |= (byte & 127) << shift
+        if byte < 128:  # noqa: PLR2004 - the highest bit tells that more follows
+            if value >= _LARGEST:
+                break
+            return (value >> 1) ^ -(value & 1), p
+    raise Unusual
+
+
+def _length(d: bytes, p: int) -> tuple[int, int]:
+    """Read a number that must not be negative."""
+    value, p = _number(d, p)
+    if value < 0:
+        raise Unusual
+    return value, p
