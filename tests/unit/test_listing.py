@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer import printing
 from consumer.cli.main import cli
 from consumer.printing import Csv, visible
 from tests.command import run
@@ -71,7 +70,7 @@ def test_json_is_the_same_by_either_option() -> None:
     shown = [run("check", *form, **wrong).stdout for form in forms]
     assert shown[0] == shown[1]
     assert shown[0].startswith('{"ok":false,"checks":[{"check":"settings"')
-    names, row = shown[2].splitlines()
+    names, _ = shown[2].splitlines()
     assert names == "check,verdict,message,fix"
     assert (
         shown[2].splitlines()[1].startswith("settings,failed,JIRAFE_URL: must be an http:// or https:// address.,")
@@ -81,7 +80,7 @@ def test_json_is_the_same_by_either_option() -> None:
 def printed(columns: list[str], *rows: Mapping[str, object]) -> str:
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(printing.sys, "stdout", out)
+        patch.setattr("sys.stdout", out)
         table = Csv(columns)
         for row in rows:
             table.row(row)
