@@ -77,7 +77,7 @@ class TestCommands:
             f"{topic}-value"
             for topic in (*with_registry.settings.input_topics, with_registry.settings.stream.results_topic)
         ]
-        assert [line["version"] for line in lines] == [1, 1, 1, 1]
+        assert {line["version"] for line in lines} == {1}
         assert len({line["id"] for line in lines}) == 4
 
     def test_nothing_is_registered_if_one_is_incompatible(
