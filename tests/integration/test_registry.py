@@ -78,7 +78,7 @@ class TestCommands:
             for topic in (*with_registry.settings.input_topics, with_registry.settings.stream.results_topic)
         ]
         assert {line["version"] for line in lines} == {1}
-        assert len({line["id"] for line in lines}) == 4
+        assert len({line["id"] for line in lines}) == len(lines) == len(OWN_SCHEMAS)
 
     def test_nothing_is_registered_if_one_is_incompatible(
         self, with_registry: Stand, registry: ApicurioRegistry
