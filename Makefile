@@ -7,7 +7,7 @@ CYCLONEDX := 7.5.0
 PIP_AUDIT := 2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate lock clean wheel sbom audit
+.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate lock clean wheel man sbom audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ wheel: .venv/ready ## build the wheel of the last commit into dist, twice, and f
 	done
 	@cmp build/wheel/one/dist/*.whl build/wheel/two/dist/*.whl
 	@cp -r build/wheel/one/dist dist && sha256sum dist/*.whl
+
+man: .venv/ready ## build the man page into dist, from the commands' own help
+	@mkdir -p dist
+	@$(BIN)/python -m consumer.cli.manual > dist/jirafe-consumer.1 && echo "dist/jirafe-consumer.1: man -l dist/jirafe-consumer.1"
 
 sbom: .venv/ready ## list what the service is made of in dist/sbom.json, as CycloneDX (needs PyPI, once)
 	@mkdir -p dist

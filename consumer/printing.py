@@ -46,8 +46,10 @@ class Guarded(io.TextIOBase):
     def __init__(self, unguarded: TextIO) -> None:
         self.unguarded = unguarded
 
-    def write(self, text: str) -> int:
-        """Write text, made visible."""
+    def write(self, text: str | bytes) -> int:
+        """Write text, made visible; also as UTF-8, as click has it for shells that complete a command."""
+        if isinstance(text, bytes):
+            text = text.decode(errors="replace")
         self.unguarded.write(visible(text))
         return len(text)
 

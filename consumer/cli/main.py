@@ -11,6 +11,7 @@ from consumer import printing
 from consumer.cli import (
     audit,
     check,
+    completion,
     dead_letters,
     lag,
     local,
@@ -108,5 +109,6 @@ for command in (
     local.broker,
     local.shop_command,
     local.demo,
+    completion.completion,
 ):
     cli.add_command(command)

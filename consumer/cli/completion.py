@@ -1,0 +1,104 @@
+r"""`completion`: what a shell completes our commands with."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from click.shell_completion import get_completion_class
+
+from consumer.cli.usage import PROGRAM
+from consumer.errors import UsageError
+
+_VARIABLE = f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE"
+_SHELLS = ("bash", "zsh", "fish")
+
+
+class _Home(NamedTuple):
+    """Where a shell looks for what completes a command, below a folder that a variable may name."""
+
+    variable: str
+    default: str
+    file: str
+    then: str
+
+
+_HOMES = {
+    "bash": _Home(
+        "XDG_DATA_HOME",
+        ".local/share",
+        f"bash-completion/completions/{PROGRAM}",
+        "It works in the next shell, where the package bash-completion is installed.",
+    ),
+    "zsh": _Home(
+        "ZDOTDIR",
+        "",
+        f".zfunc/_{PROGRAM}",
+        "It works in the next shell, if .zshrc has: fpath+=(${ZDOTDIR:-~}/.zfunc); autoload -Uz compinit; compinit",
+    ),
+    "fish": _Home("XDG_CONFIG_HOME", ".config", f"fish/completions/{PROGRAM}.fish", "It works in the next shell."),
+}
+
+
+def _shell(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str:
+    shell = given or Path(os.environ.get("SHELL", "")).name
+    if shell not in _SHELLS:
+        raise UsageError(f"no shell is named, and SHELL tells none of {', '.join(_SHELLS)}: name one.")
+    return shell
+
+
+of_shell = click.argument("shell", type=click.Choice(_SHELLS), required=False, callback=_shell)
+
+
+@click.group(no_args_is_help=False)
+def completion() -> None:
+    """Complete commands and options in bash, zsh or fish.
+
+    \b
+    Example:
+      jirafe-consumer completion install
+    """
+
+
+@completion.command()
+@of_shell
+@click.pass_context
+def show(context: click.Context, shell: str) -> int:
+    """Print what the shell is to run.
+
+    SHELL is bash, zsh or fish; without it, that of the variable SHELL.
+
+    \b
+    Example:
+      source <(jirafe-consumer completion show bash)
+    """
+    click.echo(_source(context, shell))
+    return 0
+
+
+@completion.command()
+@of_shell
+@click.pass_context
+def install(context: click.Context, shell: str) -> int:
+    """Put it where the shell looks for it, for this user.
+
+    SHELL is bash, zsh or fish; without it, that of the variable SHELL. It says which file it wrote, and changes no
+    other.
+
+    \b
+    Example:
+      jirafe-consumer completion install zsh
+    """
+    home = _HOMES[shell]
+    folder = Path(os.environ.get(home.variable) or Path.home() / home.default)
+    file = folder / home.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(_source(context, shell) + "\n")
+    click.echo(f"{file} is written. {home.then}")
+    return 0
+
+
+def _source(context: click.Context, shell: str) -> str:
+    found = get_completion_class(shell)
+    assert found, "click has all three"  # noqa: S101 - for the type checker
+    return found(context.find_root().command, {}, PROGRAM, _VARIABLE).source().strip()

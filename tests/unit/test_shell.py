@@ -1,0 +1,112 @@
+"""What shells and man make of the commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from consumer.cli.main import cli
+from consumer.cli.manual import manual
+from tests.command import run
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_is_installed_is_what_is_shown(shell: str, tmp_path: Path) -> None:
+    homes = {"HOME": str(tmp_path), "XDG_DATA_HOME": "", "XDG_CONFIG_HOME": "", "ZDOTDIR": ""}
+    shown = run("completion", "show", shell, **homes)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    done = run("completion", "install", SHELL=f"/usr/bin/{shell}", **homes)
+    assert done.returncode == 0
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert done.stdout.startswith(f"{file} is written.")
+    assert file.read_text() == shown.stdout
+    assert file.relative_to(tmp_path) == Path(
+        {
+            "bash": ".local/share/bash-completion/completions/jirafe-consumer",
+            "zsh": ".zfunc/_jirafe-consumer",
+            "fish": ".config/fish/completions/jirafe-consumer.fish",
+        }[shell]
+    )
+
+
+def test_a_shell_that_nobody_named_is_asked_for() -> None:
+    done = run("completion", "install", SHELL="/bin/sh")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "jirafe-consumer: no shell is named, and SHELL tells none of bash, zsh, fish: name one.\n"
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    """Our command by its name, first in the path that it gives."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "jirafe-consumer"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m consumer "$@"\n')
+    script.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def completed(shell: str, program: str, line: str) -> set[str]:
+    """Let a shell complete the last word of a line as it does for who presses Tab."""
+    path = shutil.which(shell)
+    if not path:
+        pytest.skip(f"there is no {shell}")
+    script = {
+        "bash": (
+            "source <(jirafe-consumer completion show bash); "
+            "COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); "
+            "_jirafe_consumer_completion jirafe-consumer; printf '%s\\n' \"${COMPREPLY[@]}\""
+        ),
+        "fish": 'jirafe-consumer completion show fish | source; complete --do-complete "$argv[1]"',
+    }[shell]
+    arguments = [path, "-c", script, *(["x"] if shell == "bash" else []), line]
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "PATH": program}
+    )
+    return {each.split("\t")[0] for each in done.stdout.split("\n")} - {""}
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("jirafe-consumer la", {"lag"}),
+        ("jirafe-consumer dead-letters li", {"list"}),
+        ("jirafe-consumer results --out", {"--output"}),
+        ("jirafe-consumer lag --output c", {"csv"}),
+    ],
+)
+def test_a_shell_completes(shell: str, line: str, words: set[str], program: str) -> None:
+    assert completed(shell, program, line) == words
+
+
+def test_the_man_page_has_every_command_and_no_fault(tmp_path: Path) -> None:
+    page = manual()
+    for name in cli.commands:
+        assert f".SS jirafe\\-consumer {name.replace('-', chr(92) + '-')}" in page
+    man = shutil.which("man")
+    if not man:
+        pytest.skip("there is no man")
+    file = tmp_path / "jirafe-consumer.1"
+    file.write_text(page)
+    done = subprocess.run(
+        [man, "--warnings=all", "-l", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "MANWIDTH": "100", "MANPAGER": "cat", "LC_ALL": "C.UTF-8"},
+    )
+    assert done.stderr == ""
+    shown = re.sub(".\b", "", done.stdout)
+    assert "jirafe-consumer results --follow --from end" in shown
+    assert "--output [table|json|csv]" in shown
+    assert "jq 'select(.code == 500)'" in shown
