@@ -13,6 +13,7 @@ from consumer.cli import (
     check,
     completion,
     dead_letters,
+    init,
     lag,
     local,
     messages,
@@ -93,6 +94,7 @@ def cli(context: click.Context, env_file: Path | None) -> None:
 
 
 for command in (
+    init.init,
     run.run,
     messages.preview,
     messages.produce_command,

@@ -177,7 +177,10 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
             "take the API down for the next 20 requests",
             f'curl -s {api}/sandbox/faults -d \'{{"action": "status", "status": 503, "times": 20}}\'',
         ),
-        ("send a message of your own", f"{program} produce message.json"),
+        (
+            "send messages of your own: change these first",
+            f"{program} init my-shop && {program} produce my-shop/messages/order-new.json",
+        ),
         ("add a second member to the group", f"{program} run"),
     ):
         console.print(f"  [dim]# {what}[/]\n  {command}", soft_wrap=True, highlight=False)
