@@ -127,6 +127,18 @@ def test_a_member_has_the_time_to_stop(loaded: settings.Settings) -> None:
     assert int(limit) >= needed
 
 
+def test_a_member_has_the_memory_that_it_may_need(loaded: settings.Settings) -> None:
+    needs = r"A member needs at most (\d+) MiB, (\d+) MiB for each partition .*?, and (\d+) MiB for each of"
+    (found,) = re.findall(needs, (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    base, of_partition, of_worker = map(int, found)
+    (partitions,) = re.findall(r"enough for (\d+) partitions", (ROOT / "docs/kubernetes.md").read_text())
+    needed = base + int(partitions) * of_partition + loaded.stream.workers * of_worker
+    limit = 1024
+    assert needed <= limit
+    assert CONTAINER["resources"]["limits"] == {"memory": "1Gi"}
+    assert "\nMemoryMax=1G\n" in UNIT.read_text()
+
+
 def test_a_pod_has_no_right_that_it_does_not_need() -> None:
     pod, container = POD["securityContext"], CONTAINER["securityContext"]
     assert pod["runAsNonRoot"]
