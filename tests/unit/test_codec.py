@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from schemas.codec import Codec, RegistryUnavailable, Undecodable, UnknownSchema, own_schema
 from tests.registry import BASIC, RegistryServer
 
+ENDLESS = 30.0
+"""Seconds of processor time after which work is taken for what has no bound, also where it is measured."""
+
 TAXON: dict[str, Any] = {
     "message": "taxon:new",
     "message_id": "m1",

@@ -18,7 +18,7 @@ from consumer.demo.shop import shop
 from schemas.codec import OWN_SCHEMAS, Codec, own_schema
 from schemas.decoder import Decoder
 from schemas.writers import Schema, for_reading
-from tests.unit.test_codec import EVOLVED, LESS, MORE, RECORDS, plain
+from tests.unit.test_codec import ENDLESS, EVOLVED, LESS, MORE, RECORDS, plain
 
 TRIED = int(os.environ.get("DECODER_RECORDS", "10000"))
 """How many records the long run tries."""
@@ -255,7 +255,7 @@ class TestAnySchema:
         assert Decoder([one(deep)], None).decode(b"\x00") is None
         assert Decoder([wide], None).decode(bytes(9000)) is None
         assert Decoder([one(doubled)], None).decode(bytes(9)) is None
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < ENDLESS
 
 
 NUMBERS = {
@@ -296,4 +296,4 @@ def soon(decode: Callable[[], Any]) -> Any:
     try:
         return decode()
     finally:
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < ENDLESS

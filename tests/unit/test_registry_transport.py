@@ -64,7 +64,7 @@ def outage(of: SchemaRegistry) -> str:
     began = time.monotonic()
     with pytest.raises(RegistryUnavailable) as caught:
         of.schema(7)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     said = str(caught.value)
     assert said.startswith("the schema registry ")
     assert SECRET not in said
@@ -118,7 +118,7 @@ class TestTime:
         with server(OK + b"X: ", drip=b"x") as url:
             for _ in range(5):
                 outage(registry(url, timeout=0.05))
-            end = time.monotonic() + 5
+            end = time.monotonic() + 30
             while any(each.name == "registry request" for each in threading.enumerate()):
                 assert time.monotonic() < end
                 time.sleep(0.01)

@@ -258,7 +258,7 @@ def test_a_client_that_drips_is_dropped(monkeypatch: pytest.MonkeyPatch, visitor
         dripping.start()
         begun = time.monotonic()
         assert is_dropped(connection)
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 30
         dripping.join()
 
 
