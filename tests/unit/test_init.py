@@ -74,3 +74,14 @@ def test_each_message_makes_events_that_the_api_takes(path: Path) -> None:
     for event in made:
         assert isinstance(event, Event)
         assert Validator().errors(event.kind.array, event.body) == {}
+
+
+def test_the_readme_shows_a_message_and_what_becomes_of_it() -> None:
+    _, _, section = Path("README.md").read_text().partition("\nOne message of a shop, and what becomes of it:\n")
+    shown = re.findall(r"```(?:json|console)\n(.*?)```", section, flags=re.DOTALL)[:2]
+    command, _, printed = shown[1].partition("\n")
+    program, *arguments = command.removeprefix("$ ").split()
+    assert program == ".venv/bin/jirafe-consumer"
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (0, printed)
+    assert shown[0] == Path(arguments[1]).read_text()
