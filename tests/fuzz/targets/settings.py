@@ -77,6 +77,8 @@ _ADDRESSES = (
 def draw(random: Random) -> Case:
     """Draw names and values, some of them in a file, and the files that they may name."""
     given = {**_PLAIN, **dict(_setting(random) for _ in range(random.choice((0, 1, 1, 2, 3, 6))))}
+    if "JIRAFE_ACCESS_TOKEN_FILE" in given:
+        del given["JIRAFE_ACCESS_TOKEN"]
     filed = dict(_setting(random) for _ in range(random.choice((1, 2, 5))))
     quote = random.choice(("", "", '"', "'"))
     lines = [
@@ -109,6 +111,8 @@ def _setting(random: Random) -> tuple[str, str]:
         name = prefix + random.choice(list(group.model_fields)).upper()
     else:
         name = random.choice(("KAFKA_", "JIRAFE_", "CONSUMER_", "")) + drawing.utf8(random)
+    if chance(random, 0.1):
+        name += "_FILE"
     # Neither can be in a name or value of the environment.
     return name.replace("\0", "").replace("=", "") or "A", _value(random, name).replace("\0", "")
 
@@ -120,7 +124,7 @@ def _value(random: Random, name: str) -> str:
         return random.choice(_URLS)
     if "ADDRESS" in name:
         return random.choice(_ADDRESSES)
-    if name.endswith(("_CA", "CERTIFICATE", "_KEY", "FOLDER", "LOCATION")):
+    if name.endswith(("_CA", "CERTIFICATE", "_KEY", "FOLDER", "LOCATION", "_FILE")):
         return random.choice(("@file", "@folder", "@none", "", ".", "@file/x", "\ud800", "a" * 5000))
     return random.choice(
         (*_NUMBERS, "true", "no", "info", "json", "consumer", "range", SECRET, "\udcff", "\x1b[31m", "a\nb")
@@ -129,7 +133,14 @@ def _value(random: Random, name: str) -> str:
 
 def _pem(random: Random) -> bytes:
     text = random.choice(
-        (b"", b"\xff", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"{}", b"\0" * 50)
+        (
+            b"",
+            b"\xff",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            b"{}",
+            b"\0" * 50,
+            f" {SECRET}\n".encode(),
+        )
     )
     return drawing.damaged(random, text)
 
