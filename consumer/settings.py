@@ -404,8 +404,6 @@ def _with_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 def _secret(path: Path) -> str:
     """Read a secret from its file; raises ValueError that says what is wrong with the file, and nothing of it."""
-    if "\0" in str(path):
-        raise ValueError("can be no file")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("is no regular file")  # another may never end, or never begin
@@ -438,6 +436,7 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_c
     in_file = {name: value for name, value in _file(env_file).items() if name not in environ}
     given = _given(env_file, environ)
     faults = [f"{name}: must be UTF-8." for name, value in given.items() if not is_utf8(value)]
+    faults += [f"{name}: must have no zero byte." for name, value in given.items() if "\0" in value]
     faults += [f"{name} is no longer a setting: {instead}." for name, instead in _REMOVED.items() if name in given]
     if faults:
         raise SettingsError(faults)
