@@ -71,6 +71,8 @@ _BLOCKS = """\
 n = d[p]
 while n:
     {count}, p = length(d, p)
+    if not {count}:
+        raise Unusual
     for _ in range({count}):
         {item}
     n = d[p]

@@ -114,7 +114,7 @@ def first_types(schema: Any) -> dict[str, Any]:
 
 def damaged(body: bytes, draw: random.Random) -> bytes:
     """Cut, lengthen or change bytes of a record."""
-    at, kind = draw.randrange(len(body) + 1), draw.randrange(6)
+    at, kind = draw.randrange(len(body) + 1), draw.randrange(7)
     match kind:
         case 0:
             return body[:at]
@@ -124,6 +124,8 @@ def damaged(body: bytes, draw: random.Random) -> bytes:
             return body[:at] + draw.randbytes(draw.randrange(1, 12)) + body[at:]
         case 3:
             return body[:at] + body[at + draw.randrange(1, 9) :]
+        case 4 if at < len(body) and body[at] < 128:
+            return body[:at] + bytes([body[at] | 128, 0]) + body[at + 1 :]  # the same number, longer than need be
         case _:
             changed = bytearray(body)
             for _ in range(draw.choice((1, 1, 1, 2, 5))):
@@ -263,6 +265,23 @@ NUMBERS = {
     "of eleven bytes": b"\x80" * 10 + b"\x00",
     "without an end": b"\xff" * 100_000,
 }
+
+
+class TestNumbersThatAreLongerThanNeedBe:
+    @pytest.mark.parametrize(("label", "writer", "reader", "decoder"), DECODERS)
+    def test_wherever_they_are(self, label: str, writer: Any, reader: Any, decoder: Decoder) -> None:
+        draw, types = random.Random(label), first_types(writer)  # noqa: S311 - drawn, not secret
+        for _ in range(10):
+            body = written(writer, drawn(writer, draw, types))
+            for at, byte in enumerate(body[:600]):
+                for longer in (bytes([byte | 128, 0]), bytes([byte | 128, 128, 0])):
+                    agree(decoder, writer, reader, body[:at] + longer + body[at + 1 :])
+
+    def test_a_count_of_none_ends_a_list_however_long_it_is(self) -> None:
+        for kind in ({"type": "array", "items": "string"}, {"type": "map", "values": "string"}):
+            writer = one(kind)
+            for body in (b"\x80\x00", b"\x80\x00\x02\x00\x00\x00", b"\x02\x00\x00\x80\x00"):
+                agree(Decoder([writer], None), writer, None, body)
 
 
 class TestBytesAreBounded:
