@@ -7,7 +7,7 @@ CYCLONEDX := 7.5.0
 PIP_AUDIT := 2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate lock clean wheel man sbom audit
+.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate mutants lock clean wheel man sbom audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ fuzz: .venv/ready ## try hostile input of every kind for a minute (ARGS="--count
 
 simulate: .venv/ready ## run the members in simulated worlds, with faults drawn by seeds (ARGS="--seeds 1000 --from 1")
 	@$(BIN)/python -m tests.simulation.run $(ARGS)
+
+mutants: .venv/ready ## put deliberate defects in, one at a time: the simulation must find each (many minutes)
+	@MUTANTS=1 $(BIN)/pytest -n $(WORKERS) tests/simulation -k mutant
 
 lock: .venv/ready ## resolve the dependencies of pyproject.toml into both lock files anew
 	@$(BIN)/python -m pip install --quiet uv
