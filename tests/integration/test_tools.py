@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -48,7 +49,7 @@ def shown(stand: Stand, *arguments: str, status: int = 0, **environment: str) ->
     return done.stdout
 
 
-TIMESTAMP = 1_700_000_000_000
+TIMESTAMP = time.time_ns() // 1_000_000
 
 
 class Ledger:
