@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import trustme
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer.admin.topics import prepare_topics
 from consumer.demo.processes import CommandProcess, await_that, free_port
@@ -102,7 +102,21 @@ class Ledger:
             {**self._stand.cluster.client_properties("test"), "group.id": group}, logger=LibraryLog()
         )
         place = TopicPartition(self._stand.orders_topic, partition, offset)
-        consumer.commit(offsets=[place], asynchronous=False)
+
+        def is_committed() -> bool:
+            try:
+                consumer.commit(offsets=[place], asynchronous=False)
+            except KafkaException as error:
+                if error.args[0].code() not in (
+                    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+                    KafkaError.COORDINATOR_NOT_AVAILABLE,
+                    KafkaError.NOT_COORDINATOR,
+                ):
+                    raise
+                return False  # a broker that has just begun loads its groups first
+            return True
+
+        await_that("the broker takes it", is_committed)
         consumer.close()
 
 
