@@ -26,7 +26,8 @@ class Continuity:
     """What is known of the logs that a member reads; for the main thread, and never blocks.
 
     `ask` asks the brokers to describe topics. A group without a committed offset begins at the end of a log if
-    `starts_at_end`. `losses` has what was lost, in sentences, until it is acknowledged.
+    `starts_at_end`. `losses` has what was lost, in sentences, until it is acknowledged. `closing` has partitions of
+    a topic that was created anew of which records are still held: they begin anew once those are done.
     """
 
     topics: Sequence[str]
@@ -36,16 +37,18 @@ class Continuity:
     clock: Clock
     log: Logger
     losses: deque[str] = field(default_factory=lambda: deque(maxlen=_SAID))
+    closing: set[Partition] = field(default_factory=set)
     _ids: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
     _due: float = 0.0
-    # Records committed since the topic's id was last known to be the old one: offset to timestamp.
+    # Records committed before and since the last question for the topic's id: offset to timestamp.
     _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
     _since: dict[Partition, dict[int, int]] = field(default_factory=dict)
+    # Records that may be of the new incarnation, and are done.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
     def recreated(self) -> list[str]:
-        """Tell which topics were created anew since the last call."""
+        """Tell which topics were created anew since the last call; `close` is to be called for their partitions."""
         found = []
         for topic, future in list(self._asked.items()):
             if not future.done():
@@ -64,9 +67,10 @@ class Continuity:
                 topic, None, f"{topic} was deleted and created again; it is read from its beginning as a new topic"
             )
         now = self.clock.monotonic()
-        if not self._asked and now >= self._due:
+        if not (found or self._asked) and now >= self._due:
             self._due = now + _ASK_INTERVAL
-            self._before, self._since = _merged(self._before, self._since), {}
+            # What was committed before an earlier question is forgotten: it would grow while none is answered.
+            self._before, self._since = self._since, {}
             self._asked = dict(self.ask(self.topics))
         return found
 
@@ -77,18 +81,25 @@ class Continuity:
     def committed(self, outputs: Iterable[Output]) -> None:
         """Note what was committed: it may be of a new incarnation that is not known yet."""
         for output in outputs:
-            record = output.record
-            self._since.setdefault(Partition(record.topic, record.partition), {})[record.offset] = record.timestamp
+            partition = Partition(output.record.topic, output.record.partition)
+            noted = self._done if partition in self.closing else self._since
+            noted.setdefault(partition, {})[output.record.offset] = output.record.timestamp
+
+    def close(self, partitions: Iterable[Partition]) -> None:
+        """Note partitions of a topic that was created anew. What was committed lately may be of either topic."""
+        for partition in partitions:
+            self.closing.add(partition)
+            self._done[partition] = self._before.pop(partition, {}) | self._since.pop(partition, {})
 
     def begins_anew(self, partition: Partition) -> None:
-        """Note that a partition of a new incarnation is read from its beginning: what is done is skipped."""
-        self._done[partition] = self._before.pop(partition, {}) | self._since.pop(partition, {})
+        """Note that a partition is read from its beginning now: what is done is skipped."""
+        self.closing.discard(partition)
 
     def is_done(self, record: Record) -> bool:
         """Tell whether a record was committed before its incarnation was known."""
-        done = self._done.get(Partition(record.topic, record.partition))
-        if not done:
+        if not self._done:
             return False
+        done = self._done.get(Partition(record.topic, record.partition), {})
         return done.pop(record.offset, None) == record.timestamp
 
     def begins(self, partition: Partition, wanted: int | None, low: int, high: int) -> int:
@@ -129,9 +140,3 @@ class Continuity:
         self.losses.append(message)
         self.log.error("records_lost", on=what, records=records, reason=message)
         self.hooks.lost(what.partition("/")[0], records or 0)
-
-
-def _merged(
-    first: Mapping[Partition, dict[int, int]], second: Mapping[Partition, dict[int, int]]
-) -> dict[Partition, dict[int, int]]:
-    return {each: first.get(each, {}) | second.get(each, {}) for each in first.keys() | second.keys()}

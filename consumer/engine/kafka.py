@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -279,7 +280,8 @@ class Cluster:
         callbacks = {"error_cb": on_error, "stats_cb": on_statistics}
         # Where a log does not have the offset that it should, the member decides, and says so.
         own = {"auto.offset.reset": "error"}
-        return self._made(Consumer, {**self.consumer_properties, **own, **callbacks})
+        asking = self._made(Consumer, {**self.consumer_properties, "statistics.interval.ms": 0})
+        return self._made(partial(_GroupConsumer, asking), {**self.consumer_properties, **own, **callbacks})
 
     def producer(self) -> Producer:
         """Make the transactional writer's producer; raises KafkaUnusable."""
@@ -350,6 +352,27 @@ class Cluster:
         # The library's sentence may begin with the broker's address, and end with remarks.
         said = re.sub(r"^\S+:\d+\S*: ", "", error.str()).partition(" (")[0]
         return KafkaUnusable(f"{trouble} ({said}); {fix}.")
+
+
+class _GroupConsumer(Consumer):
+    """The member's consumer, and another one, `asking`, that never joins the group.
+
+    A broker answers the requests of one connection in turn, and holds a fetch back until it has something to give.
+    Behind a fetch, each question about where a log begins waits half a second, and there is one for each
+    partition. So they go through the other client, which has a connection of its own.
+    """
+
+    def __init__(self, asking: Consumer, properties: Mapping[str, Any], **further: Any) -> None:
+        super().__init__(dict(properties), **further)
+        self._asking = asking
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:  # type: ignore[override]
+        found: tuple[int, int] = self._asking.get_watermark_offsets(partition, timeout)
+        return found
+
+    def close(self) -> None:
+        super().close()
+        self._asking.close()
 
 
 def is_refusal(error: KafkaError) -> bool:

@@ -150,8 +150,6 @@ class Member(Generic[W]):
         self._unread_due = 0.0
         # Those of them whose logs lack the offset that was to be read.
         self._reset: set[Partition] = set()
-        # Those of a new incarnation of their topic, which begin anew once nothing of the old one is held.
-        self._recreated: set[Partition] = set()
 
     def stop(self) -> None:
         """Ask `run` to finish what is in flight and return; may be called from a signal handler."""
@@ -189,7 +187,7 @@ class Member(Generic[W]):
         self._writer = None
         self._unread.clear()
         self._reset.clear()
-        self._recreated.clear()
+        self._continuity.closing.clear()
         self._refusal = None
         self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
@@ -299,7 +297,7 @@ class Member(Generic[W]):
         newest = {lane.partition: lane.newest for lane in self._lanes}
         starts = {}
         try:
-            for position in self._consumer.committed(_positions(self._unread), _PLACES_WITHIN):
+            for position in self._committed():
                 partition = Partition(position.topic, position.partition)
                 held = newest.get(partition)
                 wanted = held.offset + 1 if held else position.offset if position.offset >= 0 else None
@@ -311,6 +309,14 @@ class Member(Generic[W]):
             self._unread_due = now + _PAUSE
             self._on_error(kafka_error(error))
         self._read_from(starts)
+
+    def _committed(self) -> list[TopicPartition]:
+        """Ask for the committed offsets of unread partitions; raises KafkaException where one is not told."""
+        positions = self._consumer.committed(_positions(self._unread), _PLACES_WITHIN)
+        for position in positions:
+            if position.error:
+                raise KafkaException(position.error)  # not to be taken for none
+        return positions
 
     def _read_from(self, starts: Mapping[Partition, int]) -> None:
         """Read partitions from these offsets."""
@@ -330,11 +336,11 @@ class Member(Generic[W]):
     def _watch_logs(self) -> None:
         """Begin anew with topics that were deleted and created again, once all that was read of them is done."""
         for topic in self._continuity.recreated():
-            self._recreated |= {lane.partition for lane in self._lanes if lane.partition.topic == topic}
-            self._consumer.pause(_positions(self._recreated))
-        for lane in list(self._lanes) if self._recreated else []:
-            if lane.partition in self._recreated and not lane.held_records:
-                self._recreated.discard(lane.partition)
+            partitions = [lane.partition for lane in self._lanes if lane.partition.topic == topic]
+            self._continuity.close(partitions)
+            self._consumer.pause(_positions(partitions))
+        for lane in list(self._lanes) if self._continuity.closing else []:
+            if lane.partition in self._continuity.closing and not lane.held_records:
                 self._continuity.begins_anew(lane.partition)
                 self._lanes.assign([lane.partition])
                 self._read_from({lane.partition: OFFSET_BEGINNING})
@@ -410,7 +416,7 @@ class Member(Generic[W]):
     def _control_flow(self) -> None:
         """Pause lanes that are full, resume those that are half empty."""
         for lane in self._lanes:
-            if lane.partition in self._recreated:
+            if lane.partition in self._continuity.closing:
                 continue
             if lane.is_full and not lane.paused:
                 lane.paused = True
@@ -471,7 +477,7 @@ class Member(Generic[W]):
     def _forget(self, partitions: Iterable[Partition]) -> None:
         self._unread.difference_update(partitions)
         self._reset.difference_update(partitions)
-        self._recreated.difference_update(partitions)
+        self._continuity.closing.difference_update(partitions)
 
     def _drain(self, partitions: list[Partition], seconds: float) -> None:
         """Let chunks in flight finish and be committed, up to so many seconds; then drop the lanes."""

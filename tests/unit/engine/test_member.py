@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Generator
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
@@ -818,6 +818,47 @@ def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_k
 
     scene.run(script())
     assert [line["error"] for line in scene.logged("kafka")] == [TRANSIENT.str()]
+
+
+def test_a_committed_offset_that_is_not_told_is_asked_for_again_and_not_taken_for_none() -> None:
+    scene = Scene()
+    committed = ScriptedConsumer.committed
+    refusals = 2
+
+    def refuse_first(
+        consumer: ScriptedConsumer, partitions: list[TopicPartition], timeout: float
+    ) -> list[TopicPartition]:
+        nonlocal refusals
+        answer = committed(consumer, partitions, timeout)
+        if refusals:
+            refusals -= 1
+            return [RefusedPosition(each.topic, each.partition) for each in answer]
+        return answer
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0), message(1)]
+        yield
+        yield
+        scene.producer.fail("produce", FATAL)
+        scene.consumer.arrived = [message(2)]
+        while not [call for call in scene.consumer.calls if call.startswith("assign")]:
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedConsumer, "committed", refuse_first)
+        scene.run(script())
+    assert refusals == 0
+    assert [call for call in scene.consumer.calls if call.startswith("assign")] == ["assign orders/0 at 2"]
+    assert scene.logged("no_committed_offset") == []
+
+
+class RefusedPosition(TopicPartition):
+    """A partition whose committed offset the broker would not tell."""
+
+    @property
+    def error(self) -> KafkaError:  # type: ignore[override]
+        return TRANSIENT
 
 
 @pytest.mark.parametrize("away", [None, TRANSIENT])

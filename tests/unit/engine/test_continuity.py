@@ -1,0 +1,86 @@
+"""What is kept of what was committed while the brokers do not tell whether its topic is still the same."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+
+from confluent_kafka import KafkaException, Uuid
+from confluent_kafka.admin import TopicDescription
+
+from consumer.engine.continuity import Continuity
+from consumer.engine.ports import Hooks
+from tests.unit.engine.scripted import TRANSIENT, A, HandClock, capture, outputs, record
+
+
+def made(clock: HandClock, identities: list[int | None]) -> Continuity:
+    """Have the topic described by one identity after the other; None for no answer."""
+
+    def ask(topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
+        future: Future[TopicDescription] = Future()
+        identity = identities.pop(0)
+        if identity is None:
+            future.set_exception(KafkaException(TRANSIENT))
+        else:
+            future.set_result(
+                TopicDescription(topics[0], Uuid(identity, identity), is_internal=False, partitions=[])
+            )
+        return {topics[0]: future}
+
+    log, _ = capture()
+    return Continuity([A.topic], ask, False, Hooks(), clock, log)  # noqa: FBT003 - as the member makes it
+
+
+def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_nothing_older() -> None:
+    clock = HandClock()
+    subject = made(clock, [1, 1, 2, 2])
+    for offset in range(3):
+        subject.recreated()
+        subject.committed(outputs([record(offset)]))
+        clock.now += 5
+    while not subject.recreated():
+        clock.now += 5
+    subject.close([A])
+    subject.begins_anew(A)
+    assert [subject.is_done(record(offset)) for offset in range(4)] == [False, True, True, False]
+    assert not subject.is_done(record(1))  # only once: nothing is kept of it
+
+
+def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_that_takes() -> None:
+    clock = HandClock()
+    subject = made(clock, [1, *[2] * 100])
+    subject.recreated()
+    clock.now += 5
+    while not subject.recreated():
+        clock.now += 5
+    subject.close([A])
+    for offset in range(50):
+        subject.committed(outputs([record(offset)]))
+        clock.now += 5
+        assert subject.recreated() == []
+    subject.begins_anew(A)
+    subject.committed(outputs([record(50)]))
+    assert [subject.is_done(record(offset)) for offset in range(51)] == [True] * 50 + [False]
+
+
+def test_a_record_with_another_timestamp_is_another_record() -> None:
+    clock = HandClock()
+    subject = made(clock, [1, 2])
+    subject.recreated()
+    subject.committed(outputs([record(0)]))
+    clock.now += 5
+    while not subject.recreated():
+        pass
+    subject.close([A])
+    subject.begins_anew(A)
+    assert not subject.is_done(record(0)._replace(timestamp=7))
+
+
+def test_what_is_kept_does_not_grow_while_nothing_is_told_of_the_topic() -> None:
+    clock = HandClock()
+    subject = made(clock, [1, *[None] * 500])
+    for offset in range(500):
+        subject.recreated()
+        subject.committed(outputs([record(offset)]))
+        clock.now += 5
+    subject.close([A])
+    subject.begins_anew(A)
+    assert sum(subject.is_done(record(offset)) for offset in range(500)) <= 2
