@@ -9,12 +9,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from schemas import sections
 from schemas.reading import HubError, Mark, Section, written
 
-__all__ = ["HubError", "key_of", "kind_of", "parse", "parse_all", "to_message"]
+__all__ = ["HubError", "key_of", "kind_of", "to_message"]
 
 KINDS = ("cart", "order", "product", "taxon")
 
@@ -23,41 +21,6 @@ _INDEX = re.compile(r"\.(\d+)(?=\.|$)", re.ASCII)
 
 Message = dict[str, Any]
 """A message as the schemas of `cart.avsc`, `order.avsc`, `product.avsc` or `taxon.avsc` have it."""
-
-
-def parse(text: bytes | str) -> object:
-    """Read one JSON document; raises HubError where it is none."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise HubError(f"not JSON: {error}") from None
-
-
-def parse_all(text: bytes) -> list[object]:
-    """Read hub JSON as files hold it: one object, a list of objects, or JSON lines; raises HubError."""
-    try:
-        document = parse(text)
-    except HubError:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        if not lines or not _is_json(lines[0][1]):
-            raise  # it is no document of lines either
-        return [_line(number, line) for number, line in lines]
-    return document if isinstance(document, list) else [document]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        parse(line)
-    except HubError:
-        return False
-    return True
-
-
-def _line(number: int, line: bytes) -> object:
-    try:
-        return parse(line)
-    except HubError as error:
-        raise HubError(f"line {number}: {error}") from None
 
 
 def kind_of(message_type: str) -> str | None:

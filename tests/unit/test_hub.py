@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Codec
-from schemas.hub import HubError, key_of, kind_of, parse, parse_all, to_message
+from schemas.hub import HubError, key_of, kind_of, to_message
 from tests.messages import CHARACTERS
 
 CODEC = Codec()
@@ -537,47 +537,10 @@ class TestErrors:
         assert str(caught.value) == f"order.total: must be a number, and is {quoted}"
 
 
-class TestParse:
-    def test_one_document(self) -> None:
-        assert parse(b'{"a": 1}') == parse('{"a": 1}') == {"a": 1}
-
-    @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[NaN]", b'{"a": 1} {"a": 2}', b"[" * 5000])
-    def test_not_json(self, text: bytes) -> None:
-        with pytest.raises(HubError, match=r"^not JSON: "):
-            parse(text)
-        with pytest.raises(HubError, match=r"^not JSON: "):
-            parse_all(text)
-
-    @pytest.mark.parametrize(
-        ("text", "documents"),
-        [
-            (b'{"a": 1}', [{"a": 1}]),
-            (b'{\n "a": 1\n}\n', [{"a": 1}]),
-            (b'[{"a": 1},\n {"a": 2}]', [{"a": 1}, {"a": 2}]),
-            (b"[]", []),
-            (b'{"a": 1}\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
-            (b'\r\n{"a": 1}\r\n\r\n{"a": 2}', [{"a": 1}, {"a": 2}]),
-        ],
-    )
-    def test_files(self, text: bytes, documents: list[object]) -> None:
-        assert parse_all(text) == documents
-
-    def test_blank_lines_count(self) -> None:
-        with pytest.raises(HubError, match=r"^line 4: not JSON"):
-            parse_all(b"{}\n\n\n{bad")
-
-    def test_a_broken_document_of_many_lines_is_no_document_of_lines(self) -> None:
-        with pytest.raises(HubError, match=r"^not JSON.*line 3"):
-            parse_all(b'{\n "a": 1,\n "b" 2\n}')
-
-    def test_of_a_wrong_value_with_parts_none_is_said(self) -> None:
-        with pytest.raises(HubError) as caught:
-            to_message([{"parameters": {"jirafe.access_token": "secret"}}])
-        assert str(caught.value) == "the message: must be an object, and is a list"
-
-    def test_error_names_the_line(self) -> None:
-        with pytest.raises(HubError, match=r"^line 2: not JSON: "):
-            parse_all(b'{"a": 1}\n{"a": \n{"a": 3}\n')
+def test_of_a_wrong_value_with_parts_none_is_said() -> None:
+    with pytest.raises(HubError) as caught:
+        to_message([{"parameters": {"jirafe.access_token": "secret"}}])
+    assert str(caught.value) == "the message: must be an object, and is a list"
 
 
 class TestKeys:
@@ -663,15 +626,6 @@ def test_any_json_is_a_message_that_encodes_or_an_error_of_the_hub(document: obj
     assert CODEC.decode(CODEC.encode(kind, message)) == message
 
 
-@given(st.binary(max_size=40) | JSON.map(lambda value: orjson.dumps(value, default=str)))
-def test_any_bytes_are_documents_or_an_error_of_the_hub(text: bytes) -> None:
-    try:
-        documents = parse_all(text)
-    except HubError:
-        return
-    assert isinstance(documents, list)
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_conversion_leaves_its_document_alone_and_survives_the_codec(document: dict[str, Any]) -> None:
     before = copy.deepcopy(document)
@@ -702,7 +656,7 @@ class TestNumbersAsIds:
         with pytest.raises(
             HubError, match=r"^order\.number: is too large a number to be read exactly; write it as text$"
         ):
-            to_message(parse(f'{{"order": {{"number": {number}}}}}'))
+            to_message(orjson.loads(f'{{"order": {{"number": {number}}}}}'))
 
 
 class TestTypesThatAreTold:

@@ -73,6 +73,21 @@ def test_whatever_the_blocks_the_documents_are_those_of_the_file(
     assert lines == list(range(1, 2 * len(found), 2))
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b'{"a": 1}', [{"a": 1}]),
+        (b'{\n "a": 1\n}\n', [{"a": 1}]),
+        (b'[{"a": 1},\n {"a": 2}]', [{"a": 1}, {"a": 2}]),
+        (b"[]", []),
+        (b'{"a": 1}\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
+        (b'\r\n{"a": 1}\r\n\r\n{"a": 2}', [{"a": 1}, {"a": 2}]),
+    ],
+)
+def test_files(text: bytes, found: list[Any]) -> None:
+    assert read(text) == found
+
+
 @given(st.lists(values, max_size=4), st.lists(st.integers(1, 4), max_size=100))
 def test_elements_of_a_list_may_be_anything(found: list[Any], sizes: list[int]) -> None:
     assert read(orjson.dumps(found), sizes) == found
@@ -103,6 +118,11 @@ def test_what_is_no_json_is_one_sentence(text: bytes, size: int) -> None:
         (b'[{"a": 1}\n{"a": 1}]', "line 2: between the elements of a list there must be a comma"),
         (b'{"a": "\n"}', "line 1: not JSON: "),
         (b"[{},]", "line 1: not JSON: "),
+        (b"{", "line 1: not JSON: "),
+        (b"\xff", "line 1: not JSON: "),
+        (b"[NaN]", "line 1: not JSON: "),
+        (b'{"a": ' + b"[" * 5000, "line 1: not JSON: "),
+        (b"{}\n\n\n{bad", "line 4: not JSON: "),
     ],
 )
 def test_where_it_is_wrong_is_said(text: bytes, said: str) -> None:

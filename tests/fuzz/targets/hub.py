@@ -8,12 +8,13 @@ from typing import Any
 import orjson
 
 from consumer.admin import preview
+from consumer.admin.documents import read_documents
 from jirafe import services
 from jirafe.fields import Unmappable
 from jirafe.sandbox.validation import Validator
 from jirafe.services import Event, Unsendable
 from schemas.codec import Codec
-from schemas.hub import HubError, key_of, kind_of, parse_all, to_message
+from schemas.hub import HubError, key_of, kind_of, to_message
 from tests import messages
 from tests.fuzz import draw as drawing
 from tests.fuzz.targets import Breach, Case, Limits, latin
@@ -96,7 +97,7 @@ def _validator() -> Validator:
 def try_out(case: Case) -> None:
     """Convert, encode, decode and map all messages of a text."""
     try:
-        found = parse_all(case["text"].encode("latin-1"))
+        found = [each.value for each in read_documents([case["text"].encode("latin-1")])]
     except HubError as error:
         _check_reason(error)
         return
