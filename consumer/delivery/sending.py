@@ -107,12 +107,14 @@ class Attempt:
                 return run.trouble
             self._read(run, group, self.client.send(site, [event.document for event in group]))
             run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
-        if site.site_id in self.served:
+        took_something = site.site_id in self.served
+        if took_something:
             tally.failing = None
         if run.trouble is None:
             return None
         self._suspect(run)
-        if self._is_site_at_fault(run):
+        # A probe that was answered meanwhile is nothing that the site took in.
+        if not took_something and self._is_site_at_fault(run):
             message = f"{run.trouble.message}, to all that this site got, while other sites were served"
             for event in events:
                 event.outcome = event.outcome or Fault("failing", message)
@@ -123,7 +125,7 @@ class Attempt:
     def _is_site_at_fault(self, run: _Run) -> bool:
         """Tell whether a site that took nothing in is one that never will: the settings' own never are."""
         site_id, trouble = run.site.site_id, run.trouble
-        if trouble is None or trouble.held or trouble.cause == _THROTTLED or site_id in self.served:
+        if trouble is None or trouble.held or trouble.cause == _THROTTLED:
             return False
         is_silent = run.tally.failing is not None and run.tally.failing.seen == self.sites.serving.succeeded
         if is_silent and not self.defaults.knows(site_id):

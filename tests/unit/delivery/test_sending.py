@@ -422,6 +422,10 @@ def test_nothing_more_is_sent_to_a_site_that_cannot_be_reached(cause: str) -> No
     assert api.requests == [["good"], ["s0"]]
 
 
+def answering_probes(names: list[str]) -> Answer:
+    return Answered((Rejected("name"),)) if names == ["probe"] else down(names)
+
+
 class TestASiteThatFailsAll:
     """One that only messages name, while others are served."""
 
@@ -449,7 +453,7 @@ class TestASiteThatFailsAll:
         assert self.tries(Api(down), sites, 6.0, serve) == 11  # not before a minute is over
 
     def test_is_given_up_also_where_nothing_else_is_sent(self) -> None:
-        api = Api(lambda names: Answered((Rejected("name"),)) if names == ["probe"] else down(names))
+        api = Api(answering_probes)
         assert self.tries(api, Sites(), 30.0) == 4
         assert set(api.probed) == {SITE}
 
@@ -466,9 +470,21 @@ class TestASiteThatFailsAll:
 
         sites = Sites()
         fail(0)
-        api = Api(lambda names: Answered((Rejected("name"),)) if names == ["probe"] else down(names))
+        api = Api(answering_probes)
         assert self.tries(api, sites, 3600.0, fail) == 200
         assert api.probed == []
+
+    def test_has_its_next_events_given_up_at_once_also_where_it_answers_probes(self) -> None:
+        tallies: dict[str, SiteTally] = {}
+        sites, api, only = Sites(), Api(answering_probes), event("only")
+        for number in range(8):
+            attempt(api, {}, tallies, sites=sites, now=number * 10.0).send(THEIRS, [only])
+            sites.served(SITE, sites.of("1"))
+        assert outcomes([only]) == ["failing"]
+        assert api.probed  # of it nothing was taken in for all that
+        later = [event("later")]
+        assert attempt(api, sites=sites, now=1e6).send(THEIRS, later) is None
+        assert outcomes(later) == ["failing"]
 
     def test_is_not_given_up_where_others_fail_as_often(self) -> None:
         def serve_seldom(number: int) -> None:
