@@ -83,7 +83,7 @@ def _run(arguments: list[str] | None) -> int:
 )
 @click.pass_context
 def cli(context: click.Context, env_file: Path | None) -> None:
-    """Deliver cart, order and category messages from Kafka to the Jirafe Events API.
+    """Deliver cart, order, product and category messages from Kafka to the Jirafe Events API.
 
     Each message that is consumed gets exactly one result in the results topic; what can't be delivered is in
     the dead-letter topic, byte for byte. Settings come from the environment: see the README.

@@ -22,8 +22,9 @@ def run(source: SettingsSource) -> int:
     """Run the service.
 
     It is one member of the consumer group. It stops on SIGTERM or SIGINT once what is in flight is finished
-    and committed; a second signal ends it at once, and no place is lost by it. Exit status: 0 stopped, 1
-    Kafka can't go on (restart it), 2 settings. SIGHUP reads the settings again, and tries what is held.
+    and committed; a second signal ends it at once, and nothing is lost. Exit status: 0 stopped, 1 Kafka
+    failed (restart it), 2 wrong settings. SIGHUP reads the settings again, tries what is held, and
+    acknowledges records that were lost.
 
     \b
     Example:
