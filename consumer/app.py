@@ -26,7 +26,8 @@ from consumer.monitor.report import About
 from consumer.monitor.server import StatusServer
 from consumer.settings import DRAIN_TIMEOUT, TAKEN_IN_PLACE, Settings, SettingsSource, differences, reconnects
 from jirafe.client import Client, Exchange, Site
-from schemas.codec import OWN_SCHEMAS, Codec
+from schemas.codec import Codec
+from schemas.own import OWN_SCHEMAS
 from schemas.registry import SchemaRegistry
 from schemas.transport import Access
 

@@ -1,18 +1,25 @@
-"""Avro records in their two framings, told apart by the first bytes.
+"""Records of the hub in every form that topics have them, told apart by a header and the first bytes.
 
-Confluent: 0x00, a schema's id of 4 bytes, big endian, in a Schema Registry
-(https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format).
-Avro single-object: 0xC3 0x01, the CRC-64-AVRO fingerprint of a schema, 8 bytes, little endian
-(https://avro.apache.org/docs/1.12.0/specification/#single-object-encoding).
+- Confluent, header: the record header `__value_schema_id` has 0x01 and a schema's GUID of 16 bytes, or 0x00 and its
+  id of 4 bytes. The value has no framing.
+- Confluent, value: 0x00, a schema's id of 4 bytes, big endian, in a Schema Registry
+  (https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/index.html#wire-format).
+- Avro single-object: 0xC3 0x01, the CRC-64-AVRO fingerprint of a schema, 8 bytes, little endian
+  (https://avro.apache.org/docs/1.12.0/specification/#single-object-encoding).
+- Plain JSON: the hub's own.
+
+A schema of the registry may be Avro's or JSON Schema; behind the latter, the value is the hub's JSON.
 
 The reader's schemas are ours; a writer's may have fields more or less. A record is hostile until it is decoded:
 whatever its bytes are, and whatever schema they name, `decode` takes time and memory in proportion to its size, and
 gives what our schema says, or raises.
 """
 
+import codecs
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
@@ -25,24 +32,35 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.repository import FlatDictRepository
 from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 
+from schemas.avro_json import message_of
 from schemas.decoder import Decoder
+from schemas.hub import HubError
+from schemas.own import OWN_SCHEMAS, earlier_schemas, own_schema
 from schemas.writers import AvroType, Lookthrough, Schema, for_reading
 
 Answer = TypeVar("Answer")
 
-OWN_SCHEMAS = ("cart", "order", "product", "taxon", "result")
-"""The names of our own schemas."""
+Headers = Sequence[tuple[str, bytes | None]]
+"""A record's headers: names, which may come twice, and values."""
 
-_HERE = Path(__file__).parent
+_SCHEMA_HEADER = "__value_schema_id"
 _SINGLE_OBJECT = b"\xc3\x01"
 _HEADER_SINGLE_OBJECT = 10
 _CONFLUENT = b"\x00"
 _HEADER_CONFLUENT = 5
+_GUID = b"\x01"
+_HEADER_GUID = 17
 _LARGEST_ID = 2**31 - 1
 _REFUSED_FOR = 10.0
 _MOST_REFUSED = 1000
+_OBJECTS_AT_LEAST = 20
+_BYTES_PER_OBJECT = 20
 _LONGEST_REASON = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+SchemaId = int | str
+"""What names a schema in a registry: its id, or its GUID."""
 
 
 class Undecodable(ValueError):
@@ -64,33 +82,26 @@ class RegistryUnavailable(Exception):
 class IdUnavailable(RegistryUnavailable):
     """The Schema Registry did not give the schema with this id. That may be an outage, or about this id alone."""
 
-    def __init__(self, schema_id: int, reason: str) -> None:
+    def __init__(self, schema_id: SchemaId, reason: str) -> None:
         super().__init__(f"{reason} (asked for the schema with the id {schema_id})")
         self.schema_id = schema_id
+
+
+class JsonSchema(Exception):
+    """The schema is one of JSON Schema: records by it are JSON."""
 
 
 class Registry(Protocol):
     """Where Confluent-framed records have their schemas."""
 
-    def schema(self, schema_id: int) -> list[Schema]:
+    def schema(self, schema_id: SchemaId) -> Sequence[AvroType]:
         """Give the schema with this id, last, after those that it refers to, each before its users.
 
-        Raises UnknownSchema or RegistryUnavailable.
+        Raises JsonSchema, UnknownSchema or RegistryUnavailable.
         """
 
     def register(self, name: str, schema: Schema) -> int:
         """Give the id of our own schema `name`, registering it where needed; raises RegistryUnavailable."""
-
-
-def own_schema(name: str) -> Schema:
-    """Load one of this package's schemas (cart, order, product, taxon, result), complete in itself."""
-    return _record_schema(load_schema(str(_HERE / f"{name}.avsc")))
-
-
-def _record_schema(parsed: object) -> Schema:
-    if not isinstance(parsed, dict) or parsed.get("type") != "record":
-        raise ValueError("it is not a record's schema")
-    return parsed
 
 
 class _Writer(NamedTuple):
@@ -108,6 +119,28 @@ class _Writer(NamedTuple):
     decoder: Decoder | None
 
 
+class _Union(NamedTuple):
+    """A writer's schema that is a union of records: a record begins with the number of its branch."""
+
+    branches: tuple[_Writer, ...]
+
+    def of(self, body: bytes) -> tuple[_Writer, bytes]:
+        """Give the branch that a record is of, and the rest of it."""
+        # A number of one byte is enough: schemas with 64 records or more are told to be damaged.
+        index, odd = divmod(body[0] if body else 1, 2)
+        if odd or index >= len(self.branches):
+            raise Undecodable("the bytes are not a record of the union that their schema is")
+        return self.branches[index], body[1:]
+
+
+class _Json:
+    """A schema of JSON Schema: the value says all by itself."""
+
+
+_Form = _Writer | _Union | _Json
+_JSON = _Json()
+
+
 class Codec:
     """Encodes and decodes records; safe to share between threads.
 
@@ -123,8 +156,8 @@ class Codec:
     ) -> None:
         self._registry = registry
         self._kinds: dict[str, str] = {}
-        self._by_fingerprint: dict[bytes, _Writer] = {}
-        self._by_id: dict[int, _Writer] = {}
+        self._by_fingerprint: dict[bytes, _Writer | _Union] = {}
+        self._by_id: dict[SchemaId, _Form] = {}
         self._refused = _RefusedIds(clock)
         self._asked = _Shared()
         self._headers: dict[str, bytes] = {}
@@ -133,16 +166,16 @@ class Codec:
             schema = self._own[name] = own_schema(name)
             self._kinds[_unqualified(schema)] = name
             self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema, {})], is_own=True)
-        for path in _HERE.glob("*-[0-9].avsc"):  # ours as they were: what has been written stays readable
-            schema = own_schema(path.stem)
+        for schema in earlier_schemas():
             self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema, {})])
         folder = _Folder(str(more))  # type: ignore[no-untyped-call]
         for path in sorted(more.glob("*.avsc")) if more else ():
             try:
-                writer = self._writer([_record_schema(load_schema(path.stem, repo=folder))])
+                parsed = load_schema(path.stem, repo=folder)
+                writer = self._form([parsed], {})
             except Exception as error:  # noqa: BLE001 - a file may hold anything, and the parser fails in many ways
                 raise ValueError(f"{path} is not a schema that can be used: {_said(error)}") from None
-            self._by_fingerprint.setdefault(_fingerprint(writer.schema), writer)
+            self._by_fingerprint.setdefault(_fingerprint(parsed), writer)
 
     def _writer(self, schemas: Sequence[Schema], *, is_own: bool = False) -> _Writer:
         """Make ready the last of parsed schemas, of which the later refer to the earlier."""
@@ -165,22 +198,26 @@ class Codec:
         schemaless_writer(buffer, self._own[name], record)
         return buffer.getvalue()
 
-    def decode(self, data: bytes) -> dict[str, Any]:
-        """Decode one framed record into the shape of our schema; raises Undecodable, IdUnavailable.
+    def decode(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
+        """Decode one record into the shape of our schema; raises Undecodable, IdUnavailable.
 
         May block for a request to the registry, where the record names a schema that was not seen yet.
         """
-        writer, body = self._unframed(data)
-        if writer.kind is None:
-            raise UnknownSchema(f"the record is a {writer.name}, which is not a message of the hub")
-        record = (writer.decoder and writer.decoder.decode(body)) or _decoded(writer, body)
-        if writer.kind == "result":
+        form, body = self._unframed(data, headers)
+        if isinstance(form, _Union):
+            form, body = form.of(body)
+        if isinstance(form, _Json):
+            return _of_json(body)
+        if form.kind is None:
+            raise UnknownSchema(f"the record is a {form.name}, which is not a message of the hub")
+        record = (form.decoder and form.decoder.decode(body)) or _decoded(form, body)
+        if form.kind == "result":
             record["timestamp"] = _moment(record["timestamp"])
         return record
 
-    def decode_message(self, data: bytes) -> dict[str, Any]:
+    def decode_message(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
         """Decode a record that must be a message of the hub, not a result; raises as `decode` does."""
-        message = self.decode(data)
+        message = self.decode(data, headers)
         if "payload" not in message:
             raise Undecodable("the record is a result, not a message of the hub")
         return message
@@ -195,7 +232,7 @@ class Codec:
             raise Undecodable("the record is a message of the hub, not a result")
         return result
 
-    def serves_others(self, schema_id: int) -> bool:
+    def serves_others(self, schema_id: SchemaId) -> bool:
         """Ask the registry for another schema, which it has: whether it serves that now. Blocks for a request."""
         try:
             others = [each for each in self._by_id if each != schema_id]
@@ -208,11 +245,15 @@ class Codec:
         schema_id: int = struct.unpack(">I", (self._headers.get(name) or self._header(name))[1:5])[0]
         return schema_id
 
-    def give_up(self, schema_id: int, reason: str) -> None:
+    def give_up(self, schema_id: SchemaId, reason: str) -> None:
         """Take records that name this id for undecodable, for a while; then it is asked for again."""
         self._refused.add(schema_id, reason)
 
-    def _unframed(self, data: bytes) -> tuple[_Writer, bytes]:
+    def _unframed(self, data: bytes, headers: Headers) -> tuple[_Form, bytes]:
+        named = _schema_in(headers) if headers else None
+        # Without a registry the bytes must do: JSON says all by itself.
+        if named is not None and not (self._registry is None and _looks_like_json(data)):
+            return self._by_id.get(named) or self._looked_up(named), data
         if data[:2] == _SINGLE_OBJECT and len(data) >= _HEADER_SINGLE_OBJECT:
             writer = self._by_fingerprint.get(data[2:10])
             if writer is None:
@@ -222,25 +263,23 @@ class Codec:
         if data[:1] == _CONFLUENT and len(data) >= _HEADER_CONFLUENT:
             (schema_id,) = struct.unpack(">I", data[1:5])
             return self._by_id.get(schema_id) or self._looked_up(schema_id), data[_HEADER_CONFLUENT:]
-        if _is_json(data):
-            raise Undecodable("the value is JSON, not Avro; jirafe-consumer produce writes the hub's JSON as Avro")
-        raise Undecodable(f"the first bytes ({data[:4].hex() or 'none'}) are no framing of Avro that we know")
+        if _looks_like_json(data):
+            return _JSON, data
+        raise Undecodable(f"the first bytes ({data[:4].hex() or 'none'}) are neither a framing of Avro nor JSON")
 
-    def _looked_up(self, schema_id: int) -> _Writer:
+    def _looked_up(self, schema_id: SchemaId) -> _Form:
         if self._registry is None:
             raise RegistryNeeded(f"the schema has the id {schema_id} in a registry, and no registry is set")
         # A registry's ids are Java's ints. Some answer to a larger one as if the address were wrong, which would
         # look like an outage for ever.
-        if schema_id > _LARGEST_ID:
+        if isinstance(schema_id, int) and schema_id > _LARGEST_ID:
             raise UnknownSchema(f"the schema id {schema_id} is larger than any that a registry gives")
         if reason := self._refused.reason(schema_id):
             raise UnknownSchema(reason)
         registry = self._registry
 
-        def ask() -> _Writer:
-            return self._by_id.get(schema_id) or self._by_id.setdefault(
-                schema_id, self._found(registry.schema(schema_id))
-            )
+        def ask() -> _Form:
+            return self._by_id.get(schema_id) or self._by_id.setdefault(schema_id, self._found(registry, schema_id))
 
         try:
             return self._asked.once(schema_id, ask)
@@ -252,11 +291,34 @@ class Codec:
             self._refused.add(schema_id, reason)
             raise UnknownSchema(reason) from None
 
-    def _found(self, found: Sequence[Schema]) -> _Writer:
-        """Make a schema of the registry ready; an equal one of ours takes its place, and needs no resolution."""
+    def _found(self, registry: Registry, schema_id: SchemaId) -> _Form:
+        """Make a schema of the registry ready."""
         named: dict[str, Any] = {}
-        parsed = [_parsed(schema, named) for schema in found]
-        return self._by_fingerprint.get(_fingerprint(_record_schema(parsed[-1]))) or self._writer(parsed)
+        try:
+            found = registry.schema(schema_id)
+        except JsonSchema:
+            return _JSON
+        return self._form([_parsed(schema, named) for schema in found], named)
+
+    def _form(self, parsed: Sequence[AvroType], named: dict[str, Any]) -> _Writer | _Union:
+        """Make ready the last of parsed schemas, a record or a union of records; raises ValueError if it is none.
+
+        `named` has the types of all. One that equals ours takes its place, and needs no resolution.
+        """
+        others, schema = cast("list[Schema]", parsed[:-1]), parsed[-1]
+        branches = schema if isinstance(schema, list) else [schema]
+        records = [_record(branch, named) for branch in branches]
+        if not records:
+            raise ValueError("it is not a record's schema")
+        writers = [
+            self._equal(record) or self._writer([*others, *records[:index], record])
+            for index, record in enumerate(records)
+        ]
+        return _Union(tuple(writers)) if isinstance(schema, list) else writers[0]
+
+    def _equal(self, record: Schema) -> _Writer | None:
+        known = self._by_fingerprint.get(_fingerprint(record))
+        return known if isinstance(known, _Writer) else None
 
     def _header(self, name: str) -> bytes:
         registry, schema = self._registry, self._own[name]
@@ -304,13 +366,13 @@ class _RefusedIds:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._reasons: dict[int, tuple[float, str]] = {}
+        self._reasons: dict[SchemaId, tuple[float, str]] = {}
 
-    def reason(self, schema_id: int) -> str | None:
+    def reason(self, schema_id: SchemaId) -> str | None:
         until, reason = self._reasons.get(schema_id, (0.0, ""))
         return reason if self._clock() < until else None
 
-    def add(self, schema_id: int, reason: str) -> None:
+    def add(self, schema_id: SchemaId, reason: str) -> None:
         with self._lock:
             self._reasons.pop(schema_id, None)
             if len(self._reasons) >= _MOST_REFUSED:
@@ -344,15 +406,44 @@ def _decoded(writer: _Writer, body: bytes) -> dict[str, Any]:
     return record
 
 
-def _is_json(data: bytes) -> bool:
-    """Tell whether bytes are a JSON document, an object or a list; many are texts of some sort."""
-    if data.lstrip()[:1] not in (b"{", b"["):
-        return False
+def _looks_like_json(data: bytes) -> bool:
+    """Tell whether bytes begin as an object or a list in JSON does. No message in Avro begins so."""
+    return data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
+
+
+def _of_json(text: bytes) -> dict[str, Any]:
+    """Convert the hub's JSON, as `produce` does; raises Undecodable."""
+    # Each object becomes a dict with all fields of its kind: many empty ones would cost far more than their bytes.
+    objects, most = text.count(b"{"), _OBJECTS_AT_LEAST + len(text) // _BYTES_PER_OBJECT
+    if objects > most:
+        raise Undecodable(f"the value is JSON with {objects} objects; a message of its size has at most {most}")
     try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return False
-    return True
+        return message_of(orjson.loads(text.removeprefix(codecs.BOM_UTF8)))
+    except orjson.JSONDecodeError as error:
+        raise Undecodable(f"the value begins as JSON does, and is none: {error}") from None
+    except HubError as error:
+        raise Undecodable(f"the value is JSON, and not a message of the hub: {_said(error)}") from None
+
+
+def _schema_in(headers: Headers) -> SchemaId | None:
+    """Give the id or GUID of the schema that a record's headers name, None where they name none."""
+    for name, value in headers:
+        if name == _SCHEMA_HEADER and value is not None:
+            if value[:1] == _GUID and len(value) >= _HEADER_GUID:
+                return str(uuid.UUID(bytes=value[1:_HEADER_GUID]))
+            if value[:1] == _CONFLUENT and len(value) >= _HEADER_CONFLUENT:
+                return int.from_bytes(value[1:_HEADER_CONFLUENT], "big")
+    return None
+
+
+def _record(branch: AvroType, named: Mapping[str, Any]) -> Schema:
+    """Give the record that a parsed type is, complete in itself; raises ValueError where it is none."""
+    if isinstance(branch, str) and branch in named:
+        # The marks tell fastavro that it is parsed, and what it refers to.
+        branch = {**named[branch], "__fastavro_parsed": True, "__named_schemas": named}
+    if not isinstance(branch, dict) or branch.get("type") != "record":
+        raise ValueError("it is not a record's schema")
+    return branch
 
 
 def _unqualified(schema: Schema) -> str:
@@ -377,6 +468,6 @@ def _moment(timestamp: int) -> datetime | int:
         return timestamp
 
 
-def _fingerprint(schema: Schema) -> bytes:
+def _fingerprint(schema: AvroType) -> bytes:
     """Fingerprint a schema, in the byte order of the framing: fastavro's text has it already."""
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))

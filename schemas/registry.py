@@ -11,15 +11,16 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from schemas.codec import RegistryUnavailable, UnknownSchema
+from schemas.codec import JsonSchema, RegistryUnavailable, SchemaId, UnknownSchema
 from schemas.transport import Access, Reply, Transport, Unanswered
-from schemas.writers import Schema
+from schemas.writers import AvroType, Schema
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
 _CONTENT_TYPE = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
 _MOST_REFERENCES = 100
 _LARGEST_NUMBER = 2**31 - 1
 _QUOTED = 500
+_AVRO, _JSON = "AVRO", "JSON"
 _LONGEST_HOST = 253
 _NO_REASON = "the registry gives no reason"
 
@@ -52,15 +53,17 @@ class SchemaRegistry:
         self._transport = Transport(access)
         self._timeout = timeout
 
-    def schema(self, schema_id: int) -> list[Schema]:
+    def schema(self, schema_id: SchemaId) -> list[AvroType]:
         """Give the schema with this id, last, after those that it refers to, each before its users.
 
-        Raises UnknownSchema, RegistryUnavailable.
+        Raises JsonSchema, UnknownSchema, RegistryUnavailable.
         """
         end = time.monotonic() + self._timeout
-        answer = self._asked("GET", f"/schemas/ids/{schema_id}")
+        answer = self._asked("GET", f"/schemas/{'ids' if isinstance(schema_id, int) else 'guids'}/{schema_id}")
         if answer.says(_NO_SCHEMA):
             raise UnknownSchema(f"the schema registry knows no schema with the id {schema_id}")
+        if answer.is_of(_JSON):
+            raise JsonSchema
         return self._with_references(answer, f"the schema with the id {schema_id}", set(), end)
 
     def registered(self, name: str, schema: Schema) -> Registered | None:
@@ -103,12 +106,12 @@ class SchemaRegistry:
 
     def _with_references(
         self, answer: "_RegistryAnswer", what: str, seen: set[tuple[str, int]], end: float
-    ) -> list[Schema]:
+    ) -> list[AvroType]:
         text = answer.expected("schema", str)
-        if (kind := answer.body.get("schemaType") or "AVRO") != "AVRO":
-            raise UnknownSchema(f"{what} is of {kind}, not of Avro")
+        if not answer.is_of(_AVRO):
+            raise UnknownSchema(f"{what} is of {_quoted(str(answer.body['schemaType']))}, not of Avro")
         try:
-            schema: Schema = orjson.loads(text)
+            schema: AvroType = orjson.loads(text)
         except orjson.JSONDecodeError as error:
             raise UnknownSchema(f"{what} is not JSON: {error}") from None
         found = []
@@ -166,6 +169,11 @@ class _RegistryAnswer:
         Any other 404 might be a proxy's, or come of a wrong address: only the registry's own word counts.
         """
         return self.status == HTTPStatus.NOT_FOUND and self.body.get("error_code") in codes
+
+    def is_of(self, kind: str) -> bool:
+        """Tell whether a good answer has a schema of this kind; raises RegistryUnavailable for any other answer."""
+        self.expected("schema", str)
+        return (self.body.get("schemaType") or _AVRO) == kind
 
     @property
     def message(self) -> str:

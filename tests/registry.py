@@ -5,6 +5,7 @@ import json
 import ssl
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -37,6 +38,7 @@ class RegistryServer(ThreadingHTTPServer):
         self.authorizations: list[str | None] = []
         self.cookies: list[str | None] = []
         self.schemas: list[str] = []
+        self.kinds: dict[int, str] = {}
         self.references: dict[int, list[dict[str, Any]]] = {}
         self.subjects: dict[str, list[int]] = {}
         self.page: tuple[int, bytes] | None = None
@@ -47,12 +49,19 @@ class RegistryServer(ThreadingHTTPServer):
         self.answering = threading.Event()
         self.answering.set()
 
-    def keep(self, text: str, subject: str = "others-value", references: list[dict[str, Any]] | None = None) -> int:
+    def keep(
+        self,
+        text: str,
+        subject: str = "others-value",
+        references: list[dict[str, Any]] | None = None,
+        kind: str = "AVRO",
+    ) -> int:
         """Keep a schema under a subject and give its id."""
         if text not in self.schemas:
             self.schemas.append(text)
         schema_id = self.schemas.index(text) + 1
         self.references[schema_id] = references or []
+        self.kinds[schema_id] = kind
         versions = self.subjects.setdefault(subject, [])
         if schema_id not in versions:
             versions.append(schema_id)
@@ -66,6 +75,11 @@ class RegistryServer(ThreadingHTTPServer):
         """Say nothing of a client that gives up, as one does that trusts us not."""
 
 
+def guid_of(schema_id: int) -> uuid.UUID:
+    """Give the GUID that the registry knows a schema by."""
+    return uuid.UUID(int=schema_id)
+
+
 class _RegistryHandler(BaseHTTPRequestHandler):
     server: RegistryServer
 
@@ -73,6 +87,8 @@ class _RegistryHandler(BaseHTTPRequestHandler):
         match self.path.split("/")[1:]:
             case ["schemas", "ids", schema_id]:
                 self._answer_schema(int(schema_id), 40403)
+            case ["schemas", "guids", guid]:
+                self._answer_schema(uuid.UUID(guid).int, 40403)
             case ["subjects", subject, "versions", version]:
                 known = dict(enumerate(self.server.subjects.get(subject, []), 1))
                 self._answer_schema(known.get(int(version), 0), 40402)
@@ -105,8 +121,10 @@ class _RegistryHandler(BaseHTTPRequestHandler):
 
     def _answer_schema(self, schema_id: int, absent: int) -> None:
         if 0 < schema_id <= len(self.server.schemas):
-            references = self.server.references[schema_id]
-            self._answer(200, {"schema": self.server.schemas[schema_id - 1], "references": references})
+            found = {"schema": self.server.schemas[schema_id - 1], "references": self.server.references[schema_id]}
+            # As Confluent's does, it says nothing of the kind where it is Avro.
+            kind = self.server.kinds[schema_id]
+            self._answer(200, found if kind == "AVRO" else {**found, "schemaType": kind})
         else:
             self._answer(404, {"error_code": absent, "message": "not found"})
 

@@ -107,7 +107,7 @@ def contents_of(letter: Letter, codec: Codec, *, needed: bool) -> Contents:
     """Decode a letter's record, where it decodes; raises RegistryUnavailable only where it is needed."""
     number = (letter.record.key or b"").decode(errors="replace")
     try:
-        message = codec.decode_message(letter.record.value or b"")
+        message = codec.decode_message(letter.record.value or b"", letter.record.headers)
     except Undecodable:
         return Contents(None, "", number)
     except RegistryUnavailable:

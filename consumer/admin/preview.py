@@ -11,11 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from consumer.admin.avro_json import is_avro, message_of
 from consumer.admin.documents import read_documents
 from jirafe import services
 from jirafe.services import Event, UnknownMessageType, Unsendable
 from jirafe.sourced import Sourced, marked
+from schemas.avro_json import is_avro, message_of
 from schemas.hub import HubError
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson")

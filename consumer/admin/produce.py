@@ -13,11 +13,11 @@ from typing import IO, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from consumer.admin.avro_json import message_of
 from consumer.admin.documents import Document, read_documents
 from consumer.admin.spelling import Spelling
 from consumer.engine.kafka import kafka_error
 from consumer.errors import NotProduced
+from schemas.avro_json import message_of
 from schemas.codec import Codec
 from schemas.hub import HubError, key_of, kind_of
 

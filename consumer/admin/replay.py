@@ -139,7 +139,7 @@ class Replay:
         if plan.message_type is None and plan.site is None:
             return True
         try:
-            message = self._codec.decode_message(record.value or b"")
+            message = self._codec.decode_message(record.value or b"", record.headers)
         except Undecodable:
             return False  # it has no type and no site
         site = message["parameters"].get(_SITE_ID) or self._own_site

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from consumer.admin.ranges import Topics
 from consumer.admin.reading import read_ranges
 from consumer.engine.deadline import Deadline
-from consumer.engine.kafka import REACHED_WITHIN, Cluster
-from consumer.engine.records import Partition, Range
+from consumer.engine.kafka import REACHED_WITHIN, Cluster, to_record
+from consumer.engine.records import Headers, Partition, Range
 from schemas.codec import Codec, RegistryNeeded, Undecodable
 
 _OF_EACH_PARTITION = 20
@@ -35,17 +35,17 @@ def sample(cluster: Cluster, topic: str, codec: Codec) -> Sample:
     deadline = Deadline(REACHED_WITHIN)
     for batch in read_ranges(cluster, ranges):
         for message in batch:
-            if (value := message.value()) is not None:
-                _note(found, value, codec)
+            if (record := to_record(message)).value is not None:
+                _note(found, record.value, record.headers, codec)
         if not deadline.left:
             break  # what is left is behind a transaction that is open
     return found
 
 
-def _note(found: Sample, value: bytes, codec: Codec) -> None:
+def _note(found: Sample, value: bytes, headers: Headers, codec: Codec) -> None:
     found.records += 1
     try:
-        codec.decode_message(value)
+        codec.decode_message(value, headers)
     except Undecodable as error:
         found.lacking += isinstance(error, RegistryNeeded)
         found.reason = str(error)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.codec import OWN_SCHEMAS, own_schema
+from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.registry import SchemaRefused, SchemaRegistry
 
 

@@ -179,7 +179,7 @@ def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> i
             left_out += read - len(wanted)
             for record in wanted:
                 try:
-                    types[codec.decode_message(record.value or b"")["message"]] += 1
+                    types[codec.decode_message(record.value or b"", record.headers)["message"]] += 1
                 except Undecodable:
                     types["(undecodable)" if record.value else "(tombstone)"] += 1
     if as_json:

@@ -56,7 +56,7 @@ class Mapper:
         if record.value is None:
             return Draft(record)  # the tombstone of a compacted topic: nothing to send, nothing wrong
         try:
-            message = self.codec.decode_message(record.value)
+            message = self.codec.decode_message(record.value, record.headers)
         except Undecodable as error:
             fault = Fault("undecodable", str(error))
             return Draft(record, fault=fault, needs_registry=isinstance(error, RegistryNeeded))

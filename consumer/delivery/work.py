@@ -6,6 +6,7 @@ from consumer.delivery.suspicion import SiteTally, Suspicion
 from consumer.engine.records import Record
 from jirafe.client import Accepted, Document
 from jirafe.services import Kind
+from schemas.codec import SchemaId
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Work:
 
     drafts: list[Draft] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
-    suspect_ids: dict[int, Suspicion] = field(default_factory=dict)
+    suspect_ids: dict[SchemaId, Suspicion] = field(default_factory=dict)
     tallies: dict[str, SiteTally] = field(default_factory=dict)
     waits_for_registry: bool = False
 

@@ -6,7 +6,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from schemas.codec import OWN_SCHEMAS, own_schema
+from schemas.own import OWN_SCHEMAS, own_schema
 from tests.fuzz import draw as drawing
 from tests.fuzz.draw import chance
 
@@ -54,6 +54,9 @@ def draw_schema(random: Random) -> Schema:
     schema = copy.deepcopy(_own(random.choice(OWN_SCHEMAS)))
     for _ in range(random.choice((0, 1, 1, 1, 2, 2, 3, 5))):
         _change(random, schema)
+    if chance(random, 0.05):
+        other = random.choice((_own("taxon"), draw_type(random, 2), "null", schema))
+        return random.choice(([schema], [schema, other], [other, schema]))
     return schema
 
 

@@ -24,8 +24,9 @@ from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import FAULTS
 from consumer.printing import visible
 from consumer.settings import PARAMETERS
-from schemas.codec import Codec, Undecodable, own_schema
+from schemas.codec import Codec, Undecodable
 from schemas.hub import to_message
+from schemas.own import own_schema
 from tests.command import obeyed, run
 from tests.messages import cart, order, taxon
 from tests.registry import RegistryServer

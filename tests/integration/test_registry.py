@@ -11,8 +11,9 @@ import requests
 from brokers.registry import ApicurioRegistry
 from consumer import app, settings
 from consumer.demo.processes import await_that, free_port
-from schemas.codec import OWN_SCHEMAS, Codec, own_schema
+from schemas.codec import Codec
 from schemas.hub import to_message
+from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.registry import SchemaRegistry
 from schemas.transport import Access
 from tests.command import run
@@ -158,6 +159,7 @@ class TestMember:
         assert record.value[:1] == b"\x00"
         registered = SchemaRegistry(registry.url, {}, Access(), timeout=10)
         (schema,) = registered.schema(int.from_bytes(record.value[1:5], "big"))
+        assert isinstance(schema, dict)
         assert schema["name"] == "jirafe.Result"
 
     def test_a_schema_that_refers_to_others(self, with_registry: Stand, registry: ApicurioRegistry) -> None:

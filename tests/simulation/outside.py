@@ -19,7 +19,7 @@ from jirafe.client import (
     Site,
     Transient,
 )
-from schemas.codec import RegistryUnavailable, UnknownSchema
+from schemas.codec import RegistryUnavailable, SchemaId, UnknownSchema
 from schemas.writers import Schema
 from tests.simulation.clients import Effect
 from tests.simulation.kernel import Kernel, Killed, Process, Signal
@@ -232,7 +232,7 @@ class SimRegistry:
     trap: Callable[[Process, str], Effect]
     down_until: list[float]
 
-    def schema(self, schema_id: int) -> list[Schema]:
+    def schema(self, schema_id: SchemaId) -> list[Schema]:
         self._ask()
         schema = own_schema_of(schema_id)
         if schema is None:

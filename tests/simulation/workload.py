@@ -12,8 +12,9 @@ from consumer.delivery.mapping import Defaults, Mapper
 from consumer.delivery.work import Credentials
 from consumer.engine.records import Partition, Record
 from jirafe.client import Array
-from schemas.codec import OWN_SCHEMAS, Codec, own_schema
+from schemas.codec import Codec, SchemaId
 from schemas.hub import to_message
+from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.writers import Schema
 from tests.messages import cart, order, taxon
 
@@ -112,7 +113,7 @@ class Sent:
 class _IdsOnly:
     """A registry that gives our schemas their ids, for encoding."""
 
-    def schema(self, schema_id: int) -> list[Schema]:
+    def schema(self, schema_id: SchemaId) -> list[Schema]:
         raise AssertionError("not asked for")
 
     def register(self, name: str, schema: Schema) -> int:
@@ -210,7 +211,7 @@ def _result(version: int) -> dict[str, Any]:
     }
 
 
-def own_schema_of(schema_id: int) -> Schema | None:
+def own_schema_of(schema_id: SchemaId) -> Schema | None:
     """Give the schema that the simulated registry has under an id."""
     name = next((name for name, number in IDS.items() if number == schema_id), None)
     return own_schema(name) if name else None
@@ -229,7 +230,7 @@ def decoder(*, by_registry: bool) -> Codec:
 
 
 class _AllKnown(_IdsOnly):
-    def schema(self, schema_id: int) -> list[Schema]:
+    def schema(self, schema_id: SchemaId) -> list[Schema]:
         schema = own_schema_of(schema_id)
         assert schema
         return [schema]

@@ -14,7 +14,8 @@ from fastavro.schema import to_parsing_canonical_form
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import Codec, RegistryUnavailable, Undecodable, UnknownSchema, own_schema
+from schemas.codec import Codec, RegistryUnavailable, Undecodable, UnknownSchema
+from schemas.own import own_schema
 from tests.registry import BASIC, RegistryServer
 
 ENDLESS = 30.0
@@ -98,7 +99,7 @@ RECORDS = [("taxon", TAXON), ("cart", message("cart")), ("order", message("order
 
 STRING = {"type": "string"}
 MAYBE = ["null", "string"]
-LESS = {
+LESS: dict[str, Any] = {
     "type": "record",
     "name": "jirafe.hub.TaxonMessage",
     "fields": [
@@ -312,7 +313,9 @@ class TestDamage:
             with pytest.raises(Undecodable) as caught:
                 CODEC.decode(whole[:length])
             reason = (
-                r"the bytes are not a [\w.]+: \S" if length >= 10 else "the first bytes .+ are no framing of Avro"
+                r"the bytes are not a [\w.]+: \S"
+                if length >= 10
+                else "the first bytes .+ are neither a framing of Avro nor JSON"
             )
             assert re.match(reason, str(caught.value))
 
@@ -326,11 +329,6 @@ class TestDamage:
         with pytest.raises(Undecodable, match="3 are left over"):
             CODEC.decode(CODEC.encode(name, record) + b"\x00\x01\x02")
 
-    @pytest.mark.parametrize("data", [b'{"message": "x"}', b"[]", b'\r\n {"a": [1, {}]}\n', b"{}"])
-    def test_json_is_told_to_be_json(self, data: bytes) -> None:
-        with pytest.raises(Undecodable, match=r"^the value is JSON, not Avro"):
-            CODEC.decode(data)
-
     @pytest.mark.parametrize(
         "data",
         [
@@ -339,14 +337,12 @@ class TestDamage:
             b"\x00\x00\x00\x00",
             b"\xc3",
             b"\xc3\x01abc",
-            b'{"message": "x"',
-            b"[" * 100_000,
             b'"x"',
             b"7",
         ],
     )
     def test_no_framing(self, data: bytes) -> None:
-        with pytest.raises(Undecodable, match="no framing of Avro"):
+        with pytest.raises(Undecodable, match="neither a framing of Avro nor JSON"):
             CODEC.decode(data)
 
     @given(st.binary(max_size=60), st.sampled_from([b"", b"\x00", *(CODEC.encode(*r)[:10] for r in RECORDS)]))
@@ -497,7 +493,6 @@ class TestOddRegistries:
         ("schema", "more", "said"),
         [
             ("message Order {}", {"schemaType": "PROTOBUF"}, " is of PROTOBUF, not of Avro"),
-            (json.dumps(LESS), {"schemaType": "JSON"}, " is of JSON, not of Avro"),
             ("not JSON", {"schemaType": "AVRO"}, " is not JSON: "),
             ('{"type": "array", "items": "string"}', {}, " can't be used: it is not a record's schema"),
             ('{"type": "record", "name": "A", "fields": [{"name": "a"}]}', {}, " can't be used: "),

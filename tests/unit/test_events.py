@@ -14,8 +14,9 @@ from jirafe import events, fields
 from jirafe.fields import Body, Unmappable, date
 from jirafe.sandbox.validation import Validator
 from jirafe.services import Event, Unsendable, make_events
-from schemas.codec import Codec, own_schema
+from schemas.codec import Codec
 from schemas.hub import to_message
+from schemas.own import own_schema
 from tests.messages import CHARACTERS
 
 T1, T2, T3, T4 = (f"2014-03-0{day}T00:00:00.000Z" for day in (1, 2, 3, 4))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from fastavro import json_reader
 
-from schemas.codec import OWN_SCHEMAS, Codec, own_schema
+from schemas.codec import Codec
+from schemas.own import OWN_SCHEMAS, own_schema
 from tests.registry import RegistryServer
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "java"

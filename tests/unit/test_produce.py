@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.admin import documents
-from consumer.admin.avro_json import message_of
 from consumer.admin.documents import read_documents
 from consumer.admin.produce import Encoded, Spool, encode_all, largest_sent, produce
 from consumer.admin.spelling import Spelling
 from consumer.errors import NotProduced
-from schemas.codec import Codec, own_schema
+from schemas.avro_json import message_of
+from schemas.codec import Codec
 from schemas.hub import HubError, kind_of, to_message
+from schemas.own import own_schema
 from tests.messages import cart, order, taxon
 
 CODEC = Codec()

@@ -15,7 +15,8 @@ import pytest
 import trustme
 
 from consumer.demo.processes import await_that
-from schemas.codec import Codec, RegistryUnavailable, UnknownSchema, own_schema
+from schemas.codec import Codec, RegistryUnavailable, SchemaId, UnknownSchema
+from schemas.own import own_schema
 from schemas.registry import Registered, SchemaRefused, SchemaRegistry
 from schemas.transport import Access
 from schemas.writers import Schema
@@ -39,7 +40,8 @@ class EmptyRegistry:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def schema(self, schema_id: int) -> list[Schema]:
+    def schema(self, schema_id: SchemaId) -> list[Schema]:
+        assert isinstance(schema_id, int)
         self.asked.append(schema_id)
         raise UnknownSchema("there are none")
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from consumer.delivery import results
 from consumer.delivery.work import Draft
 from consumer.engine.records import Record
-from schemas.codec import OWN_SCHEMAS, Codec, Undecodable, UnknownSchema, own_schema
+from schemas.codec import Codec, SchemaId, Undecodable, UnknownSchema
+from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.writers import DEEPEST_RECORD, DEEPEST_SCHEMA, MOST_TYPES, Lookthrough, Schema, for_reading
 from tests.unit.test_codec import ENDLESS, EVOLVED, RECORDS, TAXON, confluent, plain, single_object, written
 
@@ -29,7 +30,7 @@ class OneSchema:
     def __init__(self, *schemas: Any) -> None:
         self._schemas = list(schemas)
 
-    def schema(self, schema_id: int) -> list[Schema]:
+    def schema(self, schema_id: SchemaId) -> list[Schema]:
         return self._schemas
 
     def register(self, name: str, schema: Schema) -> int:

@@ -24,7 +24,7 @@ from consumer.engine.kafka import TransactionalProducer, to_record
 from consumer.engine.ports import Chunk, Done, Hooks, Retry
 from consumer.engine.records import Output, Partition, Record
 from consumer.engine.writer import Writer
-from schemas.codec import Codec, Undecodable, UnknownSchema
+from schemas.codec import Codec, SchemaId, Undecodable, UnknownSchema
 from schemas.hub import to_message
 from schemas.writers import Schema
 from tests.fuzz import draw as drawing
@@ -88,6 +88,10 @@ def _draw_record(random: Random, encoder: Encoder, message: Any, largest: int) -
             )
         )
         body += drawing.data(random)
+    elif kind < 0.96:
+        body = hub.draw(random)["text"].encode("latin-1")
+        if chance(random, 0.3):
+            body = _BY_REGISTRY + body
     else:
         body = random.choice((_BY_REGISTRY, b"\xc3\x01", b"")) + drawing.data(random)
     if chance(random, 0.1):
@@ -152,8 +156,11 @@ def _header(random: Random) -> list[str | None]:
             "\xed\xa0\xbd",
             "a\0b",
             "x" * 3000,
+            "__value_schema_id",
         )
     )
+    if name == "__value_schema_id" and chance(random, 0.8):
+        return [name, random.choice(("\1" + "a" * 16, "\0\0\0\0d", "\0\xff\xff\xff\xff"))]
     return [name, random.choice((None, "", "b", "\xff", latin(drawing.data(random)), "y" * 5000))]
 
 
@@ -167,8 +174,8 @@ class _Registry:
         self.id, self.text = 100, ""
         self._ours: list[Schema] = []
 
-    def schema(self, schema_id: int) -> list[Schema]:
-        if 0 < schema_id <= len(self._ours):
+    def schema(self, schema_id: SchemaId) -> list[Schema]:
+        if isinstance(schema_id, int) and 0 < schema_id <= len(self._ours):
             return [self._ours[schema_id - 1]]
         if schema_id != self.id:
             raise UnknownSchema(f"the schema registry knows no schema with the id {schema_id}")

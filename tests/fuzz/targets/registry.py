@@ -3,11 +3,14 @@
 import json
 import struct
 import time
+import uuid
+from contextlib import suppress
 from functools import cache
 from random import Random
 from typing import Any
 
-from schemas.codec import OWN_SCHEMAS, Codec, RegistryUnavailable, Undecodable, own_schema
+from schemas.codec import Codec, JsonSchema, RegistryUnavailable, Undecodable
+from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.registry import SchemaRegistry
 from schemas.transport import Access
 from tests.fuzz import draw as drawing
@@ -32,6 +35,7 @@ def draw(random: Random) -> Case:
     return {
         "question": question,
         "body": body,
+        "guid": chance(random, 0.2),
         "answer": draw_answer(random, draw_json(random, _right(random, question))),
     }
 
@@ -111,9 +115,14 @@ def _ask(case: Case) -> None:
     name, schema = "order", own_schema("order")
     match case["question"]:
         case "decode":
-            _codec().decode(b"\0" + struct.pack(">I", next(_ids)) + case["body"].encode("latin-1"))
+            body = case["body"].encode("latin-1")
+            if case.get("guid"):
+                _codec().decode(body, [("__value_schema_id", b"\1" + next(_ids).to_bytes(16, "big"))])
+            else:
+                _codec().decode(b"\0" + struct.pack(">I", next(_ids)) + body)
         case "schema":
-            _registry().schema(1)
+            with suppress(JsonSchema):
+                _registry().schema(str(uuid.UUID(int=1)) if case.get("guid") else 1)
         case "register":
             _encodable(_registry().register(name, schema))
         case "registered":

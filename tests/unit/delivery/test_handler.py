@@ -15,8 +15,9 @@ from consumer.delivery.work import Credentials, Work
 from consumer.engine.ports import Chunk, Done, Retry
 from consumer.engine.records import DeadLetter, Partition, Record
 from jirafe.client import PROBE, Accepted, Answer, Answered, Client, Document, Failed, Forbidden, Rejected, Site
-from schemas.codec import Codec, RegistryUnavailable, own_schema
+from schemas.codec import Codec, Headers, RegistryUnavailable
 from schemas.hub import to_message
+from schemas.own import own_schema
 from tests.messages import order
 from tests.registry import RegistryServer
 from tests.unit.test_codec import plain
@@ -50,10 +51,10 @@ class FlakyCodec(Codec):
         super().__init__()
         self.reads = self.writes = True
 
-    def decode_message(self, data: bytes) -> dict[str, Any]:
+    def decode_message(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
         if not self.reads:
             raise RegistryUnavailable("the registry does not answer")
-        return super().decode_message(data)
+        return super().decode_message(data, headers)
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
         if not self.writes:
@@ -304,7 +305,7 @@ def stray(offset: int) -> Record:
 
 GARBAGE = Record("orders", 0, 0, 0, None, b"?", ())
 TOMBSTONE = Record("orders", 0, 0, 0, b"R1", None, ())
-JSON = Record("orders", 0, 0, 0, b"R1", b'{"message": "order:new"}', ())
+JSON = Record("orders", 0, 0, 0, b"R1", b'{"message": "order:new"', ())
 
 
 @pytest.mark.parametrize("others", [[], [TOMBSTONE], [GARBAGE], [JSON], [stray(1), stray(2)]])

@@ -9,7 +9,7 @@ from consumer.delivery.work import Credentials, Draft, Fault
 from consumer.engine.records import Record
 from jirafe.client import BATCH_OVERHEAD, MAX_REQUEST_BYTES, Accepted
 from jirafe.services import CART, ORDER_PLACED, Event
-from schemas.codec import Codec, RegistryUnavailable
+from schemas.codec import Codec, Headers, RegistryUnavailable
 from schemas.hub import to_message
 from tests.messages import line_item, order
 
@@ -87,7 +87,7 @@ def test_a_message_that_is_mapped_only_in_part_sends_nothing(monkeypatch: pytest
 
 def test_a_registry_that_is_away_is_no_fault_of_the_record() -> None:
     class Away(Codec):
-        def decode_message(self, data: bytes) -> dict[str, Any]:
+        def decode_message(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
             raise RegistryUnavailable("no answer")
 
     with pytest.raises(RegistryUnavailable):

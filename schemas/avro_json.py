@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from fastavro import json_reader, validate
 
-from schemas.codec import own_schema
 from schemas.hub import HubError, Message, kind_of, to_message
+from schemas.own import own_schema
 from schemas.reading import Mark
 
 _BRANCHES = {"string", "long", "int", "double", "float", "boolean", "bytes", "map", "array"}

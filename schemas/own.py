@@ -1,0 +1,23 @@
+"""Our own schemas: the messages of the hub, and results."""
+
+from pathlib import Path
+from typing import cast
+
+from fastavro.schema import load_schema
+
+from schemas.writers import Schema
+
+OWN_SCHEMAS = ("cart", "order", "product", "taxon", "result")
+"""The names of our own schemas."""
+
+_HERE = Path(__file__).parent
+
+
+def own_schema(name: str) -> Schema:
+    """Load one of this package's schemas (cart, order, product, taxon, result), complete in itself."""
+    return cast("Schema", load_schema(str(_HERE / f"{name}.avsc")))
+
+
+def earlier_schemas() -> list[Schema]:
+    """Load our schemas as they once were: what has been written stays readable."""
+    return [own_schema(path.stem) for path in sorted(_HERE.glob("*-[0-9].avsc"))]
