@@ -45,3 +45,7 @@ class WriterLost(ConsumerError):
 
 class WriterFenced(WriterLost):
     """Another writer took over our transactional id, or the broker ended a transaction that took too long."""
+
+
+class BeginAnew(Exception):
+    """The member must leave the group and join it again. The member itself sees to that: nobody else meets it."""

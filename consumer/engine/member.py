@@ -6,18 +6,18 @@ give it back through a queue. The main thread never waits for a handler, so it a
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.engine.backoff import Backoff
 from consumer.engine.committer import Committer
 from consumer.engine.continuity import Continuity
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.defence import Defence, Raised
-from consumer.engine.errors import MemberFailed, WriterFenced, WriterLost
+from consumer.engine.errors import BeginAnew, MemberFailed, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import (
     Clients,
@@ -29,8 +29,10 @@ from consumer.engine.kafka import (
     to_place,
     to_record,
 )
+from consumer.engine.keeper import Keeper, leaderless
 from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
+from consumer.engine.places import Places
 from consumer.engine.ports import Chunk, Done, Handler, Hooks, MemberView, Reload, Retry, W
 from consumer.engine.records import Partition
 from consumer.engine.watchdog import Watchdog
@@ -42,12 +44,6 @@ _BUSY_WAIT = 0.005
 _POLLED_AT_ONCE = 1000
 _PAUSE = 0.5
 _QUIET_SECONDS = 30.0
-_PLACES_WITHIN = 2.0
-_LOOK_WITHIN = 0.2
-
-
-class _BeginAnew(Exception):
-    """The member must leave the group and join it again."""
 
 
 Handle = Callable[[Chunk[W]], Done[W] | Retry[W] | Raised[W]]
@@ -142,14 +138,8 @@ class Member(Generic[W]):
         self._reloading = False
         self._watchdog: Watchdog
         self._consumer: GroupConsumer
-        self._writer: Writer | None = None
-        self._writer_trouble: str | None = None
-        self._writer_due = 0.0
-        # Assigned partitions of which nothing is taken before it is known where to read them from.
-        self._unread: set[Partition] = set()
-        self._unread_due = 0.0
-        # Those of them whose logs lack the offset that was to be read.
-        self._reset: set[Partition] = set()
+        self._keeper: Keeper
+        self._places: Places[W]
 
     def stop(self) -> None:
         """Ask `run` to finish what is in flight and return; may be called from a signal handler."""
@@ -175,7 +165,7 @@ class Member(Generic[W]):
     def _join_or_rejoin(self) -> None:
         try:
             self._join_and_work()
-        except _BeginAnew as reason:
+        except BeginAnew as reason:
             self._log.warning("rejoining", reason=str(reason))
             self._hooks.rejoining()
             self._clock.sleep(_PAUSE)  # there is no consumer now that would have to poll
@@ -184,12 +174,10 @@ class Member(Generic[W]):
 
     def _join_and_work(self) -> None:
         options, around = self._options, self._around
-        self._writer = None
-        self._unread.clear()
-        self._reset.clear()
-        self._continuity.closing.clear()
         self._refusal = None
         self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
+        self._keeper = Keeper(self._make_writer, around.clock, around.log, is_static=options.is_static)
+        self._places = Places(self._consumer, self._lanes, self._continuity, around.clock, self._on_error)
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
         try:
             self._consumer.subscribe(
@@ -211,15 +199,16 @@ class Member(Generic[W]):
     def _turn(self) -> None:
         """Go once round: records in, chunks back, chunks out, results and offsets committed."""
         if self._watchdog.stood_still:
-            raise _BeginAnew(
+            raise BeginAnew(
                 "this process stood still for longer than its session: its partitions may be another member's"
             )
         self._reload()
         busy = any(lane.in_flight for lane in self._lanes)
         self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(self._clock.monotonic())))
         self._have_writer()
-        self._watch_logs()
-        self._find_places()
+        self._places.watch()
+        if self._keeper.writer:
+            self._places.find()
         self._take_answers(_BUSY_WAIT if busy else 0)
         for chunk in self._lanes.dispatch(self._clock.monotonic()):
             self._workers.submit(chunk)
@@ -229,18 +218,9 @@ class Member(Generic[W]):
 
     # the writer
 
-    def _have_writer(self) -> None:
-        """Make the writer, once partitions are assigned, and make it anew once it is lost.
-
-        The group comes first: a process that is not let into it, since another one has its name, must not fence
-        that one's writer. A lost writer leaves the group as it is. What its last transaction became is not
-        known before the new one has settled it. All partitions are then read again from their committed offsets.
-        Blocks up to the commit timeout.
-        """
-        if self._writer or self._clock.monotonic() < self._writer_due or not list(self._lanes):
-            return
+    def _make_writer(self) -> Writer:
         around = self._around
-        writer = Writer(
+        return Writer(
             self._clients.producer(),
             (self._options.results_topic, self._options.dead_letters_topic),
             self._hooks,
@@ -248,102 +228,37 @@ class Member(Generic[W]):
             around.call_within,
             self._wait,
         )
+
+    def _have_writer(self) -> None:
+        """Have a writer, once partitions are assigned. Blocks up to the commit timeout.
+
+        The group comes first: a process that is not let into it, since another one has its name, must not fence
+        that one's writer. A lost writer leaves the group as it is.
+        """
+        if not list(self._lanes):
+            return
         try:
-            writer.start(self._options.commit_timeout)
+            self._keeper.have(self._options.commit_timeout)
         except WriterLost as error:
             if not self._stopping:
                 self._lose_writer(error)
-            return
-        self._writer, self._writer_trouble = writer, None
 
     def _wait(self, reason: str) -> None:
         """Say what Kafka keeps the member waiting for; a member that is to stop waits no longer for a writer."""
-        self._show("; ".join((reason, *self._leaderless())))
-        if self._stopping and self._writer is None:
+        topics = (self._options.results_topic, self._options.dead_letters_topic)
+        self._show("; ".join((reason, *leaderless(self._consumer, topics))))
+        if self._stopping and self._keeper.writer is None:
             raise WriterLost("stopped")
 
-    def _leaderless(self) -> list[str]:
-        """Say which partitions that are written to have no leader; blocks for a moment."""
-        found = []
-        for name in (self._options.results_topic, self._options.dead_letters_topic):
-            try:
-                topics = self._consumer.list_topics(name, _LOOK_WITHIN).topics
-            except KafkaException:
-                return []  # no broker answers: that is said anyway
-            partitions = topics[name].partitions.values() if name in topics else ()
-            found += [f"{name}/{each.id} has no leader" for each in partitions if each.leader < 0]
-        return found
-
     def _lose_writer(self, error: WriterLost) -> None:
-        """Drop all that lanes hold, and read nothing more before there is another writer."""
-        if isinstance(error, WriterFenced) and self._options.is_static:
-            # A new writer would fence the member that replaced this one, and so on for ever.
-            raise MemberFailed(f"another member has the same KAFKA_GROUP_INSTANCE_ID: {error}")
-        self._log.warning("writer_lost", reason=str(error))
-        if self._writer:
+        """Drop all that lanes hold, and read nothing more before there is another writer.
+
+        All partitions are then read again from their committed offsets.
+        """
+        if self._keeper.lose(error):
             partitions = [lane.partition for lane in self._lanes]
             self._lanes.assign(partitions)
-            self._unread |= set(partitions)
-        self._writer, self._writer_trouble = None, str(error)
-        self._writer_due = self._clock.monotonic() + _PAUSE
-
-    # where to read from
-
-    def _find_places(self) -> None:
-        """Read partitions from their committed offsets, or where their logs begin now. Blocks for a moment."""
-        now = self._clock.monotonic()
-        if not self._unread or self._writer is None or now < self._unread_due:
-            return
-        newest = {lane.partition: lane.newest for lane in self._lanes}
-        starts = {}
-        try:
-            for position in self._committed():
-                partition = Partition(position.topic, position.partition)
-                held = newest.get(partition)
-                wanted = held.offset + 1 if held else position.offset if position.offset >= 0 else None
-                if wanted is None or partition in self._reset:
-                    low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _PLACES_WITHIN)
-                    wanted = self._continuity.begins(partition, wanted, low, high)
-                starts[partition] = wanted
-        except KafkaException as error:
-            self._unread_due = now + _PAUSE
-            self._on_error(kafka_error(error))
-        self._read_from(starts)
-
-    def _committed(self) -> list[TopicPartition]:
-        """Ask for the committed offsets of unread partitions; raises KafkaException where one is not told."""
-        positions = self._consumer.committed(_positions(self._unread), _PLACES_WITHIN)
-        for position in positions:
-            if position.error:
-                raise KafkaException(position.error)  # not to be taken for none
-        return positions
-
-    def _read_from(self, starts: Mapping[Partition, int]) -> None:
-        """Read partitions from these offsets."""
-        if not starts:
-            return
-        try:
-            self._consumer.incremental_unassign(_positions(starts))
-            self._consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in starts.items()])
-        except KafkaException as error:  # an eager assignment can't be changed in part
-            raise _BeginAnew(f"partitions can't be read anew: {kafka_error(error).str()}") from None
-        self._unread.difference_update(starts)
-        self._reset.difference_update(starts)
-        for lane in self._lanes:
-            if lane.partition in starts:
-                lane.paused = None
-
-    def _watch_logs(self) -> None:
-        """Begin anew with topics that were deleted and created again, once all that was read of them is done."""
-        for topic in self._continuity.recreated():
-            partitions = [lane.partition for lane in self._lanes if lane.partition.topic == topic]
-            self._continuity.close(partitions)
-            self._consumer.pause(_positions(partitions))
-        for lane in list(self._lanes) if self._continuity.closing else []:
-            if lane.partition in self._continuity.closing and not lane.held_records:
-                self._continuity.begins_anew(lane.partition)
-                self._lanes.assign([lane.partition])
-                self._read_from({lane.partition: OFFSET_BEGINNING})
+            self._places.read_again(partitions)
 
     def _reload(self) -> None:
         asked = self._reloading
@@ -359,7 +274,7 @@ class Member(Generic[W]):
                 self._continuity.acknowledge()
         if reloaded.reconnect:
             self._drain([lane.partition for lane in self._lanes], self._options.drain_timeout)
-            raise _BeginAnew("the settings of the connection to Kafka changed")
+            raise BeginAnew("the settings of the connection to Kafka changed")
 
     def _show(self, waiting: str | None = None) -> None:
         """Say how the member is, to those outside, and what Kafka keeps it `waiting` for."""
@@ -371,7 +286,7 @@ class Member(Generic[W]):
                     self._lanes.views(now),
                     self._lanes.gates,
                     self._committer.flooded,
-                    waiting or self._writer_trouble or self._committer.trouble,
+                    waiting or self._keeper.trouble or self._committer.trouble,
                     tuple(self._continuity.losses),
                     self._refusal,
                     self._stopping,
@@ -393,7 +308,7 @@ class Member(Generic[W]):
         received: Counter[str] = Counter()
         for message in messages:
             error = message.error()
-            if self._unread and to_partition(message) in self._unread:
+            if self._places.unread and to_partition(message) in self._places.unread:
                 continue
             if error is None:
                 self._refusal = None
@@ -406,8 +321,7 @@ class Member(Generic[W]):
                 end = to_place(message)
                 self._lanes.at_end(end.of, end.offset)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                self._unread.add(to_partition(message))
-                self._reset.add(to_partition(message))
+                self._places.lacks_offset(to_partition(message))
             else:
                 self._on_error(error)
         if received:
@@ -443,10 +357,11 @@ class Member(Generic[W]):
     # results and offsets out
 
     def _commit(self, within: float) -> None:
-        if self._writer is None:
+        writer = self._keeper.writer
+        if writer is None:
             return
         try:
-            self._committer.commit(self._lanes, self._writer, self._consumer.consumer_group_metadata, within)
+            self._committer.commit(self._lanes, writer, self._consumer.consumer_group_metadata, within)
         except WriterLost as error:
             self._lose_writer(error)
 
@@ -463,21 +378,16 @@ class Member(Generic[W]):
     def _on_revoke(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         revoked = _partitions(partitions)
         self._drain(revoked, self._options.drain_timeout)
-        self._forget(revoked)
+        self._places.forget(revoked)
         self._hooks.rebalanced("revoked", revoked)
         self._log.info("revoked", partitions=list(map(str, revoked)))
 
     def _on_lost(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         lost = _partitions(partitions)
         self._lanes.drop(lost)
-        self._forget(lost)
+        self._places.forget(lost)
         self._hooks.rebalanced("lost", lost)
         self._log.warning("lost", partitions=list(map(str, lost)))
-
-    def _forget(self, partitions: Iterable[Partition]) -> None:
-        self._unread.difference_update(partitions)
-        self._reset.difference_update(partitions)
-        self._continuity.closing.difference_update(partitions)
 
     def _drain(self, partitions: list[Partition], seconds: float) -> None:
         """Let chunks in flight finish and be committed, up to so many seconds; then drop the lanes."""
@@ -485,7 +395,7 @@ class Member(Generic[W]):
         leaving = [lane for lane in self._lanes if lane.partition in partitions]
         while (
             deadline.left
-            and self._writer
+            and self._keeper.writer
             and any(
                 lane.in_flight or (lane.finished and lane.partition.topic not in self._committer.flooded)
                 for lane in leaving
@@ -512,10 +422,6 @@ class Member(Generic[W]):
             return False
         self._quiet_until[what] = now + _QUIET_SECONDS
         return True
-
-
-def _positions(partitions: Iterable[Partition]) -> list[TopicPartition]:
-    return [TopicPartition(*partition) for partition in partitions]
 
 
 def _partitions(partitions: Iterable[TopicPartition]) -> list[Partition]:

@@ -108,21 +108,21 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "no new assignment of lanes with a new writer": Mutant(
         "consumer.engine.member",
-        "            self._lanes.assign(partitions)\n            self._unread |= set(partitions)\n",
+        "            self._lanes.assign(partitions)\n            self._places.read_again(partitions)\n",
         "",
     ),
     "records not read again with a new writer": Mutant(
-        "consumer.engine.member", "            self._unread |= set(partitions)\n", ""
+        "consumer.engine.member", "            self._places.read_again(partitions)\n", ""
     ),
     "records taken while they are to be read again": Mutant(
         "consumer.engine.member",
-        "            if self._unread and to_partition(message) in self._unread:\n                continue\n",
+        "            if self._places.unread and to_partition(message) in self._places.unread:\n                continue\n",
         "",
     ),
     "a lost writer never made anew": Mutant(
-        "consumer.engine.member",
-        "        self._writer_due = self._clock.monotonic() + _PAUSE",
-        '        self._writer_due = float("inf")',
+        "consumer.engine.keeper",
+        "        self._due = self._clock.monotonic() + _PAUSE",
+        '        self._due = float("inf")',
     ),
     "the consumer left open": Mutant(
         "consumer.engine.member", "            self._consumer.close()", "            pass"
@@ -237,7 +237,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a log that was cut in front not read": Mutant(
         "consumer.engine.member",
-        "                self._unread.add(to_partition(message))",
+        "                self._places.lacks_offset(to_partition(message))",
         "                pass",
     ),
     "a partition without a committed offset begun at its end": Mutant(

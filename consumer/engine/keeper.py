@@ -1,0 +1,66 @@
+"""Keeps the transactional writer: makes it once it is needed, and makes it anew once it is lost."""
+
+from collections.abc import Callable, Sequence
+
+from confluent_kafka import KafkaException
+
+from consumer.engine.deadline import Clock
+from consumer.engine.errors import MemberFailed, WriterFenced, WriterLost
+from consumer.engine.kafka import GroupConsumer, Logger
+from consumer.engine.writer import Writer
+
+_PAUSE = 0.5
+_LOOK_WITHIN = 0.2
+
+
+class Keeper:
+    """Keeps one member's writer; called on the main thread.
+
+    `make` makes a writer that is not started yet. `writer` is the one in use, None while there is none, and
+    `trouble` says why there is none. `is_static` tells that the member keeps its name over a restart.
+    """
+
+    def __init__(self, make: Callable[[], Writer], clock: Clock, log: Logger, *, is_static: bool) -> None:
+        self.writer: Writer | None = None
+        self.trouble: str | None = None
+        self._make = make
+        self._clock = clock
+        self._log = log
+        self._is_static = is_static
+        self._due = 0.0
+
+    def have(self, timeout: float) -> None:
+        """Make a writer if there is none and it is time; raises WriterLost, TransactionsRefused.
+
+        What the last transaction of a lost writer became is not known before the new one has settled it. Blocks up
+        to the timeout, in seconds.
+        """
+        if self.writer or self._clock.monotonic() < self._due:
+            return
+        writer = self._make()
+        writer.start(timeout)
+        self.writer, self.trouble = writer, None
+
+    def lose(self, error: WriterLost) -> bool:
+        """Let the writer go, and make no other for a moment; tells whether there was one. Raises MemberFailed."""
+        if isinstance(error, WriterFenced) and self._is_static:
+            # A new writer would fence the member that replaced this one, and so on for ever.
+            raise MemberFailed(f"another member has the same KAFKA_GROUP_INSTANCE_ID: {error}")
+        self._log.warning("writer_lost", reason=str(error))
+        had_one = self.writer is not None
+        self.writer, self.trouble = None, str(error)
+        self._due = self._clock.monotonic() + _PAUSE
+        return had_one
+
+
+def leaderless(consumer: GroupConsumer, topics: Sequence[str]) -> list[str]:
+    """Say which partitions of topics have no leader; blocks for a moment."""
+    found = []
+    for name in topics:
+        try:
+            known = consumer.list_topics(name, _LOOK_WITHIN).topics
+        except KafkaException:
+            return []  # no broker answers: that is said anyway
+        partitions = known[name].partitions.values() if name in known else ()
+        found += [f"{name}/{each.id} has no leader" for each in partitions if each.leader < 0]
+    return found

@@ -1,0 +1,118 @@
+"""Where assigned partitions are read from: their committed offsets, or where their logs begin now."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic
+
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+
+from consumer.engine.continuity import Continuity
+from consumer.engine.deadline import Clock
+from consumer.engine.errors import BeginAnew
+from consumer.engine.kafka import GroupConsumer, kafka_error
+from consumer.engine.lanes import Lanes
+from consumer.engine.ports import W
+from consumer.engine.records import Partition
+
+_PAUSE = 0.5
+_WITHIN = 2.0
+
+
+class Places(Generic[W]):
+    """Finds where one consumer reads its partitions from; called on the main thread.
+
+    `unread` has assigned partitions of which nothing is to be taken before it is known where to read them from.
+    `failed` hears of what Kafka refuses to tell.
+    """
+
+    def __init__(
+        self,
+        consumer: GroupConsumer,
+        lanes: Lanes[W],
+        continuity: Continuity,
+        clock: Clock,
+        failed: Callable[[KafkaError], None],
+    ) -> None:
+        self.unread: set[Partition] = set()
+        self._consumer = consumer
+        self._lanes = lanes
+        self._continuity = continuity
+        self._clock = clock
+        self._failed = failed
+        self._due = 0.0
+        # Those of the unread whose logs lack the offset that was to be read.
+        self._reset: set[Partition] = set()
+        continuity.closing.clear()
+
+    def read_again(self, partitions: Iterable[Partition]) -> None:
+        """Read these from their committed offsets, once `find` is called."""
+        self.unread.update(partitions)
+
+    def lacks_offset(self, partition: Partition) -> None:
+        """Note that a log lacks the offset that was to be read, or that none is committed."""
+        self.unread.add(partition)
+        self._reset.add(partition)
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """Forget partitions that are assigned no more."""
+        self.unread.difference_update(partitions)
+        self._reset.difference_update(partitions)
+        self._continuity.closing.difference_update(partitions)
+
+    def find(self) -> None:
+        """Read unread partitions from their committed offsets, or where their logs begin now.
+
+        Blocks for a moment. Raises BeginAnew.
+        """
+        now = self._clock.monotonic()
+        if not self.unread or now < self._due:
+            return
+        newest = {lane.partition: lane.newest for lane in self._lanes}
+        starts = {}
+        try:
+            for position in self._committed():
+                partition = Partition(position.topic, position.partition)
+                held = newest.get(partition)
+                wanted = held.offset + 1 if held else position.offset if position.offset >= 0 else None
+                if wanted is None or partition in self._reset:
+                    low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
+                    wanted = self._continuity.begins(partition, wanted, low, high)
+                starts[partition] = wanted
+        except KafkaException as error:
+            self._due = now + _PAUSE
+            self._failed(kafka_error(error))
+        self._read_from(starts)
+
+    def _committed(self) -> list[TopicPartition]:
+        """Ask for the committed offsets of unread partitions; raises KafkaException where one is not told."""
+        positions = self._consumer.committed([TopicPartition(*each) for each in self.unread], _WITHIN)
+        for position in positions:
+            if position.error:
+                raise KafkaException(position.error)  # not to be taken for none
+        return positions
+
+    def _read_from(self, starts: Mapping[Partition, int]) -> None:
+        """Read partitions from these offsets."""
+        if not starts:
+            return
+        try:
+            self._consumer.incremental_unassign([TopicPartition(*each) for each in starts])
+            self._consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in starts.items()])
+        except KafkaException as error:  # an eager assignment can't be changed in part
+            raise BeginAnew(f"partitions can't be read anew: {kafka_error(error).str()}") from None
+        self.unread.difference_update(starts)
+        self._reset.difference_update(starts)
+        for lane in self._lanes:
+            if lane.partition in starts:
+                lane.paused = None
+
+    def watch(self) -> None:
+        """Begin anew with topics that were deleted and created again, once all that was read of them is done."""
+        for topic in self._continuity.recreated():
+            partitions = [lane.partition for lane in self._lanes if lane.partition.topic == topic]
+            self._continuity.close(partitions)
+            self._consumer.pause([TopicPartition(*each) for each in partitions])
+        for lane in list(self._lanes) if self._continuity.closing else []:
+            if lane.partition in self._continuity.closing and not lane.held_records:
+                self._continuity.begins_anew(lane.partition)
+                self._lanes.assign([lane.partition])
+                self._read_from({lane.partition: OFFSET_BEGINNING})
