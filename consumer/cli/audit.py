@@ -13,9 +13,10 @@ from consumer import app
 from consumer.admin import audit
 from consumer.admin.audit import Audited, AuditProgress, AuditReport, Count
 from consumer.admin.ranges import Position
+from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import Bar, bars
-from consumer.cli.usage import PROGRAM, a_position, consumed, of_partitions
+from consumer.cli.usage import a_position, consumed, of_partitions
 from consumer.engine.records import Place, Range
 from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import click
 from click.shell_completion import get_completion_class
 
-from consumer.cli.usage import PROGRAM
+from consumer.cli import PROGRAM
 from consumer.errors import UsageError
 
 _VARIABLE = f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE"

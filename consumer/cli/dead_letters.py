@@ -14,10 +14,11 @@ from consumer.admin import preview
 from consumer.admin.choice import Choice
 from consumer.admin.letters import Found, Letters, Look
 from consumer.admin.redelivery import Redeliverer
+from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import bars
 from consumer.cli.redelivery import RedeliveryTally, watched
-from consumer.cli.usage import PROGRAM, a_place, choosing, consumed
+from consumer.cli.usage import a_place, choosing, consumed
 from consumer.engine.records import Place
 from consumer.errors import GaveUp, Interrupted
 from consumer.printing import Console, Csv, print_json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from consumer.cli.usage import PROGRAM
+from consumer.cli import PROGRAM
 from consumer.errors import UsageError
 from consumer.settings import GROUPS
 

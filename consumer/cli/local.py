@@ -13,7 +13,7 @@ import click
 
 from consumer import app
 from consumer.admin import produce
-from consumer.cli.usage import PROGRAM
+from consumer.cli import PROGRAM
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError

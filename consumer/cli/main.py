@@ -2,32 +2,39 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from consumer import printing
-from consumer.cli import (
-    audit,
-    check,
-    completion,
-    dead_letters,
-    init,
-    lag,
-    local,
-    messages,
-    offsets,
-    replay,
-    run,
-    schemas,
-    topics,
-)
-from consumer.cli.usage import PROGRAM
+from consumer.cli import PROGRAM
 from consumer.errors import ConsumerError, InputError, Interrupted, RegistryError, SettingsError, UsageError
-from consumer.settings import SettingsSource
 from schemas.codec import RegistryUnavailable
-from schemas.hub import HubError
+from schemas.reading import HubError
+
+_COMMANDS = {
+    "audit": ("audit.audit_command", "Prove that every record has exactly one result."),
+    "broker": ("local.broker", "Run an embedded Kafka broker."),
+    "completion": ("completion.completion", "Complete commands and options in bash, zsh or fish."),
+    "check": ("check.check_command", "Tell whether a deployment has what it needs."),
+    "dead-letters": ("dead_letters.dead_letters", "Look at what could not be delivered, and deliver it again."),
+    "demo": ("local.demo", "Run the main job on a simulated shop."),
+    "init": ("init.init", "Write settings to fill in, and a message of each type to try."),
+    "lag": ("lag.lag", "Show how far the group is behind."),
+    "offsets": ("offsets.offsets", "Change where the group goes on."),
+    "preview": ("messages.preview", "Show what hub messages would send, and why."),
+    "produce": ("messages.produce_command", "Put hub messages into Kafka."),
+    "replay": ("replay.replay", "Deliver records of a topic again."),
+    "results": ("messages.results", "Show what became of each message."),
+    "run": ("run.run", "Run the service."),
+    "sandbox": ("local.sandbox", "Run a local stand-in of the Jirafe API."),
+    "schemas": ("schemas.schemas", "Check and register our schemas in the Schema Registry."),
+    "shop": ("local.shop_command", "Put the messages of a simulated shop into Kafka."),
+    "topics": ("topics.topics", "Create the consumer's topics."),
+}
+"""Each command's place in this room, and its first sentence."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -74,7 +81,25 @@ def _run(arguments: list[str] | None) -> int:
         raise Interrupted from None
 
 
-@click.group(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands; one is imported only when it is called, since some need libraries that take long to load."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module, _, function = _COMMANDS[name][0].partition(".")
+        command: click.Command = getattr(import_module(f"consumer.cli.{module}"), function)
+        return command
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, said) for name, (_, said) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=_Commands, context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="jirafe-consumer")
 @click.option(
     "--env-file",
@@ -88,29 +113,8 @@ def cli(context: click.Context, env_file: Path | None) -> None:
     Each message that is consumed gets exactly one result in the results topic; what can't be delivered is in
     the dead-letter topic, byte for byte. Settings come from the environment: see the README.
     """
+    from consumer.settings import SettingsSource  # noqa: PLC0415 - it takes long to load, and help does without
+
     default = Path(".env")
     by_chance = env_file is None and default.exists()
     context.obj = SettingsSource(default if by_chance else env_file, by_chance=by_chance)
-
-
-for command in (
-    init.init,
-    run.run,
-    messages.preview,
-    messages.produce_command,
-    messages.results,
-    audit.audit_command,
-    lag.lag,
-    offsets.offsets,
-    topics.topics,
-    replay.replay,
-    dead_letters.dead_letters,
-    schemas.schemas,
-    check.check_command,
-    local.sandbox,
-    local.broker,
-    local.shop_command,
-    local.demo,
-    completion.completion,
-):
-    cli.add_command(command)

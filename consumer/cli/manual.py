@@ -6,8 +6,8 @@ from importlib.metadata import version
 
 import click
 
+from consumer.cli import PROGRAM
 from consumer.cli.main import cli
-from consumer.cli.usage import PROGRAM
 
 
 def manual() -> str:
@@ -34,7 +34,8 @@ def manual() -> str:
 
 def _commands(group: click.Group, context: click.Context) -> Iterator[str]:
     for name in group.list_commands(context):
-        command = group.commands[name]
+        command = group.get_command(context, name)
+        assert command is not None  # noqa: S101 - it is listed
         inner = click.Context(command, info_name=name, parent=context)
         yield f".SS {_plain(' '.join((inner.command_path, *command.collect_usage_pieces(inner))))}"
         yield from _help(command)

@@ -19,8 +19,9 @@ from consumer.admin.choice import Choice, Told
 from consumer.admin.ranges import Topics
 from consumer.admin.reading import Start, read_topic
 from consumer.admin.spelling import Spelling
+from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
-from consumer.cli.usage import PROGRAM, a_place, a_time, choosing, consumed
+from consumer.cli.usage import a_place, a_time, choosing, consumed
 from consumer.engine.records import Partition, Place, Record
 from consumer.errors import UsageError
 from consumer.printing import Console, Csv, print_json

@@ -12,8 +12,9 @@ from rich.table import Table
 from consumer import app
 from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
+from consumer.cli import PROGRAM
 from consumer.cli.redelivery import RedeliveryTally, watched
-from consumer.cli.usage import PROGRAM, a_lasting, a_position, consumed, of_partitions
+from consumer.cli.usage import a_lasting, a_position, consumed, of_partitions
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
 from consumer.printing import Console, print_json

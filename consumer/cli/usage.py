@@ -1,4 +1,4 @@
-"""What all commands share: their program's name, what they take, and how they say that they were asked wrongly."""
+"""What all commands share: what they take, and how they say that they were asked wrongly."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,7 +13,6 @@ from consumer.engine.records import Place
 from consumer.errors import UsageError
 from consumer.settings import Settings
 
-PROGRAM = "jirafe-consumer"
 T = TypeVar("T")
 _NOW = datetime.now(UTC)  # one for all times of a command, so that none is before another of the same words
 

@@ -66,9 +66,9 @@ def _options(random: Random) -> Case:
     path, command = [], cli
     found: click.Command = command
     while isinstance(found, click.Group):
-        name = random.choice(sorted(found.commands))
+        name = random.choice(sorted(found.list_commands(click.Context(found))))
         path.append(name)
-        found = found.commands[name]
+        found = _within(found, name)
     words: list[str] = []
     for parameter in random.sample(found.params, min(len(found.params), random.choice((0, 1, 2, 4)))):
         value = random.choice((random.choice(_TIMES), drawing.utf8(random)))
@@ -171,11 +171,17 @@ def _command(words: list[str]) -> None:
                 raise Breach("a command ends with a status that it has not", f"{words}: {ended.code}") from None
 
 
+def _within(group: click.Group, name: str) -> click.Command:
+    command = group.get_command(click.Context(group), name)
+    assert command
+    return command
+
+
 def _parse_options(path: list[str], words: list[str]) -> None:
     command: click.Command = cli
     for name in path:
         assert isinstance(command, click.Group)
-        command = command.commands[name]
+        command = _within(command, name)
     with suppress(click.ClickException, click.exceptions.Exit, UsageError):
         command.make_context(path[-1], words)
 
