@@ -197,7 +197,7 @@ class Stream(_Group):
     backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
     max_attempts: Count = Field(10, description="tries of an event that alone fails while others succeed")
     flood_window: Count = Field(1000, description="hold a topic once over half of so many records are dead letters")
-    commit_timeout: Seconds = Field(30, description="maximum duration of a transaction, in seconds")
+    commit_timeout: Seconds = Field(4, description="maximum duration of a transaction, in seconds")
     grace_time: Seconds = Field(25, description="seconds for chunks in flight to finish at SIGTERM")
     http_address: Address = Field(
         "127.0.0.1:8000",
@@ -550,7 +550,7 @@ def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
 
 def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
     defaults = {
-        "session.timeout.ms": 45_000,
+        "session.timeout.ms": 45_000 if "group.instance.id" in kafka else 10_000,
         "heartbeat.interval.ms": 3_000,
         "max.poll.interval.ms": 300_000,
         "transaction.timeout.ms": 0,

@@ -311,7 +311,10 @@ def _transactions(deployment: Deployment) -> Finding:
             case _:
                 fix = "transaction.state.log.replication.factor must be no more than there are brokers"
         return _failed("transactions", message, fix)
-    return _ok("transactions", f"may write in transactions, as {name}")
+    open_for = (
+        f"what a crash leaves open blocks readers for {cluster.transaction_timeout:g} s and some seconds more"
+    )
+    return _ok("transactions", f"may write in transactions, as {name}; {open_for}")
 
 
 def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.defence import Defence, Raised
 from consumer.engine.errors import Aborted, TransactionsRefused, WriterLost
+from consumer.engine.kafka import REACHED_WITHIN
 from consumer.engine.ports import Chunk, Done, Handler, Hooks, Retry, W
 from consumer.engine.records import Output, Partition, Record
 from consumer.engine.workers import Workers
@@ -73,7 +74,7 @@ class Redeliverer(Generic[W]):
         producer = cluster.make_producer({**cluster.producer_properties, "transactional.id": group})
         self._writer = Writer(producer, deployment.output_topics, Hooks(), Clock())
         try:
-            self._writer.start(pace.commit_timeout)
+            self._writer.start(REACHED_WITHIN)
         except (WriterLost, TransactionsRefused) as error:
             raise KafkaUnusable(f"results can't be written: {error}.") from None
 

@@ -37,8 +37,14 @@ LARGEST_DEAD_LETTER = 20 * 1024 * 1024
 _REACH_TRY = 1.0
 _QUIET_SECONDS = 30.0
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
-# What a crash leaves open blocks readers no longer than the time for a commit and this.
-_COMMIT_MARGIN_MS = 10_000
+# What a crash leaves open blocks readers no longer than the time for a commit, this, and the 10 seconds after which
+# a broker looks for such transactions again.
+_COMMIT_MARGIN_MS = 1_000
+
+# How long the group waits for a sign of life of a member. One that was killed and is started again waits as long
+# for the partitions that it had. One that keeps its name has them back at once: for it the library's time is good.
+_SESSION_MS = 10_000
+_LONG_SESSION_MS = 45_000
 
 Client = TypeVar("Client")
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
@@ -229,10 +235,19 @@ class Cluster:
     def longest_silence(self) -> float:
         """Seconds that a member may stand still and be sure that the group has not given it up.
 
-        The session runs from the last heartbeat, which may have been an interval ago (defaults: librdkafka's).
+        The session runs from the last heartbeat, which may have been an interval ago (its default is librdkafka's).
         """
-        session = int(self.properties.get("session.timeout.ms", 45_000))
+        session = int(self.properties.get("session.timeout.ms", self._session_ms))
         return max(1, session - int(self.properties.get("heartbeat.interval.ms", 3_000))) / 1000
+
+    @property
+    def _session_ms(self) -> int:
+        return _LONG_SESSION_MS if self.is_static or self._is_of_new_protocol else _SESSION_MS
+
+    @property
+    def _is_of_new_protocol(self) -> bool:
+        """Whether the group uses KIP-848: what the protocol before it leaves to members is the broker's there."""
+        return self.properties.get("group.protocol") == "consumer"
 
     def client_properties(self, purpose: str) -> dict[str, Any]:
         """Properties of every client; brokers and their tools see it under its purpose and its host."""
@@ -241,11 +256,10 @@ class Cluster:
     @property
     def consumer_properties(self) -> dict[str, Any]:
         """Properties of the group member's consumer."""
-        assignment = (
-            {}
-            if self.properties.get("group.protocol") == "consumer"
-            else {"partition.assignment.strategy": "cooperative-sticky"}
-        )
+        classic = {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": self._session_ms,
+        }
         return {
             # A new group loses nothing; a reader sees only what is committed.
             "auto.offset.reset": "earliest",
@@ -256,7 +270,7 @@ class Cluster:
             "topic.metadata.refresh.interval.ms": 30_000,
             # How often the library tells its position, and where the logs end.
             "statistics.interval.ms": 5000,
-            **assignment,
+            **({} if self._is_of_new_protocol else classic),
             **self.client_properties("consumer"),
             "enable.auto.commit": False,
             "enable.partition.eof": True,

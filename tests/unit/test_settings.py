@@ -71,7 +71,7 @@ def test_one_sentence_for_each_fault() -> None:
     ("environ", "fault"),
     [
         ({"KAFKA_SESSION_TIMEOUT_MS": "5000"}, "KAFKA_HEARTBEAT_INTERVAL_MS (3000) is over half of"),
-        ({"KAFKA_MAX_POLL_INTERVAL_MS": "80000"}, "KAFKA_MAX_POLL_INTERVAL_MS (80000) must be over 80000"),
+        ({"KAFKA_MAX_POLL_INTERVAL_MS": "28000"}, "KAFKA_MAX_POLL_INTERVAL_MS (28000) must be over 28000"),
         ({"CONSUMER_SCHEMA_REGISTRY_USER": "ada"}, "CONSUMER_SCHEMA_REGISTRY_USER is set, and no CONSUMER_SCHEMA"),
         (
             {"CONSUMER_SCHEMA_REGISTRY_KEY": "key.pem"},
@@ -275,7 +275,7 @@ def test_what_can_be_no_topic_is_refused(name: str, topic: str) -> None:
 @pytest.mark.parametrize(
     ("environ", "fault"),
     [
-        ({"KAFKA_TRANSACTION_TIMEOUT_MS": "30000"}, "KAFKA_TRANSACTION_TIMEOUT_MS (30000) must be over 30000"),
+        ({"KAFKA_TRANSACTION_TIMEOUT_MS": "4000"}, "KAFKA_TRANSACTION_TIMEOUT_MS (4000) must be over 4000"),
         ({"KAFKA_SESSION_TIMEOUT_MS": "200000", "KAFKA_MAX_POLL_INTERVAL_MS": "150000"}, "KAFKA_SESSION_TIMEOUT"),
         (
             {"KAFKA_SESSION_TIMEOUT_MS": "0x5000"},
@@ -308,12 +308,20 @@ def test_what_cannot_work_is_refused_with_the_reason(environ: dict[str, str], fa
     assert said.startswith(fault)
 
 
+def test_what_a_session_is_without_a_setting_is_what_the_client_is_made_with() -> None:
+    for named, ms in (({}, 10_000), ({"KAFKA_GROUP_INSTANCE_ID": "shop-0"}, 45_000)):
+        assert make_cluster(load(None, named)).consumer_properties["session.timeout.ms"] == ms
+        load(None, {**named, "KAFKA_HEARTBEAT_INTERVAL_MS": str(ms // 2)})
+        (said,) = faults({**named, "KAFKA_HEARTBEAT_INTERVAL_MS": str(ms // 2 + 1)})
+        assert f"over half of KAFKA_SESSION_TIMEOUT_MS ({ms})" in said
+
+
 def test_what_can_work_together_is_let_pass(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
     load(
         None,
         {
-            "KAFKA_TRANSACTION_TIMEOUT_MS": "30001",
+            "KAFKA_TRANSACTION_TIMEOUT_MS": "4001",
             "KAFKA_SSL_CA_LOCATION": str(tmp_path / "ca.pem"),
             "KAFKA_HTTPS_CA_LOCATION": "probe",
             "CONSUMER_SCHEMAS_FOLDER": str(tmp_path),

@@ -41,6 +41,7 @@ def test_a_consumer_reads_what_is_committed_from_the_beginning_and_commits_nothi
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 10000,
         "queued.max.messages.kbytes": 16384,
         "topic.metadata.refresh.interval.ms": 30000,
         "statistics.interval.ms": 5000,
@@ -54,13 +55,13 @@ def test_a_producer_writes_in_transactions_that_end_soon_after_a_crash() -> None
         **GIVEN,
         "client.id": "jirafe-results-node7",
         "transactional.id": "jirafe-m1",
-        "transaction.timeout.ms": 30000,
+        "transaction.timeout.ms": 21000,
         "message.max.bytes": 20971520,
         "delivery.report.only.error": True,
         "compression.type": "lz4",
         "linger.ms": 5,
     }
-    assert cluster().transaction_timeout == 30.0
+    assert cluster().transaction_timeout == 21.0
 
 
 def test_what_is_given_goes_before_what_we_choose() -> None:
@@ -84,13 +85,22 @@ def test_what_the_engine_relies_on_can_not_be_set_otherwise() -> None:
     assert (ours["enable.auto.commit"], ours["enable.partition.eof"]) == (False, True)
 
 
-def test_the_groups_new_protocol_has_no_assignment_strategy_of_the_client() -> None:
-    assert "partition.assignment.strategy" not in cluster(group_protocol="consumer").consumer_properties
-    assert "partition.assignment.strategy" in cluster(group_protocol="classic").consumer_properties
+@pytest.mark.parametrize("name", ["partition.assignment.strategy", "session.timeout.ms"])
+def test_by_the_groups_new_protocol_some_things_are_the_brokers_to_say(name: str) -> None:
+    assert name not in cluster(group_protocol="consumer").consumer_properties
+    assert name in cluster(group_protocol="classic").consumer_properties
+
+
+def test_a_member_that_keeps_its_name_over_a_restart_has_time_for_it() -> None:
+    assert cluster().consumer_properties["session.timeout.ms"] == 10_000
+    assert cluster(group_instance_id="shop-0").consumer_properties["session.timeout.ms"] == 45_000
+    assert cluster(session_timeout_ms="7000").consumer_properties["session.timeout.ms"] == "7000"
 
 
 def test_a_member_may_be_silent_for_a_session_less_one_heartbeat() -> None:
-    assert cluster().longest_silence == 42.0
+    assert cluster().longest_silence == 7.0
+    assert cluster(group_instance_id="shop-0").longest_silence == 42.0
+    assert cluster(group_protocol="consumer").longest_silence == 42.0
     assert cluster(session_timeout_ms="6000").longest_silence == 3.0
     assert cluster(session_timeout_ms="6000", heartbeat_interval_ms="500").longest_silence == 5.5
     assert cluster(session_timeout_ms="100").longest_silence == 0.001
