@@ -1,20 +1,29 @@
-"""Messages per second through the whole service, against what decoding and serialising alone would cost.
+"""What the service costs: by stages, as a whole, at its start, and after it was killed.
 
-Both are measured in the same run, on the same messages. The floor is one thread that decodes each message,
-writes the JSON of its events and encodes its result; the service does all that, and Kafka, HTTP, mapping and
-transactions besides. What its start costs is left out: a service runs for long.
+All is measured in the same run, on the same messages: set the figures of one run against each other, not those of
+two. The floor is one thread that decodes each message by fastavro, writes the JSON of its events and encodes its
+result. The plain loop is a consumer as it is mostly written (`bench/plain.py`). Processor time is that of the whole
+process, librdkafka's threads with it, and begins with the first message: what start and joining the group cost is
+left out, and told by itself. What warms up is not: the first record of a schema is decoded like any other.
 """
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-import orjson
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.stages import floor_seconds, stage_seconds
+from brokers.apache import ApacheKafka
 from consumer import app, settings
 from consumer.admin.reading import read_topic
 from consumer.admin.topics import prepare_topics
@@ -22,84 +31,143 @@ from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import Produced, shop
 from consumer.engine.records import Record
-from jirafe.services import Event, make_events, notification_of_sent
-from schemas.codec import Codec
+from consumer.errors import BrokerUnavailable
+
+_TOPICS = ("carts", "orders", "taxons", "products", "results", "dead_letters")
+_KILLS = 3
+_KILLED_AFTER = 500
 
 
-def floor_seconds(messages: list[Produced]) -> float:
-    """Give the seconds that decoding and serialising the messages takes, without mapping them."""
-    codec = Codec()
-    work = []
-    for message in messages:
-        decoded = codec.decode(message.value)
-        events = make_events(decoded["message"], decoded["payload"], decoded["parameters"])
-        bodies = [event.body for event in events if isinstance(event, Event)]
-        result = {
-            "message_id": decoded["message_id"],
-            "message": decoded["message"],
-            "code": 200,
-            "notifications": [notification_of_sent(event.kind, event.name) for event in events],
-            "topic": "orders",
-            "partition": 0,
-            "offset": 0,
-            "timestamp": 0,
-        }
-        work.append((message.value, bodies, result))
-    begun = time.process_time()
-    for value, bodies, result in work:
-        codec.decode(value)
-        for body in bodies:
-            orjson.dumps(body)
-        codec.encode("result", result)
-    return time.process_time() - begun
+class Rig:
+    """A broker with the messages in its topics, and a sandbox, for one member."""
 
-
-def service_seconds(messages: list[Produced], partitions: int) -> tuple[float, float]:
-    """Let one member deliver the messages; gives the seconds by the clock, and of its processor time."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        broker = stack.enter_context(EmbeddedBroker())
-        port = str(free_port())
-        environment = {
-            "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-            "KAFKA_SESSION_TIMEOUT_MS": "6000",
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a part of it
+        self, servers: str, sandbox: str, messages: Sequence[Produced], partitions: int, folder: Path, name: str
+    ) -> None:
+        self.folder = folder
+        self.environment = {
+            "KAFKA_BOOTSTRAP_SERVERS": servers,
+            "KAFKA_GROUP_ID": name,
+            **{f"CONSUMER_{each.upper()}_TOPIC": f"{name}.{each}" for each in _TOPICS},
             "CONSUMER_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
-            "JIRAFE_URL": f"http://127.0.0.1:{port}/v2",
+            "JIRAFE_URL": f"{sandbox}/v2",
             "JIRAFE_SITE_ID": "1",
             "JIRAFE_ACCESS_TOKEN": "token",
         }
-        loaded = settings.load(None, environment)
-        deployment = app.make_deployment(loaded)
-        cluster = deployment.cluster
-        prepare_topics(deployment, [*deployment.input_topics, deployment.results_topic], partitions=partitions)
+        self.sandbox = sandbox
+        self.messages = messages
+        loaded = settings.load(None, self.environment)
+        self.deployment = app.make_deployment(loaded)
+        topics = [*self.deployment.input_topics, *self.deployment.output_topics, "plain.results"]
+        prepare_topics(self.deployment, topics, partitions=partitions)
+        self._topics = loaded.topics_by_kind
+
+    def produce(self) -> None:
+        """Put the messages into their topics."""
+        cluster = self.deployment.cluster
         producer = cluster.make_producer(cluster.client_properties("bench"))
-        topics = loaded.topics_by_kind
-        for message in messages:
-            producer.produce(topics[message.topic_kind], message.value, message.key)
+        for message in self.messages:
+            producer.produce(self._topics[message.topic_kind], message.value, message.key)
             producer.poll(0)
         producer.flush()
-        stack.enter_context(CommandProcess(["sandbox", "--port", port], {}, folder / "sandbox.log"))
-        await_that("the sandbox", lambda: _answers(f"http://127.0.0.1:{port}/sandbox/stats"))
-        member = CommandProcess(["run"], environment, folder / "member.log")
-        metrics = f"http://{environment['CONSUMER_HTTP_ADDRESS']}/metrics"
-        await_that("the member", lambda: _answers(metrics))
+
+    def member(self) -> CommandProcess:
+        """Start a member."""
+        return CommandProcess(["run"], self.environment, self.folder / "member.log")
+
+    def metrics(self) -> Mapping[str, float]:
+        """Give what a member tells of its process."""
+        text = requests.get(f"http://{self.environment['CONSUMER_HTTP_ADDRESS']}/metrics", timeout=10).text
+        families = text_string_to_metric_families(text)
+        return {each.name: each.samples[0].value for each in families if each.name.startswith("process_")}
+
+    def results(self) -> Iterator[Record | None]:
+        """Give results as they become visible, a None now and then."""
+        return read_topic(self.deployment.cluster, self.deployment.results_topic, start="beginning", follow=True)
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[str]:
+    """Run a sandbox; gives its address."""
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    with CommandProcess(["sandbox", "--port", port], {}, folder / "sandbox.log"):
+        await_that("the sandbox", lambda: _answers(f"{url}/sandbox/stats"))
+        yield url
+
+
+class Whole(NamedTuple):
+    """What the service took for all messages: seconds by the clock, of its processor time, and MiB of memory."""
+
+    clock: float
+    processor: float
+    memory: float
+
+
+def service(rig: Rig) -> Whole:
+    """Let one member deliver the messages."""
+    rig.produce()
+    with rig.member():
+        await_that("the member", lambda: _answers(f"http://{rig.environment['CONSUMER_HTTP_ADDRESS']}/healthz"))
+        before = rig.metrics()["process_cpu_seconds"]
         results: list[Record] = []
-        before = _processor_seconds(metrics)
-        for record in read_topic(cluster, deployment.results_topic, start="beginning", follow=True):
+        for record in rig.results():
             if record:
                 results.append(record)
-            if len(results) == len(messages):
+            if len(results) == len(rig.messages):
                 break
-        processor = _processor_seconds(metrics) - before
-        member.stop()
+        after = rig.metrics()
     clock = (max(record.timestamp for record in results) - min(record.timestamp for record in results)) / 1000
-    return clock, processor
+    return Whole(clock, after["process_cpu_seconds"] - before, after["process_resident_memory_bytes"] / 2**20)
 
 
-def _processor_seconds(metrics: str) -> float:
-    """Give the processor time that a member has used so far, by its own word."""
-    families = text_string_to_metric_families(requests.get(metrics, timeout=10).text)
-    return next(family.samples[0].value for family in families if family.name == "process_cpu_seconds")
+def plain_seconds(rig: Rig) -> float:
+    """Let the plain loop deliver the messages; gives the seconds of its processor time."""
+    own = {"BENCH_MESSAGES": str(len(rig.messages)), "BENCH_TOPICS": ",".join(rig.deployment.input_topics)}
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.plain"],
+        env={**os.environ, **rig.environment, **own},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return float(done.stdout)
+
+
+def start_seconds(rig: Rig) -> tuple[float, float]:
+    """Give the seconds that help takes, and those from the start of a member to its first event at the API."""
+    begun = time.monotonic()
+    CommandProcess(["--help"], {}, rig.folder / "help.log").wait()
+    helped = time.monotonic() - begun
+    before = _events(rig.sandbox)
+    begun = time.monotonic()
+    with rig.member():
+        await_that("the first event", lambda: _events(rig.sandbox) > before)
+        return helped, time.monotonic() - begun
+
+
+def recovery_seconds(rig: Rig) -> float:
+    """Kill a member amid its work, and start it again; gives the seconds until all results are visible."""
+    rig.produce()
+    member = rig.member()
+    results = 0
+    restarted = 0.0
+    for record in rig.results():
+        results += record is not None
+        if results >= _KILLED_AFTER and not restarted:
+            member.signal(signal.SIGKILL)
+            member.wait()
+            restarted = time.monotonic()
+            member = rig.member()
+        if results == len(rig.messages):
+            break
+    member.stop()
+    return time.monotonic() - restarted
+
+
+def _events(url: str) -> int:
+    return int(requests.get(f"{url}/sandbox/stats", timeout=10).json()["last_sequence"])
 
 
 def _answers(url: str) -> bool:
@@ -110,20 +178,53 @@ def _answers(url: str) -> bool:
 
 
 def main() -> None:
-    """Measure, and print one table."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--partitions", type=int, default=6)
     arguments = parser.parse_args()
     messages = list(shop(arguments.messages, broken_share=0))
-    floor = floor_seconds(messages)
-    clock, processor = service_seconds(messages, arguments.partitions)
-    count = len(messages)
-    print(f"{count:,} messages, {arguments.partitions} partitions a topic, one member")
-    print(f"{'':<34}{'messages/s':>12}{'of the floor':>14}")
-    print(f"{'decoding and serialising alone':<34}{count / floor:>12,.0f}{1:>14.0%}")
-    print(f"{'the service, by its processor time':<34}{count / processor:>12,.0f}{floor / processor:>14.0%}")
-    print(f"{'the service, by the clock':<34}{count / clock:>12,.0f}{floor / clock:>14.0%}")
+    count, partitions = len(messages), arguments.partitions
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = stack.enter_context(sandbox(folder))
+        floor = floor_seconds(messages)
+        stages = stage_seconds(messages, f"{url}/v2")
+        with EmbeddedBroker() as broker:
+            rig = Rig(broker.bootstrap_servers, url, messages, partitions, folder, "bench")
+            whole = service(rig)
+            plain = plain_seconds(rig)
+        with EmbeddedBroker() as broker:
+            rig = Rig(broker.bootstrap_servers, url, messages[:100], partitions, folder, "start")
+            rig.produce()
+            helped, started = start_seconds(rig)
+        print(f"{count:,} messages, {partitions} partitions a topic, one member, the embedded broker")
+        print(f"{'processor time':<36}{'us/message':>11}{'of the plain loop':>19}")
+        rest = whole.processor - sum(stages.values())
+        rows = {
+            **{f"  {name}": seconds for name, seconds in stages.items()},
+            "  take, commit, threads": rest,
+            "the service": whole.processor,
+            "the plain loop": plain,
+            "the floor: fastavro and JSON alone": floor,
+        }
+        for name, seconds in rows.items():
+            print(f"{name:<36}{seconds / count * 1e6:>11.1f}{seconds / plain:>19.0%}")
+        print(f"{'by the clock, messages/s':<36}{count / whole.clock:>11,.0f}")
+        print(f"{'memory at the end, MiB':<36}{whole.memory:>11.0f}")
+        print(f"{'--help, seconds':<36}{helped:>11.2f}")
+        print(f"{'start to first event, seconds':<36}{started:>11.2f}")
+        try:
+            kafka = stack.enter_context(ApacheKafka(folder))
+        except BrokerUnavailable as error:
+            print(f"recovery after kill -9 needs a real Kafka: {error}")
+            return
+        taken = []
+        for number in range(_KILLS):
+            rig = Rig(kafka.bootstrap_servers, url, messages, partitions, folder, f"kill-{number}")
+            taken.append(recovery_seconds(rig))
+        told = ", ".join(f"{each:.1f}" for each in taken)
+        print(f"restart after kill -9 until all is readable, Apache Kafka, default settings, seconds: {told}")
 
 
 if __name__ == "__main__":
