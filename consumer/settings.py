@@ -549,8 +549,9 @@ def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
 
 
 def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
+    is_long = "group.instance.id" in kafka or kafka.get("group.protocol") == "consumer"
     defaults = {
-        "session.timeout.ms": 45_000 if "group.instance.id" in kafka else 10_000,
+        "session.timeout.ms": 45_000 if is_long else 10_000,  # as the clients are made with
         "heartbeat.interval.ms": 3_000,
         "max.poll.interval.ms": 300_000,
         "transaction.timeout.ms": 0,

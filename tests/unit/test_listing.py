@@ -16,7 +16,9 @@ from tests.command import run
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command
         yield (*words, name), command
         if isinstance(command, click.Group):
             yield from commands(command, (*words, name))

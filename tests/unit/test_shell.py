@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from consumer.cli.main import cli
@@ -90,7 +91,7 @@ def test_a_shell_completes(shell: str, line: str, words: set[str], program: str)
 
 def test_the_man_page_has_every_command_and_no_fault(tmp_path: Path) -> None:
     page = manual()
-    for name in cli.commands:
+    for name in cli.list_commands(click.Context(cli)):
         assert f".SS jirafe\\-consumer {name.replace('-', chr(92) + '-')}" in page
     man = shutil.which("man")
     if not man:
