@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from confluent_kafka import TopicPartition
 
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, await_that, free_port
@@ -238,6 +239,18 @@ def test_a_broker_that_stands_still_costs_no_record(tmp_path: Path) -> None:
         finally:
             broker.signal(signal.SIGCONT)
             stand.close()
+
+
+def test_where_logs_begin_is_told_at_once_though_a_fetch_waits(stand: Stand) -> None:
+    consumer = stand.cluster.consumer(lambda _: None, lambda _: None)
+    places = stand.order_places().values()
+    consumer.assign([TopicPartition(place.topic, place.partition, 0) for place in places])
+    consumer.poll(1)  # nothing is there: the broker holds the fetch back
+    begun = time.monotonic()
+    for place in list(places) * 6:
+        assert consumer.get_watermark_offsets(place, 10) == (0, 0)
+    assert time.monotonic() - begun < 0.4 * 6 * len(places)
+    consumer.close()
 
 
 def test_retry_after_is_obeyed_by_all_lanes(stand: Stand) -> None:
