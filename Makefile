@@ -46,7 +46,7 @@ lint: .venv/ready ## style, types, import directions and whether the lock is com
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: .venv/ready ## messages per second, against the codec floor of the same run
+bench: .venv/ready ## stages, floor, throughput, start, memory and recovery, beside a plain loop
 	@$(BIN)/python -m bench.throughput
 
 chaos: .venv/ready ## kill, stop and storm a group, and prove that nothing broke (ARGS="--messages 5000 --seed 1")

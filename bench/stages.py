@@ -1,5 +1,6 @@
 """What each stage of the work costs, in one thread, without Kafka."""
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -27,9 +28,14 @@ _REQUEST_BYTES = 10 * 1024 * 1024
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    """Give the processor time of some work; the collector of cycles leaves alone what the bench itself keeps."""
+    gc.collect()
+    gc.freeze()
     begun = time.process_time()
     work()
-    return time.process_time() - begun
+    seconds = time.process_time() - begun
+    gc.unfreeze()
+    return seconds
 
 
 def _each(work: Callable[[T], object], things: Sequence[T]) -> None:
