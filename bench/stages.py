@@ -19,7 +19,8 @@ from consumer.engine.ports import Chunk, Done
 from consumer.engine.records import Partition, Record
 from jirafe.client import Client
 from jirafe.services import Event, make_events, notification_of_sent
-from schemas.codec import Codec, own_schema
+from schemas.codec import Codec
+from schemas.own import own_schema
 
 T = TypeVar("T")
 

@@ -59,7 +59,7 @@ class Rig:
         self.messages = messages
         loaded = settings.load(None, self.environment)
         self.deployment = app.make_deployment(loaded)
-        topics = [*self.deployment.input_topics, *self.deployment.output_topics, "plain.results"]
+        topics = [*self.deployment.topics, *self.deployment.output_topics, "plain.results"]
         prepare_topics(self.deployment, topics, partitions=partitions)
         self._topics = loaded.topics_by_kind
 
@@ -124,7 +124,7 @@ def service(rig: Rig) -> Whole:
 
 def plain_seconds(rig: Rig) -> float:
     """Let the plain loop deliver the messages; gives the seconds of its processor time."""
-    own = {"BENCH_MESSAGES": str(len(rig.messages)), "BENCH_TOPICS": ",".join(rig.deployment.input_topics)}
+    own = {"BENCH_MESSAGES": str(len(rig.messages)), "BENCH_TOPICS": ",".join(rig.deployment.topics)}
     done = subprocess.run(
         [sys.executable, "-m", "bench.plain"],
         env={**os.environ, **rig.environment, **own},

@@ -1,6 +1,7 @@
 """From settings to parts that are ready to run: the only place where they are put together."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
@@ -24,10 +25,18 @@ from consumer.monitor.letters import LetterLog
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import About
 from consumer.monitor.server import StatusServer
-from consumer.settings import DRAIN_TIMEOUT, TAKEN_IN_PLACE, Settings, SettingsSource, differences, reconnects
+from consumer.settings import (
+    DRAIN_TIMEOUT,
+    TAKEN_IN_PLACE,
+    Settings,
+    SettingsSource,
+    differences,
+    is_pattern,
+    reconnects,
+)
 from jirafe.client import Client, Exchange, Site
 from schemas.codec import Codec
-from schemas.own import OWN_SCHEMAS
+from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.registry import SchemaRegistry
 from schemas.transport import Access
 
@@ -54,10 +63,10 @@ def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
 
 def make_deployment(settings: Settings, log: Logger | None = None) -> Deployment:
     """Tell the admin tools what they work on."""
-    stream = settings.stream
-    return Deployment(
-        make_cluster(settings, log), tuple(settings.input_topics), stream.results_topic, stream.dead_letters_topic
-    )
+    stream, subscription = settings.stream, settings.subscription
+    names = tuple(each for each in subscription if not is_pattern(each))
+    patterns = tuple(filter(is_pattern, subscription))
+    return Deployment(make_cluster(settings, log), names, patterns, stream.results_topic, stream.dead_letters_topic)
 
 
 def have_topics(settings: Settings, topics: Sequence[str], log: Logger | None = None) -> list[str]:
@@ -84,9 +93,6 @@ def make_registry(settings: Settings) -> SchemaRegistry | None:
     stream = settings.stream
     if stream.schema_registry_url is None:
         return None
-    # TopicNameStrategy: a topic's values have the subject `<topic>-value`.
-    topics = (*settings.input_topics, stream.results_topic)
-    subjects = {name: f"{topic}-value" for name, topic in zip(OWN_SCHEMAS, topics, strict=True)}
     password = stream.schema_registry_password
     access = Access(
         stream.schema_registry_user or "",
@@ -95,7 +101,24 @@ def make_registry(settings: Settings) -> SchemaRegistry | None:
         stream.schema_registry_certificate,
         stream.schema_registry_key,
     )
-    return SchemaRegistry(stream.schema_registry_url, subjects, access, timeout=_REGISTRY_TIMEOUT)
+    return SchemaRegistry(stream.schema_registry_url, _subjects(settings), access, timeout=_REGISTRY_TIMEOUT)
+
+
+def _subjects(settings: Settings) -> dict[str, str]:
+    """Name the subject of each of our schemas as the strategies of Confluent's serializers do.
+
+    A topic of one kind has `<topic>-value` (TopicNameStrategy), one of several kinds `<topic>-<record>` for each
+    (TopicRecordNameStrategy). A kind of which no topic is named has `<record>` (RecordNameStrategy).
+    """
+    topics = {**settings.topics_by_kind, "result": settings.stream.results_topic}
+    shared = Counter(topics.values())
+    subjects = {}
+    for kind in OWN_SCHEMAS:
+        record, topic = own_schema(kind)["name"], topics.get(kind)
+        subjects[kind] = (
+            record if topic is None else f"{topic}-value" if shared[topic] == 1 else f"{topic}-{record}"
+        )
+    return subjects
 
 
 def make_client(settings: Settings, monitor: Monitor | None = None) -> Client:
@@ -161,7 +184,7 @@ def make_member(  # noqa: PLR0913, PLR0917 - each is another's job
     """Make one member of the group."""
     stream = settings.stream
     options = Options(
-        input_topics=settings.input_topics,
+        subscription=settings.subscription,
         results_topic=stream.results_topic,
         dead_letters_topic=stream.dead_letters_topic,
         bounds=Bounds(stream.chunk_records * _CHUNKS_PER_LANE, _LANE_BYTES, stream.chunk_records, _CHUNK_BYTES),

@@ -15,7 +15,6 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -51,6 +50,8 @@ _SECRET_FILE = re.compile(
 _LARGEST_SECRET = 64 * 1024
 _OF_KAFKA_ITSELF = ("__consumer_offsets", "__transaction_state")
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+# What means the same to librdkafka's expressions (POSIX), the brokers' (RE2/J) and Python's.
+_TOPIC_PATTERN = re.compile(r"\^(?:[a-zA-Z0-9._\-*+?()|]|\\[.-]|\[\^?[a-zA-Z0-9._-]+\]){1,500}\$")
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 
 # Settings that are gone, and what to do instead.
@@ -127,12 +128,47 @@ def _host_and_port(text: str) -> str:
 
 
 def _topic(text: str) -> str:
-    # What begins with ^ would be taken for a pattern.
     if not _TOPIC_NAME.fullmatch(text) or text in {".", ".."}:
         raise ValueError("must be a topic's name: up to 249 letters, digits, dots, underscores and hyphens")
     if text in _OF_KAFKA_ITSELF:
         raise ValueError("must not be a topic of Kafka itself")
     return text
+
+
+def _subscribed(text: str) -> str:
+    if not is_pattern(text):
+        return _topic(text)
+    # Beside an | that is in no parentheses, ^ and $ would hold for one side alone.
+    depth, is_split = 0, False
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        is_split |= letter == "|" and not depth
+    if is_split or not _TOPIC_PATTERN.fullmatch(text):
+        raise ValueError(
+            "must be names of topics, or patterns such as ^shop-.*[.]orders$, from ^ to $: letters, digits, "
+            "- _ . * + ? [ ] ( ), and | within parentheses"
+        )
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"must be patterns that can be read: {error}") from None
+    return text
+
+
+def is_pattern(topic: str) -> bool:
+    """Tell whether what is subscribed to is a pattern of topics' names, not a name."""
+    return topic.startswith("^")
+
+
+def matches(subscribed: str, topic: str) -> bool:
+    """Tell whether a topic is what is subscribed to: a name, or a pattern that must fit all of a name."""
+    return re.fullmatch(subscribed, topic) is not None if is_pattern(subscribed) else subscribed == topic
+
+
+def _listed_once(topics: tuple[str, ...]) -> tuple[str, ...]:
+    if not topics:
+        raise ValueError("must name a topic")
+    return tuple(dict.fromkeys(topics))
 
 
 def _folder(path: Path) -> Path:
@@ -143,6 +179,9 @@ def _folder(path: Path) -> Path:
 
 
 Topic = Annotated[str, AfterValidator(_topic)]
+Topics = Annotated[
+    tuple[Annotated[str, AfterValidator(_subscribed)], ...], BeforeValidator(_listed), AfterValidator(_listed_once)
+]
 Folder = Annotated[Path, AfterValidator(_folder)]
 Address = Annotated[str, AfterValidator(_host_and_port)]
 SiteId = Annotated[str, AfterValidator(_visible)]
@@ -174,10 +213,10 @@ class Api(_Group):
 class Stream(_Group):
     """The consumer itself: `CONSUMER_*`."""
 
-    carts_topic: Topic = Field("carts", description="topic of cart messages")
-    orders_topic: Topic = Field("orders", description="topic of order messages")
-    taxons_topic: Topic = Field("taxons", description="topic of taxon messages")
-    products_topic: Topic = Field("products", description="topic of product messages")
+    carts_topic: Topics = Field(("carts",), description="topics of cart messages: names or ^patterns$, by commas")
+    orders_topic: Topics = Field(("orders",), description="topics of order messages, likewise")
+    taxons_topic: Topics = Field(("taxons",), description="topics of taxon messages, likewise")
+    products_topic: Topics = Field(("products",), description="topics of product messages, likewise")
     results_topic: Topic = Field("jirafe.results", description="topic of results")
     dead_letters_topic: Topic = Field("jirafe.dead-letters", description="topic of dead letters")
     create_topics: bool = Field(default=True, description="create missing topics when the service starts")
@@ -244,8 +283,7 @@ class Settings:
         self.instance = self.kafka.get("group.instance.id") or f"{self.host}-{uuid.uuid4().hex[:8]}"
 
     @property
-    def topics_by_kind(self) -> dict[str, str]:
-        """The topics that are consumed, by the kind of message that each has."""
+    def _topics_by_kind(self) -> dict[str, tuple[str, ...]]:
         stream = self.stream
         return {
             "cart": stream.carts_topic,
@@ -255,9 +293,18 @@ class Settings:
         }
 
     @property
-    def input_topics(self) -> list[str]:
-        """The topics that are consumed."""
-        return list(self.topics_by_kind.values())
+    def topics_by_kind(self) -> dict[str, str]:
+        """The topic that a message of each kind is produced to: the first that is named, if any is."""
+        found: dict[str, str] = {}
+        for kind, topics in self._topics_by_kind.items():
+            names = [topic for topic in topics if not is_pattern(topic)]
+            found |= {kind: names[0]} if names else {}
+        return found
+
+    @property
+    def subscription(self) -> list[str]:
+        """What is consumed: the names of topics, and patterns of names. A topic may be that of several kinds."""
+        return list(dict.fromkeys(topic for topics in self._topics_by_kind.values() for topic in topics))
 
     @property
     def access_token(self) -> str | None:
@@ -536,16 +583,23 @@ def _is_loopback(host: str) -> bool:
 
 def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
     """Say which settings can't work together, though each alone could."""
-    topics = {name.upper(): value for name, value in loaded.stream.model_dump().items() if name.endswith("_topic")}
-    faults = [
-        f"CONSUMER_{one} and CONSUMER_{other} are both {topics[one]}: each must be a topic of its own."
-        for one, other in combinations(topics, 2)
-        if topics[one] == topics[other]
-    ]
+    stream = loaded.stream
+    results, letters = stream.results_topic, stream.dead_letters_topic
+    faults = []
+    if results == letters:
+        faults.append(f"CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {results}: choose another.")
+    for kind in ("carts", "orders", "taxons", "products"):
+        for name, written in (("CONSUMER_RESULTS_TOPIC", results), ("CONSUMER_DEAD_LETTERS_TOPIC", letters)):
+            faults += [
+                f"CONSUMER_{kind.upper()}_TOPIC ({topic}) has {written} in it, which is {name}: the consumer would "
+                "consume what it publishes. Choose another."
+                for topic in getattr(stream, f"{kind}_topic")
+                if matches(topic, written)
+            ]
     faults += _file_faults(kafka)
-    faults += _registry_faults(loaded.stream)
+    faults += _registry_faults(stream)
     faults += _address_faults(loaded)
-    return faults + _time_faults(loaded.stream, kafka)
+    return faults + _time_faults(stream, kafka)
 
 
 def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:

@@ -75,12 +75,12 @@ class Stand:
         self.settings = settings.load(None, self.environment)
         self.deployment = app.make_deployment(self.settings)
         self.cluster = self.deployment.cluster
-        prepare_topics(self.deployment, self.deployment.input_topics, partitions=NUMBER_OF_PARTITIONS)
+        prepare_topics(self.deployment, self.deployment.topics, partitions=NUMBER_OF_PARTITIONS)
         self._producer = self.cluster.make_producer(self.cluster.client_properties("test"))
 
     @property
     def orders_topic(self) -> str:
-        return self.settings.stream.orders_topic
+        return self.settings.topics_by_kind["order"]
 
     def produce(self, *documents: dict[str, Any]) -> None:
         """Produce hub messages, each to its topic, keyed by its number or id."""
@@ -93,9 +93,11 @@ class Stand:
         topics = self.settings.topics_by_kind
         produce(self._producer, [(topics[kind], Encoded(kind, key, value))])
 
-    def send_later(self, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Produce one of many; `flush` waits for them."""
-        self._producer.produce(self.orders_topic, value, key, headers=list(headers))
+    def send_later(
+        self, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]] = (), topic: str | None = None
+    ) -> None:
+        """Produce one of many, to the orders topic or another; `flush` waits for them."""
+        self._producer.produce(topic or self.orders_topic, value, key, headers=list(headers))
         self._producer.poll(0)
 
     def flush(self) -> None:
@@ -186,7 +188,7 @@ class Stand:
         try:
             partitions = [
                 TopicPartition(topic, number)
-                for topic in self.settings.input_topics
+                for topic in self.settings.subscription
                 for number in range(NUMBER_OF_PARTITIONS)
             ]
             found = consumer.committed(partitions, timeout=10)

@@ -4,6 +4,7 @@ Nothing here disturbs the group or writes to a topic: what this client may do is
 a transaction there is only the beginning, under a transactional id that no member has.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -107,11 +108,11 @@ def _kafka(deployment: Deployment, codec: Codec, *, creates_topics: bool) -> Ite
     yield _ok("broker", f"{_counted(len(brokers), 'broker')} at {cluster.servers}")
     topics = _Topics(deployment, admin, creates_topics=creates_topics)
     yield from topics.findings()
-    for topic in deployment.input_topics:
+    for topic in topics.consumed:
         if topic in topics.allowed:
             yield from _records(deployment, topic, codec)
     yield _permissions(deployment, admin, topics)
-    yield _group(deployment, admin)
+    yield _group(deployment, admin, topics.consumed)
     yield _transactions(deployment)
 
 
@@ -122,8 +123,9 @@ class _Topics:
         self._deployment = deployment
         self._admin = admin
         self.creates_topics = creates_topics
+        self.consumed = deployment.input_topics()
         self.wanted = {
-            **dict.fromkeys(deployment.input_topics, AclOperation.READ),
+            **dict.fromkeys(self.consumed, AclOperation.READ),
             **dict.fromkeys(deployment.output_topics, AclOperation.WRITE),
         }
         self.absent: list[str] = []
@@ -133,6 +135,10 @@ class _Topics:
 
     def findings(self) -> Iterator[Finding]:
         """Check each; fills `absent` and `allowed`, the operations that the broker allows, None if not told."""
+        for pattern in self._deployment.patterns:
+            if not any(re.fullmatch(pattern, topic) for topic in self.consumed):
+                fix = "create one, see whether the pattern is right, or allow this client Describe of such topics"
+                yield _warning("topic", f"no topic is seen that {pattern} fits.", fix)
         asked = TopicCollection(list(self.wanted))
         futures = self._admin.describe_topics(
             asked, include_authorized_operations=True, request_timeout=REACHED_WITHIN
@@ -203,7 +209,7 @@ class _Topics:
         if timedelta(0) <= kept < _LETTERS_KEPT:
             message = f"{topic}: dead letters are deleted after {kept / timedelta(hours=1):.3g} hours."
             yield _warning("topic", message, "set its retention.ms to as long as somebody may take to look")
-        configs = [self._configs.get(each, {}) for each in self._deployment.input_topics]
+        configs = [self._configs.get(each, {}) for each in self.consumed]
         most = max(int(each.get("max.message.bytes", 0)) for each in configs)
         if config and int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
             yield _warning(
@@ -278,12 +284,12 @@ def _may_create(admin: AdminClient) -> bool:
     return allowed is None or AclOperation.CREATE in allowed
 
 
-def _group(deployment: Deployment, admin: AdminClient) -> Finding:
+def _group(deployment: Deployment, admin: AdminClient, consumed: list[str]) -> Finding:
     group = Group(admin, deployment.cluster.group)
     fix = f"allow this client Read of the group {group.name}"
     try:
         described = group.describe()
-        group.committed([Partition(topic, 0) for topic in deployment.input_topics])
+        group.committed([Partition(topic, 0) for topic in consumed])
     except KafkaUnusable as error:
         return _failed("group", str(error), fix)
     if described.may_join is False:

@@ -1,5 +1,6 @@
 """What admin tools work on."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,12 +14,34 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A cluster with the consumer's topics: those it consumes, and those of its results and dead letters."""
+    """A cluster with the consumer's topics: those it consumes, and those of its results and dead letters.
+
+    `topics` are names, `patterns` expressions that fit whole names.
+    """
 
     cluster: Cluster
-    input_topics: tuple[str, ...]
+    topics: tuple[str, ...]
+    patterns: tuple[str, ...]
     results_topic: str
     dead_letters_topic: str
+
+    def input_topics(self) -> list[str]:
+        """List the topics that are consumed now: those named, and the present ones that a pattern fits.
+
+        Blocks for seconds and raises KafkaUnusable where there are patterns.
+        """
+        if not self.patterns:
+            return list(self.topics)
+        _, present = self.cluster.reach()
+        fitting = [topic for topic in sorted(present) if self._fits(topic)]
+        return list(dict.fromkeys((*self.topics, *fitting)))
+
+    def consumes(self, topic: str) -> bool:
+        """Tell whether a topic is one of those that are consumed."""
+        return topic in self.topics or self._fits(topic)
+
+    def _fits(self, topic: str) -> bool:
+        return any(re.fullmatch(pattern, topic) for pattern in self.patterns)
 
     @property
     def output_topics(self) -> tuple[str, str]:

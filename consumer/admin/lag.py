@@ -78,7 +78,7 @@ class Looker:
         owners = {place: member for member in described.members for place in member.owns}
         places = [
             Partition(topic, each)
-            for topic in self._deployment.input_topics
+            for topic in self._deployment.input_topics()
             for each in self._topics.partitions(topic)
         ]
         cluster = self._deployment.cluster

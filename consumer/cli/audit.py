@@ -75,8 +75,9 @@ def audit_command(
       jirafe-consumer audit --topic orders --from 2014-03-01 --to 2014-03-02
     """
     loaded = source.load()
-    topics = dict.fromkeys(consumed(loaded, topic), partitions)
-    steps = audit.audit(app.make_deployment(loaded), app.make_codec(loaded), topics, (start, end))
+    deployment = app.make_deployment(loaded)
+    topics = dict.fromkeys(consumed(deployment, topic), partitions)
+    steps = audit.audit(deployment, app.make_codec(loaded), topics, (start, end))
     report = _with_progress(steps)
     match form:
         case Form.JSON:

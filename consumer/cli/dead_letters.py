@@ -18,7 +18,7 @@ from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import bars
 from consumer.cli.redelivery import RedeliveryTally, watched
-from consumer.cli.usage import a_place, choosing, consumed
+from consumer.cli.usage import a_place, check_consumed, choosing
 from consumer.engine.records import Place
 from consumer.errors import GaveUp, Interrupted
 from consumer.printing import Console, Csv, print_json
@@ -285,5 +285,6 @@ def _told(found: Found, console: Console, *, as_json: bool) -> str:
 
 def _letters(loaded: Settings, topic: str | None = None) -> Letters:
     """Give the dead letters; raises UsageError where they are to be of a topic that is not consumed."""
-    consumed(loaded, topic)
-    return Letters(app.make_deployment(loaded), app.make_codec(loaded))
+    deployment = app.make_deployment(loaded)
+    check_consumed(deployment, topic)
+    return Letters(deployment, app.make_codec(loaded))

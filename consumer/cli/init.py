@@ -81,5 +81,7 @@ def _written(default: object) -> str:
             return ""
         case bool():
             return str(default).lower()
+        case tuple():
+            return ",".join(default)
         case _:
             return str(default)

@@ -19,6 +19,7 @@ from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError
 from consumer.printing import Console
 from consumer.settings import SettingsSource
+from schemas.hub import KINDS
 
 
 @contextmanager
@@ -106,8 +107,10 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
       jirafe-consumer shop --rate 50
     """
     loaded = source.load()
-    app.have_topics(loaded, loaded.input_topics)
     topics = loaded.topics_by_kind
+    if lacking := [kind for kind in KINDS if kind not in topics]:
+        raise UsageError(f"CONSUMER_{lacking[0].upper()}S_TOPIC has only patterns: name a topic too, for the shop.")
+    app.have_topics(loaded, list(dict.fromkeys(topics.values())))
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())

@@ -1,7 +1,7 @@
 """`preview`, `produce` and `results`: a message before, on and after its way."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice, repeat
@@ -21,7 +21,7 @@ from consumer.admin.reading import Start, read_topic
 from consumer.admin.spelling import Spelling
 from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
-from consumer.cli.usage import a_place, a_time, choosing, consumed
+from consumer.cli.usage import a_place, a_time, check_consumed, choosing
 from consumer.engine.records import Partition, Place, Record
 from consumer.errors import UsageError
 from consumer.printing import Console, Csv, print_json
@@ -182,13 +182,21 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
         for file in files:
             with produce.opened(file, sys.stdin.buffer) as blocks:
                 for message in produce.encode_all(file, blocks, codec, largest, spelling):
-                    spool.add(topic or topics[message.kind], message)
+                    spool.add(topic or _topic_of(message, topics), message)
         _tell_strays(spelling)
         app.have_topics(loaded, list(spool.topics))
         producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("produce")})
         count = produce.produce(producer, spool)
     click.echo(f"{count} message{'' if count == 1 else 's'} produced")
     return 0
+
+
+def _topic_of(message: produce.Encoded, topics: Mapping[str, str]) -> str:
+    topic = topics.get(message.kind)
+    if topic is None:
+        setting = f"CONSUMER_{message.kind.upper()}S_TOPIC"
+        raise UsageError(f"{message.place}: {setting} has only patterns. Name a topic to produce to: add --topic.")
+    return topic
 
 
 def _tell_strays(spelling: Spelling) -> None:
@@ -246,8 +254,8 @@ def results(
       jirafe-consumer results --of orders/0/17
     """
     loaded = source.load()
-    consumed(loaded, wanted.topic)
     codec, deployment = app.make_codec(loaded), app.make_deployment(loaded)
+    check_consumed(deployment, wanted.topic)
     cluster, topic = deployment.cluster, deployment.results_topic
     begin: Start
     if isinstance(start, datetime):

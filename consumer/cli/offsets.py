@@ -69,8 +69,9 @@ def reset(
             "offsets reset asks before it changes anything, and here is nobody to ask: give --yes or --dry-run."
         )
     loaded = source.load()
-    topics = dict.fromkeys(consumed(loaded, topic), partitions)
-    tool = Offsets(app.make_cluster(loaded))
+    deployment = app.make_deployment(loaded)
+    topics = dict.fromkeys(consumed(deployment, topic), partitions)
+    tool = Offsets(deployment.cluster)
     moves = tool.moves(topics, target)
     changes = [move for move in moves if move.committed != move.to]
     if form is Form.TABLE:

@@ -14,7 +14,7 @@ from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
 from consumer.cli import PROGRAM
 from consumer.cli.redelivery import RedeliveryTally, watched
-from consumer.cli.usage import a_lasting, a_position, consumed, of_partitions
+from consumer.cli.usage import a_lasting, a_position, check_consumed, of_partitions
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
 from consumer.printing import Console, print_json
@@ -76,7 +76,7 @@ def replay(
     if resume and restart:
         raise click.UsageError("give --resume or --restart, not both", click.get_current_context())
     loaded = source.load()
-    consumed(loaded, topic)
+    check_consumed(app.make_deployment(loaded), topic)
     # How long ago is another moment at each call: the same replay is that of the same moments.
     first, after = (None if text is None else a_lasting(text) for text in (start, end))
     words: dict[str, Sequence[object]] = {

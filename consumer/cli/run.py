@@ -40,7 +40,7 @@ def run(source: SettingsSource) -> int:
     loaded = source.load()
     logger = log.configure(loaded.stream.log_level)
     deployment = app.make_deployment(loaded, logger)
-    if created := app.have_topics(loaded, [*deployment.input_topics, *deployment.output_topics], logger):
+    if created := app.have_topics(loaded, [*deployment.topics, *deployment.output_topics], logger):
         logger.info("topics_created", topics=created)
     cluster = deployment.cluster
     monitor = app.make_monitor(cluster, logger)
@@ -59,7 +59,7 @@ def run(source: SettingsSource) -> int:
     server = _serve(loaded, monitor, logger)
     logger.info(
         "started",
-        topics=deployment.input_topics,
+        topics=loaded.subscription,
         group=cluster.group,
         transactional_id=cluster.transactional_id,
     )

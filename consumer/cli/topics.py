@@ -44,7 +44,7 @@ def create(source: SettingsSource, partitions: int, replication: int | None) -> 
       jirafe-consumer topics create --partitions 12 --replication 3
     """
     deployment = app.make_deployment(source.load())
-    names = [*deployment.input_topics, *deployment.output_topics]
+    names = [*deployment.topics, *deployment.output_topics]
     created = prepare_topics(deployment, names, partitions=partitions, replication=replication or BROKERS_DEFAULT)
     for name in names:
         click.echo(f"{name}: {'created' if name in created else 'exists'}")

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import click
 
 from consumer.admin.choice import Choice
+from consumer.admin.deployment import Deployment
 from consumer.admin.ranges import NotAPosition, Position, lasting, parse_position, parse_time
 from consumer.engine.records import Place
 from consumer.errors import UsageError
-from consumer.settings import Settings
 
 T = TypeVar("T")
 _NOW = datetime.now(UTC)  # one for all times of a command, so that none is before another of the same words
@@ -64,11 +64,17 @@ def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]
     return decorated
 
 
-def consumed(loaded: Settings, topic: str | None) -> list[str]:
-    """Give the topic that was asked for, all that are consumed for None; raises UsageError for one that is not."""
-    if topic is not None and topic not in loaded.input_topics:
-        raise UsageError(f"the topic {topic} is none that is consumed: {', '.join(loaded.input_topics)}.")
-    return loaded.input_topics if topic is None else [topic]
+def check_consumed(deployment: Deployment, topic: str | None) -> None:
+    """Raise UsageError if a topic that was asked for is none of those that are consumed."""
+    if topic is not None and not deployment.consumes(topic):
+        names = ", ".join((*deployment.topics, *deployment.patterns))
+        raise UsageError(f"the topic {topic} is none that is consumed: {names}.")
+
+
+def consumed(deployment: Deployment, topic: str | None) -> list[str]:
+    """Give the topic that was asked for, all that are consumed for None; raises UsageError, KafkaUnusable."""
+    check_consumed(deployment, topic)
+    return deployment.input_topics() if topic is None else [topic]
 
 
 def a_position(text: str) -> Position:

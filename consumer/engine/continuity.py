@@ -25,7 +25,8 @@ _SAID = 20
 class Continuity:
     """What is known of the logs that a member reads; for the main thread, and never blocks.
 
-    `ask` asks the brokers to describe topics. A group without a committed offset begins at the end of a log if
+    `topics` are those that are subscribed to by name. `ask` asks the brokers to describe topics. A group without a
+    committed offset begins at the end of a log if
     `starts_at_end`. `losses` has what was lost, in sentences, until it is acknowledged. `closing` has partitions of
     a topic that was created anew of which records are still held: they begin anew once those are done.
     """
@@ -47,8 +48,11 @@ class Continuity:
     # Records that may be of the new incarnation, and are done.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
-    def recreated(self) -> list[str]:
-        """Tell which topics were created anew since the last call; `close` is to be called for their partitions."""
+    def recreated(self, assigned: Iterable[str]) -> list[str]:
+        """Tell which topics were created anew since the last call; `close` is to be called for their partitions.
+
+        `assigned` are those that partitions are assigned of.
+        """
         found = []
         for topic, future in list(self._asked.items()):
             if not future.done():
@@ -71,7 +75,8 @@ class Continuity:
             self._due = now + _ASK_INTERVAL
             # What was committed before an earlier question is forgotten: it would grow while none is answered.
             self._before, self._since = self._since, {}
-            self._asked = dict(self.ask(self.topics))
+            if watched := {*self.topics, *assigned, *self._ids}:
+                self._asked = dict(self.ask(sorted(watched)))
         return found
 
     def _forget(self, topic: str) -> None:

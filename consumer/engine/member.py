@@ -53,7 +53,8 @@ Handle = Callable[[Chunk[W]], Done[W] | Retry[W] | Raised[W]]
 class Options:
     """How one member works. Times are in seconds.
 
-    `workers` is the number of chunks handled at once. The flood guard holds once more than `flood_share` of
+    `subscription` has the names of topics, and patterns of names, which begin with ^. `workers` is the number of
+    chunks handled at once. The flood guard holds once more than `flood_share` of
     `flood_window` records in a row are dead letters. `commit_timeout` limits one transaction, `drain_timeout` the
     wait for chunks in flight of a revoked partition, `grace_time` the same when the member stops. `hold_interval`
     is the time between tries while an operator is needed. After `longest_silence` the group may have given up a
@@ -61,7 +62,7 @@ class Options:
     group without committed offsets begins at the end of the logs.
     """
 
-    input_topics: Sequence[str]
+    subscription: Sequence[str]
     results_topic: str
     dead_letters_topic: str
     bounds: Bounds
@@ -120,7 +121,12 @@ class Member(Generic[W]):
         self._workers = around.workers(options.workers, self._handle)
         self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
         self._continuity = Continuity(
-            options.input_topics, clients.describe_topics, options.starts_at_end, hooks, around.clock, around.log
+            [topic for topic in options.subscription if not topic.startswith("^")],
+            clients.describe_topics,
+            options.starts_at_end,
+            hooks,
+            around.clock,
+            around.log,
         )
         self._committer = Committer[W](
             lambda: FloodGuard(options.flood_window, options.flood_share),
@@ -181,7 +187,7 @@ class Member(Generic[W]):
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
         try:
             self._consumer.subscribe(
-                list(options.input_topics),
+                list(options.subscription),
                 on_assign=self._on_assign,
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,

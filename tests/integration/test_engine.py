@@ -85,7 +85,7 @@ class Place:
     def deliver(self, count: int) -> StopAfter:
         """Run a member until so many records are done."""
         options = Options(
-            input_topics=(self.input,),
+            subscription=(self.input,),
             results_topic=self.results,
             dead_letters_topic=self.letters,
             bounds=Bounds(lane_records=100, lane_bytes=10_000, chunk_records=25, chunk_bytes=10_000),

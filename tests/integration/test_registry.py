@@ -76,7 +76,7 @@ class TestCommands:
         lines = [json.loads(line) for line in again.stdout.splitlines()]
         assert [line["subject"] for line in lines] == [
             f"{topic}-value"
-            for topic in (*with_registry.settings.input_topics, with_registry.settings.stream.results_topic)
+            for topic in (*with_registry.settings.subscription, with_registry.settings.stream.results_topic)
         ]
         assert {line["version"] for line in lines} == {1}
         assert len({line["id"] for line in lines}) == len(lines) == len(OWN_SCHEMAS)

@@ -274,7 +274,7 @@ class MemberProcess(Process):
             trap=world.trap,
         )
         options = Options(
-            input_topics=TOPICS,
+            subscription=TOPICS,
             results_topic=RESULTS,
             dead_letters_topic=LETTERS,
             bounds=Bounds(shape.lane_records, 1_000_000, shape.chunk_records, 100_000),

@@ -144,7 +144,7 @@ class Shelf:
         return self.add(LETTERS, of.value, key=of.key, headers=headers, partition=partition, timestamp=at)
 
     def deployment(self, *, patience: float = 0.3) -> Deployment:
-        return Deployment(ShelfCluster(self, patience), (ORDERS,), RESULTS, LETTERS)
+        return Deployment(ShelfCluster(self, patience), (ORDERS,), (), RESULTS, LETTERS)
 
 
 class ShelfCluster(Cluster):

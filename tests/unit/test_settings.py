@@ -1,4 +1,3 @@
-import itertools
 import json
 import os
 import subprocess
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 
 from consumer.app import make_cluster, make_defaults
 from consumer.errors import SettingsError
-from consumer.settings import GROUPS, SettingsSource, load
+from consumer.settings import GROUPS, SettingsSource, load, matches
 from tests.command import run
 
 
@@ -253,23 +252,88 @@ def test_the_readme_has_every_setting() -> None:
             assert str(field.description) in readme
 
 
-TOPICS = [f"CONSUMER_{name}_TOPIC" for name in ("CARTS", "ORDERS", "TAXONS", "RESULTS", "DEAD_LETTERS")]
+INPUTS = [f"CONSUMER_{name}_TOPIC" for name in ("CARTS", "ORDERS", "TAXONS", "PRODUCTS")]
+OUTPUTS = ["CONSUMER_RESULTS_TOPIC", "CONSUMER_DEAD_LETTERS_TOPIC"]
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(TOPICS, 2)))
-def test_no_two_topics_have_one_name(one: str, other: str) -> None:
-    assert faults({one: "shared", other: " shared\n"}) == [
-        f"{one} and {other} are both shared: each must be a topic of its own."
-    ]
-    default = load(None, {}).stream.model_dump()[other.removeprefix("CONSUMER_").lower()]
-    assert faults({one: default}) == [f"{one} and {other} are both {default}: each must be a topic of its own."]
+def test_results_and_dead_letters_have_topics_of_their_own() -> None:
+    said = "CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {}: choose another."
+    assert faults(dict.fromkeys(OUTPUTS, "shared")) == [said.format("shared")]
+    assert faults({OUTPUTS[0]: "jirafe.dead-letters"}) == [said.format("jirafe.dead-letters")]
 
 
-@pytest.mark.parametrize("name", TOPICS)
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("topics", ["out", "a, out", "^out$", "a,^o.t$", "^(in|out)$", "^.*$"])
+def test_nothing_that_is_published_is_consumed(name: str, output: str, topics: str) -> None:
+    (said,) = [each for each in faults({name: topics, output: "out"}) if output in each]
+    assert said.startswith(f"{name} (")
+    assert said.endswith(
+        f") has out in it, which is {output}: the consumer would consume what it publishes. Choose another."
+    )
+
+
+@pytest.mark.parametrize("name", [*INPUTS, *OUTPUTS])
 @pytest.mark.parametrize("topic", ["^orders.*", "a b", "a/b", "..", "ä", "a" * 250, "__consumer_offsets"])
 def test_what_can_be_no_topic_is_refused(name: str, topic: str) -> None:
     (said,) = faults({name: topic})
     assert said.startswith(f"{name}: must ")
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("topic", ["a,b", "^out$"])
+def test_an_output_is_one_topic(name: str, topic: str) -> None:
+    assert faults({name: topic}) == [
+        f"{name}: must be a topic's name: up to 249 letters, digits, dots, underscores and hyphens."
+    ]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^$", "^orders", "^a$|^b$", "^a|b$", "^(a|b)|c$", r"^\d+$", r"^\w+$", "^(?:a)$", "^(?i)a$", "^a{2}$",
+        "^a b$", "^[a$", "^(a$", "^*a$", "^[[:alpha:]]$", "^a/b$", "^" + "a" * 600 + "$",
+    ],
+)  # fmt: skip
+def test_a_pattern_that_does_not_mean_the_same_everywhere_is_refused(pattern: str) -> None:
+    (said,) = faults({"CONSUMER_ORDERS_TOPIC": pattern})
+    assert said.startswith("CONSUMER_ORDERS_TOPIC: must be ")
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_no_topic_at_all_is_refused(name: str) -> None:
+    assert faults({name: " , "}) == [f"{name}: must name a topic."]
+
+
+def test_topics_are_names_and_patterns_in_a_list() -> None:
+    shops = r"^shop-.*[.](orders|sales)$"
+    loaded = load(
+        None,
+        {
+            "CONSUMER_CARTS_TOPIC": "all",
+            "CONSUMER_ORDERS_TOPIC": f" {shops} , orders-1,all,orders-1",
+            "CONSUMER_TAXONS_TOPIC": r"^taxons\.[^a]-[0-9]+$",
+            "CONSUMER_PRODUCTS_TOPIC": "all",
+        },
+    )
+    assert loaded.subscription == ["all", shops, "orders-1", r"^taxons\.[^a]-[0-9]+$"]
+    assert loaded.topics_by_kind == {"cart": "all", "order": "orders-1", "product": "all"}
+
+
+@pytest.mark.parametrize(
+    ("subscribed", "topic", "fits"),
+    [
+        ("orders", "orders", True),
+        ("orders", "orders-1", False),
+        ("^orders$", "orders", True),
+        ("^orders$", "orders-1", False),
+        ("^orders.*$", "orders-1", True),
+        ("^shop.*$", "my-shop", False),
+        ("^(a|b)-[0-9]+$", "b-17", True),
+    ],
+)
+def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) -> None:
+    assert matches(subscribed, topic) == fits
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,8 @@ class Api:
         if site.site_id in self.NEVER:
             return self.NEVER[site.site_id]
         if documents == [PROBE]:
-            return Answered((Rejected("name"),))
+            # A connection that loses the answers to events loses those to probes too: else the event is at fault.
+            return Failed("connection", "reset") if self.mode == "answer lost" else Answered((Rejected("name"),))
         return self._answer([orjson.loads(document.json) for document in documents])
 
     def _answer(self, bodies: list[Any]) -> Answer:

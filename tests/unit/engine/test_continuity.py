@@ -33,10 +33,10 @@ def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_n
     clock = HandClock()
     subject = made(clock, [1, 1, 2, 2])
     for offset in range(3):
-        subject.recreated()
+        subject.recreated(())
         subject.committed(outputs([record(offset)]))
         clock.now += 5
-    while not subject.recreated():
+    while not subject.recreated(()):
         clock.now += 5
     subject.close([A])
     subject.begins_anew(A)
@@ -47,15 +47,15 @@ def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_n
 def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_that_takes() -> None:
     clock = HandClock()
     subject = made(clock, [1, *[2] * 100])
-    subject.recreated()
+    subject.recreated(())
     clock.now += 5
-    while not subject.recreated():
+    while not subject.recreated(()):
         clock.now += 5
     subject.close([A])
     for offset in range(50):
         subject.committed(outputs([record(offset)]))
         clock.now += 5
-        assert subject.recreated() == []
+        assert subject.recreated(()) == []
     subject.begins_anew(A)
     subject.committed(outputs([record(50)]))
     assert [subject.is_done(record(offset)) for offset in range(51)] == [True] * 50 + [False]
@@ -64,10 +64,10 @@ def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_
 def test_a_record_with_another_timestamp_is_another_record() -> None:
     clock = HandClock()
     subject = made(clock, [1, 2])
-    subject.recreated()
+    subject.recreated(())
     subject.committed(outputs([record(0)]))
     clock.now += 5
-    while not subject.recreated():
+    while not subject.recreated(()):
         pass
     subject.close([A])
     subject.begins_anew(A)
@@ -78,7 +78,7 @@ def test_what_is_kept_does_not_grow_while_nothing_is_told_of_the_topic() -> None
     clock = HandClock()
     subject = made(clock, [1, *[None] * 500])
     for offset in range(500):
-        subject.recreated()
+        subject.recreated(())
         subject.committed(outputs([record(offset)]))
         clock.now += 5
     subject.close([A])

@@ -1,0 +1,90 @@
+"""Topics as shops have them: one for all kinds of message, several of a kind, and those that a pattern fits."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import orjson
+
+from consumer import app, settings
+from consumer.admin.topics import prepare_topics
+from schemas.avro_json import message_of
+from tests.command import run
+from tests.messages import cart, order, product, taxon
+from tests.stand import Stand
+
+MESSAGES = 10_000
+MAKERS = (order, cart, lambda name: product(f"SKU-{name}"), lambda name: taxon(name, "Bags"))
+KINDS = ("orders", "carts", "products", "taxons")
+
+
+def asked(stand: Stand, *arguments: str, **environment: str) -> Any:
+    """Run a command with --json, which must end well."""
+    done = run(*arguments, "--json", **{**stand.environment, **environment})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_mixed_topic_of_avro_and_json_has_exact_results(stand: Stand) -> None:
+    topic = f"{stand.orders_topic}-all"
+    mixed = {f"CONSUMER_{kind.upper()}_TOPIC": topic for kind in KINDS}
+    prepare_topics(stand.deployment, [topic], partitions=3)
+    documents = [MAKERS[number % 4](f"R{number}") for number in range(MESSAGES)]
+    for number, document in enumerate(documents):
+        # Half of each kind in each form.
+        is_json = number // 4 % 2
+        kind = document["message"].partition(":")[0]
+        value = orjson.dumps(document) if is_json else stand.codec.encode(kind, message_of(document))
+        stand.send_later(f"R{number}".encode(), value, topic=topic)
+    stand.flush()
+    stand.member(**mixed)
+    results = stand.await_results(MESSAGES)
+    assert Counter(result["message"] for result in results) == Counter(each["message"] for each in documents)
+    assert {result["code"] for result in results} == {200}
+    places = Counter((result["topic"], result["partition"], result["offset"]) for result in results)
+    assert len(places) == places.total() == MESSAGES
+    assert asked(stand, "audit", **mixed)["total"]["one_result"] == MESSAGES
+    assert list(stand.dead_letters()) == []
+
+
+def test_topics_that_a_pattern_fits_are_found_while_running(stand: Stand) -> None:
+    prefix = stand.orders_topic
+    names = [f"{prefix}.shop-{number}.sales" for number in (1, 2)]
+    listed = f"{prefix}.shop-0"
+    subscribed = {"CONSUMER_ORDERS_TOPIC": rf"{listed}, ^{prefix}[.]shop-.*\.(sales|orders)$"}
+    prepare_topics(stand.deployment, [listed, names[0], f"{names[0]}.old"], partitions=2)
+    stand.member(**subscribed, KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS="500")
+    for number, topic in enumerate([listed, names[0], f"{names[0]}.old"]):
+        stand.send_later(b"R", stand.codec.encode("order", message_of(order(f"R{number}"))), topic=topic)
+    stand.flush()
+    stand.await_results(2)
+    prepare_topics(stand.deployment, [names[1]], partitions=2)
+    stand.send_later(b"R", orjson.dumps(order("R9")), topic=names[1])
+    stand.flush()
+    assert sorted(result["topic"] for result in stand.await_results(3)) == sorted([listed, *names])
+    assert {topic for _, _, topic in stand.accepted("order")} == {"R0", "R1", "R9"}
+
+    deployment = app.make_deployment(settings.load(None, {**stand.environment, **subscribed}))
+    expected = {listed, *names, *(stand.settings.topics_by_kind[kind] for kind in ("cart", "product", "taxon"))}
+    assert set(deployment.input_topics()) == expected
+    assert {each["topic"] for each in asked(stand, "audit", **subscribed)["partitions"]} == expected
+    assert {each["topic"] for each in asked(stand, "lag", **subscribed)["partitions"]} == expected
+    refused = run("audit", "--topic", f"{names[0]}.old", **{**stand.environment, **subscribed})
+    assert refused.returncode == 2
+    assert f"the topic {names[0]}.old is none that is consumed: " in refused.stderr
+
+
+def test_a_pattern_that_fits_no_topic_is_a_warning(stand: Stand) -> None:
+    pattern = f"^{stand.orders_topic}-none-.*$"
+    done = run("check", "--json", **{**stand.environment, "CONSUMER_ORDERS_TOPIC": pattern})
+    assert f"no topic is seen that {pattern} fits." in done.stdout
+
+
+def test_a_kind_with_patterns_alone_names_no_topic_to_produce_to(stand: Stand) -> None:
+    pattern = {"CONSUMER_ORDERS_TOPIC": f"^{stand.orders_topic}.*$"}
+    text = json.dumps(order("R1"))
+    refused = run("produce", "-", text=text, **{**stand.environment, **pattern})
+    assert refused.returncode == 2
+    assert "CONSUMER_ORDERS_TOPIC has only patterns" in refused.stderr
+    produced = run("produce", "-", "--topic", stand.orders_topic, text=text, **{**stand.environment, **pattern})
+    assert produced.returncode == 0, produced.stderr
