@@ -16,7 +16,6 @@ from fastavro import schemaless_reader, schemaless_writer
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from jirafe.services import Event, make_events, notification_of_sent
-from schemas.codec import OWN_SCHEMAS
 from schemas.own import OWN_SCHEMAS, own_schema
 
 BATCH = 500
