@@ -95,7 +95,7 @@ def test_it_follows_what_happens_without_a_reload(stand: Stand, browser: Browser
     assert f"jirafe-consumer dead-letters show {place}" in browser.text("failures")
     assert place.rpartition("/")[2].isdecimal()
     await_that(
-        "its reason", browser.says("kinds", "the first bytes (076e6f74) are no framing of Avro that we know")
+        "its reason", browser.says("kinds", "the first bytes (076e6f74) are neither a framing of Avro nor JSON")
     )
     lanes = browser.driver.find_elements(By.CSS_SELECTOR, "#lanes tr")
     assert len(lanes) == 9
