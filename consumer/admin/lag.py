@@ -3,10 +3,11 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from consumer.admin.deployment import Deployment
 from consumer.admin.group import Described, Group, GroupMember
-from consumer.admin.ranges import Topics
+from consumer.admin.ranges import Topics, moment_of
 from consumer.admin.reading import await_visible, read_firsts
 from consumer.engine.records import Partition, Range
 from consumer.errors import Hidden
@@ -60,6 +61,47 @@ class Look:
         """How long ago a time was; nothing for none."""
         return max(self.at - oldest, timedelta(0)) if oldest else timedelta(0)
 
+    def as_json(self, name: str) -> dict[str, Any]:
+        """Give it as JSON has it; `name` is the group's."""
+        return {
+            "at": self.at,
+            "group": name,
+            "state": self.group.state,
+            "members": [_member(each) for each in self.group.members],
+            "partitions": [
+                {**self.partition_as_json(each), "owner": _member(each.owner) if each.owner else None}
+                for each in self.lags
+            ],
+            "total": {
+                "records": self.records,
+                "seconds": self.behind(self.oldest).total_seconds(),
+                "hidden": self.hidden,
+            },
+        }
+
+    def partition_as_json(self, of: Lag) -> dict[str, Any]:
+        """Give one partition as JSON has it, without its owner."""
+        return {
+            "topic": of.topic,
+            "partition": of.partition,
+            "committed": of.committed,
+            "end": of.end,
+            "records": of.records,
+            "oldest": of.oldest,
+            "seconds": self.behind(of.oldest).total_seconds(),
+            "lost": of.lost,
+            "hidden": of.hidden,
+        }
+
+
+def _member(member: GroupMember) -> dict[str, Any]:
+    return {
+        "id": member.id,
+        "instance_id": member.instance_id,
+        "client_id": member.client_id,
+        "host": member.host,
+    }
+
 
 class Looker:
     """Looks at a deployment's group from outside; `look` raises KafkaUnusable."""
@@ -97,20 +139,9 @@ class Looker:
         lags = []
         for place, (_, _, start, end) in left.items():
             record, done = unfinished.get(place), committed[place]
-            oldest = _time(record.timestamp) if record else None
+            oldest = moment_of(record.timestamp) if record else None
             lost = 0 if done is None else max(0, firsts[place] - done)
             behind = end - start if record else 0
             hidden = max(0, written[place] - ends[place])
             lags.append(Lag(*place, done, ends[place], behind, oldest, lost, hidden, owners.get(place)))
         return Look(datetime.now(UTC), described, tuple(lags))
-
-
-def _time(timestamp: int) -> datetime | None:
-    """Give a record's timestamp as a time; None where it has none, or one out of bounds.
-
-    Some producers write micro- or nanoseconds.
-    """
-    try:
-        return datetime.fromtimestamp(timestamp / 1000, UTC) if timestamp >= 0 else None
-    except (ValueError, OverflowError, OSError):
-        return None

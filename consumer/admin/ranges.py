@@ -56,6 +56,17 @@ def lasting(text: str, now: datetime) -> str:
     return place.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def moment_of(timestamp: int) -> datetime | None:
+    """Give a record's timestamp as a time; None where it has none, or one out of bounds.
+
+    Some producers write micro- or nanoseconds.
+    """
+    try:
+        return datetime.fromtimestamp(timestamp / 1000, UTC) if timestamp >= 0 else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 class Topics:
     """Where a broker's topics have their records; every method raises KafkaUnusable where it does not answer."""
 

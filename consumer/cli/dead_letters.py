@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from consumer import app
-from consumer.admin import preview
 from consumer.admin.choice import Choice
 from consumer.admin.letters import Found, Letters, Look
 from consumer.admin.redelivery import Redeliverer
+from consumer.admin.story import contents
 from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import bars
@@ -156,32 +156,10 @@ def show(source: SettingsSource, place: Place) -> int:
       jirafe-consumer dead-letters show orders/0/17
     """
     loaded = source.load()
+    codec = app.make_codec(loaded)
     for found in _letters(loaded).at([place]):
-        letter, message = found.letter, found.contents.message
-        given = preview.Given(loaded.parameters, {}, letter.record.timestamp, "the record's timestamp")
-        shown = {
-            **_object(found),
-            "record": {
-                "timestamp": letter.record.timestamp,
-                "key": (letter.record.key or b"").decode(errors="replace"),
-                "headers": [
-                    [name, (value or b"").decode(errors="replace")] for name, value in letter.record.headers
-                ],
-                "bytes": len(letter.record.value or b""),
-                "begins": (letter.record.value or b"")[:32].hex(" "),
-            },
-            "content": _without_secrets(message) if message else None,
-            "would_send": preview.of_message(message, given).as_json() if message else None,
-        }
-        print_json(shown, indent=True)
+        print_json({**_object(found), **contents(found.letter.record, codec, loaded.parameters)}, indent=True)
     return 0
-
-
-def _without_secrets(message: Any) -> dict[str, Any]:
-    parameters = {
-        name: "***" if name.endswith("access_token") else value for name, value in message["parameters"].items()
-    }
-    return {**message, "parameters": parameters}
 
 
 @dead_letters.command()

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any
 
 import click
 from rich.console import Group, RenderableType
@@ -14,8 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer import app
-from consumer.admin.group import GroupMember
-from consumer.admin.lag import Lag, Look, Looker
+from consumer.admin.lag import Look, Looker
 from consumer.cli.listing import Form, in_a_form
 from consumer.errors import KafkaUnusable
 from consumer.printing import Console, Csv, print_json
@@ -61,7 +59,7 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
         rows = Csv(_COLUMNS) if form is Form.CSV else None
         for look in _looks(looker, watch=watch):
             if rows is None:
-                print_json({"error": look} if isinstance(look, str) else _object(name, look))
+                print_json({"error": look} if isinstance(look, str) else look.as_json(name))
             elif isinstance(look, str):
                 click.echo(look, err=True)
             else:
@@ -97,50 +95,10 @@ def _looks(looker: Looker, *, watch: bool) -> Iterator[Look | str]:
         yield look
 
 
-def _object(name: str, look: Look) -> dict[str, Any]:
-    return {
-        "at": look.at,
-        "group": name,
-        "state": look.group.state,
-        "members": [_member(each) for each in look.group.members],
-        "partitions": [
-            {**_partition(look, each), "owner": _member(each.owner) if each.owner else None} for each in look.lags
-        ],
-        "total": {
-            "records": look.records,
-            "seconds": look.behind(look.oldest).total_seconds(),
-            "hidden": look.hidden,
-        },
-    }
-
-
-def _partition(look: Look, of: Lag) -> dict[str, Any]:
-    return {
-        "topic": of.topic,
-        "partition": of.partition,
-        "committed": of.committed,
-        "end": of.end,
-        "records": of.records,
-        "oldest": of.oldest,
-        "seconds": look.behind(of.oldest).total_seconds(),
-        "lost": of.lost,
-        "hidden": of.hidden,
-    }
-
-
 def _print_rows(rows: Csv, look: Look) -> None:
     for each in look.lags:
         owner = (each.owner.instance_id or each.owner.id) if each.owner else None
-        rows.row({"at": look.at, **_partition(look, each), "owner": owner})
-
-
-def _member(member: GroupMember) -> dict[str, Any]:
-    return {
-        "id": member.id,
-        "instance_id": member.instance_id,
-        "client_id": member.client_id,
-        "host": member.host,
-    }
+        rows.row({"at": look.at, **look.partition_as_json(each), "owner": owner})
 
 
 def _shown(name: str, look: Look) -> RenderableType:

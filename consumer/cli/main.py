@@ -18,6 +18,7 @@ _COMMANDS = {
     "audit": ("audit.audit_command", "Prove that every record has exactly one result."),
     "broker": ("local.broker", "Run an embedded Kafka broker."),
     "completion": ("completion.completion", "Complete commands and options in bash, zsh or fish."),
+    "browse": ("browse.browse", "Look at the whole group, and at single records, in a browser."),
     "check": ("check.check_command", "Tell whether a deployment has what it needs."),
     "dead-letters": ("dead_letters.dead_letters", "Look at what could not be delivered, and deliver it again."),
     "demo": ("local.demo", "Run the main job on a simulated shop."),

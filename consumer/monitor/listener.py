@@ -3,6 +3,9 @@
 Python's own server, since those that could replace it bound the silence of a client, not the time it takes in all.
 """
 
+import base64
+import hashlib
+import re
 import socket
 import socketserver
 import sys
@@ -30,7 +33,7 @@ _NOT_PUBLIC = (".internal", ".local", ".svc")
 class Listener(ThreadingHTTPServer):
     """Listens at `host` and `port`, and has each request answered by `answer`, on a thread of its own.
 
-    A connection has one request, and `PATIENCE` seconds for all of it, however its client drips or reads. When
+    A connection has one request, and `patience` seconds for all of it, however its client drips or reads. When
     there are `MOST_CONNECTIONS`, the oldest makes room for the next: an honest client is done within milliseconds,
     so probes are answered even while slow clients try to hold every connection.
     """
@@ -38,12 +41,21 @@ class Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024  # wait in the kernel until they are taken
 
-    def __init__(self, host: str, port: int, answer: Callable[["Request"], None]) -> None:
+    def __init__(
+        self, host: str, port: int, answer: Callable[["Request"], None], *, patience: float = PATIENCE
+    ) -> None:
         """Listen at once, and answer from `start` on; raises OSError."""
+        self._patience = patience
         self._lock = threading.Lock()
         self._open: dict[socket.socket, float] = {}  # until when each may be; the oldest is the first
         self._slots = threading.Semaphore(MOST_CONNECTIONS)
         super().__init__((host, port), partial(Request, answer))
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}/"
 
     def start(self) -> None:
         """Answer requests, until `close`."""
@@ -75,7 +87,7 @@ class Listener(ThreadingHTTPServer):
                 self.shutdown_request(request)
                 return
         with self._lock:
-            self._open[request] = time.monotonic() + PATIENCE
+            self._open[request] = time.monotonic() + self._patience
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -149,6 +161,21 @@ class Request(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keep probes out of the log."""
+
+
+def content_policy(page: str) -> str:
+    """Allow a page its own script and style, by their hashes, and requests to its server; nothing else."""
+    allowed = {
+        tag: " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        )
+        for tag in ("script", "style")
+    }
+    return (
+        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 class Names:

@@ -1,9 +1,6 @@
 """The HTTP side of a member: `/` for people, `/metrics` for Prometheus, `/healthz` and `/readyz` for probes."""
 
-import base64
-import hashlib
 import json
-import re
 import threading
 import time
 from http import HTTPStatus
@@ -12,7 +9,7 @@ from importlib.resources import files
 from prometheus_client.exposition import choose_encoder
 
 from consumer.monitor.history import STEP, History, Reading
-from consumer.monitor.listener import Listener, Names, Request
+from consumer.monitor.listener import Listener, Names, Request, content_policy
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import STUCK_AFTER, About, Seen, is_stuck, report
 from consumer.monitor.status import MemberStatus
@@ -46,7 +43,7 @@ class StatusServer:
         self._about = about
         self._monitor = monitor
         self._page = (files("consumer.monitor") / "page.html").read_bytes()
-        self._policy = _content_policy(self._page.decode())
+        self._policy = content_policy(self._page.decode())
         self._history = History(self._read)
         self._closed = threading.Event()
         self._listener = Listener(host, int(port), self._answer)
@@ -57,8 +54,7 @@ class StatusServer:
     @property
     def url(self) -> str:
         """Where it listens."""
-        host, port = self._listener.server_address[:2]
-        return f"http://{host!s}:{port}/"
+        return self._listener.url
 
     def close(self) -> None:
         """Stop listening; waits until the server has stopped."""
@@ -115,18 +111,3 @@ def _tell(request: Request, trouble: str | None, reasons: tuple[str, ...]) -> No
     """Answer a probe."""
     body = json.dumps({"status": trouble or "ok", "reasons": reasons}).encode()
     request.send(_JSON, body, status=HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK)
-
-
-def _content_policy(page: str) -> str:
-    """Allow the page its own script and style, by their hashes, and requests to this server; nothing else."""
-    allowed = {
-        tag: " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        )
-        for tag in ("script", "style")
-    }
-    return (
-        f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

@@ -1,77 +1,26 @@
 """The status page in a real browser, on a real member."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from schemas.hub import to_message
+from tests.browser import PHONE, Browser, headless, needs_browser
 from tests.integration.test_service import orders
-from tests.stand import SITE, TOKEN, Stand
+from tests.stand import NUMBER_OF_PARTITIONS, SITE, TOKEN, Stand
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed")
+pytestmark = needs_browser
 
 EXPIRED = "expired-token"
-DESKTOP, PHONE = (1200, 900), (360, 740)
-
-
-class Browser:
-    """A headless browser that looks at one member's page."""
-
-    def __init__(self, driver: Chrome, url: str) -> None:
-        self.driver = driver
-        self.url = url
-
-    def open(self, size: tuple[int, int] = DESKTOP) -> None:
-        self.resize(size)
-        self.driver.get(self.url)
-        await_that("it is live", lambda: self.text("live").startswith("live"))
-
-    def resize(self, size: tuple[int, int]) -> None:
-        measures = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", measures)
-
-    def text(self, identity: str) -> str:
-        return self.driver.find_element(By.ID, identity).text
-
-    def says(self, identity: str, text: str) -> Callable[[], bool]:
-        return lambda: text in self.text(identity)
-
-    def run(self, script: str) -> Any:
-        return self.driver.execute_script(script)
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
-
-    def overflows(self) -> bool:
-        return bool(self.run("return document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path}/chrome",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options, ChromeService(DRIVER))
-    try:
-        yield Browser(driver, f"http://127.0.0.1:{free_port()}/")
-    finally:
-        driver.quit()
+    with headless(tmp_path, f"http://127.0.0.1:{free_port()}/") as found:
+        yield found
 
 
 def start(stand: Stand, browser: Browser, **changed: str) -> CommandProcess:
@@ -98,7 +47,7 @@ def test_it_follows_what_happens_without_a_reload(stand: Stand, browser: Browser
         "its reason", browser.says("kinds", "the first bytes (076e6f74) are neither a framing of Avro nor JSON")
     )
     lanes = browser.driver.find_elements(By.CSS_SELECTOR, "#lanes tr")
-    assert len(lanes) == 9
+    assert len(lanes) == 4 * NUMBER_OF_PARTITIONS
     assert browser.run("return window.marked") is True
     assert browser.complaints() == []
 

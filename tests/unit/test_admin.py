@@ -16,7 +16,6 @@ from consumer.admin.letters import Found, Letters
 from consumer.admin.reading import await_visible, read_settled, read_topic
 from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
-from consumer.cli.lag import _object as lag_object
 from consumer.cli.lag import _shown as lag_shown
 from consumer.engine.records import Output, Partition, Range, Record, Redelivery
 from consumer.errors import Hidden
@@ -162,7 +161,7 @@ def test_lag_says_what_is_hidden() -> None:
     for settled in (True, False):
         look = looker.look(settled=settled)
         assert [(each.end, each.records, each.hidden) for each in look.lags] == [(3, 1, 3), (0, 0, 0)]
-        shown = lag_object(GROUP, look)
+        shown = look.as_json(GROUP)
         assert (shown["partitions"][0]["hidden"], shown["total"]["hidden"]) == (3, 3)
     with (console := Console()).capture() as captured:
         console.print(lag_shown(GROUP, look))
@@ -179,7 +178,7 @@ def test_lag_tells_members_of_one_host_apart() -> None:
         member("one-c"),
     ]
     look = Looker(shelf.deployment()).look()
-    shown = json.loads(json.dumps(lag_object(GROUP, look), default=str))
+    shown = json.loads(json.dumps(look.as_json(GROUP), default=str))
     same = {"client_id": "jirafe-consumer-one", "host": "10.0.0.1"}
     assert shown["members"] == [
         {"id": "one-a", "instance_id": None, **same},

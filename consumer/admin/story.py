@@ -1,0 +1,152 @@
+"""The story of a record: what it holds, what it would send, and what became of it; and what failed last.
+
+All of it is read from the topics, by whoever runs the tool: members are not asked, and nothing is changed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from consumer.admin import preview
+from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
+from consumer.admin.letters import Letter, read_letter
+from consumer.admin.ranges import Topics, moment_of
+from consumer.admin.reading import read_firsts, read_ranges
+from consumer.engine.deadline import Deadline
+from consumer.engine.kafka import to_record
+from consumer.engine.records import Partition, Place, Range, Record
+from consumer.errors import KafkaUnusable
+from schemas.codec import Codec, RegistryUnavailable, Undecodable
+
+LOOKED_WITHIN = 30.0
+"""Seconds that the results and dead letters of a record are looked for."""
+
+_RECENT = 20
+_STAMPED = "the record's timestamp"
+
+
+@dataclass(slots=True)
+class Story:
+    """What is known of a place.
+
+    `record` is None where there is none, and `reason` says why. `results` and `letters` are in the order in which
+    they were written. `is_whole` is false where there were too many to look through in time.
+    """
+
+    place: Place
+    record: Record | None
+    reason: str
+    results: list[tuple[datetime | None, Mapping[str, Any]]] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    is_whole: bool = True
+
+
+def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
+    """Read all that the topics have of a place. Blocks for seconds, up to `LOOKED_WITHIN` and some more.
+
+    Raises KafkaUnusable.
+    """
+    topics = Topics(deployment.cluster)
+    if place.partition not in topics.partitions(place.topic):
+        raise KafkaUnusable(f"the topic {place.topic} has no partition {place.partition}.")
+    record, reason = _record(deployment, topics, place)
+    story = Story(place, record, reason)
+    since = moment_of(record.timestamp) if record else None
+    if since and since > datetime.now(UTC):
+        since = None  # its producer's clock tells nothing of when the result was written
+    deadline = Deadline(LOOKED_WITHIN)
+    for written in _written(deployment, topics, deployment.results_topic, since, deadline, story):
+        try:
+            result = codec.decode_result(written.value or b"")
+        except (Undecodable, RegistryUnavailable):
+            continue  # not ours, or not to be had now: the command `results` says so
+        if (result["topic"], result["partition"], result["offset"]) == place and deployment.is_ours(result):
+            story.results.append((moment_of(written.timestamp), result))
+    for written in _written(deployment, topics, deployment.dead_letters_topic, since, deadline, story):
+        letter = read_letter(written)
+        if letter and letter.of == place:
+            story.letters.append(letter)
+    return story
+
+
+def recent_letters(deployment: Deployment) -> list[Letter]:
+    """Give the dead letters that were written last, the newest first; raises KafkaUnusable."""
+    topics, topic = Topics(deployment.cluster), deployment.dead_letters_topic
+    places = [Partition(topic, number) for number in topics.partitions(topic)]
+    firsts, ends = topics.firsts(places), topics.ends(places)
+    ranges = [Range(*each, max(firsts[each], ends[each] - _RECENT), ends[each]) for each in places]
+    records = _records(deployment, ranges, Deadline(LOOKED_WITHIN))
+    found = [letter for record in records if (letter := read_letter(record))]
+    return sorted(found, key=lambda letter: letter.failed_at, reverse=True)[:_RECENT]
+
+
+def contents(record: Record, codec: Codec, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Give what a record holds and what it would send now, as JSON has it, without access tokens.
+
+    `parameters` are those of the settings.
+    """
+    value = record.value or b""
+    shown: dict[str, Any] = {
+        "record": {
+            "timestamp": record.timestamp,
+            "key": (record.key or b"").decode(errors="replace"),
+            "headers": [[name, (each or b"").decode(errors="replace")] for name, each in record.headers],
+            "bytes": len(value),
+            "begins": value[:32].hex(" "),
+        },
+        "content": None,
+        "would_send": None,
+    }
+    try:
+        message = codec.decode_message(value, record.headers)
+    except Undecodable as error:
+        return shown if record.value is None else {**shown, "undecodable": str(error)}
+    except RegistryUnavailable as error:
+        return {**shown, "undecodable": str(error)}
+    given = preview.Given(parameters, {}, record.timestamp, _STAMPED)
+    known = {name: "***" if name.endswith("access_token") else each for name, each in message["parameters"].items()}
+    return {
+        **shown,
+        "content": {**message, "parameters": known},
+        "would_send": preview.of_message(message, given).as_json(),
+    }
+
+
+def _record(deployment: Deployment, topics: Topics, place: Place) -> tuple[Record | None, str]:
+    """Read the record of a place; where there is none, tell why."""
+    first, end = topics.firsts([place.of])[place.of], topics.ends([place.of])[place.of]
+    if place.offset < first:
+        return None, f"the log begins at {first}: the record was deleted, usually by retention"
+    if place.offset >= end:
+        return None, f"the log ends at {end}: no record was written here yet, or it is behind an open transaction"
+    record = read_firsts(deployment.cluster, [Range(*place.of, place.offset, place.offset + 1)]).get(place.of)
+    return (
+        record,
+        "" if record else "no record is at this offset: a transaction ends here, or it was compacted away",
+    )
+
+
+def _written(  # noqa: PLR0913, PLR0917 - each is another's
+    deployment: Deployment, topics: Topics, topic: str, since: datetime | None, deadline: Deadline, story: Story
+) -> Iterator[Record]:
+    """Give a topic's records from a time on, as long as there is time."""
+    places = [Partition(topic, number) for number in topics.partitions(topic)]
+    ends = topics.ends(places)
+    starts: Mapping[Partition, int | None] = (
+        topics.at(places, since - CLOCK_TOLERANCE) if since else topics.firsts(places)
+    )
+    ranges = []
+    for each in places:
+        start = starts[each]
+        if start is not None and start < ends[each]:
+            ranges.append(Range(*each, start, ends[each]))
+    yield from _records(deployment, ranges, deadline)
+    story.is_whole = story.is_whole and bool(deadline.left)
+
+
+def _records(deployment: Deployment, ranges: Iterable[Range], deadline: Deadline) -> Iterator[Record]:
+    for batch in read_ranges(deployment.cluster, list(ranges)):
+        yield from map(to_record, batch)
+        if not deadline.left:
+            return

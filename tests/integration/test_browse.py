@@ -1,0 +1,113 @@
+"""The group and single records in a browser, as `browse` shows them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from consumer.demo.processes import await_that
+from tests.browser import DESKTOP, PHONE, headless, needs_browser
+from tests.messages import order
+from tests.stand import SITE, TOKEN, Stand
+
+
+@pytest.fixture
+def delivered(stand: Stand) -> Iterator[tuple[Stand, str]]:
+    """A group that delivered three records, one of them not, and `browse` at the address that is given."""
+    own = order("R1")
+    own["parameters"] = [{"name": "jirafe.access_token", "value": TOKEN}, {"name": "jirafe.site_id", "value": SITE}]
+    stand.produce(own, order("R2", "order:updated"))
+    stand.produce_raw(b"R3", b"<b>no message</b>")
+    stand.member()
+    stand.await_results(3)
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith(("KAFKA_", "JIRAFE_", "CONSUMER_"))}
+    command = [sys.executable, "-m", "consumer", "--env-file", os.devnull, "browse", "--port", "0"]
+    with subprocess.Popen(
+        command, env={**inherited, **stand.environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        found = re.match(r"Open (http://127\.0\.0\.1:\d+/) in a browser\.", process.stdout.readline())
+        assert found
+        try:
+            yield stand, found[1]
+        finally:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_the_group_and_its_records_are_told(delivered: tuple[Stand, str]) -> None:
+    stand, url = delivered
+    group = requests.get(f"{url}group.json", timeout=60).json()
+    assert group["group"] == stand.settings.kafka["group.id"]
+    assert group["total"]["records"] == 0
+    assert {each["topic"] for each in group["partitions"]} == set(stand.settings.subscription)
+    (letter,) = group["letters"]
+    assert letter["kind"] == "undecodable"
+
+    places = {result["message"]: result for result in stand.results()}
+    good = places["order:new"]
+    place = f"{good['topic']}/{good['partition']}/{good['offset']}"
+    record = requests.get(f"{url}record.json", params={"place": place}, timeout=60)
+    told = record.json()
+    assert told["record"]["key"] == "R1"
+    assert told["content"]["payload"]["order"]["number"] == "R1"
+    assert [each["kind"] for each in told["would_send"]["events"]] == ["cart", "order-placed", "order-accepted"]
+    (result,) = told["results"]
+    assert (result["code"], result["message"]) == (200, "order:new")
+    assert (told["letters"], told["is_whole"], told["reason"]) == ([], True, "")
+    assert TOKEN not in record.text
+
+    told = requests.get(f"{url}record.json", params={"place": letter["place"]}, timeout=60).json()
+    assert told["content"] is None
+    assert told["undecodable"].startswith("the first bytes")
+    assert [each["letter"] for each in told["letters"]] == [letter["letter"]]
+    assert [each["code"] for each in told["results"]] == [500]
+
+
+def test_what_is_not_there_is_said(delivered: tuple[Stand, str]) -> None:
+    stand, url = delivered
+
+    def asked(place: str) -> tuple[int, str]:
+        answer = requests.get(f"{url}record.json", params={"place": place}, timeout=60)
+        return answer.status_code, answer.json().get("error") or answer.json()["reason"]
+
+    assert asked(f"{stand.orders_topic}/0/999999")[1].startswith("the log ends at ")
+    status, said = asked("here")
+    assert (status, said) == (400, "'here' is not TOPIC/PARTITION/OFFSET, such as orders/0/17.")
+    topic = stand.settings.stream.results_topic
+    assert asked(f"{topic}/0/0") == (400, f"the topic {topic} is none that is consumed.")
+    assert asked(f"{stand.orders_topic}/99/0") == (503, f"the topic {stand.orders_topic} has no partition 99.")
+
+
+def test_it_answers_nobody_who_asks_by_another_name(delivered: tuple[Stand, str]) -> None:
+    _, url = delivered
+    answer = requests.get(f"{url}group.json", headers={"Host": "evil.example"}, timeout=60)
+    assert (answer.status_code, answer.text) == (421, "Ask for localhost.\n")
+    assert requests.post(f"{url}group.json", timeout=60).status_code == 501
+
+
+@needs_browser
+def test_the_pages_in_a_browser(delivered: tuple[Stand, str], tmp_path: Path) -> None:
+    stand, url = delivered
+    with headless(tmp_path, url) as browser:
+        browser.resize(DESKTOP)
+        browser.driver.get(url)
+        await_that("the group", browser.says("main", f"Group {stand.settings.kafka['group.id']}"))
+        assert "lag 0" in browser.text("main")
+        assert "undecodable" in browser.text("main")
+        browser.run("document.querySelector('main table a').click()")
+        await_that("the record", browser.says("main", "Dead letters"))
+        assert "the first bytes" in browser.text("main")
+        browser.resize(PHONE)
+        assert not browser.overflows()
+        browser.driver.get(f"{url}#")
+        await_that("the group again", browser.says("main", "Partitions"))
+        assert not browser.overflows()
+        assert browser.complaints() == []
