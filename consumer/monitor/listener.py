@@ -23,9 +23,6 @@ from typing import Any
 MOST_CONNECTIONS = 32
 """Connections at once, each with its thread."""
 
-PATIENCE = 10.0
-"""Seconds from a connection's beginning to its end. What takes longer is dropped."""
-
 _SLOT_WITHIN = 1.0
 _NOT_PUBLIC = (".internal", ".local", ".svc")
 
@@ -41,9 +38,7 @@ class Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024  # wait in the kernel until they are taken
 
-    def __init__(
-        self, host: str, port: int, answer: Callable[["Request"], None], *, patience: float = PATIENCE
-    ) -> None:
+    def __init__(self, host: str, port: int, answer: Callable[["Request"], None], *, patience: float) -> None:
         """Listen at once, and answer from `start` on; raises OSError."""
         self._patience = patience
         self._lock = threading.Lock()

@@ -16,6 +16,9 @@ from consumer.monitor.status import MemberStatus
 
 STUCK = f"the main loop has not reported for over {STUCK_AFTER:.0f} s: restart this member, no record is lost"
 
+PATIENCE = 10.0
+"""Seconds from a connection's beginning to its end. What takes longer is dropped."""
+
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _OPENMETRICS = "application/openmetrics-text"
@@ -46,7 +49,7 @@ class StatusServer:
         self._policy = content_policy(self._page.decode())
         self._history = History(self._read)
         self._closed = threading.Event()
-        self._listener = Listener(host, int(port), self._answer)
+        self._listener = Listener(host, int(port), self._answer, patience=PATIENCE)
         self._names = Names(host)
         self._listener.start()
         threading.Thread(target=self._keep_history, name="history", daemon=True).start()

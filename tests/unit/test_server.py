@@ -20,7 +20,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumer.demo.processes import await_that
 from consumer.engine.ports import Trouble
 from consumer.engine.records import DeadLetter, Output, Record
-from consumer.monitor import listener
 from consumer.monitor.letters import LetterLog
 from consumer.monitor.listener import MOST_CONNECTIONS
 from consumer.monitor.monitor import Monitor
@@ -64,6 +63,11 @@ class Visitor:
         status, headers, body = self.ask(path)
         assert headers["Content-Type"] == "application/json"
         return status, json.loads(body)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.monitor.server.PATIENCE", 1.0)
 
 
 @pytest.fixture
@@ -250,8 +254,8 @@ def drip(connection: socket.socket, text: bytes) -> None:
 
 
 @pytest.mark.parametrize("start", [b"", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
-def test_a_client_that_drips_is_dropped(monkeypatch: pytest.MonkeyPatch, visitor: Visitor, start: bytes) -> None:
-    monkeypatch.setattr(listener, "PATIENCE", 1.0)
+@pytest.mark.usefixtures("impatient")
+def test_a_client_that_drips_is_dropped(visitor: Visitor, start: bytes) -> None:
     with visitor.connect() as connection:
         connection.sendall(start)
         dripping = threading.Thread(target=drip, args=(connection, b"x" * 100))
@@ -262,10 +266,8 @@ def test_a_client_that_drips_is_dropped(monkeypatch: pytest.MonkeyPatch, visitor
         dripping.join()
 
 
-def test_a_client_that_reads_nothing_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, monitor: Monitor, visitor: Visitor
-) -> None:
-    monkeypatch.setattr(listener, "PATIENCE", 1.0)
+@pytest.mark.usefixtures("impatient")
+def test_a_client_that_reads_nothing_is_dropped(monitor: Monitor, visitor: Visitor) -> None:
     lanes = tuple(replace(QUIET.lanes[0], message="x" * 20_000) for _ in range(500))
     monitor.viewed(replace(QUIET, lanes=lanes))  # more than the buffers of both ends take
     before = connection_threads()
