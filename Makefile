@@ -31,10 +31,10 @@ run: .venv/ready ## run the service with the settings of the environment and .en
 	@$(BIN)/jirafe-consumer run
 
 test: .venv/ready ## run the tests: on a real Kafka if there is one to be had, else on the embedded broker
-	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --hypothesis-profile=thorough $(ARGS)
 
 test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if there is none to be had
-	@TEST_BROKER=real $(BIN)/pytest -n $(WORKERS) $(ARGS)
+	@TEST_BROKER=real $(BIN)/pytest -n $(WORKERS) --hypothesis-profile=thorough $(ARGS)
 
 coverage: .venv/ready ## measure how much of the core the fast tests cover, and fail under 95 %
 	@$(BIN)/pytest -n $(WORKERS) -q --cov --cov-report=term tests/unit

@@ -10,6 +10,16 @@ BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069
 C0 = "".join(map(chr, range(0x20))).translate({ord("\t"): None, ord("\n"): None})
 C1 = "".join(map(chr, range(0x7F, 0xA0)))
 HOSTILE = C0 + C1 + BIDI + "\u2028\ufeff\U000e0041"
+ORDERS = [
+    "\x1b[2J\x1b[31mcolour and clear",
+    "\x1b]0;a title\x07",
+    "\x1b]52;c;aGVsbG8=\x1b\\",
+    "\x9b2J\x9d0;title\x9c",
+    "over\rwritten\b\b\b",
+    f"abc{BIDI}def",
+]
+"""What a terminal would obey, were it printed as it is."""
+
 _OURS = re.compile(r"\r*(?:\x1b\[(?:[\d;]*m|\?25[lh]|1A|2K)\r*)+")
 
 

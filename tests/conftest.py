@@ -14,9 +14,16 @@ from jirafe.sandbox import Sandbox, SandboxServer
 from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
 
-# A test of generated input is as slow as the machine is busy; that is no fault of the code.
-hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis.settings.load_profile("patient")
+# `make test` asks for the profile "thorough".
+for profile, examples in (("fast", 25), ("thorough", 100)):
+    hypothesis.settings.register_profile(
+        profile,
+        max_examples=examples,
+        # A test of generated input is as slow as the machine is busy; that is no fault of the code.
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+hypothesis.settings.load_profile("fast")
 
 _CHOICE = pytest.StashKey[Choice]()
 

@@ -9,6 +9,6 @@ must not, breaks a rule of the target, takes too much processor time, time or me
     losable.py    the parent's side of a worker process: what it was at when it was lost
     worker.py     the worker process: draws cases and tries them within limits
     shrink.py     makes a failing case smaller
-    found.py      failing cases, kept in found/; `tests/unit/test_fuzz.py` tries them from then on
+    found.py      failing cases, kept in found/; `tests/processes/test_fuzz.py` tries them from then on
     draw.py       what all targets draw from
 """

@@ -30,6 +30,9 @@ GROUP = "shop"
 ORDERS, RESULTS, LETTERS = "orders", "results", "letters"
 
 
+CODEC = Codec()
+
+
 class Kept(NamedTuple):
     timestamp: int
     key: bytes | None
@@ -90,7 +93,6 @@ class Shelf:
     """All logs; `on_idle` is called whenever a reader finds nothing new, `on_assign` when one begins."""
 
     def __init__(self, *, partitions: int = 1) -> None:
-        self.codec = Codec()
         self.logs = {
             Partition(topic, number): Log() for topic in (ORDERS, RESULTS, LETTERS) for number in range(partitions)
         }
@@ -128,7 +130,7 @@ class Shelf:
             "timestamp": self.timestamp(offset, partition),
             **said,
         }
-        return self.add(RESULTS, self.codec.encode("result", result), timestamp=at)
+        return self.add(RESULTS, CODEC.encode("result", result), timestamp=at)
 
     def timestamp(self, offset: int, partition: int = 0) -> int:
         """Give the timestamp of a record that is there, 0 of none."""

@@ -20,7 +20,7 @@ from consumer.cli.lag import _shown as lag_shown
 from consumer.engine.records import Output, Partition, Range, Record, Redelivery
 from consumer.errors import Hidden
 from consumer.printing import Console
-from tests.unit.shelf import GROUP, LETTERS, ORDERS, RESULTS, Shelf, member
+from tests.unit.shelf import CODEC, GROUP, LETTERS, ORDERS, RESULTS, Shelf, member
 
 ORDER = Partition(ORDERS, 0)
 START = datetime(2014, 3, 1, 10, tzinfo=UTC)
@@ -106,7 +106,7 @@ def test_patience_is_for_each_pause_and_not_for_the_whole() -> None:
 
 
 def letters_of(shelf: Shelf, **options: float) -> Letters:
-    return Letters(shelf.deployment(**options), shelf.codec)
+    return Letters(shelf.deployment(**options), CODEC)
 
 
 @pytest.mark.parametrize("topic", [RESULTS, LETTERS])
@@ -130,7 +130,7 @@ def plan(**changed: Any) -> Plan:
 
 
 def replay_of(shelf: Shelf, **changed: Any) -> Replay:
-    return Replay(shelf.deployment(patience=PATIENCE).cluster, shelf.codec, plan(**changed), None)
+    return Replay(shelf.deployment(patience=PATIENCE).cluster, CODEC, plan(**changed), None)
 
 
 def test_a_replay_waits_for_what_is_hidden_in_its_range_and_for_nothing_else() -> None:
@@ -198,7 +198,7 @@ def test_lag_tells_members_of_one_host_apart() -> None:
 
 
 def audited(shelf: Shelf, start: datetime | int | None = None) -> AuditReport:
-    (*_, report) = audit(shelf.deployment(), shelf.codec, {ORDERS: ()}, (start, None))
+    (*_, report) = audit(shelf.deployment(), CODEC, {ORDERS: ()}, (start, None))
     assert isinstance(report, AuditReport)
     return report
 

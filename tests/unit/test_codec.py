@@ -202,12 +202,12 @@ CODEC = Codec()
 class TestSingleObject:
     @pytest.mark.parametrize(("name", "record"), RECORDS)
     def test_round_trip(self, name: str, record: dict[str, Any]) -> None:
-        assert Codec().decode(Codec().encode(name, record)) == record
+        assert Codec().decode(CODEC.encode(name, record)) == record
 
     @pytest.mark.parametrize(("name", "record"), RECORDS)
     def test_framing_has_the_fingerprint_of_the_specification(self, name: str, record: dict[str, Any]) -> None:
         assert crc64('"null"') == 0x63DD24E7CC258F8A
-        assert Codec().encode(name, record) == single_object(own_schema(name), record)
+        assert CODEC.encode(name, record) == single_object(own_schema(name), record)
 
     def test_fingerprint_of_a_canonical_form_written_by_hand(self, tmp_path: Path) -> None:
         (tmp_path / "less.avsc").write_text(json.dumps({**LESS, "doc": "An older hub's."}, indent=2))
@@ -273,7 +273,7 @@ class TestSingleObject:
     )
     def test_record_that_does_not_fit_is_not_encoded(self, change: dict[str, Any]) -> None:
         with pytest.raises((ValueError, TypeError)):
-            Codec().encode("taxon", {**TAXON, **change})
+            CODEC.encode("taxon", {**TAXON, **change})
 
 
 class TestMessagesAndResults:

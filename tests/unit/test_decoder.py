@@ -19,9 +19,10 @@ from schemas.codec import Codec, _Writer
 from schemas.decoder import Decoder
 from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.writers import Schema, for_reading
+from tests.thorough import scaled
 from tests.unit.test_codec import ENDLESS, EVOLVED, LESS, MORE, RECORDS, plain
 
-TRIED = int(os.environ.get("DECODER_RECORDS", "10000"))
+TRIED = int(os.environ.get("DECODER_RECORDS", scaled(10_000)))
 """How many records the long run tries."""
 
 FLIPS = (0, 1, 2, 3, 127, 128, 129, 254, 255)
@@ -157,13 +158,13 @@ class TestItGivesWhatFastavroGives:
     @pytest.mark.parametrize(("label", "writer", "reader", "decoder"), DECODERS)
     def test_every_whole_record_is_read(self, label: str, writer: Any, reader: Any, decoder: Decoder) -> None:
         draw, types = random.Random(label), first_types(writer)  # noqa: S311 - drawn, not secret
-        for _ in range(100):
+        for _ in range(scaled(100)):
             body = written(writer, drawn(writer, draw, types))
             assert agree(decoder, writer, reader, body)
 
     def test_every_message_of_the_shop_is_read(self) -> None:
         codec = Codec()
-        for each in shop(500, broken_share=0):
+        for each in shop(scaled(500), broken_share=0):
             writer = codec._by_fingerprint[each.value[2:10]]
             assert isinstance(writer, _Writer)
             assert writer.decoder is not None
@@ -186,7 +187,6 @@ class TestItGivesWhatFastavroGives:
         assert TRIED * 0.1 < read < TRIED * 0.9
 
     @given(st.data())
-    @settings(deadline=None)
     def test_any_bytes(self, data: st.DataObject) -> None:
         _, writer, reader, decoder = data.draw(st.sampled_from(DECODERS))
         draw = random.Random(data.draw(st.integers(0, 99)))  # noqa: S311 - drawn, not secret
@@ -217,7 +217,7 @@ TYPES = st.recursive(
 
 class TestAnySchema:
     @given(TYPES, st.none() | TYPES, st.binary(max_size=30))
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=scaled(200))
     def test_it_gives_the_same_or_declines(self, kind: Any, other: Any, body: bytes) -> None:
         try:
             writer, reader = one(kind), one(other) if other else None
@@ -274,7 +274,7 @@ class TestNumbersThatAreLongerThanNeedBe:
     @pytest.mark.parametrize(("label", "writer", "reader", "decoder"), DECODERS)
     def test_wherever_they_are(self, label: str, writer: Any, reader: Any, decoder: Decoder) -> None:
         draw, types = random.Random(label), first_types(writer)  # noqa: S311 - drawn, not secret
-        for _ in range(10):
+        for _ in range(scaled(10)):
             body = written(writer, drawn(writer, draw, types))
             for at, byte in enumerate(body[:600]):
                 for longer in (bytes([byte | 128, 0]), bytes([byte | 128, 128, 0])):

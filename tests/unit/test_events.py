@@ -18,6 +18,7 @@ from schemas.codec import Codec
 from schemas.hub import to_message
 from schemas.own import own_schema
 from tests.messages import CHARACTERS
+from tests.thorough import scaled
 
 T1, T2, T3, T4 = (f"2014-03-0{day}T00:00:00.000Z" for day in (1, 2, 3, 4))
 ITEM: dict[str, Any] = {
@@ -828,7 +829,7 @@ def test_every_event_is_valid_and_without_null(message: tuple[str, Any], paramet
             assert ": " in event.message
 
 
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 @given(COMPLETE, PARAMETERS)
 def test_complete_messages_make_all_their_events(message: tuple[str, Any], parameters: dict[str, str]) -> None:
     message_type, payload = message
@@ -841,7 +842,7 @@ def test_complete_messages_make_all_their_events(message: tuple[str, Any], param
         assert len(made) == (3 if message_type == "order:new" else 1) + canceled
 
 
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 @given(COMPLETE, PARAMETERS)
 def test_every_date_is_one_of_the_messages(message: tuple[str, Any], parameters: dict[str, str]) -> None:
     known = {WRITTEN[value] for _, value in parts(message[1]) if isinstance(value, str) and value in WRITTEN}
@@ -870,7 +871,7 @@ class TestMemoryOfDates:
         assert (fields._written.cache_info().hits, fields._written.cache_info().currsize) == (49, 1)
 
 
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 @given(COMPLETE | ANY, PARAMETERS)
 def test_the_same_message_gives_the_same_bytes(message: tuple[str, Any], parameters: dict[str, str]) -> None:
     message_type, payload = message

@@ -15,6 +15,7 @@ from tests.registry import RegistryServer
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "java"
 EVOLVED_ID = 42
+CODEC = Codec()
 
 RESULT: dict[str, Any] = {
     "message_id": "m-1",
@@ -45,7 +46,7 @@ def in_json(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 def test_java_has_our_fingerprints() -> None:
     lines = (FIXTURES / "fingerprints.txt").read_text().splitlines()
     java = dict(line.split(" ") for line in lines)
-    ours = {name: Codec().encode(name, in_json(name, own_schema(name)))[2:10] for name in OWN_SCHEMAS}
+    ours = {name: CODEC.encode(name, in_json(name, own_schema(name)))[2:10] for name in OWN_SCHEMAS}
     assert java == {name: f"{int.from_bytes(fingerprint, 'little'):016x}" for name, fingerprint in ours.items()}
 
 
@@ -54,13 +55,13 @@ def test_a_single_object_record_of_java_is_read(name: str) -> None:
     value = (FIXTURES / f"{name}.bin").read_bytes()
     record = in_json(name, own_schema(name))
     assert record["message_id"] == f"java-{name}"
-    assert Codec().decode(value) == record
-    assert Codec().encode(name, record) == value
+    assert CODEC.decode(value) == record
+    assert CODEC.encode(name, record) == value
 
 
 @pytest.mark.parametrize("name", ["cart", "order"])
 def test_a_record_of_our_earlier_schema_is_read_without_being_told_of_it(name: str) -> None:
-    written, read = in_json(f"earlier-{name}", own_schema(f"{name}-1")), Codec().decode(earlier(name))
+    written, read = in_json(f"earlier-{name}", own_schema(f"{name}-1")), CODEC.decode(earlier(name))
     assert common(read, written) == written
     assert read["payload"]["previous_items"] == []
     assert read["payload"][name]["line_items"][0]["adjustments"] == []
@@ -98,5 +99,5 @@ def test_a_confluent_record_of_another_java_writer_is_read(registry_server: Regi
 
 
 def test_java_reads_our_result() -> None:
-    assert Codec().encode("result", RESULT) == (FIXTURES / "result.bin").read_bytes()
+    assert CODEC.encode("result", RESULT) == (FIXTURES / "result.bin").read_bytes()
     assert in_json("result", own_schema("result")) == RESULT

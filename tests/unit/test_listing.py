@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from consumer.cli.main import cli
 from consumer.printing import Csv, visible
-from tests.command import run
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -64,17 +63,6 @@ def test_the_same_filters_have_the_same_names() -> None:
     assert of_messages <= found["results",].keys()
     assert of_messages | {"--kind"} <= found["dead-letters", "list"].keys()
     assert of_messages | {"--kind"} <= found["dead-letters", "redrive"].keys()
-
-
-def test_json_is_the_same_by_either_option() -> None:
-    wrong = {"JIRAFE_URL": "nowhere"}
-    forms = (["--json"], ["--output", "json"], ["--output", "csv"])
-    shown = [run("check", *form, **wrong).stdout for form in forms]
-    assert shown[0] == shown[1]
-    assert shown[0].startswith('{"ok":false,"checks":[{"check":"settings"')
-    names, row = shown[2].splitlines()
-    assert names == "check,verdict,message,fix"
-    assert row.startswith("settings,failed,JIRAFE_URL: must be an http:// or https:// address.,")
 
 
 def printed(columns: list[str], *rows: Mapping[str, object]) -> str:

@@ -14,10 +14,11 @@ from jirafe.services import Event, make_events
 from schemas.codec import Codec
 from schemas.hub import to_message
 from tests.messages import cart, line_item, order, taxon
+from tests.thorough import scaled
 
 GIVEN = Given({"jirafe.product_category_taxonomy": "2"}, {}, 1_393_664_400_000, "the record's timestamp")
 CODEC = Codec()
-STORY = [CODEC.decode(record.value) for record in shop(400, broken_share=0)]
+STORY = [CODEC.decode(record.value) for record in shop(scaled(400), broken_share=0, codec=CODEC)]
 
 
 def fields(shown: Preview, event: int = 0) -> dict[str, tuple[object, str]]:
@@ -133,7 +134,7 @@ def test_files_of_folders_come_in_order(tmp_path: Any) -> None:
 
 
 @given(st.sampled_from(STORY))
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 def test_explaining_changes_nothing(message: dict[str, Any]) -> None:
     marked = of_message(copy.deepcopy(message), GIVEN)
     made = make_events(message["message"], message["payload"], {**GIVEN.defaults, **message["parameters"]})

@@ -18,17 +18,7 @@ from rich.text import Text
 
 from consumer import log
 from consumer.printing import Console, Guarded, print_json, visible
-from tests.command import BIDI, HOSTILE, obeyed, on_a_terminal, run
-from tests.messages import order
-
-ORDERS = [
-    "\x1b[2J\x1b[31mcolour and clear",
-    "\x1b]0;a title\x07",
-    "\x1b]52;c;aGVsbG8=\x1b\\",
-    "\x9b2J\x9d0;title\x9c",
-    "over\rwritten\b\b\b",
-    f"abc{BIDI}def",
-]
+from tests.command import HOSTILE, ORDERS, obeyed
 
 
 @given(st.text(alphabet=st.sampled_from(HOSTILE + 'aä"\\\n\t\U0001f45c\u200d'), max_size=40))
@@ -91,21 +81,6 @@ def test_json_is_a_line_that_decodes_to_the_value(*, indent: bool, monkeypatch: 
     print_json({"reason": "".join(ORDERS)}, indent=indent)
     assert obeyed(stream.getvalue()) == []
     assert json.loads(stream.getvalue()) == {"reason": "".join(ORDERS)}
-
-
-def test_no_command_lets_a_message_order_the_terminal() -> None:
-    text = "".join(ORDERS)
-    document = order(f"R1{text}", "order:updated", email=f"{text}@example.com")
-    shown = on_a_terminal("preview", "-", text=json.dumps(document))
-    assert obeyed(shown) == []
-    events = json.loads(shown)["events"]
-    assert [event["body"]["order_number"] for event in events] == [f"R1{text}"]
-    wrong = order("R1", "order:updated", totals={"order": text})
-    piped = run("preview", "-", text=json.dumps(wrong)).stdout
-    assert obeyed(piped) == []
-    assert obeyed(on_a_terminal("preview", f"absent{text.replace(chr(0), '')}")) == []
-    assert obeyed(on_a_terminal("results", "--of", text)) == []
-    assert obeyed(on_a_terminal("check", CONSUMER_LOG_LEVEL=text)) == []
 
 
 @pytest.mark.parametrize(("no_color", "is_coloured"), [(None, True), ("1", False), ("", True)])

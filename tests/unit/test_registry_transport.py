@@ -132,10 +132,10 @@ def _silent() -> Iterator[str]:
 
 
 def bomb(layers: int) -> bytes:
-    """Compress 128 megabytes of blanks, some times over."""
-    content = b" " * 128 * 1024 * 1024
+    """Compress 48 megabytes of blanks, some times over."""
+    content = b" " * 48 * 1024 * 1024
     for _ in range(layers):
-        content = gzip.compress(content, 6)
+        content = gzip.compress(content, 1)
     return content
 
 

@@ -27,6 +27,7 @@ VALUES = {
     "KAFKA_GROUP_ID": "another",
 }
 EVERY = [*(prefix + field.upper() for prefix, group in GROUPS.items() for field in group.model_fields), *VALUES]
+CODEC = Codec()
 NAMES = [name for name in dict.fromkeys(EVERY) if VALUES.get(name, "") is not None]
 
 
@@ -42,7 +43,7 @@ class Running:
         env_file.touch()
         self.source = source = SettingsSource(env_file)
         loaded = source.load()
-        self.delivery = app.make_delivery(loaded, Codec())
+        self.delivery = app.make_delivery(loaded, CODEC)
         self.cluster = app.make_cluster(loaded)
         self.reconnects = False
         self._reloader = app.Reloader(source, loaded, self.cluster, self.delivery, log.configure("info"))

@@ -25,6 +25,7 @@ from consumer.monitor.listener import MOST_CONNECTIONS
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import STUCK_AFTER, About
 from consumer.monitor.server import StatusServer
+from tests.thorough import scaled
 from tests.views import QUIET
 
 ABOUT = About("1.2.3", "group", "member", 0)
@@ -215,7 +216,7 @@ _PARAMETERS = st.sampled_from(
 _ACCEPTED = st.builds(lambda media, parameters: ";".join([media, *parameters]), _MEDIA, st.lists(_PARAMETERS))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(accept=st.lists(_ACCEPTED).map(",".join))
 def test_metrics_are_served_whatever_the_client_accepts(visitor: Visitor, accept: str) -> None:
     status, headers, text = visitor.ask("/metrics", Accept=accept)

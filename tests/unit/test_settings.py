@@ -1,7 +1,4 @@
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,6 @@ from hypothesis import strategies as st
 from consumer.app import make_cluster, make_defaults
 from consumer.errors import SettingsError
 from consumer.settings import GROUPS, SettingsSource, load, matches
-from tests.command import run
 
 
 def faults(environ: dict[str, str], env_file: Path | None = None) -> list[str]:
@@ -231,17 +227,6 @@ def test_a_setting_that_is_gone_says_what_replaced_it() -> None:
 
 def test_there_are_at_most_31_settings() -> None:
     assert sum(len(group.model_fields) for group in GROUPS.values()) <= 31
-
-
-def test_settings_load_neither_the_codec_nor_the_clients() -> None:
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, consumer.settings; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert "consumer.settings" in loaded
-    assert not {"fastavro", "confluent_kafka", "schemas", "jirafe", "consumer.app"} & set(loaded)
 
 
 def test_the_readme_has_every_setting() -> None:
@@ -509,24 +494,6 @@ def test_an_env_file_that_others_can_read_is_a_caution(mode: int, *, is_said: bo
     source = SettingsSource(env_file)
     said = source.cautions(source.load())
     assert [each.fix for each in said] == ([f"chmod 600 {env_file}"] if is_said else [])
-
-
-def test_what_cannot_work_is_refused_by_every_command() -> None:
-    same = {"CONSUMER_RESULTS_TOPIC": "orders"}
-    (finding,) = json.loads(run("check", "--json", **same).stdout)["checks"]
-    assert (finding["check"], finding["verdict"]) == ("settings", "failed")
-    for command in ("run", "results"):
-        refused = run(command, **same)
-        assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", finding["message"] + "\n")
-
-
-def test_an_env_file_in_the_current_folder_loads_no_library(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("KAFKA_PLUGIN_LIBRARY_PATHS=./evil\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "consumer", "lag"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "KAFKA_PLUGIN_LIBRARY_PATHS makes the library run code, and .env is only" in done.stderr
 
 
 SECRETS = [

@@ -44,6 +44,7 @@ from jirafe.client import (
 from schemas.codec import Codec
 from schemas.hub import to_message
 from tests.messages import order
+from tests.thorough import scaled
 
 PARTITIONS = [Partition("orders", 0), Partition("orders", 1)]
 BUSY = Partition("orders", 9)
@@ -364,7 +365,7 @@ class Model:
 
 
 # Without the phase "explain", which runs a failing example hundreds of times more.
-@settings(max_examples=80, deadline=None, phases=set(Phase) - {Phase.explain})
+@settings(max_examples=scaled(80), phases=set(Phase) - {Phase.explain})
 @given(TURNS, st.sampled_from([None, *OUTAGES]))
 @example([REJECTED_FIRST], None)
 @example([HIDDEN_BEHIND], "down")

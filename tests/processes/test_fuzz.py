@@ -13,9 +13,9 @@ from tests.fuzz.losable import Failure, Losable
 from tests.fuzz.shrink import shrink
 from tests.fuzz.targets import NAMES
 from tests.fuzz.worker import drawn, target_module
-from tests.unit.losing_target import WAYS
+from tests.processes.losing_target import WAYS
 
-LOSING = "tests.unit.losing_target"
+LOSING = "tests.processes.losing_target"
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def test_what_was_found_stays_mended(path: Path, losable: Losable) -> None:
 @pytest.mark.parametrize(
     ("way", "rule"),
     [
-        ("raises", "raised ValueError at tests/unit/losing_target.py:"),
+        ("raises", "raised ValueError at tests/processes/losing_target.py:"),
         ("breaks a rule", "a rule of the target"),
         ("crashes", "the process was lost by SIGSEGV"),
         ("spins", "no end within 0.3 s of the processor"),
         ("sleeps", "no end within 4 s"),
         ("eats memory", "took more than 64 MiB of memory"),
-        ("asks for too much", "raised MemoryError at tests/unit/losing_target.py:"),
+        ("asks for too much", "raised MemoryError at tests/processes/losing_target.py:"),
     ],
 )
 def test_whatever_a_case_does_is_told_and_the_next_is_tried(way: str, rule: str, losable: Losable) -> None:

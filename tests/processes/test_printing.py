@@ -1,0 +1,32 @@
+"""What the commands print, on a terminal and into a pipe."""
+
+import json
+
+from tests.command import ORDERS, obeyed, on_a_terminal, run
+from tests.messages import order
+
+
+def test_no_command_lets_a_message_order_the_terminal() -> None:
+    text = "".join(ORDERS)
+    document = order(f"R1{text}", "order:updated", email=f"{text}@example.com")
+    shown = on_a_terminal("preview", "-", text=json.dumps(document))
+    assert obeyed(shown) == []
+    events = json.loads(shown)["events"]
+    assert [event["body"]["order_number"] for event in events] == [f"R1{text}"]
+    wrong = order("R1", "order:updated", totals={"order": text})
+    piped = run("preview", "-", text=json.dumps(wrong)).stdout
+    assert obeyed(piped) == []
+    assert obeyed(on_a_terminal("preview", f"absent{text.replace(chr(0), '')}")) == []
+    assert obeyed(on_a_terminal("results", "--of", text)) == []
+    assert obeyed(on_a_terminal("check", CONSUMER_LOG_LEVEL=text)) == []
+
+
+def test_json_is_the_same_by_either_option() -> None:
+    wrong = {"JIRAFE_URL": "nowhere"}
+    forms = (["--json"], ["--output", "json"], ["--output", "csv"])
+    shown = [run("check", *form, **wrong).stdout for form in forms]
+    assert shown[0] == shown[1]
+    assert shown[0].startswith('{"ok":false,"checks":[{"check":"settings"')
+    names, row = shown[2].splitlines()
+    assert names == "check,verdict,message,fix"
+    assert row.startswith("settings,failed,JIRAFE_URL: must be an http:// or https:// address.,")
