@@ -9,6 +9,7 @@ from confluent_kafka import Producer
 
 from consumer.admin import reading
 from consumer.admin.ranges import NotAPosition, Position, Topics, lasting, parse_position, parse_time
+from consumer.demo.processes import await_that
 from consumer.engine.kafka import LibraryLog
 from consumer.engine.records import Partition, Range
 from consumer.errors import KafkaUnusable
@@ -120,8 +121,13 @@ def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand:
         writer.produce(stand.orders_topic, b"", b"", partition=0)
         assert writer.flush(10) == 0
         end()
-    (one, *_) = places.resolve(stand.orders_topic, None, None)
-    assert one.end == 4  # a marker behind each transaction
+
+    def first() -> Range:
+        return places.resolve(stand.orders_topic, None, None)[0]
+
+    # A marker stands behind each transaction; Kafka may write it only once it has told the writer of the end.
+    await_that("both markers are written", lambda: first().end == 4)
+    one = first()
     read_here = list(read(stand, [one]))
     assert read_here[0] == (0, 0)
     assert {offset for _, offset in read_here} <= {0, 2}  # the embedded broker shows what was aborted

@@ -386,3 +386,11 @@ def test_a_redelivery_gives_up_a_site_that_fails_while_another_serves() -> None:
         "order-accepted: down, again and again for this site alone",
     )
     assert letters[1] is None
+
+
+def test_a_redelivery_gives_up_no_site_of_the_settings() -> None:
+    api = Api(lambda site, names: accepting(site, names) if site.site_id == "1" else Failed("503", "down"))
+    subject, chunk = delivery(api), chunk_of(record(0, "R0", "theirs", "2"), record(1, "R1"))
+    subject.use(Defaults(Credentials("1", "ours"), {}, frozenset({"2"})))
+    assert isinstance(subject.handle(chunk, always), Retry)
+    assert not subject.give_up_suspects(chunk, "down")

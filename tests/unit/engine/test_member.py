@@ -11,7 +11,7 @@ from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
 from consumer.engine.member import Surroundings
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
-from consumer.engine.records import Output, Record
+from consumer.engine.records import Output, Partition, Record
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import Workers, call_within
 from tests.unit.engine.scripted import (
@@ -47,18 +47,19 @@ def turns(count: int) -> Generator[None]:
         yield
 
 
+def arriving(scene: Scene, records: list[Message], count: int, *also: Partition) -> Generator[None]:
+    """Have A assigned, perhaps others too, and records arrive; then so many turns."""
+    scene.consumer.assign(A, *also)
+    scene.consumer.arrived = records
+    yield from turns(count)
+
+
 # records in
 
 
 def test_records_go_to_the_handler_in_order_and_their_results_and_offsets_out_together() -> None:
     scene = Scene()
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [message(0), message(1), message(5)]
-        yield
-
-    scene.run(script())
+    scene.run(arriving(scene, [message(0), message(1), message(5)], 1))
     assert scene.consumer.topics == ["orders"]
     assert scene.handler.seen == [[0, 1, 5]]
     [transaction] = scene.committed
@@ -70,13 +71,7 @@ def test_records_go_to_the_handler_in_order_and_their_results_and_offsets_out_to
 
 def test_the_handler_gets_each_record_as_it_came() -> None:
     scene = Scene()
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [message(7, value=None)]
-        yield
-
-    scene.run(script())
+    scene.run(arriving(scene, [message(7, value=None)], 1))
     [chunk] = scene.handler.chunks
     [taken] = chunk.records
     assert (chunk.partition, chunk.attempts, chunk.work) == (A, 0, None)
@@ -176,13 +171,7 @@ def test_the_end_of_a_partition_is_committed_once_nothing_is_held() -> None:
 
 def test_the_end_of_a_partition_without_new_records_is_committed_without_results() -> None:
     scene = Scene()
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A, B)
-        scene.consumer.arrived = [end(3, B)]
-        yield from turns(30)
-
-    scene.run(script())
+    scene.run(arriving(scene, [end(3, B)], 30, B))
     assert [transaction.offsets for transaction in scene.committed] == [{B: 3}]
     assert scene.results == []
 
@@ -246,14 +235,7 @@ def test_an_assignment_of_nothing_is_not_worth_a_word() -> None:
 
 def test_a_record_of_a_partition_that_is_not_ours_is_dropped() -> None:
     scene = Scene()
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [message(0, B), end(1, B), message(0, A)]
-        yield
-        yield
-
-    scene.run(script())
+    scene.run(arriving(scene, [message(0, B), end(1, B), message(0, A)], 2))
     assert scene.handler.seen == [[0]]
     assert scene.offsets == {A: 1}
 
@@ -1182,13 +1164,7 @@ def test_an_error_that_repeats_is_logged_once_in_thirty_seconds() -> None:
 def test_a_record_that_makes_the_handler_raise_is_found_and_given_up_and_the_others_are_delivered() -> None:
     scene = Scene()
     scene.handler.raises[2] = ZeroDivisionError("a mistake")
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [message(number) for number in range(6)]
-        yield from turns(60)
-
-    scene.run(script())
+    scene.run(arriving(scene, [message(number) for number in range(6)], 60))
     assert scene.results == [b"gave up 2" if number == 2 else b"result of %d" % number for number in range(6)]
     assert scene.offsets == {A: 6}
     assert scene.handler.seen == [[0, 1, 2, 3], [0, 1], [2, 3, 4, 5], [2, 3], [2], [2], [2], [3, 4], [5]]
@@ -1278,13 +1254,7 @@ def test_outputs_that_are_not_one_for_each_record_count_as_if_the_handler_had_ra
         return answer
 
     scene.handler.handle = handle_wrongly  # type: ignore[method-assign]
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [message(0), message(1)]
-        yield from turns(5)
-
-    scene.run(script())
+    scene.run(arriving(scene, [message(0), message(1)], 5))
     assert scene.results == [b"result of 0", b"result of 1"]
     assert scene.offsets == {A: 2}
 
@@ -1513,13 +1483,7 @@ def test_the_hooks_hear_what_happens_in_its_order() -> None:
 
 def test_nothing_is_told_of_a_poll_without_records() -> None:
     scene = Scene()
-
-    def script() -> Generator[None]:
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [end(0)]
-        yield from turns(3)
-
-    scene.run(script())
+    scene.run(arriving(scene, [end(0)], 3))
     assert scene.hooks.heard == [("assigned", [A]), ("revoked", [A])]
 
 
