@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from fastavro import parse_schema
 from fastavro.validation import validate
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,6 +125,30 @@ class TestDepthIsSetByTheRecord:
         for depth in (0, 1, 40):
             assert decoded(schema, before * depth + b"\x00" + behind * depth)["message"] == "taxon:new"
 
+    @pytest.mark.parametrize(
+        ("kind", "value"),
+        [
+            ("null", None),
+            ("boolean", True),
+            ("int", -70),
+            ("long", 2**62),
+            ("float", -1.5),
+            ("double", -1.5),
+            ("string", "h\u00e4"),
+            ("bytes", b"\xff\xff"),
+            ({"type": "fixed", "name": "F", "size": 3}, b"\xff\xff\xff"),
+            ({"type": "enum", "name": "E", "symbols": ["A", "B"]}, "B"),
+            ({"type": "array", "items": "float"}, [-1.5, 1.5]),
+            ({"type": "map", "values": "int"}, {"a": 1, "b": -70}),
+            (["null", "double"], -1.5),
+        ],
+    )
+    def test_what_stands_beside_one_that_contains_itself_is_read(self, kind: Any, value: Any) -> None:
+        both = record("Both", record("Node", ["null", "Node"]), kind, "string")
+        extra = written(both, {"f0": {"f0": None}, "f1": value, "f2": "end"})
+        assert Lookthrough.needed([parse_schema(message_with(both))]) is not None
+        assert decoded(message_with(both), extra)["message"] == "taxon:new"
+
     @pytest.mark.parametrize("depth", [DEEPEST_RECORD, 20_000, 300_000])
     @pytest.mark.parametrize(("inner", "before", "behind"), SELVES)
     def test_a_deep_one_is_undecodable(self, inner: Any, before: bytes, behind: bytes, depth: int) -> None:
@@ -190,7 +215,7 @@ class TestWorkIsBoundedByTheBytes:
     @pytest.mark.parametrize("item", TAKERS)
     def test_a_count_of_what_takes_bytes_ends_with_them(self, item: Any, count: int) -> None:
         for inner in ({"type": "array", "items": item}, {"type": "map", "values": item}):
-            undecodable(message_with(inner), number(count) + bytes(60_000))
+            undecodable(message_with(inner), number(count) + bytes(20_000))
 
     @pytest.mark.parametrize("leaf", ["null", *TAKERS])
     def test_types_that_double(self, leaf: Any) -> None:
