@@ -13,6 +13,8 @@ from typing import Any, Literal
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
     ConfigResource,
 )
 
@@ -107,6 +109,16 @@ class Stand:
         """Produce any bytes to the orders topic."""
         self._producer.produce(self.orders_topic, value, key, headers=list(headers))
         assert self._producer.flush(10) == 0
+
+    def take_any_timestamp(self) -> None:
+        """Have the orders topic take records of the far future too: Kafka 4 refuses them by default."""
+        takes = ConfigEntry(
+            "message.timestamp.after.max.ms", str(2**63 - 1), incremental_operation=AlterConfigOpType.SET
+        )
+        topic = ConfigResource(ConfigResource.Type.TOPIC, self.orders_topic, incremental_configs=[takes])
+        admin = self.cluster.make_admin("test")
+        for changed in admin.incremental_alter_configs([topic]).values():
+            changed.result()
 
     def member(self, **changed: str) -> CommandProcess:
         """Start a member of the group; it is stopped with the stand."""

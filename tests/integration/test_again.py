@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from consumer.demo.processes import CommandProcess, await_that
 from consumer.engine.records import Place
@@ -378,10 +378,20 @@ def test_a_redrive_delivers_what_was_mended_once(stand: Stand) -> None:
 
 def test_a_record_of_any_timestamp_has_a_result_that_every_tool_reads(stand: Stand) -> None:
     timestamps = [1_700_000_000_000_000, 1_700_000_000_000_000_000, 253_402_300_800_000, 2**63 - 1]
+    stand.take_any_timestamp()
     producer = stand.cluster.make_producer(stand.cluster.client_properties("test"))
+    refused: list[KafkaError | None] = []
     for timestamp in timestamps:
-        producer.produce(stand.orders_topic, GARBAGE, b"R1", partition=0, timestamp=timestamp)
-    producer.flush(10)
+        producer.produce(
+            stand.orders_topic,
+            GARBAGE,
+            b"R1",
+            partition=0,
+            timestamp=timestamp,
+            on_delivery=lambda error, _: refused.append(error),
+        )
+    assert producer.flush(10) == 0
+    assert refused == [None] * len(timestamps)
     assert '"seconds":0.0' in run(stand, "lag", "--json").stdout
     delivered(stand, len(timestamps))
     shown = run(stand, "results", "--json")

@@ -146,7 +146,7 @@ class TestDepthIsSetByTheRecord:
     def test_what_stands_beside_one_that_contains_itself_is_read(self, kind: Any, value: Any) -> None:
         both = record("Both", record("Node", ["null", "Node"]), kind, "string")
         extra = written(both, {"f0": {"f0": None}, "f1": value, "f2": "end"})
-        assert Lookthrough.needed([parse_schema(message_with(both))]) is not None
+        assert Lookthrough.needed([cast("Schema", parse_schema(message_with(both)))]) is not None
         assert decoded(message_with(both), extra)["message"] == "taxon:new"
 
     @pytest.mark.parametrize("depth", [DEEPEST_RECORD, 20_000, 300_000])
