@@ -403,6 +403,7 @@ class TestFailures:
             {"errors": [{"detail": "no"}]},
             {"errors": {"id": "bad"}},
             {"error_type": "waf"},
+            {"success": False, "message": "no"},
             {"error_type": ["invalid_token"]},
             {"error_type": {"validation": 1}},
         ],

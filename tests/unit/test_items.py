@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jirafe import events
-from jirafe.fields import Body
+from jirafe.fields import Body, Unmappable
 from schemas.hub import to_message
 
 Hub = dict[str, Any]
@@ -66,6 +66,13 @@ class TestProducts:
         assert (found["create_date"], found["change_date"]) == (T2, T2)
         found = product()
         assert (found["create_date"], found["change_date"]) == (T3, T4)
+
+    @pytest.mark.parametrize("name", ["created_at", "updated_at"])
+    def test_a_date_that_is_none_is_named_with_its_place(self, name: str) -> None:
+        with pytest.raises(Unmappable, match=rf"^items\.0\.product\.{name}: 'soon' is not a date"):
+            product(**{f"product_{name}": "soon"})
+        with pytest.raises(Unmappable, match=rf"^items\.0\.{name}: 'soon' is not a date"):
+            made([raw(1, **{name: "soon"})])
 
     @pytest.mark.parametrize(
         ("item", "identity", "code"),

@@ -142,6 +142,12 @@ def test_explaining_changes_nothing(message: dict[str, Any]) -> None:
     assert orjson.dumps(marked.as_json()["events"]) == orjson.dumps(plain)
 
 
+@pytest.mark.parametrize(("eligible", "off"), [(True, 1.5), (False, 0)])
+def test_what_is_true_or_false_counts_though_it_has_no_source(*, eligible: bool, off: float) -> None:
+    document = cart("R1", adjustments=[{"label": "Sale", "amount": -1.5, "eligible": eligible}])
+    assert fields(of_document(document, GIVEN))["total_discounts"][0] == off
+
+
 def test_every_value_of_a_shops_events_has_a_source_or_needs_none() -> None:
     unexplained = set()
     for document in (cart("R1"), order("R1"), order("R1", "order:updated", status="canceled")):

@@ -166,6 +166,8 @@ def test_nothing_is_left_of_requests() -> None:
         while any(thread.name == "request deadlines" for thread in threading.enumerate()):
             assert time.monotonic() < until
             time.sleep(0.01)
+    with answering(b"HTTP/1.1 200 O") as url:  # who comes later is watched anew
+        assert failed(url, subject=subject).cause == "timeout"
 
 
 class TestSizes:

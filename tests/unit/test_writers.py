@@ -141,6 +141,7 @@ class TestDepthIsSetByTheRecord:
             ({"type": "array", "items": "float"}, [-1.5, 1.5]),
             ({"type": "map", "values": "int"}, {"a": 1, "b": -70}),
             (["null", "double"], -1.5),
+            ({"type": "error", "name": "Failed", "fields": [{"name": "why", "type": "double"}]}, {"why": -1.5}),
         ],
     )
     def test_what_stands_beside_one_that_contains_itself_is_read(self, kind: Any, value: Any) -> None:

@@ -338,6 +338,15 @@ def test_a_stray_one_among_readable_records_is_a_dead_letter() -> None:
     assert later.outputs[0].dead_letter is not None
 
 
+def test_a_record_that_was_read_shows_that_its_topic_needs_no_registry_whatever_becomes_of_it() -> None:
+    document = {**order("R1", "order:updated"), "message": "order:exploded"}
+    value = CODEC.encode("order", to_message(document))
+    done = delivery(Api()).handle(chunk_of(stray(0), Record("orders", 0, 1, 0, b"R1", value, ())), always)
+    assert isinstance(done, Done)
+    letters = [output.dead_letter for output in done.outputs]
+    assert [letter and letter.kind for letter in letters] == ["undecodable", "unknown-type"]
+
+
 def test_a_record_that_can_be_read_later_ends_the_hold_for_all_of_the_topic() -> None:
     subject, held = delivery(Api()), chunk_of(stray(0))
     assert isinstance(subject.handle(held, always), Retry)

@@ -20,7 +20,7 @@ def event(kind: Kind, outcome: Accepted | Fault | None) -> Outgoing:
 
 
 def test_a_result_has_the_place_and_what_was_sent() -> None:
-    made = output(Draft(RECORD, "id-1", "order:new", [event(CART, Accepted())]), 1, CODEC)
+    made = output(Draft(RECORD, "id-1", "order:new", [event(CART, Accepted())]), 1, CODEC, "shop")
     assert (made.record, made.dead_letter) == (RECORD, None)
     assert CODEC.decode_result(made.result) == {
         "message_id": "id-1",
@@ -39,7 +39,7 @@ def test_a_result_has_the_place_and_what_was_sent() -> None:
         "timestamp": datetime(2014, 5, 13, 16, 53, 20, tzinfo=UTC),
         "replay": None,
         "redrive": None,
-        "group": None,
+        "group": "shop",
     }
 
 

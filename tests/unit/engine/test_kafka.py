@@ -335,3 +335,15 @@ def test_a_record_whose_headers_the_library_can_not_give_is_taken_without_them(e
 def test_an_exception_of_the_library_carries_its_error() -> None:
     error = KafkaError(KafkaError._TRANSPORT, "away")
     assert kafka_error(KafkaException(error)) is error
+
+
+def test_topics_are_described_over_one_connection_without_waiting_for_the_answer() -> None:
+    subject = Cluster(
+        {**GIVEN, "bootstrap.servers": "127.0.0.1:1"}, instance="m1", host="node7", commit_timeout=20.0
+    )
+    made = []
+    make_admin = subject.make_admin
+    subject.make_admin = lambda purpose: made.append(purpose) or make_admin(purpose)  # type: ignore[func-returns-value,method-assign]
+    for _ in range(2):
+        assert set(subject.describe_topics(["orders", "carts"])) == {"orders", "carts"}
+    assert made == ["topics"]
