@@ -242,6 +242,13 @@ class TestAnySchema:
     def test_what_ours_do_not_have_is_declined(self, kind: Any) -> None:
         assert Decoder([one({"type": "array", "items": kind})], None).decode(b"\x00") is None
 
+    @pytest.mark.parametrize("symbols", [["A"], ["B", "A"], ["A", "B", "C"], ["A", "B"]])
+    def test_symbols_that_the_reader_lacks_or_has_elsewhere(self, symbols: list[str]) -> None:
+        writer, reader = (one({"type": "enum", "name": "E", "symbols": each}) for each in (["A", "B"], symbols))
+        decoder = Decoder([writer], reader)
+        read = [agree(decoder, writer, reader, body) for body in (b"\x00", b"\x02", b"\x04")]
+        assert read == [symbols == ["A", "B"]] * 2 + [False]
+
     def test_names_are_no_source(self) -> None:
         name = 'a\': exit(1), """{x}\n\\'
         writer = {"type": "record", "name": "R'\"", "fields": [{"name": name, "type": "string"}]}
