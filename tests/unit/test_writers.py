@@ -41,7 +41,6 @@ class KeptSchemas:
         assert isinstance(schema_id, int)
         return self._kept[schema_id - 1]
 
-
     def register(self, name: str, schema: Schema) -> int:
         return self.keep(schema)
 
