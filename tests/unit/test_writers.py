@@ -160,10 +160,10 @@ class TestDepthIsSetByTheRecord:
         assert "levels deep" in undecodable(message_with(record("A", record("B", "A"))), b"")
 
     def test_a_chain_of_types_that_are_written_side_by_side(self) -> None:
-        chain = [record("R0", "long"), *(record(f"R{at}", f"R{at - 1}") for at in range(1, 1_000))]
-        assert "levels deep" in undecodable(message_with(record("All", *chain)), bytes(2_000))
-        parts = [record(f"jirafe.hub.All{at}", *chain[at * 50 : at * 50 + 50]) for at in range(20)]
-        assert "levels deep" in undecodable(message_with("R999"), bytes(2_000), *parts)
+        chain = [record("R0", "long"), *(record(f"R{at}", f"R{at - 1}") for at in range(1, 3_000))]
+        assert "levels deep" in undecodable(message_with(record("All", *chain)), bytes(5_000))
+        parts = [record(f"jirafe.hub.All{at}", *chain[at * 50 : at * 50 + 50]) for at in range(60)]
+        assert "levels deep" in undecodable(message_with("R2999"), bytes(5_000), *parts)
 
     def test_a_block_that_is_not_as_long_as_it_says(self) -> None:
         schema = message_with(record("Node", {"type": "array", "items": "Node"}))

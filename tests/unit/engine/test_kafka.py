@@ -347,3 +347,10 @@ def test_topics_are_described_over_one_connection_without_waiting_for_the_answer
     for _ in range(2):
         assert set(subject.describe_topics(["orders", "carts"])) == {"orders", "carts"}
     assert made == ["topics"]
+
+
+def test_other_properties_are_those_of_the_clients_that_are_made_from_then_on() -> None:
+    subject = cluster()
+    subject.use({**GIVEN, "sasl.password": "new"})
+    assert subject.properties["sasl.password"] == "new"
+    assert subject.consumer_properties["sasl.password"] == subject.producer_properties["sasl.password"] == "new"
