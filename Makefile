@@ -7,7 +7,7 @@ CYCLONEDX := 7.5.0
 PIP_AUDIT := 2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate mutants lock clean wheel man sbom audit
+.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate mutants lock clean wheel man docs sbom audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,8 @@ lock: .venv/ready ## resolve the dependencies of pyproject.toml into both lock f
 		--generate-hashes --no-header --output-file requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --output-file requirements.run.lock
+	@$(BIN)/uv pip compile --group docs --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --output-file requirements.docs.lock
 
 wheel: .venv/ready ## build the wheel of the last commit into dist, twice, and fail unless both are the same
 	@rm -rf build/wheel dist
@@ -82,6 +84,14 @@ man: .venv/ready ## build the man page into dist, from the commands' own help
 	@mkdir -p dist
 	@$(BIN)/python -m consumer.cli.manual > dist/jirafe-consumer.1 && echo "dist/jirafe-consumer.1: man -l dist/jirafe-consumer.1"
 
+build/docs/ready: requirements.docs.lock
+	@$(PYTHON) -m venv build/docs
+	@build/docs/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements.docs.lock
+	@touch $@
+
+docs: build/docs/ready ## build the documentation as a site into site/, and fail on a broken link
+	@build/docs/bin/zensical build --clean --strict --config-file mkdocs.yml
+
 sbom: .venv/ready ## list what the service is made of in dist/sbom.json, as CycloneDX (needs PyPI, once)
 	@mkdir -p dist
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
@@ -95,5 +105,5 @@ audit: .venv/ready ## ask PyPI whether what the locks pin has known vulnerabilit
 		--requirement $(or $(ARGS),requirements.lock)
 
 clean: ## remove the virtual environment and all caches
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

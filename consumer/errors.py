@@ -33,6 +33,7 @@ from consumer.engine.errors import (
 )
 
 __all__ = [
+    "ERRORS_PAGE",
     "Aborted",
     "BrokerUnavailable",
     "ConsumerError",
@@ -51,6 +52,10 @@ __all__ = [
     "WriterFenced",
     "WriterLost",
 ]
+
+
+ERRORS_PAGE = "docs/errors.md"
+"""Where every fault and every trouble is explained."""
 
 
 class SettingsError(ConsumerError):

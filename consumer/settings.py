@@ -733,7 +733,7 @@ def _sentence(prefix: str, group: type[_Group], kind: str, field: str, message: 
     name = prefix + field.upper()
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(field, group.model_fields, n=1)
-        hint = f"; did you mean {prefix}{near[0].upper()}?" if near else "; see the settings in the README."
+        hint = f"; did you mean {prefix}{near[0].upper()}?" if near else "; see docs/settings.md."
         return f"{name} is not a setting{hint}"
     reason = message.removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}: {reason if reason.startswith('must') else reason.replace('should', 'must')}."

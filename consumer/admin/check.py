@@ -88,7 +88,7 @@ def check(
         cluster.make_consumer(cluster.consumer_properties).close()
         cluster.producer()
     except KafkaUnusable as error:
-        yield _failed("settings", str(error), "see KAFKA_* in the README")
+        yield _failed("settings", str(error), "see docs/settings.md")
     else:
         yield _ok("settings", f"the group {cluster.group}")
         yield from _kafka(deployment, codec, creates_topics=creates_topics)

@@ -62,7 +62,7 @@ def _findings(source: SettingsSource) -> Iterator[Finding]:
         codec = app.make_codec(loaded)
     except SettingsError as error:
         for fault in error.faults:
-            yield Finding("settings", Verdict.FAILED, fault, "see the settings in the README")
+            yield Finding("settings", Verdict.FAILED, fault, "see docs/settings.md")
         return
     for caution in source.cautions(loaded):
         yield Finding("secrets", Verdict.WARNING, caution.message, caution.fix)

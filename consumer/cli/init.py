@@ -71,11 +71,12 @@ def env_text() -> str:
     for prefix, group in GROUPS.items():
         lines += ["", f"# {_TITLES[prefix]}"]
         for name, field in group.model_fields.items():
-            lines += [f"# {field.description}", f"#{prefix}{name.upper()}={_written(field.default)}"]
+            lines += [f"# {field.description}", f"#{prefix}{name.upper()}={written(field.default)}"]
     return "\n".join(lines) + "\n"
 
 
-def _written(default: object) -> str:
+def written(default: object) -> str:
+    """Give a default as an env file has it; empty where there is none."""
     match default:
         case None | frozenset():
             return ""

@@ -112,7 +112,8 @@ def cli(context: click.Context, env_file: Path | None) -> None:
     """Deliver cart, order, product and category messages from Kafka to the Jirafe Events API.
 
     Each message that is consumed gets exactly one result in the results topic; what can't be delivered is in
-    the dead-letter topic, byte for byte. Settings come from the environment: see the README.
+    the dead-letter topic, byte for byte. Settings come from the environment
+    or from an env file: see docs/settings.md.
     """
     from consumer.settings import SettingsSource  # noqa: PLC0415 - it takes long to load, and help does without
 

@@ -27,7 +27,7 @@ def manual() -> str:
         ".SH COMMANDS",
         *_commands(cli, context),
         ".SH ENVIRONMENT",
-        "All settings are variables of the environment, or lines of the env file; the README lists them.",
+        "Settings are environment variables, or lines of the env file. docs/settings.md lists them.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
 
 GARBAGE = b"\x07not Avro"
-# The bound that README states, for what the test has: three partitions with records, eight workers.
+# The bound that docs/guarantees.md states, for what the test has: three partitions with records, eight workers.
 MEMORY_MIB = 128 + 3 * 16 + 8 * 16
 
 

@@ -28,8 +28,8 @@ def test_the_file_changes_nothing_and_neither_do_its_defaults(tmp_path: Path) ->
 
 
 def test_there_is_one_message_of_each_type() -> None:
-    readme = Path("README.md").read_text()
-    types = set(re.findall(r"`((?:cart|order|taxon|product):(?:new|updated|canceled))`", readme))
+    page = Path("docs/topics.md").read_text()
+    types = set(re.findall(r"`((?:cart|order|taxon|product):(?:new|updated|canceled))`", page))
     assert len(types) == 9
     assert {json.loads(path.read_text())["message"] for path in EXAMPLES} == types
 

@@ -1,0 +1,70 @@
+"""docs/errors.md against the code: every fault and every trouble that the code can make is explained there."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consumer.errors import ERRORS_PAGE
+from consumer.monitor import metrics
+from jirafe import client
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / ERRORS_PAGE).read_text()
+MADE_BY = {"Fault": 0, "Trouble": 1, "Failed": 0, "Unanswered": 0, "met": 0}
+"""What makes a fault or trouble, and which of its arguments is the name."""
+
+
+def table(title: str) -> set[str]:
+    """Give the names in the first column of a table."""
+    section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \|", section, flags=re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+KINDS, CAUSES = table("Dead letters: kinds"), table("Waiting and held: causes")
+
+
+def called(node: ast.Call) -> str:
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def made() -> Iterator[tuple[str, str]]:
+    """Give the names that stand in the code, each with what is made by it."""
+    for package in ("consumer", "jirafe", "schemas"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call):
+                    continue
+                maker = called(node)
+                position = MADE_BY.get(maker)
+                if position is not None and len(node.args) > position:
+                    name = node.args[position]
+                    if isinstance(name, ast.Constant) and re.fullmatch(r"[a-z_-]+", str(name.value)):
+                        yield maker, str(name.value)
+                for keyword in node.keywords:
+                    if keyword.arg == "cause" and isinstance(keyword.value, ast.Constant):
+                        yield "cause", str(keyword.value.value)
+
+
+def test_every_fault_is_explained_and_no_other() -> None:
+    assert {name for maker, name in made() if maker == "Fault"} == KINDS
+    assert set(metrics._KINDS) == KINDS
+
+
+def test_every_trouble_is_explained() -> None:
+    in_code = {name for maker, name in made() if maker != "Fault"}
+    assert len(in_code) >= 8, "the code was not read"
+    assert in_code | set(client._OF_TOKEN) <= CAUSES
+    statuses = {name for name in CAUSES if name.isdecimal()}
+    counted = {name for name in metrics._CAUSES if not name.isdecimal()}
+    assert counted <= CAUSES
+    assert CAUSES - statuses == in_code | set(client._OF_TOKEN)
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([a-z]+\.md)?#", PAGE))))
+def test_its_links_lead_to_pages(link: str) -> None:
+    assert not link or (ROOT / "docs" / link).is_file()
