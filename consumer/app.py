@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import prometheus_client
 
@@ -33,12 +34,16 @@ from consumer.settings import (
     differences,
     is_pattern,
     reconnects,
+    wants_tracing,
 )
 from jirafe.client import Client, Exchange, Site
 from schemas.codec import Codec
 from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.registry import SchemaRegistry
 from schemas.transport import Access
+
+if TYPE_CHECKING:
+    from consumer.tracing import OpenTelemetry
 
 _CONNECT_TIMEOUT = 5.0
 _REGISTRY_TIMEOUT = 10.0
@@ -121,25 +126,58 @@ def _subjects(settings: Settings) -> dict[str, str]:
     return subjects
 
 
-def make_client(settings: Settings, monitor: Monitor | None = None) -> Client:
+def make_tracing(log: Logger) -> "OpenTelemetry | None":
+    """Make what makes spans, where the environment says where they go; None where it does not, or nothing can."""
+    if not wants_tracing():
+        return None
+    try:
+        # Loaded only here: they take long to load, and are of an extra.
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        from consumer.tracing import OpenTelemetry  # noqa: PLC0415
+    except ImportError:
+        # A cluster may give these variables to every container.
+        log.warning(
+            "no_tracing",
+            reason="an OTLP endpoint is set, and OpenTelemetry is not installed: install jirafe-consumer[otel]",
+        )
+        return None
+    # What the environment says of the service goes before its name.
+    resource = Resource({"service.name": "jirafe-consumer"}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return OpenTelemetry(provider)
+
+
+def make_client(
+    settings: Settings, monitor: Monitor | None = None, tracing: "OpenTelemetry | None" = None
+) -> Client:
     """Make the API's client; its exchanges are noted by the monitor, if there is one."""
     api = settings.api
     observe = monitor.metrics.exchanged if monitor else _unobserved
-    return Client(api.url, connect_timeout=_CONNECT_TIMEOUT, timeout=api.read_timeout, observe=observe)
+    return Client(
+        api.url, connect_timeout=_CONNECT_TIMEOUT, timeout=api.read_timeout, observe=observe, tracing=tracing
+    )
 
 
 def _unobserved(_exchange: Exchange) -> None:
     pass
 
 
-def make_delivery(settings: Settings, codec: Codec, monitor: Monitor | None = None) -> Delivery:
+def make_delivery(
+    settings: Settings, codec: Codec, monitor: Monitor | None = None, tracing: "OpenTelemetry | None" = None
+) -> Delivery:
     """Make what delivers chunks. A command that says itself what it did has no use for a monitor."""
     stream = settings.stream
     rules = Rules(_MAX_REQUEST_BYTES, stream.max_attempts, stream.max_attempts * stream.backoff_longest)
-    client, defaults, group = make_client(settings, monitor), make_defaults(settings), settings.kafka["group.id"]
+    client, defaults = make_client(settings, monitor, tracing), make_defaults(settings)
+    group = settings.kafka["group.id"]
     if monitor is None:
         return Delivery(codec, client, rules, defaults, group=group)
-    return Delivery(codec, client, rules, defaults, monitor.metrics.decided, group=group)
+    return Delivery(codec, client, rules, defaults, monitor.metrics.decided, group=group, tracing=tracing)
 
 
 def make_pace(settings: Settings) -> Pace:
@@ -154,11 +192,12 @@ def make_checked_api(settings: Settings) -> CheckedApi:
     return CheckedApi(settings.api.url, make_client(settings), Site(site_id, token) if site_id and token else None)
 
 
-def make_monitor(cluster: Cluster, log: Logger) -> Monitor:
+def make_monitor(cluster: Cluster, log: Logger, tracing: "OpenTelemetry | None" = None) -> Monitor:
     """Make what watches one member."""
     interval_ms = str(cluster.consumer_properties["statistics.interval.ms"])
     seconds = int(interval_ms) / 1000 if interval_ms.isdecimal() else 0.0  # the library refuses what is none
-    return Monitor(lambda: cluster.make_admin("ends"), seconds, LetterLog(log, time.monotonic))
+    letters, committed = LetterLog(log, time.monotonic), tracing.committed if tracing else None
+    return Monitor(lambda: cluster.make_admin("ends"), seconds, letters, committed)
 
 
 def make_defaults(settings: Settings) -> Defaults:

@@ -343,6 +343,16 @@ def differences(one: Settings, other: Settings) -> list[str]:
     return names + [_setting(name) for name in properties if one.kafka.get(name) != other.kafka.get(name)]
 
 
+def wants_tracing(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether the environment names a place to send traces to, as OpenTelemetry's SDKs have it.
+
+    https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+    """
+    is_off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return not is_off and any(environ.get(name) for name in named)
+
+
 class Caution(NamedTuple):
     """What puts a secret at risk, though the service can run, and how to mend it."""
 

@@ -7,12 +7,13 @@ answer says what became of each event, or why the request as a whole did not ser
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
 import orjson
@@ -46,12 +47,17 @@ class Site:
     access_token: str = field(repr=False)
 
 
+Trace = tuple[tuple[str, str], ...]
+"""The headers of W3C Trace Context by which a request tells what trace it is of; empty for none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One event as it is sent: its array in a batch, and its JSON."""
+    """One event as it is sent: its array in a batch, its JSON, and the trace that it is of."""
 
     array: Array
     json: bytes
+    trace: Trace = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +162,32 @@ class Reached:
     date: str
 
 
+class SendSpan(Protocol):
+    """The span of a request; `headers` tell the API of it."""
+
+    headers: Mapping[str, str]
+
+    def answered(self, answer: Answer) -> None:
+        """Note what came of the request."""
+
+
+class Tracing(Protocol):
+    """Makes the spans of requests; any thread may call."""
+
+    def send(self, site_id: str, traces: Collection[Trace]) -> AbstractContextManager[SendSpan]:
+        """Surround a request to a site, whose events are of these traces."""
+
+
 class Client:
     """One API at `url` (up to and with `/v2`); may be shared between threads, each has its own connections.
 
     `timeout` is for a request in all, until its answer is read, and `connect_timeout` for connecting, in seconds.
     `now` tells the time by which a `Retry-After` date is read. `observe` is called after each exchange, in the
-    thread that sent it.
+    thread that sent it. A request tells the API of the trace that all its events are of, if they are of one; with
+    `tracing`, of its own span.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is another's
         self,
         url: str,
         *,
@@ -172,16 +195,18 @@ class Client:
         timeout: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         observe: Callable[[Exchange], None] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._transport = Transport(connect_timeout=connect_timeout, timeout=timeout)
         self._now = now
         self._observe = observe
+        self._tracing = tracing
 
     def send(self, site: Site, documents: Sequence[Document]) -> Answer:
         """Send one batch and read its answer; blocks up to the timeout. Whatever is answered, nothing is raised."""
         body, begun = batch(documents), time.monotonic()
-        answer = self._post(site, body, documents)
+        answer = self._traced(site, body, documents)
         self._observe(Exchange(site.site_id, len(documents), len(body), time.monotonic() - begun, answer))
         return answer
 
@@ -193,9 +218,19 @@ class Client:
             return Failed(error.cause, error.message)
         return Reached(reply.headers.get("Date", ""))
 
-    def _post(self, site: Site, body: bytes, documents: Sequence[Document]) -> Answer:
+    def _traced(self, site: Site, body: bytes, documents: Sequence[Document]) -> Answer:
+        if self._tracing is None:
+            first = documents[0].trace if documents else ()
+            is_common = bool(first) and all(document.trace == first for document in documents)
+            return self._post(site, body, documents, dict(first) if is_common else {})
+        with self._tracing.send(site.site_id, {document.trace for document in documents} - {()}) as span:
+            answer = self._post(site, body, documents, span.headers)
+            span.answered(answer)
+        return answer
+
+    def _post(self, site: Site, body: bytes, documents: Sequence[Document], trace: Mapping[str, str]) -> Answer:
         url = f"{self._url}/{quote(site.site_id, safe='')}/batch"
-        headers = {"Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"}
+        headers = {**trace, "Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"}
         try:
             reply = self._transport.request("POST", url, headers, body, _longest_answer(body))
         except Unanswered as error:

@@ -43,8 +43,9 @@ def run(source: SettingsSource) -> int:
     if created := app.have_topics(loaded, [*deployment.topics, *deployment.output_topics], logger):
         logger.info("topics_created", topics=created)
     cluster = deployment.cluster
-    monitor = app.make_monitor(cluster, logger)
-    delivery = app.make_delivery(loaded, app.make_codec(loaded), monitor)
+    tracing = app.make_tracing(logger)
+    monitor = app.make_monitor(cluster, logger, tracing)
+    delivery = app.make_delivery(loaded, app.make_codec(loaded), monitor, tracing)
     reloader = app.Reloader(source, loaded, cluster, delivery, logger)
     member = app.make_member(loaded, cluster, monitor, delivery, reloader, logger)
 
@@ -72,6 +73,8 @@ def run(source: SettingsSource) -> int:
         return error.exit_status
     finally:
         monitor.close()
+        if tracing:
+            tracing.close()
         if server:
             server.close()
     return 0

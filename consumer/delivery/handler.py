@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from consumer.delivery import results
-from consumer.delivery.mapping import Defaults, Mapper
+from consumer.delivery.mapping import Defaults, Mapper, Tracing
 from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
 from consumer.delivery.suspicion import Sites, Suspicion, Tally
 from consumer.delivery.work import Draft, Fault, Outgoing, Work
@@ -24,7 +24,7 @@ class Delivery:
     """Delivers chunks to the API: the engine's handler. It may handle several at once, each on its own thread.
 
     `decided` hears what became of events, on the thread that handled them. `group` is written in every result: the
-    consumer group that it is of. `clock` gives monotonic seconds.
+    consumer group that it is of. `clock` gives monotonic seconds, `tracing` makes spans.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's job
@@ -37,6 +37,7 @@ class Delivery:
         *,
         group: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing | None = None,
     ) -> None:
         self._codec = codec
         self._client = client
@@ -44,7 +45,7 @@ class Delivery:
         self._defaults = defaults
         self._decided = decided
         self._group = group
-        self._mapper = Mapper(codec, rules.max_request_bytes)
+        self._mapper = Mapper(codec, rules.max_request_bytes, tracing)
         self._clock = clock
         self._sites = Sites()
         self._registry_tally = Tally()

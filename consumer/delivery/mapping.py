@@ -4,8 +4,9 @@ Pure but for the schema registry that the codec may ask.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -44,15 +45,39 @@ class Defaults:
         return Site(site_id, credentials.access_token or token or "")
 
 
+class DecodeSpan(Protocol):
+    """The span of one record's decoding."""
+
+    def failed(self, kind: str) -> None:
+        """Note the kind of fault that the record has."""
+
+
+class Tracing(Protocol):
+    """Makes the spans of records; any thread may call."""
+
+    def decode(self, record: Record) -> AbstractContextManager[DecodeSpan]:
+        """Surround the decoding and mapping of a record."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mapper:
     """Makes drafts of records; safe to share between threads. `max_request_bytes` limits an event's size."""
 
     codec: Codec
     max_request_bytes: int
+    tracing: Tracing | None = None
 
     def draft(self, record: Record, defaults: Defaults) -> Draft:
         """Decode a record and make its events; raises IdUnavailable, nothing else."""
+        if self.tracing is None:
+            return self._draft(record, defaults)
+        with self.tracing.decode(record) as span:
+            draft = self._draft(record, defaults)
+            if draft.fault:
+                span.failed(draft.fault.kind)
+        return draft
+
+    def _draft(self, record: Record, defaults: Defaults) -> Draft:
         if record.value is None:
             return Draft(record)  # the tombstone of a compacted topic: nothing to send, nothing wrong
         try:
@@ -62,7 +87,7 @@ class Mapper:
             return Draft(record, fault=fault, needs_registry=isinstance(error, RegistryNeeded))
         draft = Draft(record, message["message_id"], message["message"])
         try:
-            self._add_events(draft, message, defaults, record.timestamp)
+            self._add_events(draft, message, defaults)
         except UnknownMessageType as error:
             draft.fault = Fault("unknown-type", str(error))
         except Exception as error:  # noqa: BLE001 - no message may stop the stream, not even by a mistake of ours
@@ -70,18 +95,18 @@ class Mapper:
             draft.fault = Fault("internal", f"the message could not be mapped: {type(error).__name__}: {error}")
         return draft
 
-    def _add_events(self, draft: Draft, message: Mapping[str, Any], defaults: Defaults, timestamp: int) -> None:
+    def _add_events(self, draft: Draft, message: Mapping[str, Any], defaults: Defaults) -> None:
         parameters = {**defaults.parameters, **message["parameters"]}
         credentials = Credentials(message["parameters"].get(SITE_ID), message["parameters"].get(ACCESS_TOKEN))
-        has_token = bool(defaults.credentials.access_token)
+        trace, has_token = draft.record.trace, bool(defaults.credentials.access_token)
         unusable = _unusable(defaults.site(credentials), has_token=has_token)
-        for event in make_events(draft.message_type, message["payload"], parameters, timestamp):
+        for event in make_events(draft.message_type, message["payload"], parameters, draft.record.timestamp):
             match event:
                 case Unsendable(kind, name, problem):
                     fault: Fault | None = unusable or Fault("unmappable", problem)
                     draft.events.append(Outgoing(kind, name, "", credentials, Document(kind.array, b""), fault))
                 case Event(kind, key, name, body):
-                    document = Document(kind.array, orjson.dumps(body))
+                    document = Document(kind.array, orjson.dumps(body), trace)
                     fault = unusable or self._too_large(document)
                     if fault:
                         document = Document(kind.array, b"")  # never sent, and perhaps large

@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 _PLACE = re.compile(r"([^/]+)/(\d{1,10})/(\d{1,19})", re.ASCII)
 
+# https://www.w3.org/TR/trace-context/
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(rb"[!-~][ -~]{0,511}")
+
 Headers = tuple[tuple[str, bytes | None], ...]
+
+Trace = tuple[tuple[str, str], ...]
+"""The headers of W3C Trace Context, by which a record tells what trace it is of; empty where it tells of none."""
 
 
 class Partition(NamedTuple):
@@ -92,6 +99,18 @@ class Record(NamedTuple):
         return Place(self.topic, self.partition, self.offset)
 
     @property
+    def trace(self) -> Trace:
+        """The trace that the record is of. What is not well-formed is left out."""
+        if not self.headers:
+            return ()
+        given = dict(self.headers)
+        parent, state = given.get("traceparent") or b"", given.get("tracestate") or b""
+        if not _TRACEPARENT.fullmatch(parent):
+            return ()
+        told = (("traceparent", parent.decode()),)
+        return (*told, ("tracestate", state.decode())) if _TRACESTATE.fullmatch(state) else told
+
+    @property
     def size(self) -> int:
         """Bytes of key, value and headers."""
         size = len(self.key or b"") + len(self.value or b"")
@@ -124,3 +143,8 @@ class Output(NamedTuple):
     def result_key(self) -> bytes | None:
         """The key of the result: that of the record, so that both are in partitions of the same number."""
         return None if self.is_brief else self.record.key
+
+    @property
+    def result_headers(self) -> Trace:
+        """The headers of the result: the trace that its record is of."""
+        return () if self.is_brief else self.record.trace

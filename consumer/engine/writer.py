@@ -117,7 +117,7 @@ class Writer:
                 return
 
     def _fill(self, output: Output, deadline: Deadline) -> None:
-        self._produce(deadline, self._results_topic, output.result_key, output.result, [])
+        self._produce(deadline, self._results_topic, output.result_key, output.result, list(output.result_headers))
         if output.dead_letter:
             headers = [*output.record.headers, *_headers(output.record, output.dead_letter, self._clock.epoch_ms())]
             self._produce(deadline, self._dead_letters_topic, output.record.key, output.record.value, headers)

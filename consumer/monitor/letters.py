@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from consumer.engine.kafka import Logger
-from consumer.engine.records import DeadLetter, Output, Place
+from consumer.engine.records import DeadLetter, Output, Record, Trace
 
 QUIET_SECONDS = 30.0
 """At most one line for each kind in so many seconds."""
@@ -16,7 +16,7 @@ class _Held:
 
     due: float
     count: int = 0
-    example: tuple[Place, DeadLetter] | None = None
+    example: tuple[Record, DeadLetter] | None = None
 
 
 class LetterLog:
@@ -37,7 +37,7 @@ class LetterLog:
             if letter := output.dead_letter:
                 held = self._held.setdefault(letter.kind, _Held(self._clock()))
                 held.count += 1
-                held.example = held.example or (output.record.place, letter)
+                held.example = held.example or (output.record, letter)
         self.tick()
 
     def tick(self) -> None:
@@ -58,6 +58,21 @@ class LetterLog:
     def _told(self, kind: str, held: _Held) -> bool:
         if held.example is None:
             return False
-        place, letter = held.example
-        self._log.warning("dead_letters", kind=kind, count=held.count, place=str(place), reason=letter.reason)
+        record, letter = held.example
+        self._log.warning(
+            "dead_letters",
+            kind=kind,
+            count=held.count,
+            place=str(record.place),
+            reason=letter.reason,
+            **_ids(record.trace),
+        )
         return True
+
+
+def _ids(trace: Trace) -> dict[str, str]:
+    """Give the ids by which logs and traces are joined: those of the span that the record was sent in."""
+    if not trace:
+        return {}
+    _, trace_id, span_id, _ = trace[0][1].split("-")
+    return {"trace_id": trace_id, "span_id": span_id}

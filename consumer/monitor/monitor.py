@@ -26,16 +26,22 @@ class Monitor(Hooks):
     `make_admin` makes the client that asks where logs end that the consumer does not fetch. It is called on the
     main thread, once there is something to ask, and what it raises ends the member. Statistics come every
     `statistics_interval` seconds, 0 for never; once three have not come, no broker counts as connected. `letters`
-    says in the log that messages become dead letters; `close` has it say the rest.
+    says in the log that messages become dead letters; `close` has it say the rest. `committed` hears of
+    transactions too.
     """
 
     def __init__(
-        self, make_admin: Callable[[], AdminClient], statistics_interval: float, letters: LetterLog
+        self,
+        make_admin: Callable[[], AdminClient],
+        statistics_interval: float,
+        letters: LetterLog,
+        committed: Callable[[Sequence[Output], float], None] | None = None,
     ) -> None:
         patience = max(SILENT_AFTER, _INTERVALS_MISSED * statistics_interval) if statistics_interval else None
         self.metrics = Metrics(lambda: self.status)
         self.failures = Failures()
         self._letters = letters
+        self._committed = committed
         self._observer = Observer(make_admin, patience)
         self._turned_at = time.monotonic()
         until = None if patience is None else self._turned_at + patience
@@ -61,6 +67,8 @@ class Monitor(Hooks):
         self.metrics.committed(len(outputs), kinds, seconds)
         self.failures.note(outputs)
         self._letters.note(outputs)
+        if self._committed:
+            self._committed(outputs, seconds)
 
     def aborted(self) -> None:
         """Count a transaction that was aborted."""

@@ -105,3 +105,15 @@ def test_each_is_counted_once_and_no_kind_is_told_of_too_often(steps: list[Any])
     assert told == came
     for each in times.values():
         assert all(b - a >= QUIET_SECONDS for a, b in pairwise(each))
+
+
+def test_a_line_tells_the_trace_of_its_record() -> None:
+    clock, lines = Clock(), list[dict[str, Any]]()
+    log = log_at(clock, lines)
+    parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    record = Record("orders", 0, 5, 0, None, None, (("traceparent", parent),))
+    log.note([Output(record, b"", DeadLetter("rejected", "why", 1)), output("forbidden")])
+    assert [(line.get("trace_id"), line.get("span_id")) for line in lines] == [
+        ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"),
+        (None, None),
+    ]

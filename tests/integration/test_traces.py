@@ -1,0 +1,76 @@
+"""Traces of a real member: from a record's headers to its result, and spans to where the environment says."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from consumer.demo.processes import await_that
+from schemas.avro_json import message_of
+from tests.messages import order
+from tests.stand import Stand
+
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes spans as OTLP over HTTP has them, and keeps the bodies."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.bodies: list[bytes] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/traces"
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_result_is_of_its_records_trace(stand: Stand) -> None:
+    headers = [("traceparent", PARENT), ("other", b"stays behind")]
+    stand.send_later(b"R1", stand.codec.encode("order", message_of(order("R1"))), headers)
+    stand.flush()
+    stand.member()
+    stand.await_results(1)
+    (record,) = [each for each in stand.records("results") if each]
+    assert record.headers == (("traceparent", PARENT),)
+
+
+def test_a_member_sends_its_spans(stand: Stand, collector: Collector) -> None:
+    endpoint = f"http://127.0.0.1:{collector.server_port}"
+    member = stand.member(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_COMPRESSION="none")
+    stand.send_later(b"R1", stand.codec.encode("order", message_of(order("R1"))), [("traceparent", PARENT)])
+    stand.flush()
+    stand.await_results(1)
+    # What is not sent yet is sent at the end.
+    assert member.stop() == 0
+    await_that("the spans", lambda: b"commit" in b"".join(collector.bodies))
+    told = b"".join(collector.bodies)
+    for text in (
+        b"jirafe-consumer",
+        b"decode",
+        b"send",
+        stand.orders_topic.encode(),
+        bytes.fromhex(PARENT[3:35].decode()),
+    ):
+        assert text in told
