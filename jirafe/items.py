@@ -1,12 +1,17 @@
 """The line items of carts and orders, and their products; an item that was there before stays the same item."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 from jirafe.fields import NOTHING, Body, Section, Unmappable, add, date_or, finite, missing, sections
 from jirafe.sourced import derived
 
 _WEB = ("http://", "https://")
+_BRANDS = "jirafe.brand_category_taxonomy"
+_STORE = "jirafe.store_url"
+# What is noted stays in memory as long as its variant. A store's address is before each of the images.
+_MOST_PARTS_NOTED = 20
+_LONGEST_NOTED = 500
 
 
 class Shared(NamedTuple):
@@ -16,6 +21,10 @@ class Shared(NamedTuple):
     changed: str
     parameters: Mapping[str, str]
     numbered: str
+
+
+class _Noting(Protocol):
+    note: Any
 
 
 def items_of(payload: Section) -> Sequence[Section]:
@@ -97,7 +106,37 @@ def _item(place: str, item_number: str, item: Section, shared: Shared, same: Bod
 
 
 def _product(place: str, item: Section, created: str, changed: str, parameters: Mapping[str, str]) -> Body:
+    """Make the product of an item: the one made last of its variant, where all that it depends on is the same.
+
+    Only a variant that may be part of several messages has a place for it: a `note`.
+    """
     variant = item["variant"] or NOTHING
+    note = getattr(variant, "note", None)
+    if note is None:
+        return _new_product(place, item, variant, created, changed, parameters)
+    depends_on = (
+        item["product_id"],
+        item["variant_id"],
+        item["sku"],
+        item["name"],
+        None if variant["created_at"] else created,
+        None if variant["updated_at"] else changed,
+        parameters.get(_BRANDS),
+        parameters.get(_STORE),
+    )
+    if note and note[0] == depends_on:
+        noted: Body = note[1]
+        return noted
+    body = _new_product(place, item, variant, created, changed, parameters)
+    parts = len(variant["images"]) + len(variant["taxons"])
+    if parts <= _MOST_PARTS_NOTED and sum(len(part or "") for part in depends_on) <= _LONGEST_NOTED:
+        cast("_Noting", variant).note = depends_on, body
+    return body
+
+
+def _new_product(  # noqa: PLR0913, PLR0917 - all that it is made of
+    place: str, item: Section, variant: Section, created: str, changed: str, parameters: Mapping[str, str]
+) -> Body:
     body: Body = {
         "id": _product_id(item, variant) or missing(f"{place}.product.id"),
         "code": _product_code(item, variant) or missing(f"{place}.product.code", "the line item has no sku"),
@@ -125,11 +164,11 @@ def _product_code(item: Section, variant: Section) -> str | None:
 def describe(body: Body, taxons: Sequence[Section], images: Sequence[str], parameters: Mapping[str, str]) -> None:
     """Add to a product what its taxons and images tell."""
     if taxons:
-        if brand_taxonomy := parameters.get("jirafe.brand_category_taxonomy"):
+        if brand_taxonomy := parameters.get(_BRANDS):
             add(body, "brand", _brand(taxons, brand_taxonomy))
         add(body, "categories", _categories(taxons))
     if images:
-        add(body, "images", _images(images, parameters.get("jirafe.store_url", "")))
+        add(body, "images", _images(images, parameters.get(_STORE, "")))
 
 
 def _brand(taxons: Iterable[Section], taxonomy: str) -> str | None:

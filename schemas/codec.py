@@ -33,7 +33,7 @@ from fastavro.repository import FlatDictRepository
 from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 
 from schemas.avro_json import message_of
-from schemas.decoder import Decoder
+from schemas.decoder import Decoder, KeptVariants
 from schemas.hub import HubError
 from schemas.own import OWN_SCHEMAS, earlier_schemas, own_schema
 from schemas.writers import AvroType, Lookthrough, Schema, for_reading
@@ -162,6 +162,7 @@ class Codec:
         self._asked = _Shared()
         self._headers: dict[str, bytes] = {}
         self._own: dict[str, Schema] = {}
+        self._kept = KeptVariants()
         for name in OWN_SCHEMAS:
             schema = self._own[name] = own_schema(name)
             self._kinds[_unqualified(schema)] = name
@@ -184,7 +185,7 @@ class Codec:
         # Resolution costs: it is left out where the writer's schema is ours.
         reader = None if is_own or kind is None else self._own[kind]
         lookthrough = Lookthrough.needed(schemas)
-        decoder = None if lookthrough or kind is None else Decoder(schemas, reader)
+        decoder = None if lookthrough or kind is None else Decoder(schemas, reader, self._kept)
         return _Writer(schema["name"], kind, schema, reader, lookthrough, decoder)
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
@@ -200,6 +201,8 @@ class Codec:
 
     def decode(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
         """Decode one record into the shape of our schema; raises Undecodable, IdUnavailable.
+
+        Its variants may be part of other records too: nobody may change them.
 
         May block for a request to the registry, where the record names a schema that was not seen yet.
         """

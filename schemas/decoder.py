@@ -6,15 +6,25 @@ gives them. Whatever else schemas or bytes are, it declines, and fastavro reads 
 
 So it need not be lenient, nor explain. It must only be right where it does give a record, and cost no more than its
 bytes allow: every value takes a byte at least, and the first that is looked for beyond the end ends it.
+
+A shop's variants come in cart after cart, so each is kept with its bytes. Where the same bytes come again, they are
+the same variant and end at the same place: what is read depends on nothing else.
 """
 
 import struct
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from schemas.writers import AvroType, Schema
 
 _Read = Callable[[bytes, str, int], tuple[dict[str, Any], int]]
+
+_KEPT = "Variant"
+_KNOWN_BY = 64
+_LARGEST_KEPT = 1024
+_SIZE_OF_KEPT = 512
+_MOST_KEPT = 1024 * 1024
 
 _MOST_VALUES = 1000
 _DEEPEST_LOOP = 4
@@ -96,16 +106,61 @@ class Unusual(Exception):
     """A schema or bytes that no decoder is made for."""
 
 
+class Kept(dict[str, Any]):
+    """A variant that may be part of several records: nobody may change it.
+
+    `note` has what was made of it last, for who makes something of each, and nothing at first.
+    """
+
+    __slots__ = ("note",)
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        super().__init__(record)
+        self.note: Any = ()
+
+
+class KeptVariants:
+    """Variants by their bytes, for several decoders; safe to share between threads.
+
+    Bounded: a large one is not kept, and once they are too many, all are let go.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[_Read, bytes], tuple[bytes, Kept]] = {}
+        self._size = 0
+
+    def read(self, read: _Read, d: bytes, s: str, p: int) -> tuple[dict[str, Any], int]:
+        """Give what `read` would give, and has given before if these bytes are known; raises what it raises."""
+        name = read, d[p : p + _KNOWN_BY]
+        known = self._known.get(name)
+        if known and d.startswith(known[0], p):
+            return known[1], p + len(known[0])
+        record, end = read(d, s, p)
+        # A shorter one is known by what follows it too. One that ends beyond the bytes has not been read whole.
+        if not _KNOWN_BY <= end - p <= _LARGEST_KEPT or end > len(d):
+            return record, end
+        kept = Kept(record)
+        with self._lock:
+            if self._size >= _MOST_KEPT:
+                self._known, self._size = {}, 0
+            self._known[name] = d[p:end], kept
+            self._size += end - p + _SIZE_OF_KEPT
+        return kept, end
+
+
 class Decoder:
     """Decodes the records of the last of parsed schemas, of which the later refer to the earlier.
 
     They become what `reader` says, what they are themselves without one. The schema must bound the depth of its
-    records (`Lookthrough.needed` gives None). Safe to share between threads.
+    records (`Lookthrough.needed` gives None). Safe to share between threads. Variants are shared between records by
+    `kept`: whoever gets a record must not change them.
     """
 
-    def __init__(self, schemas: Sequence[Schema], reader: Schema | None) -> None:
+    def __init__(self, schemas: Sequence[Schema], reader: Schema | None, kept: KeptVariants | None = None) -> None:
         self._schemas = schemas
         self._reader = reader
+        self._kept = kept or KeptVariants()
         self._read: _Read | None = None
 
     def decode(self, body: bytes) -> dict[str, Any] | None:
@@ -121,7 +176,9 @@ class Decoder:
     def _made(self) -> _Read:
         readers = [self._reader] if self._reader else []
         try:
-            self._read = _Source(_named(self._schemas), _named(readers)).function(self._schemas[-1], self._reader)
+            self._read = _Source(_named(self._schemas), _named(readers)).function(
+                self._schemas[-1], self._reader, self._kept
+            )
         except Exception:  # noqa: BLE001 - the schema may be anything; what can't be made is declined from now on
             self._read = _decline
         return self._read
@@ -145,10 +202,11 @@ class _Source:
         self._source: list[str] = []
         self._values = 0
 
-    def function(self, writer: Schema, reader: Schema | None) -> _Read:
+    def function(self, writer: Schema, reader: Schema | None, kept: KeptVariants) -> _Read:
         """Make the function that reads such a record."""
         name = self._record(writer, reader)
         namespace: dict[str, Any] = {
+            "kept": kept.read,
             "number": _number,
             "length": _length,
             "float_at": struct.Struct("<f").unpack_from,
@@ -184,7 +242,9 @@ class _Source:
             case "array" | "map":
                 return self._blocks(writer, reader, target, loops + 1)
             case "record":
-                return f"{target}, p = {self._record(writer, reader)}(d, s, p)\n"
+                name = self._record(writer, reader)
+                is_kept = (reader or writer)["name"].rpartition(".")[2] == _KEPT
+                return f"{target}, p = kept({name}, d, s, p)\n" if is_kept else f"{target}, p = {name}(d, s, p)\n"
             case "enum":
                 return _ENUM.format(target, tuple(writer["symbols"]))
             case _:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from consumer.demo.shop import shop
 from schemas.codec import Codec, _Writer
-from schemas.decoder import Decoder
+from schemas.decoder import Decoder, Kept, KeptVariants
 from schemas.own import OWN_SCHEMAS, own_schema
 from schemas.writers import Schema, for_reading
 from tests.thorough import scaled
@@ -193,6 +193,67 @@ class TestItGivesWhatFastavroGives:
         whole = written(writer, drawn(writer, draw, first_types(writer)))
         start = data.draw(st.integers(0, len(whole)))
         agree(decoder, writer, reader, whole[:start] + data.draw(st.binary(max_size=30)) + whole[start + 1 :])
+
+
+class TestVariantsAreKept:
+    """The same bytes are the same variant, wherever they come again, and no others are."""
+
+    @given(st.data())
+    @settings(deadline=None)
+    def test_what_is_known_changes_nothing(self, data: st.DataObject) -> None:
+        _, writer, reader, _ = data.draw(st.sampled_from([each for each in DECODERS if "order" in each[0]]))
+        draw = random.Random(data.draw(st.integers(0, 99)))  # noqa: S311 - drawn, not secret
+        types, decoder = first_types(writer), Decoder([writer], reader)
+        whole = written(writer, with_variants(drawn(writer, draw, types), draw, types))
+        assert agree(decoder, writer, reader, whole)
+        for _ in range(30):
+            agree(decoder, writer, reader, damaged(whole, draw))
+        for end in range(len(whole) - 300, len(whole)):
+            agree(decoder, writer, reader, whole[: max(0, end)])
+
+    def test_a_variant_that_comes_again_is_the_same_one(self) -> None:
+        codec = Codec()
+        seen: dict[str, Any] = {}
+        again = 0
+        for each in shop(300, broken_share=0):
+            for item in (codec.decode_message(each.value)["payload"].get("original") or {}).get("line_items", ()):
+                if variant := item["variant"]:
+                    assert isinstance(variant, Kept)
+                    again += seen.get(repr(variant)) is variant
+                    seen[repr(variant)] = variant
+        assert again > 5 * len(seen) > 0
+
+    def test_what_is_kept_is_bounded(self) -> None:
+        kept = KeptVariants()
+
+        def read(d: bytes, _s: str, p: int) -> tuple[dict[str, Any], int]:
+            return {"sku": d[p:]}, len(d)
+
+        for size in (10, 63, 1025, 500_000):
+            record, _ = kept.read(read, bytes(size), "", 0)
+            assert type(record) is dict  # what is short, or large, is not kept
+        for number in range(20_000):
+            kept.read(read, b"%064d" % number * 8, "", 0)
+            assert sum(len(each) for each, _ in kept._known.values()) <= 1024 * 1024
+        record, _ = kept.read(read, b"%064d" % 19_999 * 8, "", 0)
+        assert isinstance(record, Kept)
+
+    def test_one_that_ends_beyond_the_bytes_is_not_kept(self) -> None:
+        kept = KeptVariants()
+        record, end = kept.read(lambda _d, _s, _p: ({}, 100), bytes(80), "", 0)
+        assert (type(record), end) == (dict, 100)
+
+
+def with_variants(record: Any, draw: random.Random, types: dict[str, Any]) -> Any:
+    """Give each list of line items one variant again and again, and others that begin like it."""
+    variant = drawn(types["jirafe.hub.Variant"], draw, types)
+    variant["product_id"], variant["name"] = "p" * 40, "n" * 40
+    for section in ("order", "original", "previous"):
+        if order := record["payload"].get(section):
+            item = drawn(types["jirafe.hub.LineItem"], draw, types)
+            others = [{**variant, "sku": text(draw)}, {**variant, "price": draw.random()}, variant]
+            order["line_items"] = [{**item, "variant": each} for each in (variant, variant, *others)]
+    return record
 
 
 def one(kind: Any) -> Any:

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from jirafe import events
 from jirafe.fields import Body, Unmappable
+from jirafe.items import Shared
+from jirafe.items import made as made_items
+from schemas.decoder import Kept
 from schemas.hub import to_message
 
 Hub = dict[str, Any]
@@ -208,3 +211,86 @@ def test_an_item_that_stays_has_one_id_and_one_product_in_both_lists(
     gone = [then[number][0] for number in then.keys() - now.keys()]
     assert not {identity for identity, _ in now.values()} & set(gone) or not is_raw
     assert len({identity for identity, _ in then.values()}) == len(then) or not is_raw
+
+
+SOME = st.none() | st.sampled_from(["", "1", "2", T1, "n" * 600])
+VARIANTS = st.fixed_dictionaries(
+    {
+        "product_id": SOME,
+        "name": SOME,
+        "sku": SOME,
+        "price": st.none() | st.floats(1, 2),
+        "images": st.lists(st.sampled_from(["a.png", "/b.png", "https://i.example/c.png"]), max_size=25),
+        "taxons": st.lists(st.fixed_dictionaries({"id": SOME, "name": SOME, "taxonomy_id": SOME}), max_size=25),
+        "created_at": st.sampled_from([None, T1, T2, "no date"]),
+        "updated_at": st.sampled_from([None, T1, T2]),
+    }
+)
+PARAMETERS = st.dictionaries(
+    st.sampled_from(["jirafe.store_url", "jirafe.brand_category_taxonomy", "x"]),
+    st.sampled_from(["1", "2", "https://shop.example"]),
+)
+
+
+class TestAVariantThatComesAgain:
+    """What was made of a variant before changes nothing of what is made of it now."""
+
+    @given(
+        VARIANTS,
+        st.lists(
+            st.tuples(
+                st.fixed_dictionaries(dict.fromkeys(("product_id", "variant_id", "sku", "name"), SOME)),
+                st.builds(Shared, st.sampled_from([T1, T2]), st.sampled_from([T1, T2]), PARAMETERS, st.just("n")),
+            ),
+            max_size=6,
+        ),
+    )
+    def test_it_makes_the_same_product(self, variant: Hub, uses: list[tuple[Hub, Shared]]) -> None:
+        kept = Kept(variant)
+        for fields, shared in uses * 2:
+            item = {**fields, "id": "1", "quantity": 1, "price": 1.0, "created_at": None, "updated_at": None}
+            assert tried({**item, "variant": kept}, shared) == tried({**item, "variant": variant}, shared)
+
+    def test_it_is_made_once(self) -> None:
+        kept = Kept(
+            {**raw(1)["variant"], "price": 1.0, "images": [], "taxons": [], "created_at": T1, "updated_at": T1}
+        )
+        fields = {
+            "quantity": 1,
+            "created_at": None,
+            "updated_at": None,
+            "name": None,
+            "sku": None,
+            "product_id": None,
+        }
+        items = [{**raw(number), **fields, "variant_id": "5", "price": 1.0, "variant": kept} for number in (1, 2)]
+        one, other = made_items(items, Shared(T1, T1, {}, "n"))
+        assert one["product"] is other["product"]
+
+    def test_large_ones_are_not_noted(self) -> None:
+        for fields in (
+            {"images": ["a.png"] * 21},
+            {"taxons": [{"id": "1", "name": "a", "taxonomy_id": "1"}] * 21},
+            {},
+        ):
+            plain = {"price": 1.0, "images": [], "taxons": [], "created_at": T1, "updated_at": T1}
+            kept = Kept({**raw(1)["variant"], **plain, **fields})
+            store = {} if fields else {"jirafe.store_url": "https://shop.example" * 30}
+            item = {
+                **raw(1),
+                "variant_id": "5",
+                "name": None,
+                "sku": None,
+                "product_id": None,
+                "created_at": None,
+                "updated_at": None,
+            }
+            made_items([{**item, "price": 1.0, "variant": kept}], Shared(T1, T1, store, "n"))
+            assert kept.note == ()
+
+
+def tried(item: Hub, shared: Shared) -> list[Body] | str:
+    try:
+        return made_items([item], shared)
+    except Unmappable as error:
+        return str(error)
