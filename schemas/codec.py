@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -34,6 +35,7 @@ from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 
 from schemas.avro_json import message_of
 from schemas.decoder import Decoder, KeptVariants
+from schemas.encoder import NotOrdinary, encoded_result
 from schemas.hub import HubError
 from schemas.own import OWN_SCHEMAS, earlier_schemas, own_schema
 from schemas.writers import AvroType, Lookthrough, Schema, for_reading
@@ -194,8 +196,12 @@ class Codec:
         Raises ValueError where the record does not fit, RegistryUnavailable on a registry's first use, which may
         block for some requests.
         """
+        header = self._headers.get(name) or self._header(name)
+        if name == "result":
+            with suppress(NotOrdinary):
+                return header + encoded_result(record)
         buffer = BytesIO()
-        buffer.write(self._headers.get(name) or self._header(name))
+        buffer.write(header)
         schemaless_writer(buffer, self._own[name], record)
         return buffer.getvalue()
 
