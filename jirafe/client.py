@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 import orjson
@@ -51,8 +51,7 @@ Trace = tuple[tuple[str, str], ...]
 """The headers of W3C Trace Context by which a request tells what trace it is of; empty for none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One event as it is sent: its array in a batch, its JSON, and the trace that it is of."""
 
     array: Array

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jirafe import events, products
 from jirafe.client import MAX_REQUEST_BYTES
@@ -91,8 +91,7 @@ PRODUCT = Kind(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """An event ready to be sent. `key` is what the API's order is kept by, `name` what people know it by."""
 
     kind: Kind
@@ -101,8 +100,7 @@ class Event:
     body: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Unsendable:
+class Unsendable(NamedTuple):
     """An event that the message should have made and could not; `message` is `place: what is wrong`."""
 
     kind: Kind
@@ -158,9 +156,11 @@ def _updated(payload: Mapping[str, Any], parameters: Parameters) -> list[Event |
 
 def _made_all(kinds: list[Kind], payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
     number = events.number(payload) or ""
-    sections = [payload.get(name) or {} for name in ("cart", "order", "original", "previous")]
-    items = [item for section in sections for item in section.get("line_items") or ()] + payload["previous_items"]
-    images = [image for item in items if item["variant"] for image in item["variant"]["images"] or ()]
+    items = list(payload["previous_items"])
+    for name in ("cart", "order", "original", "previous"):
+        if section := payload.get(name):
+            items += section.get("line_items") or ()
+    images = [image for item in items if (variant := item["variant"]) for image in variant["images"] or ()]
     is_too_much = _are_too_many(images, parameters)
     return [
         Unsendable(kind, number, f"line_items: {_TOO_MANY}")
