@@ -8,6 +8,7 @@ from consumer.delivery import results
 from consumer.delivery.mapping import Defaults, Mapper, Tracing
 from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
 from consumer.delivery.suspicion import Sites, Suspicion, Tally
+from consumer.delivery.turns import Turns
 from consumer.delivery.work import Draft, Fault, Outgoing, Work
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
 from consumer.engine.records import Output, Record
@@ -47,6 +48,7 @@ class Delivery:
         self._group = group
         self._mapper = Mapper(codec, rules.max_request_bytes, tracing)
         self._clock = clock
+        self._turns = Turns()
         self._sites = Sites()
         self._registry_tally = Tally()
         self._is_readable: dict[str, bool] = {}  # topics: whether a record of it could be read
@@ -63,14 +65,16 @@ class Delivery:
         work, defaults = chunk.work, self._defaults
         served: set[str] = set()
         try:
-            for record in chunk.records[len(work.drafts) :]:
-                work.drafts.append(self._draft(record, defaults, work, served))
+            with self._turns.one():
+                for record in chunk.records[len(work.drafts) :]:
+                    work.drafts.append(self._draft(record, defaults, work, served))
             if lacking := self._lacks_registry(work.drafts, served):
                 return Retry(chunk, lacking, frozenset(served))
             events = work.events
             trouble = self._send(events, self._attempt(work, defaults, still_ours, served))
             if trouble is None or all(event.outcome is not None for event in events):
-                outputs = [results.output(draft, chunk.attempts, self._codec, self._group) for draft in work.drafts]
+                with self._turns.one():
+                    outputs = self._outputs(work.drafts, chunk.attempts)
                 self._decided(_outcomes(events))
                 if work.waits_for_registry:
                     served.add(REGISTRY)
@@ -79,6 +83,9 @@ class Delivery:
             work.waits_for_registry = True
             trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in served)
         return Retry(chunk, trouble, frozenset(served))
+
+    def _outputs(self, drafts: Sequence[Draft], attempts: int) -> list[Output]:
+        return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]
 
     def _draft(self, record: Record, defaults: Defaults, work: Work, served: set[str]) -> Draft:
         """Make a draft of a record; raises RegistryUnavailable while its schema may still be had."""

@@ -1,8 +1,12 @@
 """One try of a chunk, from records to outputs, at an API that answers by script."""
 
 import json
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, cast
 
 import orjson
@@ -403,3 +407,44 @@ def test_a_redelivery_gives_up_no_site_of_the_settings() -> None:
     subject.use(Defaults(Credentials("1", "ours"), {}, frozenset({"2"})))
     assert isinstance(subject.handle(chunk, always), Retry)
     assert not subject.give_up_suspects(chunk, "down")
+
+
+class BusyCodec(Codec):
+    """A codec that tells how many threads are at it at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = 0
+        self.most = 0
+
+    def decode_message(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
+        with self._busy():
+            return super().decode_message(data, headers)
+
+    def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
+        with self._busy():
+            return super().encode(name, record)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self.threads += 1
+        self.most = max(self.most, self.threads)
+        time.sleep(0.0005)
+        yield
+        self.threads -= 1
+
+
+def test_workers_take_turns_at_what_takes_the_processor_and_send_side_by_side() -> None:
+    together = threading.Barrier(3)
+
+    def slow(site: Site, names: list[str]) -> Answer:
+        together.wait(10)  # broken, which raises, unless all three send at once
+        return accepting(site, names)
+
+    codec = BusyCodec()
+    deliveries = delivery(Api(slow), codec)
+    chunks = [Chunk[Work](Partition("orders", n), 0, [record(at, f"R{at}") for at in range(8)]) for n in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        answers = list(threads.map(lambda chunk: deliveries.handle(chunk, lambda: True), chunks))
+    assert [type(answer) for answer in answers] == [Done] * 3
+    assert codec.most == 1
