@@ -49,6 +49,9 @@ class Rig:
     ) -> None:
         self.folder = folder
         self.environment = {
+            # An installed package has its bytecode.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
             "KAFKA_BOOTSTRAP_SERVERS": servers,
             "KAFKA_GROUP_ID": name,
             **{f"CONSUMER_{each.upper()}_TOPIC": f"{name}.{each}" for each in _TOPICS},
@@ -138,7 +141,7 @@ def plain_seconds(rig: Rig) -> float:
 def start_seconds(rig: Rig) -> tuple[float, float]:
     """Give the seconds that help takes, and those from the start of a member to its first event at the API."""
     begun = time.monotonic()
-    CommandProcess(["--help"], {}, rig.folder / "help.log").wait()
+    CommandProcess(["--help"], rig.environment, rig.folder / "help.log").wait()
     helped = time.monotonic() - begun
     before = _events(rig.sandbox)
     begun = time.monotonic()
