@@ -68,7 +68,7 @@ def choose() -> Choice:
             passed_over.append(f"{source.name}: {error}")
         else:
             return Choice(source, tuple(passed_over))
-    raise BrokerUnavailable(f"{SETTING}={wanted}: no such broker can be had here. {' '.join(passed_over)}")
+    raise BrokerUnavailable(f"{SETTING}={wanted}: this broker is not available here. {' '.join(passed_over)}")
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def pulled() -> str:
         except ImageNotFound:
             images.pull(_IMAGE)
     except DockerException as error:
-        raise BrokerUnavailable(f"the image {_IMAGE} can't be had: {error}") from None
+        raise BrokerUnavailable(f"the image {_IMAGE} can't be read: {error}") from None
     return _IMAGE
 
 

@@ -34,9 +34,9 @@ _MILLISECONDS = re.compile(r"\d{1,18}", re.ASCII)
 _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
     "enable.auto.offset.store": "offsets are committed with their results",
-    "enable.partition.eof": "by it a partition's end is committed",
-    "isolation.level": "only what is committed is delivered",
-    "transactional.id": "each member has its own, made of the group and KAFKA_GROUP_INSTANCE_ID",
+    "enable.partition.eof": "the end of a partition would be committed like a record",
+    "isolation.level": "only committed records are delivered",
+    "transactional.id": "each member makes its own from the group and KAFKA_GROUP_INSTANCE_ID",
 }
 
 # Properties of librdkafka by which it loads code, or has a shell run it.
@@ -68,7 +68,7 @@ _REMOVED = {
     "CONSUMER_DRAIN_TIMEOUT": "a revoked partition's chunk in flight has 20 seconds to finish",
     "CONSUMER_TOPIC_PARTITIONS": "create topics with: jirafe-consumer topics create --partitions N",
     "CONSUMER_TOPIC_REPLICATION": "create topics with: jirafe-consumer topics create --replication N",
-    "CONSUMER_LOG_FORMAT": "the log is for people on a terminal, and JSON elsewhere",
+    "CONSUMER_LOG_FORMAT": "the log is text on a terminal, and JSON elsewhere",
 }
 
 
@@ -123,7 +123,7 @@ def _host_and_port(text: str) -> str:
     host, _, port = text.rpartition(":")
     # The ports of TCP.
     if not (port.isdecimal() and 0 < int(port) < 65_536 and (not host or _HOST.fullmatch(host))):  # noqa: PLR2004
-        raise ValueError("must be HOST:PORT, a PORT of loopback, or off")
+        raise ValueError("must be HOST:PORT, a PORT on 127.0.0.1, or off")
     return f"{host or '127.0.0.1'}:{port}"
 
 
@@ -131,7 +131,7 @@ def _topic(text: str) -> str:
     if not _TOPIC_NAME.fullmatch(text) or text in {".", ".."}:
         raise ValueError("must be a topic's name: up to 249 letters, digits, dots, underscores and hyphens")
     if text in _OF_KAFKA_ITSELF:
-        raise ValueError("must not be a topic of Kafka itself")
+        raise ValueError("must not be an internal topic of Kafka")
     return text
 
 
@@ -174,7 +174,7 @@ def _listed_once(topics: tuple[str, ...]) -> tuple[str, ...]:
 def _folder(path: Path) -> Path:
     # Not the path's own: that raises where a name is longer than any can be.
     if not os.path.isdir(path):
-        raise ValueError(f"must be a folder, and {path} is none")
+        raise ValueError(f"must be a folder, and {path} is not one")
     return path
 
 
@@ -198,51 +198,65 @@ class _Group(BaseModel):
 class Api(_Group):
     """The Jirafe Events API: `JIRAFE_*`."""
 
-    url: Url = Field("https://event.jirafe.com/v2", description="the API, up to and with its version")
-    site_id: SiteId | None = Field(None, description="the site, for messages that name none")
-    access_token: Token | None = Field(None, description="its token, for messages that carry none")
-    sites: SiteIds = Field(frozenset(), description="further sites that the token is for, separated by commas")
+    url: Url = Field("https://event.jirafe.com/v2", description="address of the API, including its version")
+    site_id: SiteId | None = Field(None, description="the site of messages that name none")
+    access_token: Token | None = Field(
+        None, description="the access token of the site, for messages that carry none"
+    )
+    sites: SiteIds = Field(
+        frozenset(), description="further sites that the token is valid for, separated by commas"
+    )
     product_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are categories")
     brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
-    store_url: Url | None = Field(None, description="prefix of image paths that are not absolute")
+    store_url: Url | None = Field(None, description="address to put before relative image paths")
     read_timeout: Seconds = Field(
-        30, description="seconds that a request may take in all, until its answer is read"
+        30, description="maximum time until the whole answer of a request is read, in seconds"
     )
 
 
 class Stream(_Group):
     """The consumer itself: `CONSUMER_*`."""
 
-    carts_topic: Topics = Field(("carts",), description="topics of cart messages: names or ^patterns$, by commas")
-    orders_topic: Topics = Field(("orders",), description="topics of order messages, likewise")
-    taxons_topic: Topics = Field(("taxons",), description="topics of taxon messages, likewise")
-    products_topic: Topics = Field(("products",), description="topics of product messages, likewise")
+    carts_topic: Topics = Field(
+        ("carts",), description="topics of cart messages: names or ^patterns$, separated by commas"
+    )
+    orders_topic: Topics = Field(
+        ("orders",), description="topics of order messages: names or ^patterns$, separated by commas"
+    )
+    taxons_topic: Topics = Field(
+        ("taxons",), description="topics of taxon messages: names or ^patterns$, separated by commas"
+    )
+    products_topic: Topics = Field(
+        ("products",), description="topics of product messages: names or ^patterns$, separated by commas"
+    )
     results_topic: Topic = Field("jirafe.results", description="topic of results")
     dead_letters_topic: Topic = Field("jirafe.dead-letters", description="topic of dead letters")
     create_topics: bool = Field(default=True, description="create missing topics when the service starts")
-    schema_registry_url: Url | None = Field(None, description="a Schema Registry; unset: single-object framing")
-    schema_registry_user: str | None = Field(None, description="the user to log in with")
+    schema_registry_url: Url | None = Field(
+        None, description="address of a Schema Registry; without one, records use Avro's single-object encoding"
+    )
+    schema_registry_user: str | None = Field(None, description="the user to log in to the registry")
     schema_registry_password: SecretStr | None = Field(None, description="the user's password")
     schema_registry_ca: Path | None = Field(
-        None, description="CA certificates to verify the registry with, a PEM file; unset: the system's"
+        None, description="PEM file of the CA certificates that verify the registry; default: the system's"
     )
-    schema_registry_certificate: Path | None = Field(None, description="client certificate, a PEM file")
+    schema_registry_certificate: Path | None = Field(None, description="PEM file of the client certificate")
     schema_registry_key: Path | None = Field(
-        None, description="the client certificate's key, a PEM file; unset: it is in the certificate's file"
+        None, description="PEM file of the client certificate's key; default: the certificate's file"
     )
-    schemas_folder: Folder | None = Field(None, description="a folder of further writers' schemas, *.avsc")
-    workers: Count = Field(8, description="chunks delivered at the same time")
+    schemas_folder: Folder | None = Field(None, description="folder of further schemas that producers use (*.avsc)")
+    workers: Count = Field(8, description="how many chunks are delivered at the same time")
     chunk_records: Count = Field(500, description="maximum records in a chunk; a partition holds 4 chunks")
     backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
-    max_attempts: Count = Field(10, description="tries of an event that alone fails while others succeed")
-    flood_window: Count = Field(1000, description="hold a topic once over half of so many records are dead letters")
+    max_attempts: Count = Field(10, description="maximum tries of an event that fails alone while others succeed")
+    flood_window: Count = Field(1000, description="hold a topic if over half of this many records are dead letters")
     commit_timeout: Seconds = Field(4, description="maximum duration of a transaction, in seconds")
-    grace_time: Seconds = Field(25, description="seconds for chunks in flight to finish at SIGTERM")
+    grace_time: Seconds = Field(25, description="seconds that chunks in flight have to finish after SIGTERM")
     http_address: Address = Field(
         "127.0.0.1:8000",
         description="where to serve the status page, /metrics, /healthz and /readyz: HOST:PORT, PORT, or off",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="minimum level to log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level to log")
 
 
 PARAMETERS = ("jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url")
@@ -463,7 +477,7 @@ def _secret(path: Path) -> str:
     """Read a secret from its file; raises ValueError that says what is wrong with the file, and nothing of it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("is no regular file")  # another may never end, or never begin
+            raise ValueError("is not a regular file")  # another may never end, or never begin
         with path.open("rb") as file:
             content = file.read(_LARGEST_SECRET + 1)
     except FileNotFoundError:
@@ -471,7 +485,7 @@ def _secret(path: Path) -> str:
     except OSError as error:
         raise ValueError(f"can't be read ({error.strerror or error})") from None
     if len(content) > _LARGEST_SECRET:
-        raise ValueError(f"is larger than a secret may be, {_LARGEST_SECRET // 1024} KiB")
+        raise ValueError(f"is larger than {_LARGEST_SECRET // 1024} KiB, the limit for a secret")
     try:
         text = content.decode().strip()
     except UnicodeDecodeError:
@@ -493,7 +507,7 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_c
     in_file = {name: value for name, value in _file(env_file).items() if name not in environ}
     given = _given(env_file, environ)
     faults = [f"{name}: must be UTF-8." for name, value in given.items() if not is_utf8(value)]
-    faults += [f"{name}: must have no zero byte." for name, value in given.items() if "\0" in value]
+    faults += [f"{name}: must not contain a zero byte." for name, value in given.items() if "\0" in value]
     faults += [f"{name} is no longer a setting: {instead}." for name, instead in _REMOVED.items() if name in given]
     if faults:
         raise SettingsError(faults)
@@ -537,8 +551,8 @@ def _untrusted(env_file: Path, given: Mapping[str, str], *, by_chance: bool) -> 
     running = [name for name in given if _property(name).startswith(_RUNS_CODE)]
     if not running or not (by_chance or _others_may_write(env_file)):
         return []
-    why = "is only what was found in the current folder" if by_chance else "can be written by others"
-    mend = "name the file by --env-file" if by_chance else "let nobody else write the file or its folder"
+    why = "was only found in the current folder" if by_chance else "can be written by others"
+    mend = "name the file with --env-file" if by_chance else "let nobody else write the file or its folder"
     return [
         f"{name} makes the library run code, and {env_file} {why}: {mend}, or set it in the environment."
         for name in running
@@ -580,7 +594,7 @@ def _unencrypted(loaded: Settings) -> Iterator[Caution]:
     ):
         parts = urlsplit(url or "")
         if secret and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
-            message = f"{name} is {url}: {secret} goes there unencrypted, and anybody on the way can read it."
+            message = f"{name} is {url}: {secret} is sent there unencrypted, so others on the network can read it."
             yield Caution(message, "use https://")
 
 
@@ -631,14 +645,14 @@ def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
     if 2 * heartbeat > session:
         faults.append(
             f"KAFKA_HEARTBEAT_INTERVAL_MS ({heartbeat}) is over half of KAFKA_SESSION_TIMEOUT_MS ({session}): the "
-            "group would give a member up between two signs of life."
+            "group could drop a member between two heartbeats."
         )
     commit = stream.commit_timeout
     turn = DRAIN_TIMEOUT + 2 * commit
     if turn * 1000 >= longest:
         faults.append(
             f"KAFKA_MAX_POLL_INTERVAL_MS ({longest}) must be over {turn * 1000:.0f}: {DRAIN_TIMEOUT:g} s and "
-            "twice CONSUMER_COMMIT_TIMEOUT: the group would give up a busy member."
+            "twice CONSUMER_COMMIT_TIMEOUT: the group would drop a busy member."
         )
     elif session > longest:
         faults.append(
@@ -648,7 +662,7 @@ def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
     if "transaction.timeout.ms" in kafka and transaction <= commit * 1000:
         faults.append(
             f"KAFKA_TRANSACTION_TIMEOUT_MS ({transaction}) must be over {commit * 1000:.0f}, which is "
-            "CONSUMER_COMMIT_TIMEOUT: the broker would end transactions that are still to be committed."
+            "CONSUMER_COMMIT_TIMEOUT: the broker would abort transactions before they are committed."
         )
     return faults
 
@@ -682,7 +696,7 @@ def _address_faults(loaded: Settings) -> list[str]:
                 continue  # the library says so
             here = _is_loopback(parts.hostname or "") and (host in {"0.0.0.0", "::"} or _is_loopback(host))  # noqa: S104 - named, not listened at
             if theirs == int(port) and (here or parts.hostname == host):
-                faults.append(f"CONSUMER_HTTP_ADDRESS ({address}) is where {name} is: choose another port.")
+                faults.append(f"CONSUMER_HTTP_ADDRESS ({address}) is the address in {name}: choose another port.")
     return faults
 
 
@@ -692,9 +706,9 @@ def _registry_faults(stream: Stream) -> list[str]:
     certificate, key = stream.schema_registry_certificate, stream.schema_registry_key
     faults = []
     if stream.schema_registry_user and not stream.schema_registry_password:
-        faults.append("CONSUMER_SCHEMA_REGISTRY_USER is set, and no CONSUMER_SCHEMA_REGISTRY_PASSWORD.")
+        faults.append("CONSUMER_SCHEMA_REGISTRY_USER is set, but CONSUMER_SCHEMA_REGISTRY_PASSWORD is not.")
     if key and not certificate:
-        faults.append("CONSUMER_SCHEMA_REGISTRY_KEY is set, and no CONSUMER_SCHEMA_REGISTRY_CERTIFICATE.")
+        faults.append("CONSUMER_SCHEMA_REGISTRY_KEY is set, but CONSUMER_SCHEMA_REGISTRY_CERTIFICATE is not.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if ca:

@@ -282,7 +282,7 @@ class Codec:
         # A registry's ids are Java's ints. Some answer to a larger one as if the address were wrong, which would
         # look like an outage for ever.
         if isinstance(schema_id, int) and schema_id > _LARGEST_ID:
-            raise UnknownSchema(f"the schema id {schema_id} is larger than any that a registry gives")
+            raise UnknownSchema(f"the schema id {schema_id} is larger than any that a registry uses")
         if reason := self._refused.reason(schema_id):
             raise UnknownSchema(reason)
         registry = self._registry

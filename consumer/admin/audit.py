@@ -291,18 +291,18 @@ class _Auditor:
             (deployment.dead_letters_topic, Count.WITHOUT_LETTER),
         ):
             if topic in self._shortened and total[trouble]:
-                yield f"{topic} has lost its oldest records to retention: what seems missing may have been there."
+                yield f"{topic} has lost its oldest records to retention: missing results may have been deleted."
         for topic in self._not_to_the_end:
-            yield f"{topic} has a transaction that does not end: what is behind it was not seen."
+            yield f"{topic} has a transaction that does not end: records behind it were not seen."
         for topic, count in self._earlier.items():
             if count:
                 yield f"{topic} was deleted and created again: {count} results and dead letters are of the old one."
         for topic, count in self._unreadable.items():
-            yield f"{topic} has records that can't be read and were left out: {count}."
+            yield f"{topic} has unreadable records, which were left out: {count}."
         fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
         if fresh:
             names = ", ".join(str(each.of) for each in fresh)
-            yield f"the group {group} has committed nothing of {names}: no record there must have its result yet."
+            yield f"the group {group} has committed nothing of {names}: its records need no results yet."
 
 
 def _epoch_ms(timestamp: datetime | int) -> int:

@@ -160,7 +160,7 @@ class _Topics:
         if self._single:
             yield _warning(
                 "topic",
-                f"a broker that is lost takes records with it: there is one replica of {', '.join(self._single)}.",
+                f"if a broker is lost, its records are lost: one replica of {', '.join(self._single)}.",
                 "give topics a replication factor of 3; see topics create --replication",
             )
 
@@ -171,9 +171,11 @@ class _Topics:
         self.absent.append(topic)
         if not self.creates_topics:
             return _failed(
-                "topic", f"{topic} is absent.", "create it with topics create, or set CONSUMER_CREATE_TOPICS=true"
+                "topic",
+                f"{topic} does not exist.",
+                "create it with topics create, or set CONSUMER_CREATE_TOPICS=true",
             )
-        created = f"{topic} is absent: run creates it, with {_counted(PARTITIONS, 'partition')}"
+        created = f"{topic} does not exist yet: run creates it with {_counted(PARTITIONS, 'partition')}"
         if topic in self._deployment.output_topics:
             return _ok("topic", created)
         fix = "if it has another name, set CONSUMER_CARTS_TOPIC, _ORDERS_TOPIC, _TAXONS_TOPIC or _PRODUCTS_TOPIC"
@@ -184,19 +186,17 @@ class _Topics:
         behind = [each.id for each in partitions if len(each.isr) < len(each.replicas)]
         if headless:
             message = f"{topic}: {_partitions(headless)} no leader."
-            yield _failed("topic", message, "bring the brokers back that hold them")
+            yield _failed("topic", message, "start the brokers that hold them")
         elif behind:
-            message = f"{topic}: {_partitions(behind)} fewer replicas in sync than there are."
-            yield _warning("topic", message, "look after the brokers that hold them")
+            message = f"{topic}: {_partitions(behind)} replicas that are not in sync."
+            yield _warning("topic", message, "check the brokers that hold them")
 
     def _kept(self, topic: str) -> Iterator[Finding]:
         config, deployment = self._configs.get(topic, {}), self._deployment
         if topic not in self._deployment.output_topics:
             return
         if topic not in self._configs:
-            message = (
-                f"{topic}: not checked how long and how large records are kept: it is not told to this client."
-            )
+            message = f"{topic}: retention and record size were not checked: this client can't read them."
             yield _warning("topic", message, f"allow it DescribeConfigs of the topic {topic}")
             return
         if "compact" in config.get("cleanup.policy", ""):
@@ -208,14 +208,14 @@ class _Topics:
         kept = timedelta(milliseconds=int(config.get("retention.ms", -1)))
         if timedelta(0) <= kept < _LETTERS_KEPT:
             message = f"{topic}: dead letters are deleted after {kept / timedelta(hours=1):.3g} hours."
-            yield _warning("topic", message, "set its retention.ms to as long as somebody may take to look")
+            yield _warning("topic", message, "set its retention.ms to the time that you need to look at them")
         configs = [self._configs.get(each, {}) for each in self.consumed]
         most = max(int(each.get("max.message.bytes", 0)) for each in configs)
         if config and int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
             yield _warning(
                 "topic",
                 f"{topic}: a record of nearly {most} bytes, which consumed topics may have, is too large to be a "
-                "dead letter: its partition would stand still.",
+                "dead letter: its partition would stop.",
                 f"set its max.message.bytes to {most + _LETTER_HEADERS} or more",
             )
 
@@ -236,18 +236,18 @@ def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Findi
     try:
         found = sample(deployment.cluster, topic, codec)
     except KafkaUnusable as error:
-        yield _warning("records", f"not looked at: {error}", f"allow this client Read of the topic {topic}")
+        yield _warning("records", f"not read: {error}", f"allow this client Read of the topic {topic}")
         return
     except RegistryUnavailable as error:
-        yield _warning("records", f"{topic}: not looked at: {error}.", "see what is said of the registry")
+        yield _warning("records", f"{topic}: not read: {error}.", "see the check of the registry")
         return
     unread = found.records - found.read
     if not unread:
         if found.records:
-            yield _ok("records", f"{topic}: {_counted(found.records, 'record')} looked at, all can be read")
+            yield _ok("records", f"{topic}: {_counted(found.records, 'record')} read, all are valid")
         return
-    message = f"{topic}: {unread} of {_counted(found.records, 'record')} looked at can't be read: {found.reason}."
-    fix = "see what produces to the topic"
+    message = f"{topic}: {unread} of {_counted(found.records, 'record')} can't be read: {found.reason}."
+    fix = "find what produces to this topic"
     if found.lacking:
         fix = f"set CONSUMER_SCHEMA_REGISTRY_URL: {found.lacking} of them need a Schema Registry"
     yield _warning("records", message, fix) if found.read else _failed("records", message, fix)
@@ -262,17 +262,17 @@ def _permissions(deployment: Deployment, admin: AdminClient, topics: _Topics) ->
     ]
     user = deployment.cluster.properties.get("sasl.username", "this client")
     if lacking:
-        return _failed("permissions", f"{user} is not allowed {', '.join(lacking)}.", "allow it, by ACLs")
+        return _failed("permissions", f"{user} is not allowed {', '.join(lacking)}.", "allow it with ACLs")
     if topics.absent and topics.creates_topics and not _may_create(admin):
         message = f"{user} is not allowed Create of the cluster, and topics are absent: {', '.join(topics.absent)}."
         return _warning("permissions", message, "create them, or allow it to create topics of these names")
     if len(told) < len(topics.allowed):
-        fix = "nothing, if this is to try things out; else look at the broker's authorizer"
-        return _warning("permissions", "this broker does not tell what a client may do.", fix)
+        fix = "nothing, if you only try things out; otherwise check the authorizer of the broker"
+        return _warning("permissions", "this broker does not show what a client is allowed to do.", fix)
     if unseen := [topic for topic in topics.wanted if topic not in topics.allowed]:
-        message = f"not known of what is not seen: {', '.join(unseen)}."
-        return _warning("permissions", message, "check again once it is")
-    return _ok("permissions", "may read what is consumed, and write results and dead letters")
+        message = f"unknown for topics that can't be seen: {', '.join(unseen)}."
+        return _warning("permissions", message, "fix this first, then run check again")
+    return _ok("permissions", "may read the consumed topics, and write results and dead letters")
 
 
 def _may_create(admin: AdminClient) -> bool:
@@ -326,7 +326,7 @@ def _transactions(deployment: Deployment) -> Finding:
 def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
     """Ask where each of our schemas stands, over the connection that the service would have."""
     if registry is None:
-        yield _ok("registry", "none is set: records have the single-object framing, schemas are local")
+        yield _ok("registry", "none is set: records use the single-object encoding with local schemas")
         return
     try:
         found = subjects.check(registry)
@@ -335,11 +335,11 @@ def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
         return
     refused = [each for each in found if each.state == "incompatible"]
     for each in refused:
-        message = f"our schema may not follow the latest of {each.subject}: {each.reason}."
+        message = f"our schema is incompatible with the latest version of {each.subject}: {each.reason}."
         fix = "give the topic another name by its setting, or change the subject's compatibility"
         yield _failed("registry", message, fix)
     if new := [each.subject for each in found if each.state == "new"]:
-        yield _ok("registry", f"not there yet: {', '.join(new)}; schemas register puts them there")
+        yield _ok("registry", f"not there yet: {', '.join(new)}; schemas register registers them")
     elif not refused:
         yield _ok("registry", "has all our schemas")
 
@@ -361,7 +361,7 @@ def _api(api: CheckedApi) -> Iterator[Finding]:
 def _token(api: CheckedApi) -> Finding:
     """Send an event that the API refuses for its form: it looks at the token before, and takes nothing in."""
     if api.site is None:
-        message = "no site and token are set: each message must carry jirafe.site_id and jirafe.access_token."
+        message = "no site and token are set, so each message must carry jirafe.site_id and jirafe.access_token."
         return _warning("token", message, "set JIRAFE_SITE_ID and JIRAFE_ACCESS_TOKEN, if messages do not")
     fix = "see JIRAFE_URL"
     match api.client.send(api.site, [PROBE]):
@@ -373,7 +373,9 @@ def _token(api: CheckedApi) -> Finding:
         case Failed(_, problem) | Refused(problem) | Answered((Transient(problem),)):
             return _failed("token", f"{problem}.", fix)
         case Answered((Accepted(), *_)) | Answered():
-            return _warning("token", "the API takes in what Jirafe's would refuse: it checks nothing.", fix)
+            return _warning(
+                "token", "the API accepted an event that Jirafe would refuse: it validates nothing.", fix
+            )
 
 
 def _clock(date: str, here: datetime) -> Finding:
@@ -381,12 +383,14 @@ def _clock(date: str, here: datetime) -> Finding:
         there = parsedate_to_datetime(date)
         ahead = here - (there if there.tzinfo else there.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
-        return _warning("clock", "the API does not tell its time: not compared.", "see that NTP keeps this clock")
+        return _warning(
+            "clock", "the API sends no date, so the clock was not compared.", "make sure that NTP sets this clock"
+        )
     seconds = abs(ahead.total_seconds())
     if abs(ahead) > CLOCK_TOLERANCE:
         where = "ahead of" if ahead > timedelta(0) else "behind"
         return _warning("clock", f"this clock is {seconds:,.0f} seconds {where} the API's.", "let NTP set it")
-    return _ok("clock", f"as the API's, to within {CLOCK_TOLERANCE.seconds // 60} minutes")
+    return _ok("clock", f"differs from the API's by at most {CLOCK_TOLERANCE.seconds // 60} minutes")
 
 
 def _reason(error: KafkaException) -> str:

@@ -150,7 +150,7 @@ class Group:
                 time.sleep(_PAUSE)
 
     def _has_members(self) -> GroupNotEmpty:
-        return GroupNotEmpty(f"the group {self.name} has members: stop them all, then reset its offsets.")
+        return GroupNotEmpty(f"the group {self.name} has members: stop them all, then reset the offsets.")
 
 
 def _without_error(answer: ConsumerGroupTopicPartitions) -> list[TopicPartition]:

@@ -171,7 +171,7 @@ class Letters:
         without = chosen - {place for each in found for place in (each.letter.place, each.letter.of)}
         if without:
             topic = self._deployment.dead_letters_topic
-            fitting = "" if wanted == ALL else " that fits"
+            fitting = "" if wanted == ALL else " that matches"
             raise KafkaUnusable(
                 f"{topic} has no dead letter of {min(without)}{fitting}; dead-letters list shows the places."
             )

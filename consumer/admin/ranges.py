@@ -87,9 +87,7 @@ class Topics:
         places = [Partition(topic, number) for number in self.chosen(topic, partitions)]
         firsts, ends = self.firsts(places), self.ends(places)
         if isinstance(start, int) and start > (last := max(ends.values())):
-            raise KafkaUnusable(
-                f"the offset {start} is behind the end of {topic}, which is {last}; choose another."
-            )
+            raise KafkaUnusable(f"the offset {start} is after the end of {topic}, which is {last}; choose another.")
         lows, highs = self._at(start, firsts, ends), self._at(end, ends, ends)
         ranges = []
         for place in places:
@@ -159,7 +157,7 @@ class Topics:
             except KafkaException as error:
                 why = kafka_error(error).str()
                 raise KafkaUnusable(
-                    f"the offsets of {place.topic}/{place.partition} can't be had: {why}."
+                    f"the offsets of {place.topic}/{place.partition} can't be read: {why}."
                 ) from None
             found[Partition(place.topic, place.partition)] = (listed.offset, listed.timestamp)
         return found
@@ -170,4 +168,6 @@ def _check_order(start: Position | None, end: Position | None) -> None:
     both_offsets = isinstance(start, int) and isinstance(end, int) and start > end
     both_moments = isinstance(start, datetime) and isinstance(end, datetime) and start > end
     if both_offsets or both_moments:
-        raise KafkaUnusable(f"the range is reversed: it begins at {start}, and ends before that, at {end}.")
+        raise KafkaUnusable(
+            f"the range ends before it starts: it starts at {start}, and ends before that, at {end}."
+        )

@@ -134,7 +134,7 @@ def read_settled(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[M
         elif not deadline.left:
             cluster.reach()  # no broker, no word on transactions
             topics = ", ".join(dict.fromkeys(each.topic for each in ranges))
-            raise Hidden(f"{topics} has a transaction that does not end; what is behind it is hidden.")
+            raise Hidden(f"{topics} has a transaction that does not end; records behind it are hidden.")
 
 
 def await_visible(cluster: Cluster, ends: Mapping[Partition, int]) -> None:

@@ -45,10 +45,22 @@ _TROUBLES = {
 
 
 @click.command("audit")
-@click.option("--topic", metavar="TOPIC", help="The topic of records. Default: all that are consumed.")
+@click.option("--topic", metavar="TOPIC", help="The topic of the records. Default: all consumed topics.")
 @of_partitions
-@click.option("--from", "start", type=a_position, metavar="TIME|OFFSET", help="The first record. Default: all.")
-@click.option("--to", "end", type=a_position, metavar="TIME|OFFSET", help="The first record after. Default: all.")
+@click.option(
+    "--from",
+    "start",
+    type=a_position,
+    metavar="TIME|OFFSET",
+    help="The start of the range. Default: the beginning of the log.",
+)
+@click.option(
+    "--to",
+    "end",
+    type=a_position,
+    metavar="TIME|OFFSET",
+    help="The end of the range, exclusive. Default: the end of the log.",
+)
 @in_a_form("one object")
 @click.pass_obj
 def audit_command(
@@ -61,13 +73,13 @@ def audit_command(
 ) -> int:
     """Prove that every record has exactly one result.
 
-    Reads the topics themselves: the records of the range, every result and every dead letter. A record below
-    the group's committed offset must have one result of the group's own, and one that failed must be a dead
-    letter. Exit status 1 if not. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours
-    ago; from a time on, results are read from 5 minutes before it.
+    Reads the records of the range, all results and all dead letters. Each record before the committed offset
+    must have exactly one result of this group, and each that failed must be a dead letter. Exit status 1 if
+    not. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours
+    ago; with a time, results are read from 5 minutes before it.
 
-    After offsets were reset, records do have two results. The embedded broker shows results that were aborted,
-    for instance by a crash, as if they were there.
+    After a reset of offsets, records can have two results. The embedded broker also shows results of aborted
+    transactions, for example after a crash.
 
     \b
     Examples:

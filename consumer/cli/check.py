@@ -20,12 +20,12 @@ _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"
 @in_a_form("one object")
 @click.pass_obj
 def check_command(source: SettingsSource, form: Form) -> int:
-    """Tell whether a deployment has what it needs.
+    """Check a deployment, and say how to fix what is wrong.
 
-    Settings, broker, topics, permissions, group, transactions, Schema Registry, API, token and clock: what is
-    ok, what is wrong, and how to fix it. No topic is written to, no member disturbed. The API gets one event
-    that it refuses for its form, and shows by it that it accepts the token. Exit status 1 if anything failed;
-    warnings are let pass.
+    Checks settings, broker, topics, permissions, group, transactions, Schema Registry, API, token and clock.
+    Says what is ok, what is wrong and how to fix it. Writes to no topic and disturbs no member. Sends the API
+    one invalid event: the API refuses it, and so shows that it accepts the token. Exit status 1 if a check
+    failed, 0 if there are only warnings.
 
     \b
     Examples:

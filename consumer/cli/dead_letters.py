@@ -52,7 +52,7 @@ Choose = Callable[[Look], Iterator[Found]]
 
 @click.group("dead-letters", no_args_is_help=False)
 def dead_letters() -> None:
-    """Look at what could not be delivered, and deliver it again.
+    """Show what could not be delivered, and deliver it again.
 
     \b
     Example:
@@ -63,16 +63,16 @@ def dead_letters() -> None:
 @dead_letters.command("list")
 @choosing(letters=True)
 @click.option(
-    "--open", "only_open", is_flag=True, help="Those only that were not redriven since: one of each record."
+    "--open", "only_open", is_flag=True, help="Only letters that were not redriven since; one for each record."
 )
 @in_a_form("one object a line")
 @click.pass_obj
 def list_command(source: SettingsSource, wanted: Choice, only_open: bool, form: Form) -> int:
     """List dead letters, and count them by kind.
 
-    In the order of time. For each: when it failed, the place of the record, why, its type and number, and
-    whether it was delivered since. Waits for open transactions, which hide letters: a crash can leave one. Exit
-    status 2 if one does not end. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
+    Oldest first. For each: when it failed, the place of the record, the reason, its type and number, and
+    whether it was delivered since. Waits for open transactions, because they hide letters. Exit status 2 if one
+    does not end. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
 
     \b
     Examples:
@@ -146,10 +146,10 @@ def _object(found: Found) -> dict[str, Any]:
 @click.argument("place", type=a_place)
 @click.pass_obj
 def show(source: SettingsSource, place: Place) -> int:
-    """Show all there is of a dead letter, as JSON.
+    """Show everything about a dead letter, as JSON.
 
-    PLACE is TOPIC/PARTITION/OFFSET of the record that failed, or of the dead letter itself. Shows why it failed,
-    its headers, the message if it decodes, and what it would send now.
+    PLACE is TOPIC/PARTITION/OFFSET of the record that failed, or of the dead letter itself. Shows the reason,
+    the headers, the decoded message, and the events that it would send now.
 
     \b
     Example:
@@ -165,11 +165,11 @@ def show(source: SettingsSource, place: Place) -> int:
 @dead_letters.command()
 @click.argument("places", nargs=-1, type=a_place, metavar="[PLACE]...")
 @choosing(letters=True)
-@click.option("--again", is_flag=True, help="Those too that were redriven before, however often.")
+@click.option("--again", is_flag=True, help="Also letters that were redriven before.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N letters a second."
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would be delivered, and deliver nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be delivered, and deliver nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def redrive(
@@ -183,10 +183,10 @@ def redrive(
 ) -> int:
     """Deliver dead letters again.
 
-    All of them, or those of PLACEs (TOPIC/PARTITION/OFFSET), or those that fit the options. Each has a further
-    result; one that fails again is a new dead letter, with its attempts counted on. What was redriven once is
-    left out unless --again is given, and so is what came back three times: so it may be stopped, by Ctrl-C, and
-    called again. Exit status 1 if it could not be finished.
+    Delivers all dead letters, those of PLACEs (TOPIC/PARTITION/OFFSET), or those that match the options. Each
+    gets a further result. One that fails again becomes a new dead letter. Letters that were redriven before, or
+    that failed three times, are left out unless --again is given. So you can stop it with Ctrl-C and run it
+    again. Exit status 1 if it could not finish.
 
     \b
     Examples:

@@ -11,17 +11,17 @@ from consumer.errors import UsageError
 from consumer.settings import GROUPS
 
 _HEAD = """\
-# Settings of jirafe-consumer: take the # away from those that you set. Keep this file to yourself.
-# A secret may be in a file of its own instead: JIRAFE_ACCESS_TOKEN_FILE=/run/secrets/token.
+# Settings of jirafe-consumer. Remove the # from those that you set. Keep this file private: it holds secrets.
+# A secret can also come from a file: JIRAFE_ACCESS_TOKEN_FILE=/run/secrets/token.
 
-# Kafka. KAFKA_* reaches every property of librdkafka: KAFKA_SASL_PASSWORD is sasl.password.
+# Kafka. KAFKA_* sets any property of librdkafka: KAFKA_SASL_PASSWORD is sasl.password.
 # the brokers
 #KAFKA_BOOTSTRAP_SERVERS=localhost:9092
 # the consumer group
 #KAFKA_GROUP_ID=jirafe-consumer
 # PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
 #KAFKA_SECURITY_PROTOCOL=PLAINTEXT
-# CA certificates to verify the brokers with, a PEM file; unset: the system's
+# PEM file of the CA certificates that verify the brokers; default: the system's
 #KAFKA_SSL_CA_LOCATION=
 # PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER
 #KAFKA_SASL_MECHANISM=
@@ -34,11 +34,11 @@ _TITLES = {"JIRAFE_": "The Jirafe Events API.", "CONSUMER_": "The consumer itsel
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=Path())
 def init(folder: Path) -> int:
-    """Write settings to fill in, and a message of each type to try.
+    """Write settings to fill in, and example messages.
 
-    FOLDER, by default this one, gets a .env with every setting, its default and what it is, which you alone may
-    read; and a folder messages with one hub message a file. Nothing that is there already is touched: exit status
-    2 if any of it is.
+    Writes to FOLDER, by default the current one. The file .env has every setting with its default, and only you
+    can read it. The folder messages has one example of each type of message. Existing files are not changed:
+    exit status 2 if one exists.
 
     \b
     Example:
@@ -47,7 +47,7 @@ def init(folder: Path) -> int:
     env_file, messages = folder / ".env", folder / "messages"
     for path in (env_file, messages):
         if path.exists() or path.is_symlink():
-            raise UsageError(f"{path} is there already, and nothing was written: name another folder.")
+            raise UsageError(f"{path} already exists, so nothing was written: name another folder.")
     messages.mkdir(parents=True)
     written = [each for each in files("consumer").joinpath("examples").iterdir() if each.name.endswith(".json")]
     for example in written:
@@ -56,10 +56,10 @@ def init(folder: Path) -> int:
     with os.fdopen(os.open(env_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(env_text())
     click.echo(
-        f"{env_file} has every setting, to be filled in; {messages} has {len(written)} messages.\n"
+        f"{env_file} has every setting to fill in. {messages} has {len(written)} messages.\n"
         f"Next, in {folder.resolve()}:\n"
         f"  {PROGRAM} preview messages   # what they would send; needs no settings\n"
-        f"  {PROGRAM} check              # whether the settings do\n"
+        f"  {PROGRAM} check              # whether the settings work\n"
         f"  {PROGRAM} run"
     )
     return 0

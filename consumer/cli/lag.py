@@ -37,16 +37,17 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Look again each 2 seconds, until interrupted.")
+@click.option("--watch", is_flag=True, help="Repeat every 2 seconds until interrupted.")
 @in_a_form("one object; with --watch one a line")
 @click.pass_obj
 def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     """Show how far the group is behind.
 
-    For each partition: what is committed and what is there, how many records that leaves to do, how old the
-    oldest of them is, and which member owns it. Reads from outside the group: no member is disturbed.
+    For each partition: the committed offset, the end of the log, how many records are left, how old the oldest
+    of them is, and which member owns it. Does not disturb the group.
 
-    Waits for open transactions, which hide records, but not with --watch. Exit status 1 if one does not end.
+    Waits for open transactions, because they hide records; with --watch it does not wait. Exit status 1 if one
+    does not end.
 
     \b
     Examples:
@@ -141,7 +142,7 @@ def _state(look: Look) -> str:
     if look.group.is_empty:
         return "[yellow]no members[/], nothing is consumed"
     if not count:
-        return f"{look.group.state}; this broker does not tell its members"
+        return f"{look.group.state}; this broker does not show its members"
     return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
 
 

@@ -25,7 +25,7 @@ def in_a_form(of_json: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         @click.option(
             "--output",
             type=click.Choice([each.value for each in Form]),
-            help=f"A table for people, JSON ({of_json}), or CSV, a row each, with names first. Default: table.",
+            help=f"A table, JSON ({of_json}), or CSV with a header row. Default: table.",
         )
         @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
         @wraps(command)

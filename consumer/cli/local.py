@@ -32,15 +32,17 @@ def _extra(what: str) -> Iterator[None]:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option("--site", metavar="ID", help="The only site it knows; with --token.")
-@click.option("--token", help="The only token it knows; with --site.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 chooses a free port."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--site", metavar="ID", help="The only site that it accepts; needs --token.")
+@click.option("--token", help="The only token that it accepts; needs --site.")
 def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     """Run a local stand-in of the Jirafe API.
 
-    It validates as the real one does. Without --site and --token it accepts any. Its front page lists what it
-    can show and how it is told to fail.
+    Validates events as the real API does. Without --site and --token it accepts any site and token. Its front
+    page lists what it can show, and how to make it fail.
 
     \b
     Example:
@@ -61,11 +63,13 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=9092, show_default=True, help="0: a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=9092, show_default=True, help="0 chooses a free port."
+)
 def broker(port: int) -> int:
     """Run an embedded Kafka broker.
 
-    It keeps everything in memory: for trying things out, not for production.
+    Keeps everything in memory. Use it to try things out, not in production.
 
     \b
     Example:
@@ -97,10 +101,10 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 @click.option("--messages", type=click.IntRange(min=1), metavar="N", help="Stop after N messages.")
 @click.pass_obj
 def shop_command(source: SettingsSource, rate: float, messages: int | None) -> int:
-    """Put the messages of a simulated shop into Kafka.
+    """Produce the messages of a simulated shop.
 
-    They go to the topics of their kinds, keyed as `produce` keys them, until SIGTERM or SIGINT; one in a hundred
-    is broken on purpose. Each run tells a story of its own.
+    Runs until SIGTERM or SIGINT. One message in a hundred is broken on purpose. Each run makes other messages.
+    Topics and keys are those of `produce`.
 
     \b
     Example:
@@ -136,11 +140,11 @@ def _paced(story: Iterable[Produced], rate: float, stopped: threading.Event) -> 
 
 @click.command()
 @click.option("--messages", type=click.IntRange(min=1), default=5000, show_default=True, metavar="N")
-@click.option("--keep", is_flag=True, help="Leave everything running, and say what to try next.")
+@click.option("--keep", is_flag=True, help="Leave everything running, and show what to try next.")
 def demo(messages: int, keep: bool) -> int:
     """Run the main job on a simulated shop.
 
-    Starts an embedded broker, a local Jirafe sandbox and the service. Ends with a table, and with a check
+    Starts an embedded broker, a local Jirafe sandbox and the service. Prints a table at the end, and checks
     that every message has exactly one result: exit status 1 if not.
 
     \b

@@ -19,12 +19,12 @@ _COMMANDS = {
     "broker": ("local.broker", "Run an embedded Kafka broker."),
     "completion": ("completion.completion", "Complete commands and options in bash, zsh or fish."),
     "browse": ("browse.browse", "Look at the whole group, and at single records, in a browser."),
-    "check": ("check.check_command", "Tell whether a deployment has what it needs."),
-    "dead-letters": ("dead_letters.dead_letters", "Look at what could not be delivered, and deliver it again."),
+    "check": ("check.check_command", "Check a deployment, and say how to fix what is wrong."),
+    "dead-letters": ("dead_letters.dead_letters", "Show what could not be delivered, and deliver it again."),
     "demo": ("local.demo", "Run the main job on a simulated shop."),
-    "init": ("init.init", "Write settings to fill in, and a message of each type to try."),
+    "init": ("init.init", "Write settings to fill in, and example messages."),
     "lag": ("lag.lag", "Show how far the group is behind."),
-    "offsets": ("offsets.offsets", "Change where the group goes on."),
+    "offsets": ("offsets.offsets", "Change the offsets of the group."),
     "preview": ("messages.preview", "Show what hub messages would send, and why."),
     "produce": ("messages.produce_command", "Put hub messages into Kafka."),
     "replay": ("replay.replay", "Deliver records of a topic again."),
@@ -32,7 +32,7 @@ _COMMANDS = {
     "run": ("run.run", "Run the service."),
     "sandbox": ("local.sandbox", "Run a local stand-in of the Jirafe API."),
     "schemas": ("schemas.schemas", "Check and register our schemas in the Schema Registry."),
-    "shop": ("local.shop_command", "Put the messages of a simulated shop into Kafka."),
+    "shop": ("local.shop_command", "Produce the messages of a simulated shop."),
     "topics": ("topics.topics", "Create the consumer's topics."),
 }
 """Each command's place in this room, and its first sentence."""
@@ -105,15 +105,15 @@ class _Commands(click.Group):
 @click.option(
     "--env-file",
     type=click.Path(path_type=Path),
-    help="A file of NAME=VALUE lines; the environment goes before it. Default: .env, if there is one.",
+    help="File of NAME=VALUE lines. Environment variables win over it. Default: .env, if it exists.",
 )
 @click.pass_context
 def cli(context: click.Context, env_file: Path | None) -> None:
     """Deliver cart, order, product and category messages from Kafka to the Jirafe Events API.
 
-    Each message that is consumed gets exactly one result in the results topic; what can't be delivered is in
-    the dead-letter topic, byte for byte. Settings come from the environment
-    or from an env file: see docs/settings.md.
+    Each message gets exactly one result in the results topic. A message that can't be delivered is kept, byte
+    for byte, in the dead-letter topic. Settings come from the environment or from an env file: see
+    docs/settings.md.
     """
     from consumer.settings import SettingsSource  # noqa: PLC0415 - it takes long to load, and help does without
 

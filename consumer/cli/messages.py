@@ -49,13 +49,13 @@ _COLUMNS = (
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Give a parameter; may be repeated.")
-@click.option("--explain", is_flag=True, help="Say where each field comes from, and what was not used.")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="Set a parameter; can be repeated.")
+@click.option("--explain", is_flag=True, help="Show where each field comes from, and what was not used.")
 @click.option(
     "--timestamp",
     type=a_time,
     metavar="TIME",
-    help="The record's: the dates of a taxon that has none. Default: now.",
+    help="The record's timestamp: a taxon without dates gets it. Default: now.",
 )
 @click.pass_obj
 def preview(
@@ -67,10 +67,11 @@ def preview(
 ) -> int:
     """Show what hub messages would send, and why.
 
-    Reads FILEs of the hub's JSON or of Avro's (- for standard input, a folder for all its files), each with one
-    message, a list of messages, or one message a line. Sends nothing; needs neither network nor credentials. A
-    parameter is that of --set, else of the message, else of the settings. Prints the events and the notifications
-    as JSON, one message a line where there are several; with --explain as text, each field with its source. Exit
+    Reads FILEs of the hub's JSON or of Avro's JSON encoding (- for standard input, a folder for all its files).
+    A file has one message, a list of messages, or one message a line. Sends nothing, and needs neither network
+    nor credentials. Parameters come from --set, else from the message, else from the settings. Prints events
+    and notifications as JSON, one line for each message if there are several. With --explain it prints each
+    field with its source. Exit
     status 1 if a notification is an error.
 
     \b
@@ -80,7 +81,7 @@ def preview(
       jirafe-consumer preview messages/ | jq .notifications
     """
     moment = timestamp or datetime.now(UTC)
-    stamped = f"the record's timestamp ({'--timestamp' if timestamp else 'this moment: see --timestamp'})"
+    stamped = f"the record's timestamp ({'--timestamp' if timestamp else 'now: see --timestamp'})"
     overrides = dict(_parameter(text) for text in given)
     asked = mapping.Given(source.load().parameters, overrides, int(moment.timestamp() * 1000), stamped)
     names = list(mapping.files_of(files))
@@ -125,8 +126,8 @@ def _explanation(shown: mapping.Preview) -> Iterator[str]:
         yield "  nothing would be sent"
     yield from (f"  note: {note}" for note in shown.notes)
     for title, places in (
-        ("not used, as other fields went before", shown.outdone),
-        ("not used, as the mapping has no use for it", shown.unknown),
+        ("not used, because another field was found first", shown.outdone),
+        ("not used by the mapping", shown.unknown),
     ):
         if places:
             yield f"  {title}:"
@@ -143,9 +144,9 @@ def _value(value: object) -> str:
 def _parameter(text: str) -> tuple[str, str]:
     name, _, value = (part.strip() for part in text.partition("="))
     if not (name and value):
-        raise _wrong_set(f"takes NAME=VALUE, not '{text}'")
+        raise _wrong_set(f"must be NAME=VALUE, not '{text}'")
     if not name.startswith(("jirafe.", "jirafe_")):
-        raise _wrong_set(f"takes parameters such as {', '.join(settings.PARAMETERS)}, not '{name}'")
+        raise _wrong_set(f"must be a parameter such as {', '.join(settings.PARAMETERS)}, not '{name}'")
     if not settings.is_utf8(text):
         raise _wrong_set(f"takes UTF-8, which the value of {name} is not")
     return f"jirafe.{name[7:]}", value
@@ -157,14 +158,14 @@ def _wrong_set(why: str) -> click.UsageError:
 
 @click.command("produce")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--topic", help="The topic for all of them. Default: the topic of each message's kind.")
+@click.option("--topic", help="The topic for all messages. Default: the topic for the type of each message.")
 @click.pass_obj
 def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str | None) -> int:
     """Put hub messages into Kafka.
 
-    They come from FILEs of JSON (- for standard input). A file holds one message, a list of messages, or one
-    message a line. All are validated before the first is sent; the key is the number of the cart or order, or
-    the taxon's id.
+    Reads FILEs of JSON (- for standard input). A file has one message, a list of messages, or one message a
+    line. All messages are validated before the first is sent. The key is the number of the cart or order, the
+    id of the taxon, or the sku of the product.
 
     \b
     Example:
@@ -172,7 +173,7 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
     """
     loaded = source.load()
     if topic == "":
-        raise click.UsageError("--topic names no topic", click.get_current_context())
+        raise click.UsageError("--topic is not a valid topic name", click.get_current_context())
     if topic in (loaded.stream.results_topic, loaded.stream.dead_letters_topic):
         raise UsageError(f"messages can't be produced to {topic}: the consumer publishes there; see --topic.")
     codec, cluster = app.make_codec(loaded), app.make_cluster(loaded)
@@ -216,7 +217,7 @@ def a_start(text: str) -> datetime | Literal["beginning", "end"]:
 
 
 @click.command()
-@click.option("--follow", is_flag=True, help="Go on with new results until interrupted.")
+@click.option("--follow", is_flag=True, help="Follow new results until interrupted.")
 @in_a_form("one object a line")
 @choosing(letters=False)
 @click.option(
@@ -226,10 +227,10 @@ def a_start(text: str) -> datetime | Literal["beginning", "end"]:
     default="beginning",
     show_default=True,
     metavar="TIME|beginning|end",
-    help="Of then or later only.",
+    help="Only from this time on.",
 )
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N results.")
-@click.option("--of", type=a_place, metavar="TOPIC/PARTITION/OFFSET", help="The results of this record alone.")
+@click.option("--of", type=a_place, metavar="TOPIC/PARTITION/OFFSET", help="Only the results of this record.")
 @click.pass_obj
 def results(
     source: SettingsSource,
@@ -242,8 +243,8 @@ def results(
 ) -> int:
     """Show what became of each message.
 
-    Reads the results topic from outside the group: nothing is committed. With --of it tells which result is the
-    original, and which a replay's or a redrive's. Times are those of the results: ISO 8601 with a zone, a date
+    Does not disturb the group, and commits nothing. With --of it says which result is the original, and which
+    came from a replay or a redrive. Times are those of the results: ISO 8601 with a zone, a date
     (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if --of has no result.
 
     \b
@@ -301,7 +302,7 @@ def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[tuple[
         except Undecodable as error:
             if not is_told:
                 click.echo(
-                    f"{PROGRAM} results: {record.place} is passed over, and others like it: {error}.", err=True
+                    f"{PROGRAM} results: {record.place} was skipped, like others of its kind: {error}.", err=True
                 )
             is_told = True
 

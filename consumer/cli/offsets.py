@@ -19,7 +19,7 @@ from consumer.settings import SettingsSource
 
 @click.group(no_args_is_help=False)
 def offsets() -> None:
-    """Change where the group goes on.
+    """Change the offsets of the group.
 
     \b
     Example:
@@ -28,14 +28,14 @@ def offsets() -> None:
 
 
 @offsets.command()
-@click.option("--to-time", type=a_time, metavar="TIME", help="The first record of this time or later.")
-@click.option("--to-offset", type=click.IntRange(min=0), metavar="OFFSET", help="This offset; with --topic.")
-@click.option("--earliest", is_flag=True, help="The first record that is there.")
-@click.option("--latest", is_flag=True, help="Behind the last record.")
-@click.option("--topic", metavar="TOPIC", help="Of this topic only. Default: of all that are consumed.")
+@click.option("--to-time", type=a_time, metavar="TIME", help="The first record at or after this time.")
+@click.option("--to-offset", type=click.IntRange(min=0), metavar="OFFSET", help="This offset; needs --topic.")
+@click.option("--earliest", is_flag=True, help="The first record of the log.")
+@click.option("--latest", is_flag=True, help="The end of the log.")
+@click.option("--topic", metavar="TOPIC", help="Only this topic. Default: all consumed topics.")
 @of_partitions
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @in_a_form("one object")
 @click.pass_obj
 def reset(
@@ -50,11 +50,11 @@ def reset(
     yes: bool,
     form: Form,
 ) -> int:
-    """Let the stopped group go on at another place.
+    """Move the stopped group to other offsets.
 
-    Shows what would change, and asks. What is delivered again has further results; what is skipped has none.
-    Refused while the group has members. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2
-    hours ago; a time after the last record is the end. Exit status 1 if the answer is no.
+    Shows what would change, and asks first. Records that are delivered again get further results. Skipped
+    records get none. Fails while the group has members. A TIME is ISO 8601 with a zone, a date (midnight in UTC),
+    or 2h for 2 hours ago; a time after the last record means the end. Exit status 1 if you answer no.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def reset(
         raise click.UsageError("--to-offset goes with --topic", click.get_current_context())
     if not (dry_run or yes or sys.stdin.isatty()):
         raise UsageError(
-            "offsets reset asks before it changes anything, and here is nobody to ask: give --yes or --dry-run."
+            "offsets reset needs a terminal to ask for confirmation: add --yes, or --dry-run to only look."
         )
     loaded = source.load()
     deployment = app.make_deployment(loaded)
@@ -88,7 +88,7 @@ def reset(
         for each in moves:
             rows.row({**_partition(each), "changed": is_wanted and each in changes})
     elif is_wanted:
-        click.echo("Done: the group goes on there.")
+        click.echo("Done: the group continues at these offsets.")
     else:
         click.echo("Dry run: nothing was changed." if dry_run else "Nothing was changed.")
     return int(bool(changes) and not (is_wanted or dry_run))
@@ -135,5 +135,5 @@ def _show(group: str, moves: list[Move]) -> None:
 
 def _meaning(move: Move) -> str:
     if move.by == 0:
-        return "goes on as it would"
+        return "no change"
     return f"[yellow]skips {move.by:,}[/]" if move.by > 0 else f"delivers {-move.by:,} again"

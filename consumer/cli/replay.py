@@ -24,19 +24,21 @@ from schemas.codec import Codec, Undecodable
 
 @click.command()
 @click.option("--topic", required=True, metavar="TOPIC", help="The topic of the records.")
-@click.option("--from", "start", metavar="TIME", help="The first record, by time. Default: the first there is.")
-@click.option("--from-offset", type=click.IntRange(min=0), metavar="N", help="The first one, by offset.")
-@click.option("--to", "end", metavar="TIME|OFFSET", help="The first record after. Default: what is committed.")
+@click.option("--from", "start", metavar="TIME", help="Start at this time. Default: the first record.")
+@click.option("--from-offset", type=click.IntRange(min=0), metavar="N", help="Start at this offset.")
+@click.option(
+    "--to", "end", metavar="TIME|OFFSET", help="The end of the range, exclusive. Default: the committed offset."
+)
 @of_partitions
-@click.option("--type", "message_type", metavar="TYPE", help="Messages of this type only, such as order:new.")
-@click.option("--key", metavar="KEY", help="Records of this key only: a number, a taxon's id or a product's sku.")
-@click.option("--site", metavar="ID", help="Messages that go to this site only.")
+@click.option("--type", "message_type", metavar="TYPE", help="Only messages of this type, such as order:new.")
+@click.option("--key", metavar="KEY", help="Only records of this key: a number, a taxon's id or a product's sku.")
+@click.option("--site", metavar="ID", help="Only messages for this site.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
 )
-@click.option("--resume", is_flag=True, help="Go on with the same replay, which was stopped.")
-@click.option("--restart", is_flag=True, help="Begin it anew, though it was stopped before.")
-@click.option("--dry-run", is_flag=True, help="Tell what would be delivered, and deliver nothing.")
+@click.option("--resume", is_flag=True, help="Continue the same replay after it was stopped.")
+@click.option("--restart", is_flag=True, help="Start from the beginning, although it was stopped before.")
+@click.option("--dry-run", is_flag=True, help="Show what would be delivered, and deliver nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def replay(
@@ -57,13 +59,13 @@ def replay(
 ) -> int:
     """Deliver records of a topic again.
 
-    They are read beside the group, whose offsets and members are left alone; nothing is replayed that the group
-    has not committed. Each has a further result that names the replay; what fails is a dead letter again. The
-    API keeps what it is given last: replay up to the present, or what has changed since goes back.
+    Runs beside the group, and changes neither its offsets nor its members. Replays only records that the group
+    has committed. Each gets a further result with the id of the replay. A record that fails becomes a dead
+    letter again. The API keeps what it gets last, so replay up to the present. Otherwise old data may overwrite
+    newer data.
 
-    Ctrl-C stops it in good order, and the command that it tells then, the same with --resume, goes on. A TIME
-    is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago, which is told as the moment that it
-    was. Exit status 1 if it could not be finished.
+    Ctrl-C stops it cleanly, and it prints the command that continues it. A TIME is ISO 8601 with a zone, a date
+    (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if it could not finish.
 
     \b
     Examples:
@@ -106,22 +108,22 @@ def replay(
     stopped_at = job.resumed(ranges)
     is_relative = (first, after) != (start, end)
     if resume and stopped_at is None:
-        how = "give the times that it told when it began, or leave --resume out to begin one"
+        how = "give the times that it printed when it began, or leave out --resume to start one"
         raise UsageError(
-            f"no replay of {written} was stopped; {how if is_relative else 'leave --resume out to begin it'}."
+            f"no replay of {written} was stopped; {how if is_relative else 'leave out --resume to start it'}."
         )
     if dry_run:
         return _tell(job, codec, stopped_at if resume and stopped_at else ranges, as_json=as_json)
     if not (resume or restart) and stopped_at is not None:
         raise UsageError(
-            f"a replay of {written} was stopped, or still runs; give --resume to go on with it, or --restart to "
-            "begin anew."
+            f"a replay of {written} was stopped, or still runs; give --resume to continue it, or --restart to "
+            "start again."
         )
     env_file = click.get_current_context().find_root().params["env_file"]
     options, rest = _written({"--env-file": [env_file]}), _written({"--rate": [rate]})
     goes_on = " ".join(filter(None, (PROGRAM, options, "replay", written, rest, "--resume")))
     if is_relative:
-        click.echo(f"{PROGRAM} replay: begins; should it be killed, go on with: {goes_on}", err=True)
+        click.echo(f"{PROGRAM} replay: started. If it is killed, continue with: {goes_on}", err=True)
     return _replay(loaded, job, codec, ranges, goes_on, resume=resume, rate=rate, as_json=as_json)
 
 
@@ -164,7 +166,7 @@ def _replay(
     else:
         tally.show(f"Replay {job.plan.id} of {job.plan.topic}")
     if status:
-        click.echo(f"{PROGRAM} replay: {trouble}; go on with: {goes_on}", err=True)
+        click.echo(f"{PROGRAM} replay: {trouble}; continue with: {goes_on}", err=True)
     return status
 
 

@@ -24,10 +24,10 @@ _NEW_OBJECTS = 50_000
 def run(source: SettingsSource) -> int:
     """Run the service.
 
-    It is one member of the consumer group. It stops on SIGTERM or SIGINT once what is in flight is finished
-    and committed; a second signal ends it at once, and nothing is lost. Exit status: 0 stopped, 1 Kafka
-    failed (restart it), 2 wrong settings. SIGHUP reads the settings again, tries what is held, and
-    acknowledges records that were lost.
+    Runs one member of the consumer group. On SIGTERM or SIGINT it finishes and commits what is in flight, then
+    stops. A second signal ends it at once, and nothing is lost. SIGHUP reads the settings again, retries what
+    is held, and acknowledges lost records. Exit status: 0 stopped, 1 Kafka failed (start it again), 2 wrong
+    settings.
 
     \b
     Example:

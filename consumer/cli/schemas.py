@@ -41,10 +41,10 @@ def schemas() -> None:
 @in_a_form("one object a line")
 @click.pass_obj
 def check(source: SettingsSource, form: Form) -> int:
-    """Say where each of our schemas stands in the registry.
+    """Compare our schemas with the registry.
 
-    It is registered, with its id and version; or new; or incompatible with the latest of its subject, and the
-    registry says why. Nothing is changed. Exit status 1 if one is incompatible.
+    Each schema is registered (with its id and version), new, or incompatible with the latest version of its
+    subject. Changes nothing. Exit status 1 if one is incompatible.
 
     \b
     Example:
@@ -57,9 +57,9 @@ def check(source: SettingsSource, form: Form) -> int:
 @in_a_form("one object a line")
 @click.pass_obj
 def register(source: SettingsSource, form: Form) -> int:
-    """Register those of our schemas that are new.
+    """Register our schemas that are new.
 
-    All are checked first: if one is incompatible, nothing is registered, and the exit status is 1.
+    Checks all of them first. If one is incompatible, it registers none, and the exit status is 1.
 
     \b
     Example:

@@ -36,8 +36,7 @@ def topics() -> None:
 def create(source: SettingsSource, partitions: int, replication: int | None) -> int:
     """Create the topics that are missing.
 
-    These are the topics that are consumed, and those of results and dead letters. Topics that exist stay as they
-    are.
+    Creates the consumed topics and the topics of results and dead letters. Existing topics are not changed.
 
     \b
     Example:

@@ -18,7 +18,12 @@ _NOW = datetime.now(UTC)  # one for all times of a command, so that none is befo
 
 
 of_partitions = click.option(
-    "--partition", "partitions", type=click.IntRange(min=0), multiple=True, metavar="N", help="Of these only."
+    "--partition",
+    "partitions",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="N",
+    help="Only these partitions.",
 )
 """The option that chooses some partitions of a topic."""
 
@@ -30,14 +35,14 @@ def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]
     """
 
     def decorated(command: Callable[..., T]) -> Callable[..., T]:
-        @click.option("--topic", metavar="TOPIC", help="Of records of this topic only.")
+        @click.option("--topic", metavar="TOPIC", help="Only records of this topic.")
         @of_partitions
         @click.option(
-            "--type", "message_type", metavar="TYPE", help="Of messages of this type only: order:new, ..."
+            "--type", "message_type", metavar="TYPE", help="Only messages of this type, such as order:new."
         )
-        @click.option("--key", metavar="KEY", help="Of this number or id only.")
-        @click.option("--reason", metavar="TEXT", help="With this text in their reason only.")
-        @click.option("--to", "until", type=a_time, metavar="TIME", help="Of before that time only.")
+        @click.option("--key", metavar="KEY", help="Only this number or id.")
+        @click.option("--reason", metavar="TEXT", help="Only where the reason contains this text.")
+        @click.option("--to", "until", type=a_time, metavar="TIME", help="Only before this time.")
         @wraps(command)
         def chosen(
             *arguments: Any,
@@ -56,9 +61,9 @@ def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]
 
         if not letters:
             return chosen
-        of_kind = click.option("--kind", metavar="KIND", help="Of this kind only: rejected, undecodable, ...")
+        of_kind = click.option("--kind", metavar="KIND", help="Only this kind, such as rejected or undecodable.")
         return of_kind(
-            click.option("--from", "since", type=a_time, metavar="TIME", help="Of then or later only.")(chosen)
+            click.option("--from", "since", type=a_time, metavar="TIME", help="Only from this time on.")(chosen)
         )
 
     return decorated
@@ -68,7 +73,7 @@ def check_consumed(deployment: Deployment, topic: str | None) -> None:
     """Raise UsageError if a topic that was asked for is none of those that are consumed."""
     if topic is not None and not deployment.consumes(topic):
         names = ", ".join((*deployment.topics, *deployment.patterns))
-        raise UsageError(f"the topic {topic} is none that is consumed: {names}.")
+        raise UsageError(f"the topic {topic} is not consumed. The consumed topics are: {names}.")
 
 
 def consumed(deployment: Deployment, topic: str | None) -> list[str]:

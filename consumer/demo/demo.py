@@ -56,7 +56,7 @@ def run_demo(console: Console, count: int, *, keep: bool) -> int:
             demo.flow(count)
             complete = demo.check(count)
         except NotInTime as error:
-            console.print(f"[red]{error}[/]; the consumer's last words:\n{consumer.log.read_text()[-2000:]}")
+            console.print(f"[red]{error}[/]; the last lines of its log:\n{consumer.log.read_text()[-2000:]}")
             return 1
         if keep:
             _stay(console, environment, api, f"http://{page}")
@@ -166,7 +166,7 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
     """Leave all running until Ctrl-C, and say what to try."""
     program = _program()
     console.print(f"\nWhat the consumer does, live: {page}", style="bold")
-    console.print("\nAll is left running. In another terminal:", style="bold")
+    console.print("\nEverything keeps running. In another terminal:", style="bold")
     for name, value in environment.items():
         console.print(f"  export {name}={value}", soft_wrap=True)
     for what, command in (
@@ -178,7 +178,7 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
             f'curl -s {api}/sandbox/faults -d \'{{"action": "status", "status": 503, "times": 20}}\'',
         ),
         (
-            "send messages of your own: change these first",
+            "send your own messages: edit these first",
             f"{program} init my-shop && {program} produce my-shop/messages/order-new.json",
         ),
         ("add a second member to the group", f"{program} run"),

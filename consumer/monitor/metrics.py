@@ -105,33 +105,35 @@ class Metrics:
         self.registry = registry
         ProcessCollector(registry=registry)
         registry.register(_Gauges(status))
-        self._records = counter("records_received", "Records taken from Kafka, again after a rebalance.", "topic")
-        self._events = counter("events", "Events decided: accepted by the API, or why not.", "kind", "outcome")
+        self._records = counter(
+            "records_received", "Records read from Kafka; some are read again after a rebalance.", "topic"
+        )
+        self._events = counter(
+            "events", "Events by what became of them: accepted, or the kind of fault.", "kind", "outcome"
+        )
         self._results = counter("results", "Results committed, by their code.", "code")
         self._succeeded, self._failed = self._results.labels("200"), self._results.labels("500")
         self._dead_letters = counter("dead_letters", "Dead letters committed, by their kind.", "kind")
         self._letters = _Bounded(self._dead_letters, _KINDS)
-        self._retries = counter("retries", "Tries of a chunk that have to be repeated, by cause.", "cause")
+        self._retries = counter("retries", "Chunks that must be tried again, by cause.", "cause")
         self._causes = _Bounded(self._retries, _CAUSES)
         self._requests = counter(
-            "requests", "Requests to the API; sites after the first 50: other.", "site", "answer"
+            "requests", "Requests to the API. Sites after the first 50 count as other.", "site", "answer"
         )
         self._sites = _Names(MOST_SITES)
-        self._duration = histogram("request_duration_seconds", "Time from a request to its whole answer.", _SECONDS)
-        self._size = histogram("request_size_bytes", "Size of a request's body.", _BYTES)
-        self._batch = histogram("request_events", "Events of a request: the size of a batch.", _BATCH)
-        self._commit = histogram("commit_duration_seconds", "Time of a transaction that was committed.", _SECONDS)
-        self._aborts = counter("transaction_aborts", "Transactions aborted; what they had is written again.")
-        self._rebalances = counter(
-            "rebalances", "Changes of the assignment in which partitions came or went, by what happened.", "event"
+        self._duration = histogram(
+            "request_duration_seconds", "Seconds from a request to its whole answer.", _SECONDS
         )
+        self._size = histogram("request_size_bytes", "Size of a request's body.", _BYTES)
+        self._batch = histogram("request_events", "Events in a request.", _BATCH)
+        self._commit = histogram("commit_duration_seconds", "Duration of committed transactions.", _SECONDS)
+        self._aborts = counter("transaction_aborts", "Aborted transactions. Their content is written again.")
+        self._rebalances = counter("rebalances", "Rebalances that added or removed partitions, by event.", "event")
         for change in get_args(Change):
             self._rebalances.labels(change)
-        self._lost = counter("records_lost", "Records that the log lost before they were read.", "topic")
-        self._losses = counter(
-            "losses", "How often a log was cut or created anew, with or without a loss.", "topic"
-        )
-        self._rejoins = counter("rejoins", "How often the member left its group to begin anew.")
+        self._lost = counter("records_lost", "Records that were deleted before they were read.", "topic")
+        self._losses = counter("losses", "How often a log was cut or created again.", "topic")
+        self._rejoins = counter("rejoins", "How often the member left its group and joined again.")
 
     def received(self, records: Mapping[str, int]) -> None:
         """Count records that came in, by topic."""
@@ -234,16 +236,16 @@ class _Gauges(Collector):
                 family.add_metric(of, value)
             return family
 
-        yield gauge("ready", "1 if it delivers all it is given, else 0; /readyz says why.", {(): not now.not_ready})
+        yield gauge("ready", "1 if the member delivers, else 0. /readyz says why.", {(): not now.not_ready})
         yield gauge(
             "lanes",
-            "Partitions assigned, by what they do or wait for.",
+            "Assigned partitions, by state.",
             {(state,): sum(lane.state == state for lane in lanes) for state in STATES},
             "state",
         )
         yield gauge(
             "paused_lanes",
-            "Partitions paused, since their lane is full, by what they do or wait for.",
+            "Partitions that are paused because their lane is full, by state.",
             {(state,): sum(lane.state == state and lane.is_paused for lane in lanes) for state in STATES},
             "state",
         )
@@ -259,17 +261,17 @@ class _Gauges(Collector):
         )
         yield gauge("held_bytes", "Bytes of the records held.", {(): sum(lane.held_bytes for lane in lanes)})
         yield gauge(
-            "in_flight_chunks", "Chunks that workers have.", {(): sum(lane.in_flight > 0 for lane in lanes)}
+            "in_flight_chunks", "Chunks that workers deliver now.", {(): sum(lane.in_flight > 0 for lane in lanes)}
         )
         ages = [time.monotonic() - lane.oldest_since for lane in lanes if lane.oldest_since is not None]
         yield gauge(
             "oldest_unfinished_age_seconds",
-            "Time since the oldest record that is not committed came in; 0 if there is none.",
+            "Age of the oldest record that is not committed, in seconds; 0 if there is none.",
             {(): max(ages, default=0.0)},
         )
         yield gauge(
             "lag_records",
-            "Offsets from the next record to finish to the end of the log.",
+            "Offsets between the next record to finish and the end of the log.",
             {
                 (lane.partition.topic, str(lane.partition.number)): lane.lag
                 for lane in lanes
@@ -280,7 +282,7 @@ class _Gauges(Collector):
         )
         yield gauge(
             "hidden_records",
-            "Offsets behind an open transaction of another writer, which nobody can read yet.",
+            "Offsets behind an open transaction of another producer. They can't be read yet.",
             {(lane.partition.topic, str(lane.partition.number)): lane.hidden for lane in lanes if lane.hidden},
             "topic",
             "partition",

@@ -14,7 +14,7 @@ from consumer.monitor.metrics import Metrics
 from consumer.monitor.observer import Observer
 from consumer.monitor.status import NOT_ASSIGNED, SILENT_AFTER, MemberStatus
 
-REJOINING = "the member has left its group, to begin anew"
+REJOINING = "the member left its group and joins again"
 
 _VIEW_INTERVAL = 1.0
 _INTERVALS_MISSED = 3

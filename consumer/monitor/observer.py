@@ -14,7 +14,7 @@ from consumer.engine.records import Partition
 from consumer.monitor.statistics import LogEnds, Reach, Statistics, read_statistics
 from consumer.monitor.status import NOT_ASSIGNED, LaneStatus, MemberStatus, State
 
-_FLOODED = "too many of the last records are dead letters; SIGHUP lets them through"
+_FLOODED = "too many of the last records are dead letters; SIGHUP lets one window through"
 _REGISTRY = "registry"
 _UNKNOWN = Reach(None, None)
 

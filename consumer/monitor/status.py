@@ -22,8 +22,8 @@ SILENT_AFTER = 5.0
 
 NOT_ASSIGNED = "no partition is assigned"
 NOT_CONNECTED = "Kafka: no broker is connected"
-REFUSED = "Kafka refuses our credentials, or we its certificate: {}"
-NOT_HEARD_OF = "Kafka: no broker has been heard of lately"
+REFUSED = "Kafka refuses our credentials, or its certificate is not trusted: {}"
+NOT_HEARD_OF = "Kafka: no broker has answered lately"
 
 
 @dataclass(frozen=True, slots=True)

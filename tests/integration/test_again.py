@@ -124,7 +124,7 @@ def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand,
     assert 4 <= begun < 60
     again = run(stand, "replay", "--topic", stand.orders_topic)
     assert again.returncode == 2
-    assert "--resume to go on with it, or --restart" in again.stderr
+    assert "--resume to continue it, or --restart" in again.stderr
     done = run(stand, "replay", "--topic", stand.orders_topic, "--resume", "--json")
     assert json.loads(done.stdout)["delivered"] == 60 - begun
     assert len(replays(stand)) == 60
@@ -145,10 +145,10 @@ def test_a_replay_of_times_ago_goes_on_to_the_end_that_it_had(stand: Stand, tmp_
     delivered(stand, 40)
     again = run(stand, *words, "--resume")
     assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
-    assert "was stopped; give the times that it told when it began" in again.stderr
+    assert "was stopped; give the times that it printed when it began" in again.stderr
     at_once, at_the_end = (line for line in log.read_text().splitlines() if "--resume" in line)
-    told = shlex.split(at_the_end.partition("go on with: jirafe-consumer ")[2])
-    assert told == shlex.split(at_once.partition("go on with: jirafe-consumer ")[2])
+    told = shlex.split(at_the_end.partition("continue with: jirafe-consumer ")[2])
+    assert told == shlex.split(at_once.partition("continue with: jirafe-consumer ")[2])
     assert "--rate=4.0" in told
     assert run(stand, *told).returncode == 0
     assert len(replays(stand)) == 30
@@ -178,7 +178,7 @@ def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credenti
     stand.api.set_credentials({"another": [SITE]})
     refused = run(stand, "replay", "--topic", stand.orders_topic)
     assert refused.returncode == 1
-    told = f"go on with: jirafe-consumer --env-file=/dev/null replay --topic={stand.orders_topic} --resume"
+    told = f"continue with: jirafe-consumer --env-file=/dev/null replay --topic={stand.orders_topic} --resume"
     assert f"invalid_token; {told}" in refused.stderr
     stand.api.set_credentials({TOKEN: [SITE]})
     assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 0
@@ -251,12 +251,12 @@ def test_what_others_write_to_our_topics_stops_no_tool(stand: Stand) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--topic", "other"], "the topic other is none that is consumed"),
+        (["--topic", "other"], "the topic other is not consumed"),
         (["--from", "yesterday"], "'yesterday' is not a time"),
         (["--from", "2h", "--from-offset", "1"], "give --from or --from-offset, not both"),
         (["--rate", "0"], "--rate"),
-        (["--from", "2h", "--to", "3h"], "the range is reversed: it begins at"),
-        (["--from-offset", "99999999"], "the offset 99999999 is behind the end of"),
+        (["--from", "2h", "--to", "3h"], "the range ends before it starts: it starts at"),
+        (["--from-offset", "99999999"], "the offset 99999999 is after the end of"),
     ],
 )
 def test_a_replay_that_is_asked_wrongly_is_one_sentence(stand: Stand, arguments: list[str], sentence: str) -> None:
@@ -343,10 +343,13 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
     assert (absent.returncode, absent.stdout) == (2, "")
     assert "has no dead letter of" in absent.stderr
     for words, sentence in (
-        (["list", "--topic", "other"], "the topic other is none that is consumed"),
+        (["list", "--topic", "other"], "the topic other is not consumed"),
         (["redrive", "nonsense"], "is not TOPIC/PARTITION/OFFSET, such as orders/0/17"),
         (["redrive", by_kind["rejected"]["place"], f"{stand.orders_topic}/0/999"], "/0/999; dead-letters list"),
-        (["redrive", by_kind["rejected"]["place"], "--kind", "forbidden", "--dry-run"], "that fits; dead-letters"),
+        (
+            ["redrive", by_kind["rejected"]["place"], "--kind", "forbidden", "--dry-run"],
+            "that matches; dead-letters",
+        ),
     ):
         done = run(stand, "dead-letters", *words)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)

@@ -116,7 +116,7 @@ def test_preview_explains() -> None:
     ("arguments", "date", "note"),
     [
         (["--timestamp", "2014-03-01"], "2014-03-01T00:00:00.000Z", "(--timestamp)"),
-        ([], "", "(this moment: see --timestamp)"),
+        ([], "", "(now: see --timestamp)"),
     ],
 )
 def test_preview_of_a_taxon_without_dates_says_which_it_takes(arguments: list[str], date: str, note: str) -> None:
@@ -172,7 +172,7 @@ def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, 
         (
             ["preview", "-", "--set", "x"],
             {},
-            "jirafe-consumer preview: --set takes NAME=VALUE, not 'x'; see jirafe-consumer preview --help.",
+            "jirafe-consumer preview: --set must be NAME=VALUE, not 'x'; see jirafe-consumer preview --help.",
         ),
         (["run"], {"JIRAFE_STORE_URL": "http://x/\udcff"}, "JIRAFE_STORE_URL: must be UTF-8."),
         (["preview", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),
@@ -180,7 +180,7 @@ def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, 
         (
             ["produce", "absent.json", "--topic", ""],
             {},
-            "jirafe-consumer produce: --topic names no topic; see jirafe-consumer produce --help.",
+            "jirafe-consumer produce: --topic is not a valid topic name; see jirafe-consumer produce --help.",
         ),
         (["run"], {"CONSUMER_WORKERS": "0"}, "CONSUMER_WORKERS: must be greater than 0."),
         (
@@ -327,7 +327,7 @@ def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> 
         assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == wanted, options
     wrong = run("results", "--topic", "other", **stand.environment)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "the topic other is none that is consumed" in wrong.stderr
+    assert "the topic other is not consumed" in wrong.stderr
 
     table = run("results", COLUMNS="300", **stand.environment).stdout
     assert "A cart event for R1 was sent to Jirafe." in table
@@ -409,7 +409,7 @@ def test_what_is_no_result_is_named_and_hides_none(stand: Stand) -> None:
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["order:new", "order:updated"]
     assert "their-token" not in done.stdout + done.stderr
     (told,) = done.stderr.splitlines()
-    place = rf"jirafe-consumer results: {re.escape(topic)}/\d+/\d+ is passed over, and others like it: "
+    place = rf"jirafe-consumer results: {re.escape(topic)}/\d+/\d+ was skipped, like others of its kind: "
     assert re.fullmatch(place + "the record is a message of the hub, not a result\\.", told)
     with pytest.raises(Undecodable, match=r"the bytes are not a [\w.]+: \w"):
         stand.codec.decode_result(message[:11])

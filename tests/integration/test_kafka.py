@@ -59,7 +59,7 @@ def groups_tool(stand: Stand) -> Callable[..., str]:
         try:
             command = java_command(_GROUPS, "--bootstrap-server", servers, *arguments)
         except BrokerUnavailable as error:
-            pytest.skip(f"kafka-consumer-groups can't be had: {error}")
+            pytest.skip(f"kafka-consumer-groups can't be read: {error}")
         done = subprocess.run(
             [*command, *(["--group", group] if of_group else [])], capture_output=True, text=True, check=False
         )

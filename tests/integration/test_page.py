@@ -75,7 +75,7 @@ def test_it_says_that_the_api_is_down_and_when_it_serves_again(stand: Stand, bro
     start(stand, browser)
     stand.produce(*orders(20))
     browser.open()
-    await_that("it waits", browser.says("state", "The API does not serve site 123"))
+    await_that("it waits", browser.says("state", "The API does not work for site 123"))
     assert "the API answered 503" in browser.text("state")
     await_that("the lag", browser.says("lanes", "API down"))
     stand.api.clear_faults()
@@ -101,7 +101,7 @@ def test_it_fits_a_phone_with_much_to_say_and_says_when_the_member_is_gone(stand
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
     stand.produce(*orders(100))
     browser.open(PHONE)
-    await_that("it waits", browser.says("lanes", "paused, as it is full"))
+    await_that("it waits", browser.says("lanes", "paused because it is full"))
     await_that("errors", browser.says("failures-more", "Show the last 12"))
     browser.driver.find_element(By.ID, "failures-more").click()
     assert browser.text("failures").count("dead-letters show") == 12

@@ -71,7 +71,7 @@ def test_topics_that_a_pattern_fits_are_found_while_running(stand: Stand) -> Non
     assert {each["topic"] for each in asked(stand, "lag", **subscribed)["partitions"]} == expected
     refused = run("audit", "--topic", f"{names[0]}.old", **{**stand.environment, **subscribed})
     assert refused.returncode == 2
-    assert f"the topic {names[0]}.old is none that is consumed: " in refused.stderr
+    assert f"the topic {names[0]}.old is not consumed. The consumed topics are: " in refused.stderr
 
 
 def test_a_pattern_that_fits_no_topic_is_a_warning(stand: Stand) -> None:

@@ -35,7 +35,7 @@ def test_nothing_that_is_there_is_touched(name: str, *, dangling: bool, tmp_path
     done = run("init", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"jirafe-consumer: {path} is there already, and nothing was written: name another folder.\n"
+        f"jirafe-consumer: {path} already exists, so nothing was written: name another folder.\n"
     )
     assert [each.name for each in tmp_path.iterdir()] == [name]
 

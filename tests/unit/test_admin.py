@@ -75,7 +75,7 @@ def test_what_stays_hidden_is_said_after_what_can_be_seen_and_not_before_its_tim
     cluster, begun = shelf.deployment(patience=PATIENCE).cluster, time.monotonic()
     found: list[Record | None] = []
     with pytest.raises(
-        Hidden, match=r"^results has a transaction that does not end; what is behind it is hidden\.$"
+        Hidden, match=r"^results has a transaction that does not end; records behind it are hidden\.$"
     ):
         found.extend(read_topic(cluster, RESULTS, start="beginning", follow=False))
     assert len(found) == 2
@@ -238,7 +238,7 @@ def test_retention_is_named_where_it_may_have_taken_what_is_missing(
         log.kept = {at + 1: kept for at, kept in log.kept.items()}
         log.end += 1
     log.first = int(is_shortened)
-    said = f"{topic} has lost its oldest records to retention: what seems missing may have been there."
+    said = f"{topic} has lost its oldest records to retention: missing results may have been deleted."
     for start in (None, START):
         report = audited(shelf, start)
         # Of a missing result the letter is stray: also then the results' retention may have taken it.

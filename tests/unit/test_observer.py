@@ -189,7 +189,7 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
         ({"gates": {"123": "down", "schema registry": "away"}}, ("123: down", "schema registry: away")),
         (
             {"flooded": ("orders",)},
-            ("orders: too many of the last records are dead letters; SIGHUP lets them through",),
+            ("orders: too many of the last records are dead letters; SIGHUP lets one window through",),
         ),
         ({"commit_trouble": "too large"}, ("results can't be committed: too large",)),
         ({"commit_trouble": ""}, ("results can't be committed: ",)),
@@ -198,7 +198,7 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
             {"gates": {"123": "down"}, "flooded": ("orders",), "commit_trouble": "too large", "lanes": ()},
             (
                 "123: down",
-                "orders: too many of the last records are dead letters; SIGHUP lets them through",
+                "orders: too many of the last records are dead letters; SIGHUP lets one window through",
                 "results can't be committed: too large",
                 "no partition is assigned",
             ),
@@ -227,7 +227,7 @@ def test_a_member_that_begins_anew_says_so_and_has_no_partition(monitor: Monitor
     monitor.viewed(QUIET)
     monitor.rejoining()
     now = time.monotonic()
-    assert monitor.status.as_of(now).not_ready[-1] == "the member has left its group, to begin anew"
+    assert monitor.status.as_of(now).not_ready[-1] == "the member left its group and joins again"
     assert now - monitor.status.turned_at < 5  # it is alive: only a while without a word makes it silent
     assert monitor.status.lanes == ()
     monitor.viewed(replace(QUIET, now=now))
@@ -242,7 +242,7 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
         status = replace(monitor.status, turned_at=at).as_of(at)
         return status.brokers, status.not_ready
 
-    unheard = ("Kafka: no broker has been heard of lately",)
+    unheard = ("Kafka: no broker has answered lately",)
     monitor.viewed(QUIET)
     assert brokers(115.0) == (None, ())  # not known yet
     assert brokers(115.1) == (0, unheard)  # three statistics have not come
@@ -260,7 +260,7 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
 
 
 def test_a_refusal_says_why_no_broker_is_connected_and_nothing_while_one_is(monitor: Monitor) -> None:
-    refused = "Kafka refuses our credentials, or we its certificate: wrong password"
+    refused = "Kafka refuses our credentials, or its certificate is not trusted: wrong password"
 
     def reasons(at: float) -> tuple[str, ...]:
         return replace(monitor.status, turned_at=at).as_of(at).not_ready

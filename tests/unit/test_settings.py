@@ -68,21 +68,21 @@ def test_one_sentence_for_each_fault() -> None:
     [
         ({"KAFKA_SESSION_TIMEOUT_MS": "5000"}, "KAFKA_HEARTBEAT_INTERVAL_MS (3000) is over half of"),
         ({"KAFKA_MAX_POLL_INTERVAL_MS": "28000"}, "KAFKA_MAX_POLL_INTERVAL_MS (28000) must be over 28000"),
-        ({"CONSUMER_SCHEMA_REGISTRY_USER": "ada"}, "CONSUMER_SCHEMA_REGISTRY_USER is set, and no CONSUMER_SCHEMA"),
+        ({"CONSUMER_SCHEMA_REGISTRY_USER": "ada"}, "CONSUMER_SCHEMA_REGISTRY_USER is set, but CONSUMER_SCHEMA"),
         (
             {"CONSUMER_SCHEMA_REGISTRY_KEY": "key.pem"},
-            "CONSUMER_SCHEMA_REGISTRY_KEY is set, and no CONSUMER_SCHEMA",
+            "CONSUMER_SCHEMA_REGISTRY_KEY is set, but CONSUMER_SCHEMA",
         ),
         ({"JIRAFE_URL": "https://user:secret@event.jirafe.com"}, "JIRAFE_URL: must be a plain address"),
         ({"JIRAFE_STORE_URL": "shop.example/secret"}, "JIRAFE_STORE_URL: must be an http:// or https:// address"),
         ({"JIRAFE_READ_TIMEOUT": "0"}, "JIRAFE_READ_TIMEOUT: must be greater than 0"),
         (
             {"CONSUMER_HTTP_ADDRESS": "nowhere"},
-            "CONSUMER_HTTP_ADDRESS: must be HOST:PORT, a PORT of loopback, or off",
+            "CONSUMER_HTTP_ADDRESS: must be HOST:PORT, a PORT on 127.0.0.1, or off",
         ),
         ({"CONSUMER_LOG_LEVEL": "loud"}, "CONSUMER_LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error'"),
         ({"JIRAFE_SITES": "7, 8 9"}, "JIRAFE_SITES: must be visible ASCII characters without spaces"),
-        ({"CONSUMER_LOG_FORMAT": "json"}, "CONSUMER_LOG_FORMAT is no longer a setting: the log is for people on a"),
+        ({"CONSUMER_LOG_FORMAT": "json"}, "CONSUMER_LOG_FORMAT is no longer a setting: the log is text on a"),
     ],
 )
 def test_what_contradicts_or_makes_no_sense(environ: dict[str, str], fault: str) -> None:
@@ -204,7 +204,7 @@ def test_a_zero_byte_is_in_no_setting(name: str, tmp_path: Path) -> None:
     env_file.write_text(f"{name}=a\0b\n")
     with pytest.raises(SettingsError) as error:
         SettingsSource(env_file).load()
-    assert error.value.faults == [f"{name}: must have no zero byte."]
+    assert error.value.faults == [f"{name}: must not contain a zero byte."]
 
 
 def test_secrets_show_in_no_text_of_the_settings() -> None:
@@ -329,7 +329,10 @@ def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) 
             "KAFKA_SESSION_TIMEOUT_MS: must be a whole number of",
         ),
         ({"KAFKA_TRANSACTION_TIMEOUT_MS": "ten"}, "KAFKA_TRANSACTION_TIMEOUT_MS: must be a whole number of"),
-        ({"CONSUMER_SCHEMAS_FOLDER": "/absent"}, "CONSUMER_SCHEMAS_FOLDER: must be a folder, and /absent is none."),
+        (
+            {"CONSUMER_SCHEMAS_FOLDER": "/absent"},
+            "CONSUMER_SCHEMAS_FOLDER: must be a folder, and /absent is not one.",
+        ),
         ({"CONSUMER_SCHEMAS_FOLDER": __file__}, "CONSUMER_SCHEMAS_FOLDER: must be a folder"),
         ({"KAFKA_SSL_CA_LOCATION": "/absent"}, "KAFKA_SSL_CA_LOCATION: /absent is not there."),
         ({"KAFKA_SSL_KEYSTORE_LOCATION": "/absent"}, "KAFKA_SSL_KEYSTORE_LOCATION: /absent is not there."),
@@ -338,15 +341,15 @@ def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) 
         ({"CONSUMER_HTTP_ADDRESS": "a host:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
         (
             {"CONSUMER_HTTP_ADDRESS": "8080", "JIRAFE_URL": "http://localhost:8080/v2"},
-            "CONSUMER_HTTP_ADDRESS (127.0.0.1:8080) is where JIRAFE_URL is",
+            "CONSUMER_HTTP_ADDRESS (127.0.0.1:8080) is the address in JIRAFE_URL",
         ),
         (
             {"CONSUMER_HTTP_ADDRESS": "[::]:80", "CONSUMER_SCHEMA_REGISTRY_URL": "http://localhost"},
-            "CONSUMER_HTTP_ADDRESS ([::]:80) is where CONSUMER_SCHEMA_REGISTRY_URL is",
+            "CONSUMER_HTTP_ADDRESS ([::]:80) is the address in CONSUMER_SCHEMA_REGISTRY_URL",
         ),
         (
             {"CONSUMER_HTTP_ADDRESS": "0.0.0.0:9092"},
-            "CONSUMER_HTTP_ADDRESS (0.0.0.0:9092) is where KAFKA",
+            "CONSUMER_HTTP_ADDRESS (0.0.0.0:9092) is the address in KAFKA",
         ),
     ],
 )
@@ -428,9 +431,7 @@ def test_a_file_found_by_chance_runs_no_code(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(env_file, {}, by_chance=True)
     (said,) = error.value.faults
-    assert said.startswith(
-        f"{name} makes the library run code, and {env_file} is only what was found in the current"
-    )
+    assert said.startswith(f"{name} makes the library run code, and {env_file} was only found in the current")
     assert load(env_file, {name: __file__}, by_chance=True).kafka[name[6:].lower().replace("_", ".")] == __file__
     if not name.endswith("LOCATION"):
         assert load(env_file, {}).api.site_id == "1"  # it was named, and nobody else writes it
@@ -550,7 +551,7 @@ def test_a_secret_that_is_set_twice_is_refused(name: str, *, in_file: bool, tmp_
         (b" \n", "is empty"),
         (b"hu\xffsh", "is not UTF-8"),
         (b"hu\0sh", "has a zero byte"),
-        (b"hush" * 17_000, "is larger than a secret may be, 64 KiB"),
+        (b"hush" * 17_000, "is larger than 64 KiB, the limit for a secret"),
     ],
 )
 @pytest.mark.parametrize("name", SECRETS[:3])
@@ -568,7 +569,7 @@ def test_what_never_ends_or_never_begins_is_no_file_of_a_secret(tmp_path: Path) 
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, Path("/dev/zero")):
         assert faults({"KAFKA_SASL_PASSWORD_FILE": str(path)}) == [
-            f"KAFKA_SASL_PASSWORD_FILE: {path} is no regular file."
+            f"KAFKA_SASL_PASSWORD_FILE: {path} is not a regular file."
         ]
     (too_long,) = faults({"KAFKA_SASL_PASSWORD_FILE": "a" * 5000})
     assert too_long.endswith("can't be read (File name too long).")
