@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python >= 3.11, make and PyPI are enough.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests at a time, each with a broker of its own: they mostly wait.
+# How many tests run at a time. Each worker has its own broker; they mostly wait.
 WORKERS ?= 3
 CYCLONEDX := 7.5.0
 PIP_AUDIT := 2.10.1
@@ -19,7 +19,7 @@ setup: .venv/ready ## set up the virtual environment from requirements.lock
 		{ echo "jirafe-consumer needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@echo "Setting up .venv (once, about half a minute) ..."
 	@$(PYTHON) -m venv .venv
-	@# The lock is complete. With --no-deps, pip takes it as it is and resolves nothing anew.
+	@# The lock is complete. With --no-deps, pip installs exactly this and resolves nothing.
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
@@ -30,16 +30,16 @@ demo: .venv/ready ## run the main job on an embedded broker and a local Jirafe s
 run: .venv/ready ## run the service with the settings of the environment and .env
 	@$(BIN)/jirafe-consumer run
 
-test: .venv/ready ## run the tests: on a real Kafka if there is one to be had, else on the embedded broker
+test: .venv/ready ## run all tests, on a real Kafka if one is available, else on the embedded broker
 	@$(BIN)/pytest -n $(WORKERS) --hypothesis-profile=thorough $(ARGS)
 
-test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if there is none to be had
+test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if none is available
 	@TEST_BROKER=real $(BIN)/pytest -n $(WORKERS) --hypothesis-profile=thorough $(ARGS)
 
-coverage: .venv/ready ## measure how much of the core the fast tests cover, and fail under 95 %
+coverage: .venv/ready ## run the fast tests, and fail if they cover less than 95 % of the core
 	@$(BIN)/pytest -n $(WORKERS) -q --cov --cov-report=term tests/unit
 
-lint: .venv/ready ## style, types, import directions and whether the lock is complete
+lint: .venv/ready ## check style, types, import directions and the lock file
 	@$(BIN)/python -m pip check
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -49,19 +49,19 @@ lint: .venv/ready ## style, types, import directions and whether the lock is com
 bench: .venv/ready ## stages, floor, throughput, start, memory and recovery, beside a plain loop
 	@$(BIN)/python -m bench.throughput
 
-chaos: .venv/ready ## kill, stop and storm a group, and prove that nothing broke (ARGS="--messages 5000 --seed 1")
+chaos: .venv/ready ## kill and stop members while the API fails, and prove that nothing broke (ARGS="--messages 5000 --seed 1")
 	@$(BIN)/python -m chaos.run $(ARGS)
 
 fuzz: .venv/ready ## try hostile input of every kind for a minute (ARGS="--count 100000 --target records --seed 1"; ARGS=--help)
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-simulate: .venv/ready ## run the members in simulated worlds, with faults drawn by seeds (ARGS="--seeds 1000 --from 1")
+simulate: .venv/ready ## run members in simulated worlds, where seeds choose the faults (ARGS="--seeds 1000 --from 1")
 	@$(BIN)/python -m tests.simulation.run $(ARGS)
 
-mutants: .venv/ready ## put deliberate defects in, one at a time: the simulation must find each (many minutes)
+mutants: .venv/ready ## check that the simulation finds each of many deliberate defects (slow)
 	@MUTANTS=1 $(BIN)/pytest -n $(WORKERS) tests/simulation -k mutant
 
-lock: .venv/ready ## resolve the dependencies of pyproject.toml into both lock files anew
+lock: .venv/ready ## update the lock files from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --output-file requirements.lock
@@ -70,7 +70,7 @@ lock: .venv/ready ## resolve the dependencies of pyproject.toml into both lock f
 	@$(BIN)/uv pip compile --group docs --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --output-file requirements.docs.lock
 
-wheel: .venv/ready ## build the wheel of the last commit into dist, twice, and fail unless both are the same
+wheel: .venv/ready ## build the wheel of the last commit into dist, twice, and fail if they differ
 	@rm -rf build/wheel dist
 	@for each in one two; do \
 		umask 022 && mkdir -p build/wheel/$$each && git -c tar.umask=022 archive HEAD | tar -x -C build/wheel/$$each && \
@@ -80,7 +80,7 @@ wheel: .venv/ready ## build the wheel of the last commit into dist, twice, and f
 	@cmp build/wheel/one/dist/*.whl build/wheel/two/dist/*.whl
 	@cp -r build/wheel/one/dist dist && sha256sum dist/*.whl
 
-man: .venv/ready ## build the man page into dist, from the commands' own help
+man: .venv/ready ## build the man page into dist
 	@mkdir -p dist
 	@$(BIN)/python -m consumer.cli.manual > dist/jirafe-consumer.1 && echo "dist/jirafe-consumer.1: man -l dist/jirafe-consumer.1"
 
@@ -92,14 +92,14 @@ build/docs/ready: requirements.docs.lock
 docs: build/docs/ready ## build the documentation as a site into site/, and fail on a broken link
 	@build/docs/bin/zensical build --clean --strict --config-file mkdocs.yml
 
-sbom: .venv/ready ## list what the service is made of in dist/sbom.json, as CycloneDX (needs PyPI, once)
+sbom: .venv/ready ## list the parts of the service in dist/sbom.json, as CycloneDX (needs PyPI)
 	@mkdir -p dist
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==$(CYCLONEDX) cyclonedx-py requirements requirements.run.lock \
 		--pyproject pyproject.toml --mc-type application --output-reproducible --output-format JSON \
 		--output-file dist/sbom.json && echo dist/sbom.json
 
-audit: .venv/ready ## ask PyPI whether what the locks pin has known vulnerabilities (needs the network, each time)
+audit: .venv/ready ## check the pinned dependencies for known vulnerabilities (needs PyPI)
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	@$(BIN)/uv tool run --quiet pip-audit==$(PIP_AUDIT) --strict --disable-pip --require-hashes --progress-spinner off \
 		--requirement $(or $(ARGS),requirements.lock)

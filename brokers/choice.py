@@ -1,4 +1,4 @@
-"""Which broker the tests run on: the first of four sources that can be had here."""
+"""Which broker the tests run on: the first of four sources that is available."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class Choice:
 
 
 def choose() -> Choice:
-    """Choose by the setting, and by what can be had; fetches what must be fetched. Raises BrokerUnavailable."""
+    """Choose by the setting and by what is available. Downloads what is missing. Raises BrokerUnavailable."""
     wanted = os.environ.get(SETTING, "auto")
     sources = [
         source for source in _SOURCES if wanted in ("auto", source.name) or (wanted == "real" and source.is_real)

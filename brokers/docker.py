@@ -19,7 +19,7 @@ _STOPPED_WITHIN = 30
 
 
 class DockerKafka:
-    """A broker in a container of its own, on a free port; its data live as long as the container.
+    """A broker in its own container, on a free port. Its data is lost with the container.
 
     Its image is `apache/kafka`, or what DOCKER_KAFKA_IMAGE names. Raises BrokerUnavailable where no Docker engine
     answers, or the image can't be had or does not start.

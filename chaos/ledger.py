@@ -1,7 +1,7 @@
 """The ledger: what was produced, what the API received, and what was published; and where that breaks a promise.
 
 Each key (a cart, an order, a taxon) has versions 1, 2, 3 ..., one message and one event each, and each member
-process a site of its own, so that the API's log says which process sent what. The rules:
+process its own site, so that the API's log says which process sent what. The rules:
 
 - Results: each record has exactly one that is committed, 200 for a good record and 500 for a broken one. Each
   broken record has exactly one dead letter that is committed, byte for byte; others have none.

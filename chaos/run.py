@@ -104,7 +104,7 @@ class MemberProcess:
         self.process.signal(number)
 
     def has_started(self) -> bool:
-        """Tell whether it is past its own start, and so ends in good order."""
+        """Tell whether it is past its own start, and so ends cleanly."""
         self.holds()
         return self.transactional_id is not None
 
@@ -418,7 +418,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000)
-    parser.add_argument("--kills", type=int, default=20, help="at least so many, spread over the run")
+    parser.add_argument("--kills", type=int, default=20, help="at least this many, spread over the run")
     parser.add_argument(
         "--pauses", type=int, help="stops of a member past its session; default: a third of the kills"
     )
@@ -426,8 +426,8 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6))
     parser.add_argument("--members", type=int, default=3, help="most at a time")
     parser.add_argument("--chunk-records", type=int, default=50)
-    parser.add_argument("--bootstrap-servers", help="a real Kafka, instead of the embedded broker")
-    parser.add_argument("--kafka", action="store_true", help="an Apache Kafka of its own: needs java and mvn")
+    parser.add_argument("--bootstrap-servers", help="use a real Kafka instead of the embedded broker")
+    parser.add_argument("--kafka", action="store_true", help="start an Apache Kafka; needs java and mvn")
     parser.add_argument("--brokers", type=int, default=1, help="how many brokers that Apache Kafka has")
     parser.add_argument("--restarts", type=int, default=0, help="of its brokers in turn, about half by SIGKILL")
     return parser.parse_args(words)

@@ -2,8 +2,8 @@
 
     ConsumerError              exit status 1
     ├── SettingsError          2   settings are wrong; one sentence for each fault
-    ├── UsageError             2   what was asked for can't be done as it was asked
-    ├── InputError             2   a file or a message that was given can't be read
+    ├── UsageError             2   the command can't do what was asked
+    ├── InputError             2   a file or a message can't be read
     ├── RegistryError          2   the Schema Registry can't be used
     ├── KafkaUnusable          2   Kafka can't be used as it is set up
     │   ├── GroupNotEmpty      2   the group's offsets can't be changed while it has members
@@ -15,7 +15,7 @@
     ├── MemberFailed           1   the member can't continue; a restart resumes
     ├── TransactionsRefused    1   the broker does not allow this client to write in transactions
     ├── Aborted                    engine only: the transaction was aborted, and is written again
-    └── WriterLost                 engine only: the member begins anew
+    └── WriterLost                 engine only: the member starts again
         └── WriterFenced
 
 What libraries and our own leaf packages raise (`schemas`: RegistryUnavailable, HubError) is turned into one of
@@ -69,13 +69,13 @@ class SettingsError(ConsumerError):
 
 
 class UsageError(ConsumerError):
-    """What was asked for can't be done as it was asked; the sentence says why, and what to do instead."""
+    """The command can't do what was asked; the sentence says why, and what to do instead."""
 
     exit_status = 2
 
 
 class InputError(ConsumerError):
-    """A file or a message that was given can't be read; the sentence names the place in it."""
+    """A file or a message can't be read; the sentence names the place in it."""
 
     exit_status = 2
 
@@ -91,7 +91,7 @@ class GroupNotEmpty(KafkaUnusable):
 
 
 class Hidden(KafkaUnusable):
-    """Records are behind a transaction that does not end, so nobody can tell what they are."""
+    """Records are behind a transaction that does not end, so nobody can read them."""
 
 
 class BrokerUnavailable(ConsumerError):

@@ -2,7 +2,7 @@
 
 `KAFKA_*` reaches every property of librdkafka: KAFKA_SESSION_TIMEOUT_MS sets `session.timeout.ms`
 (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md). `JIRAFE_*` configures the API's side,
-`CONSUMER_*` the consumer itself. A secret may be in a file of its own, which NAME_FILE names.
+`CONSUMER_*` the consumer itself. A secret may be in a file that NAME_FILE names.
 """
 
 import difflib
@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from consumer.errors import SettingsError
 
-# Kubernetes adds these to every container's environment, for every service of the namespace.
+# Kubernetes adds these to every container, for every service of the namespace.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_.*)?)")
 
 _MILLISECONDS = re.compile(r"\d{1,18}", re.ASCII)
@@ -39,7 +39,7 @@ _FIXED = {
     "transactional.id": "each member makes its own from the group and KAFKA_GROUP_INSTANCE_ID",
 }
 
-# Properties of librdkafka by which it loads code, or has a shell run it.
+# Properties that make librdkafka load code or run a shell.
 _RUNS_CODE = ("plugin.library.paths", "ssl.engine.", "ssl.providers", "sasl.kerberos.kinit.cmd")
 _NAMES_A_FILE = (".location", ".keytab", ".file")
 
@@ -73,7 +73,7 @@ _REMOVED = {
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether a text from outside was UTF-8: Python marks the bytes that were not, and can't write them."""
+    """Tell whether a text from outside was UTF-8. Python marks the bytes that were not, and can't write them."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -270,13 +270,13 @@ TAKEN_IN_PLACE = frozenset(
         *(name.upper().replace(".", "_") for name in PARAMETERS),
     }
 )
-"""The settings that a running member takes over; all others need a restart, but for those of `reconnects`."""
+"""The settings that a running member takes over. All others need a restart, except those of `reconnects`."""
 
 _RECONNECTING = ("KAFKA_SASL_", "KAFKA_SSL_", "KAFKA_SECURITY_PROTOCOL", "KAFKA_BOOTSTRAP_SERVERS")
 
 
 def reconnects(name: str) -> bool:
-    """Tell whether a running member takes a setting over by connecting to Kafka anew."""
+    """Tell whether a running member takes a setting over by connecting to Kafka again."""
     return name.startswith(_RECONNECTING)
 
 
@@ -368,16 +368,16 @@ def wants_tracing(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 class Caution(NamedTuple):
-    """What puts a secret at risk, though the service can run, and how to mend it."""
+    """A risk for a secret that does not stop the service, and how to fix it."""
 
     message: str
     fix: str
 
 
 class SettingsSource:
-    """Where settings come from: the environment, and an env file that may change meanwhile.
+    """Where settings come from: the environment, and an env file that may change while the service runs.
 
-    `by_chance` tells that nobody named the file: it was found where the command was called.
+    `by_chance`: nobody named the file; it was found in the current folder.
     """
 
     def __init__(self, env_file: Path | None, *, by_chance: bool = False) -> None:
@@ -400,7 +400,7 @@ class SettingsSource:
         return loaded
 
     def cautions(self, loaded: Settings) -> list[Caution]:
-        """Tell what puts secrets at risk: those that were loaded, and the file that they are from."""
+        """Find risks for the loaded secrets, and for the file that they come from."""
         found = list(_unencrypted(loaded))
         if self._env_file and _others_may_read(self._env_file):
             message = f"the env file {self._env_file} can be read by others, and holds secrets."
@@ -413,9 +413,9 @@ class SettingsSource:
         return found
 
     def has_changed(self) -> bool:
-        """Tell whether the env file, or one that settings name, is another than when it was last looked at.
+        """Tell whether the env file, or a file that settings name, changed since the last look.
 
-        These are the files of secrets, and those that Kafka is reached with. It looks once a second at most.
+        Looks at the files of secrets and of TLS to Kafka, at most once a second.
         """
         if time.monotonic() < self._look_at:
             return False
@@ -423,12 +423,12 @@ class SettingsSource:
         return any(_stamp(path) != stamp for path, stamp in self._seen.items())
 
     def changed_files(self) -> set[Path]:
-        """Give the files that are others than when settings were read that were not refused."""
+        """Give the files that changed since settings were last accepted."""
         return {path for path, stamp in self._loaded.items() if _stamp(path) != stamp}
 
 
 Stamp = tuple[int, int] | None
-"""What tells a file from an earlier one of its name; None where there is none."""
+"""Identifies one version of a file; None if it does not exist."""
 
 
 def _stamp(path: Path) -> Stamp:
@@ -440,25 +440,25 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _given(env_file: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Give what is set for us, without blanks around; the environment goes before the file."""
+    """Give our settings without blanks around them; the environment wins over the file."""
     given = {**_file(env_file), **environ}
     return {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
 
 
 def _files(given: Mapping[str, str]) -> dict[str, Path]:
-    """Give the files that Kafka is reached with, by the setting that names each."""
+    """Give the files for TLS and login to Kafka, by the setting that names each."""
     named = {_setting(_property(name)): Path(value) for name, value in given.items() if name.startswith("KAFKA_")}
     return {name: path for name, path in named.items() if reconnects(name) and name.endswith("_LOCATION")}
 
 
 def _secret_files(given: Mapping[str, str]) -> dict[str, Path]:
-    """Give the files of secrets, by the setting that each has the value of."""
+    """Give the files of secrets, by the setting whose value each has."""
     found = ((_SECRET_FILE.fullmatch(_canonical(name)), value) for name, value in given.items())
     return {match[1]: Path(value) for match, value in found if match}
 
 
 def _with_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Put the contents of the files of secrets in the place of their names; gives the faults too."""
+    """Replace the names of secret files by their contents; also gives the faults."""
     values = {name: value for name, value in given.items() if not _SECRET_FILE.fullmatch(_canonical(name))}
     names = {_canonical(name) for name in values}
     faults = []
@@ -500,9 +500,10 @@ def _canonical(name: str) -> str:
 
 
 def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_chance: bool = False) -> Settings:
-    """Read the settings; the environment goes before the file. Raises SettingsError with all faults.
+    """Read the settings; the environment wins over the file. Raises SettingsError with all faults.
 
-    What makes librdkafka run code is refused from a file that others can write, or that was found by chance.
+    What makes librdkafka run code is refused from a file that others can write, or that was only found in the
+    current folder.
     """
     in_file = {name: value for name, value in _file(env_file).items() if name not in environ}
     given = _given(env_file, environ)
@@ -547,7 +548,7 @@ def _setting(name: str) -> str:
 
 
 def _untrusted(env_file: Path, given: Mapping[str, str], *, by_chance: bool) -> list[str]:
-    """Refuse what runs code where anybody may have written it."""
+    """Refuse settings that run code if others may have written them."""
     running = [name for name in given if _property(name).startswith(_RUNS_CODE)]
     if not running or not (by_chance or _others_may_write(env_file)):
         return []
@@ -560,7 +561,7 @@ def _untrusted(env_file: Path, given: Mapping[str, str], *, by_chance: bool) -> 
 
 
 def _others_may_write(path: Path) -> bool:
-    """Tell whether anybody but this user and root can change a file, or put another in its place."""
+    """Tell whether somebody other than this user and root can change or replace a file."""
     real = path.resolve()
     try:
         file, folder = real.stat(), real.parent.stat()
@@ -606,7 +607,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
-    """Say which settings can't work together, though each alone could."""
+    """Say which settings can't work together."""
     stream = loaded.stream
     results, letters = stream.results_topic, stream.dead_letters_topic
     faults = []
@@ -668,7 +669,7 @@ def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
 
 
 def _file_faults(kafka: Mapping[str, str]) -> list[str]:
-    """Name the files that are not there: the library would look only once it needs them."""
+    """Name missing files: the library would only look when it needs them."""
     faults = []
     for name, value in kafka.items():
         if name.endswith(_NAMES_A_FILE) and value != "probe" and not os.access(value, os.R_OK):
@@ -678,7 +679,7 @@ def _file_faults(kafka: Mapping[str, str]) -> list[str]:
 
 
 def _address_faults(loaded: Settings) -> list[str]:
-    """Say where our own page would be asked for as if it were another's service."""
+    """Say if our status page has the address of another service."""
     address = loaded.stream.http_address
     if "http_address" not in loaded.stream.model_fields_set or address == OFF:
         return []  # nobody asked for it: where the port is taken it is left out
@@ -701,7 +702,7 @@ def _address_faults(loaded: Settings) -> list[str]:
 
 
 def _registry_faults(stream: Stream) -> list[str]:
-    """Say what would keep every request to the Schema Registry from being made."""
+    """Say what would make every request to the Schema Registry fail."""
     ca = stream.schema_registry_ca
     certificate, key = stream.schema_registry_certificate, stream.schema_registry_key
     faults = []
@@ -742,9 +743,9 @@ def _file(path: Path | None) -> dict[str, str]:
 
 
 def _named(prefix: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Pick what is set under a prefix, without blanks and line ends around; an empty value is as good as none.
+    """Pick the settings with a prefix, without blanks and line ends. An empty value counts as not set.
 
-    A secret that is mounted as a file mostly ends with a line end.
+    Mounted secrets often end with a line end.
     """
     return {
         name: value.strip()

@@ -172,7 +172,7 @@ def describe(body: Body, taxons: Sequence[Section], images: Sequence[str], param
 
 
 def _brand(taxons: Iterable[Section], taxonomy: str) -> str | None:
-    """Name the first taxon of the brands' taxonomy; None where there is none."""
+    """Name the first taxon of the brands' taxonomy; None if there is none."""
     names: list[str] = [taxon["name"] for taxon in taxons if taxon["taxonomy_id"] == taxonomy]
     return names[0] if names else None
 

@@ -1,4 +1,4 @@
-"""Values that know where in a message they came from, for whoever asks why an event says what it says.
+"""Values that know where in a message they came from, to explain why an event says what it says.
 
 The mapping takes values from messages and puts them into events, mostly as they are. So an event made of a message
 whose values are marked has the marks too, and explains itself; no rule is written twice. Ordinary messages have

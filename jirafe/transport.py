@@ -313,7 +313,7 @@ _POOLS: dict[str, Callable[..., urllib3.HTTPConnectionPool]] = {"http": _PlainPo
 
 
 class _Session(requests.Session):
-    """A session that adds nothing of its own. Proxies and certificates still come from the environment."""
+    """A session that adds no credentials and no cookies. The environment still sets proxies and certificates."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class Section:
         return iter(self._raw)
 
     def value(self, name: str) -> Any:
-        """Give a value as it is, None where there is none."""
+        """Give a value as it is, None if it is missing."""
         return self._raw.get(name)
 
     def text(self, *names: str) -> str | None:
@@ -90,7 +90,7 @@ class Section:
         return self._marked(self._raw.get(name), name) is False
 
     def section(self, name: str) -> "Section | None":
-        """Read an object, None where there is none."""
+        """Read an object, None if it is missing."""
         value = self._raw.get(name)
         return None if value is None else Section.of(value, self._place(name), self._mark)
 

@@ -1,7 +1,7 @@
 """One HTTP request to the registry and its whole answer, bounded in time and size, whatever the server does.
 
 The sockets' own timeouts limit a single read, and a server that sends a byte now and then never meets one. So a
-request is made on a thread of its own, and when its time is over its connection is shut down. Then whatever waits
+request runs on a separate thread, and when its time is over its connection is shut down. Then whatever waits
 on it ends: a proxy's CONNECT, the TLS handshake, headers, the body. Requests are few: each has a new connection.
 """
 
@@ -195,7 +195,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _Session(requests.Session):
-    """A session that adds nothing of its own. Proxies and certificates still come from the environment."""
+    """A session that adds no credentials and no cookies. The environment still sets proxies and certificates."""
 
     def __init__(self) -> None:
         super().__init__()

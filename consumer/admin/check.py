@@ -22,7 +22,7 @@ from consumer.admin.samples import sample
 from consumer.admin.topics import PARTITIONS
 from consumer.engine.kafka import REACHED_WITHIN, kafka_error
 from consumer.engine.records import Partition
-from consumer.errors import KafkaUnusable
+from consumer.errors import ERRORS_PAGE, KafkaUnusable
 from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Refused, Rejected, Site, Transient
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.registry import SchemaRegistry
@@ -350,7 +350,10 @@ def _api(api: CheckedApi) -> Iterator[Finding]:
     answer = api.client.reach()
     here = asked + (datetime.now(UTC) - asked) / 2
     if isinstance(answer, Failed):
-        fix = "see JIRAFE_URL; a proxy is taken from HTTPS_PROXY, CA certificates from REQUESTS_CA_BUNDLE"
+        fix = (
+            "see JIRAFE_URL; a proxy comes from HTTPS_PROXY, CA certificates from REQUESTS_CA_BUNDLE; "
+            f"{ERRORS_PAGE} explains {answer.cause}"
+        )
         yield _failed("api", f"no answer from {api.url}: {answer.message}.", fix)
         return
     yield _ok("api", f"{api.url} answers")
@@ -369,7 +372,8 @@ def _token(api: CheckedApi) -> Finding:
             return _ok("token", f"the API accepts it for the site {api.site.site_id}")
         case Forbidden(error_type):
             message = f"the API refuses the token for the site {api.site.site_id}: {error_type}."
-            return _failed("token", message, "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID")
+            fix = f"see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID; {ERRORS_PAGE} explains {error_type}"
+            return _failed("token", message, fix)
         case Failed(_, problem) | Refused(problem) | Answered((Transient(problem),)):
             return _failed("token", f"{problem}.", fix)
         case Answered((Accepted(), *_)) | Answered():

@@ -138,7 +138,7 @@ class Topics:
 
     def at(self, places: Collection[Partition], moment: datetime) -> dict[Partition, int | None]:
         """Give the offset of each partition's first record of a time or later, None where it has none."""
-        asked = max(0, int(moment.timestamp() * 1000))  # what is negative has a meaning of its own to Kafka
+        asked = max(0, int(moment.timestamp() * 1000))  # negative times mean something else to Kafka
         # Where there is none Kafka answers with the offset -1, the embedded broker with 0: neither has a time.
         return {
             place: offset if timestamp >= asked else None

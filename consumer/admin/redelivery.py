@@ -1,4 +1,4 @@
-"""Delivers records again, beside the group: in rounds, each published in one transaction of its own.
+"""Delivers records again, beside the group: in rounds, each published in one transaction.
 
 Order per partition holds: a round has one chunk of each partition, and the next round begins once all of it is
 published. A round that is not published is as if it had not been, but for what the API got.

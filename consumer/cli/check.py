@@ -1,4 +1,4 @@
-"""`check`: a doctor for a deployment."""
+"""`check`: checks a deployment and says how to fix it."""
 
 from collections.abc import Iterator
 

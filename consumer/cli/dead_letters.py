@@ -20,7 +20,7 @@ from consumer.cli.progress import bars
 from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import a_place, check_consumed, choosing
 from consumer.engine.records import Place
-from consumer.errors import GaveUp, Interrupted
+from consumer.errors import ERRORS_PAGE, GaveUp, Interrupted
 from consumer.printing import Console, Csv, print_json
 from consumer.settings import Settings, SettingsSource
 
@@ -158,7 +158,8 @@ def show(source: SettingsSource, place: Place) -> int:
     loaded = source.load()
     codec = app.make_codec(loaded)
     for found in _letters(loaded).at([place]):
-        print_json({**_object(found), **contents(found.letter.record, codec, loaded.parameters)}, indent=True)
+        told = contents(found.letter.record, codec, loaded.parameters)
+        print_json({**_object(found), "explained_in": ERRORS_PAGE, **told}, indent=True)
     return 0
 
 

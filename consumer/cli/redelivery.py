@@ -1,4 +1,4 @@
-"""What `replay` and `dead-letters redrive` share: a bar, Ctrl-C that stops in good order, a table at the end."""
+"""What `replay` and `dead-letters redrive` share: a bar, Ctrl-C that stops cleanly, a table at the end."""
 
 import signal
 from collections import Counter
@@ -58,7 +58,7 @@ class RedeliveryTally:
 
 @contextmanager
 def watched(total: int | None) -> Iterator[tuple[Bar, Watcher]]:
-    """Show a bar, and have the first SIGINT or SIGTERM stop in good order; a second one ends it at once."""
+    """Show a bar, and stop cleanly at the first SIGINT or SIGTERM; a second one ends it at once."""
     with bars(counting=True) as add_bar:
         bar = add_bar("delivering", total)
         watcher = Watcher(bar.tell)

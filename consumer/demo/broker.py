@@ -1,4 +1,4 @@
-"""The embedded broker: Tansu, in memory, as a process of its own on a local port. For demo and tests."""
+"""The embedded broker: Tansu, in memory, as a separate process on a local port. For the demo and the tests."""
 
 import signal
 import socket

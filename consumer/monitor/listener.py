@@ -28,7 +28,7 @@ _NOT_PUBLIC = (".internal", ".local", ".svc")
 
 
 class Listener(ThreadingHTTPServer):
-    """Listens at `host` and `port`, and has each request answered by `answer`, on a thread of its own.
+    """Listens at `host` and `port`, and has `answer` answer each request, on a separate thread.
 
     A connection has one request, and `patience` seconds for all of it, however its client drips or reads. When
     there are `MOST_CONNECTIONS`, the oldest makes room for the next: an honest client is done within milliseconds,

@@ -84,7 +84,7 @@ class Monitor(Hooks):
         self.metrics.lost(topic, records)
 
     def rejoining(self) -> None:
-        """Count that the member leaves the group to begin anew, which may take it long: it has no partitions."""
+        """Count that the member leaves the group to join again; until then it has no partitions."""
         self.metrics.rejoined()
         self._turned_at = time.monotonic()
         self._status = replace(self._status, not_ready=(REJOINING,), lanes=())

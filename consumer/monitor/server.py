@@ -30,7 +30,7 @@ _MISDIRECTED = (
 
 
 class StatusServer:
-    """An HTTP server at `address` (HOST:PORT), in threads of its own. It reads what `monitor` has at each request.
+    """An HTTP server at `address` (HOST:PORT), in its own threads. It reads what `monitor` has at each request.
 
     It is read-only: nothing can be changed through it, and no secret is in its answers. They are still not for
     everyone: the page and its document tell why messages failed, in words that may be a customer's. So they are

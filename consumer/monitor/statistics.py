@@ -69,7 +69,7 @@ def _known(offset: int) -> int | None:
 class LogEnds:
     """Asks the brokers where logs end, without waiting for the answers; for one thread.
 
-    `make_admin` makes the client, which has connections of its own, once there is something to ask.
+    `make_admin` makes the client, which has its own connections, once there is something to ask.
     """
 
     def __init__(self, make_admin: Callable[[], AdminClient]) -> None:

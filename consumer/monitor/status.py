@@ -9,7 +9,7 @@ State = Literal["idle", "working", "backoff", "site", "credentials", "registry",
 """What a lane does, or waits for.
 
 `idle` has nothing to do. `working` has a chunk in flight, or one that may go. `backoff` retries its own chunk
-later. `site` waits for a site of the API that does not serve, `credentials` for an operator to fix them,
+later. `site` waits for a site for which the API does not work, `credentials` for an operator to fix them,
 `registry` for the Schema Registry. `flood` has results that are held back, `commit` has results that can't be
 written.
 """

@@ -21,7 +21,7 @@ def load_schemas() -> dict[str, Schema]:
 
 
 class Validator:
-    """Judges events by the API's schemas. Without state of its own; may be shared between threads."""
+    """Validates events by the API's schemas. Has no state, so threads may share it."""
 
     def __init__(self) -> None:
         schemas = load_schemas()

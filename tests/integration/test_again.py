@@ -335,6 +335,7 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
     shown = json.loads(run(stand, "dead-letters", "show", by_kind["rejected"]["place"]).stdout)
     assert shown["content"]["payload"]["order"]["number"] == "R8"
     assert -1 in [event["body"].get("total") for event in shown["would_send"]["events"]]
+    assert shown["explained_in"] == "docs/errors.md"
     assert "their-token" not in run(stand, "dead-letters", "show", by_kind["forbidden"]["place"]).stdout
     raw = json.loads(run(stand, "dead-letters", "show", by_kind["undecodable"]["dead_letter"]).stdout)
     assert (raw["content"], raw["record"]["headers"]) == (None, [["trace", "17"]])

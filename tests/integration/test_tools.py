@@ -552,7 +552,10 @@ class TestCheck:
         wrong = "a-wrong-secret"
         report = asked(stand, "check", status=1, JIRAFE_ACCESS_TOKEN=wrong)
         refused = finding(report, "token")
-        assert (refused["verdict"], refused["fix"]) == ("failed", "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID")
+        assert (refused["verdict"], refused["fix"]) == (
+            "failed",
+            "see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID; docs/errors.md explains invalid_token",
+        )
         assert refused["message"] == f"the API refuses the token for the site {SITE}: invalid_token."
         assert wrong not in json.dumps(report)
         assert TOKEN not in shown(stand, "check")

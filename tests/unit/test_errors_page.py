@@ -65,6 +65,18 @@ def test_every_trouble_is_explained() -> None:
     assert CAUSES - statuses == in_code | set(client._OF_TOKEN)
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([a-z]+\.md)?#", PAGE))))
-def test_its_links_lead_to_pages(link: str) -> None:
-    assert not link or (ROOT / "docs" / link).is_file()
+@pytest.mark.parametrize("path", ["consumer/monitor/page.html", "ops/prometheus/alerts.yml"])
+def test_what_shows_an_error_names_the_page(path: str) -> None:
+    text = (ROOT / path).read_text()
+    assert ERRORS_PAGE in text
+    assert set(re.findall(r"docs/[a-z/-]+\.md", text)) == {ERRORS_PAGE, "docs/operations.md"}
+
+
+def test_each_situation_that_an_alert_or_the_status_page_names_is_there() -> None:
+    operations = (ROOT / "docs/operations.md").read_text()
+    there = {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", operations, re.MULTILINE)}
+    of_alerts = set(re.findall(r"docs/operations\.md#([a-z-]+)", (ROOT / "ops/prometheus/alerts.yml").read_text()))
+    waits = (ROOT / "consumer/monitor/page.html").read_text().partition("const WAITS")[2].partition("};")[0]
+    of_page = set(re.findall(r'"([a-z-]+)"\],', waits))
+    assert len(of_page) >= 4
+    assert of_alerts | of_page <= there
