@@ -1,5 +1,11 @@
 """How parts are made from settings."""
 
+import sys
+from typing import Any
+
+import pytest
+import structlog
+
 from consumer import app, settings
 
 
@@ -15,3 +21,18 @@ def test_subjects_in_a_registry_are_named_as_serializers_name_them() -> None:
         "product": "products-value",
         "result": "jirafe.results-value",
     }
+
+
+def test_without_opentelemetry_no_spans_are_made_and_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:1")
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    lines: list[dict[str, Any]] = []
+
+    def keep(_logger: object, _method: str, event: Any) -> str:
+        lines.append(dict(event))
+        raise structlog.DropEvent
+
+    assert app.make_tracing(structlog.wrap_logger(None, processors=[keep])) is None
+    (line,) = lines
+    assert line["event"] == "no_tracing"
+    assert "install jirafe-consumer[otel]" in line["reason"]
