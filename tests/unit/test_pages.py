@@ -1,6 +1,7 @@
 """All pages of the documentation: what they name and link to is there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -44,3 +45,36 @@ def headings(page: Path) -> set[str]:
 
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def typed() -> list[str]:
+    """Give every command that a page says to type, without its comment."""
+    lines = [line for page in PAGES for line in re.findall(r"^[$#] (.+)$", fenced(page), flags=re.MULTILINE)]
+    return sorted({re.sub(r"\s+#.*", "", line) for line in lines})
+
+
+def fenced(page: Path) -> str:
+    return "\n".join(re.findall(r"^```console\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("line", [line for line in typed() if re.match(r"(\S+/)?jirafe-consumer ", line)])
+def test_commands_of_ours_have_the_options_that_are_typed(line: str) -> None:
+    arguments = shlex.split(line.partition(" > ")[0].partition(" | ")[0])[1:]
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, arguments.pop(0))
+        assert found, line
+        command = found
+    command.make_parser(click.Context(command)).parse_args(list(arguments))
+
+
+def test_files_that_are_typed_are_there() -> None:
+    named = {word for line in typed() for word in line.split() if re.match(r"(tests|ops|consumer)/", word)}
+    assert len(named) >= 8
+    assert [word for word in named if not (ROOT / word).exists()] == []
+
+
+def test_each_page_is_on_the_site() -> None:
+    listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE))
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
