@@ -322,9 +322,10 @@ def test_a_flood_holds_its_own_topic_alone() -> None:
 def test_a_release_leaves_the_guards_of_other_topics_as_they_are() -> None:
     office = Office(window=2)
     office.finish(A, 0, 1, letter=LETTER)
+    office.finish(CART, 0)
     office.commit()
     office.committer.release()
-    office.finish(CART, 0, 1, letter=LETTER)
+    office.finish(CART, 1, 2, letter=LETTER)
     office.commit()
     assert office.committer.flooded == ("carts",)
 
