@@ -359,6 +359,7 @@ class TestShapes:
             ("order", "total"),
             ("tax", "tax_total"),
             ("shipping", "ship_total"),
+            ("discount", "discount_total"),
             ("payment_fee", "payment_fee"),
         ],
     )
