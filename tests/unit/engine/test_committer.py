@@ -237,7 +237,8 @@ def test_a_trouble_is_forgotten_with_the_lanes_that_it_was_about(office: Office)
     assert office.committer.trouble is None
     office.lanes = lanes
     office.clock.now += 1
-    assert offsets(office.commit()) == [{A: 1}]
+    office.finish(B, 0)
+    assert offsets(office.commit()) == [{A: 1, B: 1}]  # together again
 
 
 # floods
