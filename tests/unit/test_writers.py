@@ -215,7 +215,7 @@ class TestWorkIsBoundedByTheBytes:
     @pytest.mark.parametrize("item", TAKERS)
     def test_a_count_of_what_takes_bytes_ends_with_them(self, item: Any, count: int) -> None:
         for inner in ({"type": "array", "items": item}, {"type": "map", "values": item}):
-            undecodable(message_with(inner), number(count) + bytes(20_000))
+            undecodable(message_with(inner), number(count) + bytes(scaled(20_000)))
 
     @pytest.mark.parametrize("leaf", ["null", *TAKERS])
     def test_types_that_double(self, leaf: Any) -> None:
