@@ -34,4 +34,4 @@ def test_an_env_file_in_the_current_folder_loads_no_library(tmp_path: Path) -> N
         [sys.executable, "-m", "consumer", "lag"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "KAFKA_PLUGIN_LIBRARY_PATHS makes the library run code, and .env is only" in done.stderr
+    assert "KAFKA_PLUGIN_LIBRARY_PATHS makes the library run code, and .env was only" in done.stderr
