@@ -1,4 +1,4 @@
-"""How much tests of generated input try: a quarter as fast tests, all of it in `make test` (see `conftest.py`)."""
+"""How much tests of generated input try: a part as fast tests, all of it in `make test` (see `conftest.py`)."""
 
 import hypothesis
 
