@@ -30,8 +30,8 @@ def without(token: str, text: str) -> str:
     text = _replaced(token, cores, text)
     if not any(mark in text for mark in _MARKS):
         return text
-    # One that has such marks itself may be taken for encoded: then by one sort of escapes at a time.
-    for escapes in [_ANY, *_EACH] if any(mark in token for mark in _MARKS) else [_ANY]:
+    # What looks encoded and is not, in the token or beside it, spoils it for the others: so each sort alone, too.
+    for escapes in (_ANY, *_EACH):
         decoded = text
         for _ in range(_DEEPEST):
             once = escapes.sub(_character, decoded)
