@@ -429,7 +429,7 @@ def _of_json(text: bytes) -> dict[str, Any]:
     try:
         return message_of(orjson.loads(text.removeprefix(codecs.BOM_UTF8)))
     except orjson.JSONDecodeError as error:
-        raise Undecodable(f"the value begins as JSON does, and is none: {error}") from None
+        raise Undecodable(f"the value begins like JSON, but is not valid JSON: {error}") from None
     except HubError as error:
         raise Undecodable(f"the value is JSON, and not a message of the hub: {_said(error)}") from None
 

@@ -108,7 +108,7 @@ class _Pages:
     def _record(self, text: str) -> dict[str, Any]:
         place = Place.parse(text.strip())
         if not self._deployment.consumes(place.topic):
-            raise ValueError(f"the topic {place.topic} is none that is consumed")
+            raise ValueError(f"the topic {place.topic} is not consumed")
         story = tell(self._deployment, self._codec, place)
         return {
             "place": str(story.place),

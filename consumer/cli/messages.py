@@ -144,9 +144,9 @@ def _value(value: object) -> str:
 def _parameter(text: str) -> tuple[str, str]:
     name, _, value = (part.strip() for part in text.partition("="))
     if not (name and value):
-        raise _wrong_set(f"must be NAME=VALUE, not '{text}'")
+        raise _wrong_set(f"takes NAME=VALUE, not '{text}'")
     if not name.startswith(("jirafe.", "jirafe_")):
-        raise _wrong_set(f"must be a parameter such as {', '.join(settings.PARAMETERS)}, not '{name}'")
+        raise _wrong_set(f"takes a parameter such as {', '.join(settings.PARAMETERS)}, not '{name}'")
     if not settings.is_utf8(text):
         raise _wrong_set(f"takes UTF-8, which the value of {name} is not")
     return f"jirafe.{name[7:]}", value

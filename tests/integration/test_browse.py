@@ -82,7 +82,7 @@ def test_what_is_not_there_is_said(delivered: tuple[Stand, str]) -> None:
     status, said = asked("here")
     assert (status, said) == (400, "'here' is not TOPIC/PARTITION/OFFSET, such as orders/0/17.")
     topic = stand.settings.stream.results_topic
-    assert asked(f"{topic}/0/0") == (400, f"the topic {topic} is none that is consumed.")
+    assert asked(f"{topic}/0/0") == (400, f"the topic {topic} is not consumed.")
     assert asked(f"{stand.orders_topic}/99/0") == (503, f"the topic {stand.orders_topic} has no partition 99.")
 
 

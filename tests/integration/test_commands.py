@@ -133,7 +133,7 @@ def test_preview_of_a_taxon_without_dates_says_which_it_takes(arguments: list[st
         ("jirafe.store_url= ", "NAME=VALUE, not 'jirafe.store_url= '"),
         (
             "store_url=http://x",
-            f"parameters such as {', '.join(PARAMETERS)}, not 'store_url'",
+            f"a parameter such as {', '.join(PARAMETERS)}, not 'store_url'",
         ),
         ("jirafe.store_url=http://x/\udcff", "UTF-8, which the value of jirafe.store_url is not"),
     ],
@@ -172,7 +172,7 @@ def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, 
         (
             ["preview", "-", "--set", "x"],
             {},
-            "jirafe-consumer preview: --set must be NAME=VALUE, not 'x'; see jirafe-consumer preview --help.",
+            "jirafe-consumer preview: --set takes NAME=VALUE, not 'x'; see jirafe-consumer preview --help.",
         ),
         (["run"], {"JIRAFE_STORE_URL": "http://x/\udcff"}, "JIRAFE_STORE_URL: must be UTF-8."),
         (["preview", "absent.json"], {}, "jirafe-consumer: absent.json: No such file or directory."),

@@ -190,7 +190,7 @@ def test_broken_messages_leave_the_story_of_others_alone() -> None:
 
 
 def test_faulty_bytes_do_not_decode() -> None:
-    with pytest.raises(Undecodable, match=r"begins as JSON does, and is none"):
+    with pytest.raises(Undecodable, match=r"begins like JSON, but is not valid JSON"):
         CODEC.decode(faulty("truncated JSON").value)
     with pytest.raises(UnknownSchema, match="fingerprint"):
         CODEC.decode(faulty("unknown schema").value)

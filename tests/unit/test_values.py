@@ -60,8 +60,8 @@ class TestJson:
     @pytest.mark.parametrize(
         ("data", "reason"),
         [
-            (b'{"message": "order:new"', "begins as JSON does, and is none: "),
-            (b"[" * 100_000, "begins as JSON does, and is none: "),
+            (b'{"message": "order:new"', "begins like JSON, but is not valid JSON: "),
+            (b"[" * 100_000, "begins like JSON, but is not valid JSON: "),
             (b"[]", "is JSON, and not a message of the hub: the message: must be an object, and is "),
             (b"{}", "is JSON, and not a message of the hub: message: missing"),
             (b'{"message": "user:new"}', "is JSON, and not a message of the hub: message: unknown type 'user:new'"),
@@ -99,7 +99,7 @@ class TestJsonSchema:
 
     def test_what_is_no_json_is_undecodable(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(SCHEMA_OF_JSON, kind="JSON")
-        with pytest.raises(Undecodable, match="begins as JSON does, and is none"):
+        with pytest.raises(Undecodable, match="begins like JSON, but is not valid JSON"):
             Codec(registry_server.registry()).decode(confluent(schema_id, b"\x02x"))
 
     def test_protobuf_is_told_to_be_protobuf(self, registry_server: RegistryServer) -> None:
