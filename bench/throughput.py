@@ -126,7 +126,11 @@ def service(rig: Rig) -> Whole:
 
 def plain_seconds(rig: Rig) -> float:
     """Let the plain loop deliver the messages; gives its processor seconds a message, once it is warm."""
-    own = {"BENCH_MESSAGES": str(len(rig.messages)), "BENCH_TOPICS": ",".join(rig.deployment.topics)}
+    own = {
+        "BENCH_MESSAGES": str(len(rig.messages)),
+        "BENCH_WARM_UP": str(_WARM_UP),
+        "BENCH_TOPICS": ",".join(rig.deployment.topics),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "bench.plain"],
         env={**os.environ, **rig.environment, **own},
