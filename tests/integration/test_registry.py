@@ -74,10 +74,10 @@ class TestCommands:
         again = run("schemas", "register", "--json", **environment)
         assert states(again.stdout) == dict.fromkeys(OWN_SCHEMAS, "registered")
         lines = [json.loads(line) for line in again.stdout.splitlines()]
-        assert [line["subject"] for line in lines] == [
-            f"{topic}-value"
-            for topic in (*with_registry.settings.subscription, with_registry.settings.stream.results_topic)
-        ]
+        topics = {**with_registry.settings.topics_by_kind, "result": with_registry.settings.stream.results_topic}
+        assert {line["schema"]: line["subject"] for line in lines} == {
+            kind: f"{topic}-value" for kind, topic in topics.items()
+        }
         assert {line["version"] for line in lines} == {1}
         assert len({line["id"] for line in lines}) == len(lines) == len(OWN_SCHEMAS)
 

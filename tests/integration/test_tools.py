@@ -442,7 +442,7 @@ class TestReset:
             (["--earliest", "--latest", "--yes"], "give one of --to-time"),
             (["--to-offset", "1", "--yes"], "--to-offset goes with --topic"),
             (["--to-offset", "99", "--topic", "ORDERS", "--yes"], "/0, which goes from 0 to 0"),
-            (["--earliest"], "here is nobody to ask: give --yes or --dry-run"),
+            (["--earliest"], "needs a terminal to ask for confirmation: add --yes, or --dry-run to only look"),
             (["--to-time", "noon", "--yes"], "'noon' is not a time"),
         ],
     )
@@ -518,7 +518,7 @@ class TestCheck:
         stand.produce(cart("R1"))
         for number in range(30):
             stand.produce_raw(
-                b"%d" % number, b"\x00\x00\x00\x00\x07record" if number else b'{"message": "order:new"}'
+                b"%d" % number, b"\x00\x00\x00\x00\x07record" if number else b'{"message": "order:new"'
             )
         records = [each for each in asked(stand, "check", status=1)["checks"] if each["check"] == "records"]
         assert [each["verdict"] for each in records] == ["ok", "failed"]
@@ -617,7 +617,7 @@ class TestCheck:
             ("KAFKA_FOO_BAR", "1", 'KAFKA_FOO_BAR is wrong: No such configuration property: "foo.bar".'),
             ("KAFKA_MESSAGE_TIMEOUT_MS", "-1", "KAFKA_MESSAGE_TIMEOUT_MS is wrong"),
             ("KAFKA_TRANSACTION_TIMEOUT_MS", "1", "KAFKA_TRANSACTION_TIMEOUT_MS (1) must be over 4000"),
-            ("CONSUMER_CARTS_TOPIC", "^carts", "CONSUMER_CARTS_TOPIC: must be a topic's name"),
+            ("CONSUMER_CARTS_TOPIC", "^carts", "CONSUMER_CARTS_TOPIC: must be names of topics, or patterns"),
         ],
     )
     def test_wrong_settings_are_a_finding(self, stand: Stand, setting: str, value: str, said: str) -> None:
@@ -642,7 +642,7 @@ class TestCheck:
         environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
         new = finding(asked(stand, "check", status=0, **environment), "registry")
         assert new["verdict"] == "ok"
-        assert new["message"].startswith(f"not there yet: {stand.settings.stream.carts_topic}-value, ")
+        assert new["message"].startswith(f"not there yet: {stand.settings.topics_by_kind['cart']}-value, ")
         done = run("schemas", "register", **stand.environment, **environment)
         assert done.returncode == 0, done.stderr
         found = finding(asked(stand, "check", status=0, **environment), "registry")
