@@ -37,7 +37,7 @@ class OpenTelemetry:
         self._tracer = provider.get_tracer("jirafe-consumer")
 
     @contextmanager
-    def decode(self, record: Record) -> Iterator["DecodeSpan"]:
+    def decode(self, record: Record) -> Iterator["_Decoding"]:
         """Surround the decoding and mapping of a record: a child of the record's own trace."""
         attributes: dict[str, str | int] = {
             "messaging.system": "kafka",
@@ -48,10 +48,10 @@ class OpenTelemetry:
         with self._tracer.start_as_current_span(
             "decode", context=_W3C.extract(dict(record.trace)), kind=SpanKind.CONSUMER, attributes=attributes
         ) as span:
-            yield DecodeSpan(span)
+            yield _Decoding(span)
 
     @contextmanager
-    def send(self, site_id: str, traces: Collection[Trace]) -> Iterator["SendSpan"]:
+    def send(self, site_id: str, traces: Collection[Trace]) -> Iterator["_Sending"]:
         """Surround a request: a child of its events' trace where they have one, else linked to all of theirs."""
         alone = next(iter(traces)) if len(traces) == 1 else ()
         with self._tracer.start_as_current_span(
@@ -61,7 +61,7 @@ class OpenTelemetry:
             attributes={"jirafe.site_id": site_id},
             links=[] if alone else list(_links(traces)),
         ) as span:
-            yield SendSpan(span)
+            yield _Sending(span)
 
     def committed(self, outputs: Sequence[Output], seconds: float) -> None:
         """Tell of a transaction that took some seconds until now, linked to the traces of its records."""
@@ -79,7 +79,7 @@ class OpenTelemetry:
         self._provider.shutdown()
 
 
-class DecodeSpan:
+class _Decoding:
     """The span of one record's decoding."""
 
     def __init__(self, span: Span) -> None:
@@ -90,7 +90,7 @@ class DecodeSpan:
         self._span.set_status(Status(StatusCode.ERROR, kind))
 
 
-class SendSpan:
+class _Sending:
     """The span of one request; `headers` tell the API of it."""
 
     def __init__(self, span: Span) -> None:

@@ -170,7 +170,7 @@ class SendSpan(Protocol):
         """Note what came of the request."""
 
 
-class Tracing(Protocol):
+class RequestTracing(Protocol):
     """Makes the spans of requests; any thread may call."""
 
     def send(self, site_id: str, traces: Collection[Trace]) -> AbstractContextManager[SendSpan]:
@@ -194,7 +194,7 @@ class Client:
         timeout: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         observe: Callable[[Exchange], None] = lambda _: None,
-        tracing: Tracing | None = None,
+        tracing: RequestTracing | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._transport = Transport(connect_timeout=connect_timeout, timeout=timeout)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from consumer.delivery import results
-from consumer.delivery.mapping import Defaults, Mapper, Tracing
+from consumer.delivery.mapping import Defaults, Mapper, RecordTracing
 from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
 from consumer.delivery.suspicion import Sites, Suspicion, Tally
 from consumer.delivery.turns import Turns
@@ -38,7 +38,7 @@ class Delivery:
         *,
         group: str | None = None,
         clock: Callable[[], float] = time.monotonic,
-        tracing: Tracing | None = None,
+        tracing: RecordTracing | None = None,
     ) -> None:
         self._codec = codec
         self._client = client

@@ -52,7 +52,7 @@ class DecodeSpan(Protocol):
         """Note the kind of fault that the record has."""
 
 
-class Tracing(Protocol):
+class RecordTracing(Protocol):
     """Makes the spans of records; any thread may call."""
 
     def decode(self, record: Record) -> AbstractContextManager[DecodeSpan]:
@@ -65,7 +65,7 @@ class Mapper:
 
     codec: Codec
     max_request_bytes: int
-    tracing: Tracing | None = None
+    tracing: RecordTracing | None = None
 
     def draft(self, record: Record, defaults: Defaults) -> Draft:
         """Decode a record and make its events; raises IdUnavailable, nothing else."""
