@@ -1,7 +1,8 @@
 """The engine's one port: what it needs from its user, and what its user may rely on.
 
-To deliver records somewhere, write a `Handler`. To watch the engine, override methods of `Hooks`. Nothing else of
-the engine has to be read for either. `tests/integration/test_engine.py` has a small handler, and runs it.
+To deliver records somewhere, write a `Handler`. To watch the engine, override methods of `Hooks`. What travels is
+in `records.py`: `Record`, `Output` and `DeadLetter`. `tests/integration/test_engine.py` has a small handler, and
+shows how a `Member` is made that runs it.
 
 There are two kinds of thread. The main thread is the one that calls `Member.run`: it polls, commits, and calls the
 hooks. Worker threads call the handler, and nothing else.
@@ -22,8 +23,10 @@ class Chunk(Generic[W]):
     """Consecutive records of one partition, in the order of their offsets, delivered together.
 
     It has at least one record. A chunk that is retried is the same object: it keeps its records, and may have got
-    further ones behind them. `work` and `attempts` are the handler's own, for what it wants to remember from one
-    try to the next; the engine neither reads nor changes them. The rest the handler only reads. `epoch` tells this
+    further ones behind them. So `work` may be about the first of its records only. `work` and `attempts` are the
+    handler's own, for what it wants to remember from one try to the next. The engine does not read them. A new
+    chunk, also one made after an exception, begins with `work` None and `attempts` 0. The handler must not change
+    anything else. `epoch` tells this
     assignment of the partition from earlier and later ones. `raised` counts the tries that ended in an exception.
 
     A chunk belongs to one thread at a time: to the worker that handles it, else to the main thread. Once `handle`
@@ -47,11 +50,11 @@ class Trouble:
 
     `retry_after` is in seconds, where a server asked for it. It is obeyed up to `Backoff.longest_retry_after`.
     `held` marks what no waiting mends, only an operator: it is tried again in `Options.hold_interval`, and at once
-    when `Reload` says so. With either of the two, all who wait for the same thing wait as long, even if it served
-    a part of the chunk.
+    when `Reload` says so. If either is set, every chunk that waits for the same thing waits as long, even if this
+    try named it in `served`.
 
-    `isolating` marks a chunk of which one record is suspected to be the cause. Its own backoff grows with each
-    try, and it keeps to it even while what it waits for serves.
+    `isolating` marks a chunk of which one record is suspected to be the cause. Such a chunk waits longer with each
+    try, also while `waits_for` works for others.
     """
 
     waits_for: str
@@ -69,7 +72,7 @@ class Done(Generic[W]):
 
     `chunk` is the one that was handed over. `outputs` has one output for each of its records, in their order; any
     other answer counts as if `handle` had raised. `served` names what went through on this try, by the names that
-    `Trouble.waits_for` uses: whoever waits for one of them goes on at once.
+    `Trouble.waits_for` uses: chunks that wait for one of them go on at once. What is not named stays as it is.
     """
 
     chunk: Chunk[W]
@@ -81,7 +84,8 @@ class Done(Generic[W]):
 class Retry(Generic[W]):
     """The chunk has records that are not decided, for the reason that `trouble` gives.
 
-    `chunk` and `served` are as in `Done`. If `served` names what the trouble waits for, only this chunk backs off.
+    `chunk` and `served` are as in `Done`. A try may succeed in part: if `served` names what the trouble waits for,
+    only this chunk backs off, and no other waits.
     """
 
     chunk: Chunk[W]
@@ -91,6 +95,17 @@ class Retry(Generic[W]):
 
 class Handler(Protocol[W]):
     """Decides what becomes of records.
+
+    A handler that copies values, and makes a dead letter of each record without one::
+
+        def handle(self, chunk: Chunk[None], still_ours: Callable[[], bool]) -> Done[None]:
+            outputs = [
+                Output(record, record.value or b"", None if record.value else DeadLetter("empty", "no value", 1))
+                for record in chunk.records
+            ]
+            return Done(chunk, outputs)
+
+    The engine writes a dead letter with the record's own key, value and headers; the handler says only why.
 
     What the engine guarantees:
 
@@ -130,9 +145,10 @@ class Handler(Protocol[W]):
         """
 
     def brief(self, output: Output) -> Output:
-        """Make a smaller output for the same record, with `is_brief`; called on the main thread, must not block.
+        """Give a smaller output for the same record, with `is_brief`; called on the main thread, must not block.
 
-        Asked for where the results' topic refuses one for its size. If this raises, the output stays as it is.
+        Asked for where the results' topic refuses one for its size. If this raises, the output stays as it is. One
+        that is refused as brief holds its partition, and the trouble names the topic's limit.
         """
 
 
