@@ -50,7 +50,7 @@ def _marked(value: Any, place: str, mark: Mark) -> Any:
 
 
 def _kind_in_avro(document: object) -> str | None:
-    """Name the schema of a document in Avro's JSON; None if it is none."""
+    """Name the schema of a document in Avro's JSON; None for any other document."""
     if not isinstance(document, Mapping) or not isinstance(document.get("message"), str):
         return None
     payload = document.get("payload")

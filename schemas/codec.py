@@ -110,7 +110,7 @@ class _Writer(NamedTuple):
     """A writer's schema, ready to read by: `reader` is ours that it resolves to, None where it is ours itself.
 
     `kind` is the name of our schema, None where the records are none of ours. `lookthrough` is what a record must
-    pass before it is read, None where none has to. `decoder` reads what is ordinary, None where there is none.
+    pass before it is read, None if nothing must be checked. `decoder` reads ordinary records, if there is one.
     """
 
     name: str
@@ -310,7 +310,7 @@ class Codec:
         return self._form([_parsed(schema, named) for schema in found], named)
 
     def _form(self, parsed: Sequence[AvroType], named: dict[str, Any]) -> _Writer | _Union:
-        """Make ready the last of parsed schemas, a record or a union of records; raises ValueError if it is none.
+        """Prepare the last of parsed schemas, a record or a union of records; raises ValueError for any other.
 
         `named` has the types of all. One that equals ours takes its place, and needs no resolution.
         """
@@ -446,7 +446,7 @@ def _schema_in(headers: Headers) -> SchemaId | None:
 
 
 def _record(branch: AvroType, named: Mapping[str, Any]) -> Schema:
-    """Give the record that a parsed type is, complete in itself; raises ValueError where it is none."""
+    """Give the record that a parsed type is, complete in itself; raises ValueError for any other type."""
     if isinstance(branch, str) and branch in named:
         # The marks tell fastavro that it is parsed, and what it refers to.
         branch = {**named[branch], "__fastavro_parsed": True, "__named_schemas": named}

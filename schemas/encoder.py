@@ -16,7 +16,7 @@ _LONG = 2**63
 
 
 class NotOrdinary(Exception):
-    """The result is none that can be encoded here."""
+    """The result can't be encoded here."""
 
 
 def encoded_result(result: Mapping[str, Any]) -> bytes:

@@ -152,7 +152,7 @@ class SchemaRegistry:
 
 
 class _RegistryAnswer:
-    """An answer's status and JSON; what is not a JSON object is as good as an empty one."""
+    """An answer's status and JSON; anything but a JSON object counts as an empty one."""
 
     def __init__(self, answer: Reply) -> None:
         self.status = answer.status

@@ -58,7 +58,7 @@ class Contents(NamedTuple):
 
 
 def read_letter(record: Record) -> Letter | None:
-    """Take a record of the dead-letter topic for what it is; None if it is none of ours."""
+    """Read a record of the dead-letter topic; None if we did not write it."""
     # Ours are the last of their names: the record may have had such headers before.
     ours: dict[str, str] = {}
     headers = list(record.headers)

@@ -60,7 +60,7 @@ def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
         try:
             result = codec.decode_result(written.value or b"")
         except (Undecodable, RegistryUnavailable):
-            continue  # not ours, or not to be had now: the command `results` says so
+            continue  # not ours, or its schema is not available now: the command `results` says so
         if (result["topic"], result["partition"], result["offset"]) == place and deployment.is_ours(result):
             story.results.append((moment_of(written.timestamp), result))
     for written in _written(deployment, topics, deployment.dead_letters_topic, since, deadline, story):

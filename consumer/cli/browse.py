@@ -64,7 +64,7 @@ def browse(source: SettingsSource, port: int) -> int:
 
 
 class _Pages:
-    """Answers the browser. Questions to Kafka are asked one at a time: each makes clients of its own."""
+    """Answers the browser. Kafka is asked one question at a time: each makes its own clients."""
 
     def __init__(self, deployment: Deployment, codec: Codec, parameters: Mapping[str, str]) -> None:
         self._deployment = deployment

@@ -94,7 +94,7 @@ def _namesake(cluster: Cluster) -> str:
 
 
 def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServer | None:
-    """Serve the page, metrics and probes; raises UsageError where the address that was asked for can't be had."""
+    """Serve the page, metrics and probes; raises UsageError where it can't listen at the address that was set."""
     address = loaded.stream.http_address
     if address == settings.OFF:
         return None
@@ -112,7 +112,7 @@ def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServ
 
 
 def _collect_seldom() -> None:
-    """Have the collector of cycles leave alone what is there for good, and look at the rest less often.
+    """Have the garbage collector skip what stays for the life of the process, and run less often.
 
     Messages are many objects and no cycles: to look through them again and again costs, and finds nothing.
     """

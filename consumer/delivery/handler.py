@@ -88,7 +88,7 @@ class Delivery:
         return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]
 
     def _draft(self, record: Record, defaults: Defaults, work: Work, served: set[str]) -> Draft:
-        """Make a draft of a record; raises RegistryUnavailable while its schema may still be had."""
+        """Make a draft of a record; raises RegistryUnavailable while its schema may still come."""
         try:
             return self._mapper.draft(record, defaults)
         except IdUnavailable as error:
@@ -119,7 +119,7 @@ class Delivery:
         return Trouble(waits_for, "registry", message, held=True)
 
     def _is_at_fault(self, error: IdUnavailable, work: Work, served: set[str]) -> bool:
-        """Tell whether it is an id's own fault that it is not to be had, and then give it up.
+        """Tell whether the fault is the id's own, and then give it up.
 
         The rule is that for events: it fails alone, again and again, while the registry serves others. Ids are
         asked for so seldom that another must be asked for, to see that.

@@ -232,7 +232,7 @@ class Attempt:
             run.is_stopped = site_id not in self.served
 
     def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
-        """Hold where the credentials are ours to mend; what a message brought itself is at fault for good."""
+        """Hold where the refused credentials are from the settings. A message that brought its own is at fault."""
         site, run.is_stopped = run.site, True
         own = self.defaults.credentials
         is_our_token = site.access_token == own.access_token

@@ -58,7 +58,7 @@ class Committer(Generic[W]):
     ) -> None:
         """Write all that is finished, with its offsets, in one transaction. Blocks up to `within` seconds.
 
-        What is aborted is written again later. Until a commit succeeds each lane then has a transaction of its own,
+        What is aborted is written again later. Until a commit succeeds, each lane then has its own transaction,
         so that what can't be written stops only its lane. Nothing is written of a flooded topic. Raises WriterLost.
         """
         now = self.clock.monotonic()

@@ -1,4 +1,4 @@
-"""Notices where a log does not go on as it was read before: created anew, cut off in front, or shorter than it was.
+"""Notices where a log does not continue as it was read before: created again, cut off in front, or shorter.
 
 A topic that is deleted and created again has the same name and other records at the same offsets. So a place names
 a record only within one incarnation of its topic, which the broker tells apart by an id.
@@ -28,7 +28,7 @@ class Continuity:
     `topics` are those that are subscribed to by name. `ask` asks the brokers to describe topics. A group without a
     committed offset begins at the end of a log if
     `starts_at_end`. `losses` has what was lost, in sentences, until it is acknowledged. `closing` has partitions of
-    a topic that was created anew of which records are still held: they begin anew once those are done.
+    a topic that was created again of which records are still held: they start over once those are done.
     """
 
     topics: Sequence[str]
@@ -49,7 +49,7 @@ class Continuity:
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
     def recreated(self, assigned: Iterable[str]) -> list[str]:
-        """Tell which topics were created anew since the last call; `close` is to be called for their partitions.
+        """Tell which topics were created again since the last call; `close` is to be called for their partitions.
 
         `assigned` are those that partitions are assigned of.
         """
@@ -91,7 +91,7 @@ class Continuity:
             noted.setdefault(partition, {})[output.record.offset] = output.record.timestamp
 
     def close(self, partitions: Iterable[Partition]) -> None:
-        """Note partitions of a topic that was created anew. What was committed lately may be of either topic."""
+        """Note partitions of a topic that was created again. What was committed lately may be of either topic."""
         for partition in partitions:
             self.closing.add(partition)
             self._done[partition] = self._before.pop(partition, {}) | self._since.pop(partition, {})

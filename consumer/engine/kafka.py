@@ -314,7 +314,7 @@ class Cluster:
         return self._made(AdminClient, self.client_properties(purpose))
 
     def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
-        """Ask what topics there are, by a connection of its own; does not block. Raises KafkaUnusable."""
+        """Ask what topics there are, over a separate connection; does not block. Raises KafkaUnusable."""
         self._admin = self._admin or self.make_admin("topics")
         asked: Mapping[str, Future[TopicDescription]] = self._admin.describe_topics(
             TopicCollection(list(topics)), request_timeout=REACHED_WITHIN
@@ -373,7 +373,7 @@ class _GroupConsumer(Consumer):
 
     A broker answers the requests of one connection in turn, and holds a fetch back until it has something to give.
     Behind a fetch, each question about where a log begins waits half a second, and there is one for each
-    partition. So they go through the other client, which has a connection of its own.
+    partition. So they go through the other client, which has its own connection.
     """
 
     def __init__(self, asking: Consumer, properties: Mapping[str, Any], **further: Any) -> None:

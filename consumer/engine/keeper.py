@@ -1,4 +1,4 @@
-"""Keeps the transactional writer: makes it once it is needed, and makes it anew once it is lost."""
+"""Keeps the transactional writer: makes it when it is needed, and replaces it when it is lost."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,6 +1,6 @@
 """One assigned partition: its waiting records, at most one chunk in flight, its backoff.
 
-Pure state: no threads, no I/O, no clock of its own. An offset here always means: next to read.
+Pure state: no threads, no I/O, no clock. An offset here is always the next one to read.
 """
 
 from collections import deque

@@ -106,7 +106,7 @@ class Places(Generic[W]):
                 lane.paused = None
 
     def watch(self) -> None:
-        """Begin anew with topics that were deleted and created again, once all that was read of them is done."""
+        """Start over with topics that were deleted and created again, once all that was read of them is done."""
         for topic in self._continuity.recreated(lane.partition.topic for lane in self._lanes):
             partitions = [lane.partition for lane in self._lanes if lane.partition.topic == topic]
             self._continuity.close(partitions)

@@ -115,7 +115,7 @@ class Handler(Protocol[W]):
       `Done`.
     - The outputs of a `Done` are published, and the offsets behind them committed, in one transaction. If it is
       aborted, the engine writes the same outputs again, and does not call `handle` for them.
-    - What is not committed when the partition goes to another member, or when this one begins anew or ends, is
+    - What is not committed when the partition goes to another member, or when this one rejoins or ends, is
       delivered again to the next owner, in new chunks without `work`. So each record has exactly one published
       result, but `handle` may see a record more than once.
 
@@ -195,7 +195,7 @@ class MemberView:
 
     `gates` names what does not serve, each with its trouble's message. `flooded` names the topics whose results are
     held back, since too many of their records are dead letters. `commit_trouble` says why the last transaction was
-    aborted, None once a commit succeeded. `losses` tells in sentences what was lost for good, until an operator
+    aborted, None once a commit succeeded. `losses` tells in sentences what was lost, until an operator
     acknowledges it by a reload. `refusal` says why brokers refuse to talk to us, None once one did. `is_stopping`
     tells that `Member.stop` was called.
     """
@@ -244,7 +244,7 @@ class Hooks:
         """Note records of a topic that the log lost before they were read; 0 where their number is not known."""
 
     def rejoining(self) -> None:
-        """Note that the member has left the group, to begin anew in a moment."""
+        """Note that the member has left the group, to join again in a moment."""
 
     def statistics(self, text: str) -> None:
         """Take librdkafka's statistics of the consumer: a JSON document, every few seconds."""

@@ -76,7 +76,7 @@ class CallTimeout(Exception):
 
 
 def call_within(seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
-    """Make a call in a thread of its own; raises what it raises, and CallTimeout if it does not return in time.
+    """Make a call in a separate thread; raises what it raises, and CallTimeout if it does not return in time.
 
     `meanwhile` is called on this thread about once a second.
     """

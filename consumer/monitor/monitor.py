@@ -80,7 +80,7 @@ class Monitor(Hooks):
             self.metrics.rebalanced(change)
 
     def lost(self, topic: str, records: int) -> None:
-        """Count records that are lost for good."""
+        """Count records that are lost."""
         self.metrics.lost(topic, records)
 
     def rejoining(self) -> None:
