@@ -140,7 +140,7 @@ class Attempt:
         for site in (own, self.sites.last_served):
             if site is None or not (site.site_id and site.access_token) or site.site_id == site_id:
                 continue
-            if self.sites.is_failing(site.site_id) or not self.still_ours():
+            if self.sites.failed_lately(site.site_id, self.now - self.rules.patience) or not self.still_ours():
                 continue
             serves = isinstance(self.client.send(site, [PROBE]), Answered)
             self.sites.serving.succeeded += serves

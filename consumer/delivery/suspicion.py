@@ -59,10 +59,14 @@ class Suspicion:
 
 @dataclass(slots=True)
 class SiteTally(Tally):
-    """What one site made of its requests. `failing` is set while it fails all, `since` a moment of the clock."""
+    """What one site made of its requests. `failing` is set while it fails all.
+
+    `since` is the moment of its first failure, and `failed_at` that of its last.
+    """
 
     failing: Suspicion | None = None
     since: float = 0.0
+    failed_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -92,6 +96,15 @@ class Sites:
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None
 
+    def failed_lately(self, site_id: str, since: float) -> bool:
+        """Tell whether a site has failed all that it got, and something since a moment of the clock.
+
+        One that has events to send is tried more often than anybody is patient. Without any it may serve again
+        meanwhile, and nobody would know.
+        """
+        tally = self._tallies.get(site_id)
+        return tally is not None and tally.failing is not None and tally.failed_at >= since
+
     def served(self, site: Site, tally: SiteTally) -> None:
         """Note that a site took an event in."""
         if tally.failing:
@@ -107,6 +120,7 @@ class Sites:
         """
         if tally.failing is None:
             tally.failing, tally.since = Suspicion.of(self.serving), now
+        tally.failed_at = now
         # Its own failures are not among those of sites that serve.
         among = Tally(self.serving.succeeded, self.serving.failed + tally.failing.alone + 1)
         return tally.failing.failed_again(among, max_attempts) and now - tally.since >= patience

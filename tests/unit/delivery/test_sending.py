@@ -466,13 +466,21 @@ class TestASiteThatFailsAll:
         """A probe may be answered while no event is taken in."""
 
         def fail(number: int) -> None:
-            sites.failed(sites.of("1"), 3, 60.0, number)
+            sites.failed(sites.of("1"), 3, 60.0, (number + 1) * 3600.0 - 1.0)  # just before the next try
 
         sites = Sites()
-        fail(0)
+        fail(-1)
         api = Api(answering_probes)
         assert self.tries(api, sites, 3600.0, fail) == 200
         assert api.probed == []
+
+    def test_is_given_up_though_the_last_that_was_sent_elsewhere_failed_long_ago(self) -> None:
+        """In a storm all sites failed. Then nothing is sent that would show that they serve again."""
+        sites = Sites()
+        sites.failed(sites.of("1"), 3, 60.0, 0.0)
+        api = Api(answering_probes)
+        assert self.tries(api, sites, 30.0) < 20
+        assert set(api.probed) == {SITE}
 
     def test_has_its_next_events_given_up_at_once_also_where_it_answers_probes(self) -> None:
         tallies: dict[str, SiteTally] = {}
