@@ -61,7 +61,7 @@ def test_it_says_what_is_held_and_what_to_do(stand: Stand, browser: Browser) -> 
     assert "the API refused the access token for site 123: invalid_token" in state
     assert "Fix JIRAFE_ACCESS_TOKEN" in state
     assert "docs/operations.md#token-expired" in state
-    await_that("the lanes tell", browser.says("lanes", f"site {SITE}; next try in"))
+    await_that("the lanes tell", browser.says("lanes", f"site {SITE}; "))  # in how long, or now
     assert browser.driver.title.startswith("Held")
     assert not browser.overflows()
     for text in (browser.driver.page_source, browser.run("return document.documentElement.innerHTML")):
