@@ -164,7 +164,7 @@ class Run:
         reading = settings.Settings(self._settings.api, stream, {**self._settings.kafka, **isolation})
         self._reading = app.make_cluster(reading)
         self._outputs = (stream.results_topic, stream.dead_letters_topic)
-        topics = [*self._settings.subscription, *self._outputs]
+        topics = [*self._settings.topics, *self._outputs]
         prepare_topics(app.make_deployment(self._settings), topics, partitions=_PARTITIONS)
         config = {**self._cluster.client_properties("chaos"), "enable.idempotence": True, "linger.ms": 5}
         self._producer = self._cluster.make_producer(config)

@@ -32,7 +32,6 @@ from consumer.settings import (
     Settings,
     SettingsSource,
     differences,
-    is_pattern,
     reconnects,
     wants_tracing,
 )
@@ -68,10 +67,14 @@ def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
 
 def make_deployment(settings: Settings, log: Logger | None = None) -> Deployment:
     """Tell the admin tools what they work on."""
-    stream, subscription = settings.stream, settings.subscription
-    names = tuple(each for each in subscription if not is_pattern(each))
-    patterns = tuple(filter(is_pattern, subscription))
-    return Deployment(make_cluster(settings, log), names, patterns, stream.results_topic, stream.dead_letters_topic)
+    stream = settings.stream
+    return Deployment(
+        make_cluster(settings, log),
+        settings.topics,
+        settings.patterns,
+        stream.results_topic,
+        stream.dead_letters_topic,
+    )
 
 
 def have_topics(settings: Settings, topics: Sequence[str], log: Logger | None = None) -> list[str]:
@@ -127,7 +130,7 @@ def _subjects(settings: Settings) -> dict[str, str]:
 
 
 def make_tracing(log: Logger) -> "OpenTelemetry | None":
-    """Make what makes spans, where the environment says where they go; None where it does not, or nothing can."""
+    """Make what makes spans; None if the environment names no endpoint, or OpenTelemetry is not installed."""
     if not wants_tracing():
         return None
     try:
@@ -223,7 +226,8 @@ def make_member(  # noqa: PLR0913, PLR0917 - each is another's job
     """Make one member of the group."""
     stream = settings.stream
     options = Options(
-        subscription=settings.subscription,
+        topics=settings.topics,
+        patterns=settings.patterns,
         results_topic=stream.results_topic,
         dead_letters_topic=stream.dead_letters_topic,
         bounds=Bounds(stream.chunk_records * _CHUNKS_PER_LANE, _LANE_BYTES, stream.chunk_records, _CHUNK_BYTES),

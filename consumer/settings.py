@@ -135,10 +135,10 @@ def _topic(text: str) -> str:
     return text
 
 
-def _subscribed(text: str) -> str:
+def _topic_or_pattern(text: str) -> str:
     if not is_pattern(text):
         return _topic(text)
-    # Beside an | that is in no parentheses, ^ and $ would hold for one side alone.
+    # An | outside of parentheses would split the pattern: ^ would apply to one part only, $ to the other.
     depth, is_split = 0, False
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -156,12 +156,12 @@ def _subscribed(text: str) -> str:
 
 
 def is_pattern(topic: str) -> bool:
-    """Tell whether what is subscribed to is a pattern of topics' names, not a name."""
+    """Tell whether this is a pattern of topics' names, and not a name."""
     return topic.startswith("^")
 
 
 def matches(subscribed: str, topic: str) -> bool:
-    """Tell whether a topic is what is subscribed to: a name, or a pattern that must fit all of a name."""
+    """Tell whether a name is this topic, or a pattern includes it."""
     return re.fullmatch(subscribed, topic) is not None if is_pattern(subscribed) else subscribed == topic
 
 
@@ -180,7 +180,9 @@ def _folder(path: Path) -> Path:
 
 Topic = Annotated[str, AfterValidator(_topic)]
 Topics = Annotated[
-    tuple[Annotated[str, AfterValidator(_subscribed)], ...], BeforeValidator(_listed), AfterValidator(_listed_once)
+    tuple[Annotated[str, AfterValidator(_topic_or_pattern)], ...],
+    BeforeValidator(_listed),
+    AfterValidator(_listed_once),
 ]
 Folder = Annotated[Path, AfterValidator(_folder)]
 Address = Annotated[str, AfterValidator(_host_and_port)]
@@ -316,8 +318,17 @@ class Settings:
         return found
 
     @property
-    def subscription(self) -> list[str]:
-        """What is consumed: the names of topics, and patterns of names. A topic may be that of several kinds."""
+    def topics(self) -> tuple[str, ...]:
+        """The topics that are consumed by name. One may be that of several kinds."""
+        return tuple(topic for topic in self._subscribed if not is_pattern(topic))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of further topics that are consumed; each must match a whole name."""
+        return tuple(topic for topic in self._subscribed if is_pattern(topic))
+
+    @property
+    def _subscribed(self) -> list[str]:
         return list(dict.fromkeys(topic for topics in self._topics_by_kind.values() for topic in topics))
 
     @property
@@ -609,22 +620,32 @@ def _is_loopback(host: str) -> bool:
 def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
     """Say which settings can't work together."""
     stream = loaded.stream
-    results, letters = stream.results_topic, stream.dead_letters_topic
-    faults = []
-    if results == letters:
-        faults.append(f"CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {results}: choose another.")
-    for kind in ("carts", "orders", "taxons", "products"):
-        for name, written in (("CONSUMER_RESULTS_TOPIC", results), ("CONSUMER_DEAD_LETTERS_TOPIC", letters)):
-            faults += [
-                f"CONSUMER_{kind.upper()}_TOPIC ({topic}) has {written} in it, which is {name}: the consumer would "
-                "consume what it publishes. Choose another."
-                for topic in getattr(stream, f"{kind}_topic")
-                if matches(topic, written)
-            ]
+    faults = _topic_faults(stream)
     faults += _file_faults(kafka)
     faults += _registry_faults(stream)
     faults += _address_faults(loaded)
     return faults + _time_faults(stream, kafka)
+
+
+def _topic_faults(stream: Stream) -> list[str]:
+    """Say which topics must not be consumed, or not be the same."""
+    results, letters = stream.results_topic, stream.dead_letters_topic
+    faults = []
+    if results == letters:
+        faults.append(f"CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {results}: choose another.")
+    forbidden = {
+        results: "which is CONSUMER_RESULTS_TOPIC: the consumer would read its own output",
+        letters: "which is CONSUMER_DEAD_LETTERS_TOPIC: the consumer would read its own output",
+        **dict.fromkeys(_OF_KAFKA_ITSELF, "an internal topic of Kafka"),
+    }
+    for kind in ("carts", "orders", "taxons", "products"):
+        for subscribed in getattr(stream, f"{kind}_topic"):
+            faults += [
+                f"CONSUMER_{kind.upper()}_TOPIC: {subscribed} includes {topic}, {why}. Choose another."
+                for topic, why in forbidden.items()
+                if matches(subscribed, topic)
+            ]
+    return faults
 
 
 def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:

@@ -200,7 +200,7 @@ class Stand:
         try:
             partitions = [
                 TopicPartition(topic, number)
-                for topic in self.settings.subscription
+                for topic in self.settings.topics
                 for number in range(NUMBER_OF_PARTITIONS)
             ]
             found = consumer.committed(partitions, timeout=10)

@@ -4,7 +4,6 @@ Nothing here disturbs the group or writes to a topic: what this client may do is
 a transaction there is only the beginning, under a transactional id that no member has.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -135,10 +134,9 @@ class _Topics:
 
     def findings(self) -> Iterator[Finding]:
         """Check each; fills `absent` and `allowed`, the operations that the broker allows, None if not told."""
-        for pattern in self._deployment.patterns:
-            if not any(re.fullmatch(pattern, topic) for topic in self.consumed):
-                fix = "create one, see whether the pattern is right, or allow this client Describe of such topics"
-                yield _warning("topic", f"no topic is seen that {pattern} fits.", fix)
+        for pattern in self._deployment.unmatched(self.consumed):
+            fix = "correct the pattern, create a topic, or allow this client Describe of such topics"
+            yield _warning("topic", f"no topic matches {pattern}.", fix)
         asked = TopicCollection(list(self.wanted))
         futures = self._admin.describe_topics(
             asked, include_authorized_operations=True, request_timeout=REACHED_WITHIN

@@ -1,7 +1,7 @@
 """What admin tools work on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 class Deployment:
     """A cluster with the consumer's topics: those it consumes, and those of its results and dead letters.
 
-    `topics` are names, `patterns` expressions that fit whole names.
+    `topics` are consumed by name, and so are those whose whole name matches one of the `patterns`.
     """
 
     cluster: Cluster
@@ -26,22 +26,26 @@ class Deployment:
     dead_letters_topic: str
 
     def input_topics(self) -> list[str]:
-        """List the topics that are consumed now: those named, and the present ones that a pattern fits.
+        """List the topics that are consumed now: those named, and the existing ones that match a pattern.
 
         Blocks for seconds and raises KafkaUnusable where there are patterns.
         """
         if not self.patterns:
             return list(self.topics)
         _, present = self.cluster.reach()
-        fitting = [topic for topic in sorted(present) if self._fits(topic)]
-        return list(dict.fromkeys((*self.topics, *fitting)))
+        matching = [topic for topic in sorted(present) if self._matches(topic)]
+        return list(dict.fromkeys((*self.topics, *matching)))
 
     def consumes(self, topic: str) -> bool:
         """Tell whether a topic is one of those that are consumed."""
-        return topic in self.topics or self._fits(topic)
+        return topic in self.topics or self._matches(topic)
 
-    def _fits(self, topic: str) -> bool:
-        return any(re.fullmatch(pattern, topic) for pattern in self.patterns)
+    def unmatched(self, topics: Collection[str]) -> list[str]:
+        """List the patterns that none of these topics matches."""
+        return [each for each in self.patterns if not any(re.fullmatch(each, topic) for topic in topics)]
+
+    def _matches(self, topic: str) -> bool:
+        return len(self.unmatched([topic])) < len(self.patterns)
 
     @property
     def output_topics(self) -> tuple[str, str]:

@@ -60,7 +60,7 @@ def run(source: SettingsSource) -> int:
     server = _serve(loaded, monitor, logger)
     logger.info(
         "started",
-        topics=loaded.subscription,
+        topics=[*loaded.topics, *loaded.patterns],
         group=cluster.group,
         transactional_id=cluster.transactional_id,
     )

@@ -53,8 +53,8 @@ Handle = Callable[[Chunk[W]], Done[W] | Retry[W] | Raised[W]]
 class Options:
     """How one member works. Times are in seconds.
 
-    `subscription` has the names of topics, and patterns of names, which begin with ^. `workers` is the number of
-    chunks handled at once. The flood guard holds once more than `flood_share` of
+    `topics` are consumed by name; so are those that match one of the `patterns`, which begin with ^. `workers` is
+    the number of chunks handled at once. The flood guard holds once more than `flood_share` of
     `flood_window` records in a row are dead letters. `commit_timeout` limits one transaction, `drain_timeout` the
     wait for chunks in flight of a revoked partition, `grace_time` the same when the member stops. `hold_interval`
     is the time between tries while an operator is needed. After `longest_silence` the group may have given up a
@@ -62,7 +62,8 @@ class Options:
     group without committed offsets begins at the end of the logs.
     """
 
-    subscription: Sequence[str]
+    topics: Sequence[str]
+    patterns: Sequence[str]
     results_topic: str
     dead_letters_topic: str
     bounds: Bounds
@@ -121,7 +122,7 @@ class Member(Generic[W]):
         self._workers = around.workers(options.workers, self._handle)
         self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
         self._continuity = Continuity(
-            [topic for topic in options.subscription if not topic.startswith("^")],
+            options.topics,
             clients.describe_topics,
             options.starts_at_end,
             hooks,
@@ -187,7 +188,7 @@ class Member(Generic[W]):
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
         try:
             self._consumer.subscribe(
-                list(options.subscription),
+                [*options.topics, *options.patterns],
                 on_assign=self._on_assign,
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,

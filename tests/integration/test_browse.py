@@ -47,7 +47,7 @@ def test_the_group_and_its_records_are_told(delivered: tuple[Stand, str]) -> Non
     group = requests.get(f"{url}group.json", timeout=60).json()
     assert group["group"] == stand.settings.kafka["group.id"]
     assert group["total"]["records"] == 0
-    assert {each["topic"] for each in group["partitions"]} == set(stand.settings.subscription)
+    assert {each["topic"] for each in group["partitions"]} == set(stand.settings.topics)
     (letter,) = group["letters"]
     assert letter["kind"] == "undecodable"
 

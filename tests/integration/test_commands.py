@@ -472,7 +472,7 @@ def test_the_shop_produces_until_it_is_stopped(stand: Stand, tmp_path: Path) -> 
     with CommandProcess(["shop", "--rate", "200"], stand.environment, tmp_path / "log") as shop:
         await_that("an order", lambda: any(stand.read_orders()))
         assert shop.stop() == 0
-    topics = stand.settings.subscription
+    topics = stand.settings.topics
     kept = sum(1 for topic in topics for _ in read_topic(stand.cluster, topic, start="beginning", follow=False))
     assert shop.log.read_text() == f"{kept} messages produced\n"
 

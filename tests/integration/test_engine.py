@@ -85,7 +85,8 @@ class Place:
     def deliver(self, count: int) -> StopAfter:
         """Run a member until so many records are done."""
         options = Options(
-            subscription=(self.input,),
+            topics=(self.input,),
+            patterns=(),
             results_topic=self.results,
             dead_letters_topic=self.letters,
             bounds=Bounds(lane_records=100, lane_bytes=10_000, chunk_records=25, chunk_bytes=10_000),

@@ -144,7 +144,7 @@ class TestAudit:
             "doubled": 0,
         }
         assert (total["failed"], total["dead_lettered"]) == (1, 1)
-        assert len(report["partitions"]) == len(stand.settings.subscription) * NUMBER_OF_PARTITIONS
+        assert len(report["partitions"]) == len(stand.settings.topics) * NUMBER_OF_PARTITIONS
         text = shown(stand, "audit", "--topic", stand.orders_topic)
         assert text.splitlines()[-1] == "Proven: each of 21 records has exactly one result; 2 not yet committed."
 

@@ -274,7 +274,8 @@ class MemberProcess(Process):
             trap=world.trap,
         )
         options = Options(
-            subscription=TOPICS,
+            topics=TOPICS,
+            patterns=(),
             results_topic=RESULTS,
             dead_letters_topic=LETTERS,
             bounds=Bounds(shape.lane_records, 1_000_000, shape.chunk_records, 100_000),

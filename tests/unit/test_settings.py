@@ -250,10 +250,16 @@ def test_results_and_dead_letters_have_topics_of_their_own() -> None:
 @pytest.mark.parametrize("topics", ["out", "a, out", "^out$", "a,^o.t$", "^(in|out)$", "^.*$"])
 def test_nothing_that_is_published_is_consumed(name: str, output: str, topics: str) -> None:
     (said,) = [each for each in faults({name: topics, output: "out"}) if output in each]
-    assert said.startswith(f"{name} (")
-    assert said.endswith(
-        f") has out in it, which is {output}: the consumer would consume what it publishes. Choose another."
-    )
+    subscribed = topics.rpartition(",")[2].strip()
+    why = f"which is {output}: the consumer would read its own output. Choose another."
+    assert said == f"{name}: {subscribed} includes out, {why}"
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("pattern", ["^__consumer_offsets$", "^__.*$", "^_+c.*s$", "^(a|__consumer_offsets)$"])
+def test_no_pattern_includes_an_internal_topic_of_kafka(name: str, pattern: str) -> None:
+    said = f"{name}: {pattern} includes __consumer_offsets, an internal topic of Kafka. Choose another."
+    assert said in faults({name: pattern})
 
 
 @pytest.mark.parametrize("name", [*INPUTS, *OUTPUTS])
@@ -299,7 +305,8 @@ def test_topics_are_names_and_patterns_in_a_list() -> None:
             "CONSUMER_PRODUCTS_TOPIC": "all",
         },
     )
-    assert loaded.subscription == ["all", shops, "orders-1", r"^taxons\.[^a]-[0-9]+$"]
+    assert loaded.topics == ("all", "orders-1")
+    assert loaded.patterns == (shops, r"^taxons\.[^a]-[0-9]+$")
     assert loaded.topics_by_kind == {"cart": "all", "order": "orders-1", "product": "all"}
 
 
