@@ -45,7 +45,7 @@ class Story:
 def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
     """Read all that the topics have of a place. Blocks for seconds, up to `LOOKED_WITHIN` and some more.
 
-    Raises KafkaUnusable.
+    Raises KafkaUnusable, RegistryUnavailable.
     """
     topics = Topics(deployment.cluster)
     if place.partition not in topics.partitions(place.topic):
@@ -59,8 +59,8 @@ def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
     for written in _written(deployment, topics, deployment.results_topic, since, deadline, story):
         try:
             result = codec.decode_result(written.value or b"")
-        except (Undecodable, RegistryUnavailable):
-            continue  # not ours, or its schema is not available now: the command `results` says so
+        except Undecodable:
+            continue  # another program wrote it
         if (result["topic"], result["partition"], result["offset"]) == place and deployment.is_ours(result):
             story.results.append((moment_of(written.timestamp), result))
     for written in _written(deployment, topics, deployment.dead_letters_topic, since, deadline, story):
@@ -100,10 +100,8 @@ def contents(record: Record, codec: Codec, parameters: Mapping[str, str]) -> dic
     }
     try:
         message = codec.decode_message(value, record.headers)
-    except Undecodable as error:
-        return shown if record.value is None else {**shown, "undecodable": str(error)}
-    except RegistryUnavailable as error:
-        return {**shown, "undecodable": str(error)}
+    except (Undecodable, RegistryUnavailable) as error:
+        return shown if record.value is None else {**shown, "not_decoded": str(error)}
     given = preview.Given(parameters, {}, record.timestamp, _STAMPED)
     known = {name: "***" if name.endswith("access_token") else each for name, each in message["parameters"].items()}
     return {

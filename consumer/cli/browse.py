@@ -16,11 +16,12 @@ from consumer.admin.deployment import Deployment
 from consumer.admin.lag import Looker
 from consumer.admin.letters import Letter
 from consumer.admin.story import LOOKED_WITHIN, contents, recent_letters, tell
+from consumer.cli.usage import check_consumed
 from consumer.engine.records import Place
 from consumer.errors import KafkaUnusable, UsageError
 from consumer.monitor.listener import Listener, Names, Request, content_policy
 from consumer.settings import SettingsSource
-from schemas.codec import Codec
+from schemas.codec import Codec, RegistryUnavailable
 
 _LOOPBACK = "127.0.0.1"
 _PATIENCE = 3 * LOOKED_WITHIN
@@ -33,15 +34,15 @@ _PATIENCE = 3 * LOOKED_WITHIN
     default=8001,
     show_default=True,
     metavar="PORT",
-    help="Where to listen on loopback; 0 for any free port.",
+    help="The port to listen on; 0 for any free one.",
 )
 @click.pass_obj
 def browse(source: SettingsSource, port: int) -> int:
     """Look at the whole group, and at single records, in a browser.
 
-    Shows who has which partition and how far it is, the dead letters that were written last, and of any record what
-    it holds, what it would send, its results and its dead letters. It reads Kafka with your settings, asks no
-    member, changes nothing, and answers on this machine's loopback alone, until Ctrl-C.
+    The page of the group shows its members, the lag of each partition and the last dead letters. The page of a
+    record shows its content, the events that it would send, its results and its dead letters. Reads Kafka with your
+    settings, and changes nothing. Listens on the loopback address only. Ctrl-C stops it.
 
     \b
     Example:
@@ -94,10 +95,10 @@ class _Pages:
         try:
             with self._asking:
                 told, status = ask(), HTTPStatus.OK
-        except KafkaUnusable as error:
+        except (KafkaUnusable, RegistryUnavailable) as error:
             told, status = {"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE
-        except ValueError as error:
-            told, status = {"error": f"{error}."}, HTTPStatus.BAD_REQUEST
+        except UsageError as error:
+            told, status = {"error": str(error)}, HTTPStatus.BAD_REQUEST
         request.send("application/json", orjson.dumps(told, default=str), status=status)
 
     def _group(self) -> dict[str, Any]:
@@ -106,9 +107,11 @@ class _Pages:
         return {**look.as_json(name), "letters": [_letter(each) for each in recent_letters(self._deployment)]}
 
     def _record(self, text: str) -> dict[str, Any]:
-        place = Place.parse(text.strip())
-        if not self._deployment.consumes(place.topic):
-            raise ValueError(f"the topic {place.topic} is not consumed")
+        try:
+            place = Place.parse(text.strip())
+        except ValueError as error:
+            raise UsageError(f"{error}.") from None
+        check_consumed(self._deployment, place.topic)
         story = tell(self._deployment, self._codec, place)
         return {
             "place": str(story.place),

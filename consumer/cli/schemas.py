@@ -29,7 +29,8 @@ _STATES = {
 def schemas() -> None:
     """Check and register our schemas in the Schema Registry.
 
-    The subject of a topic's schema is TOPIC-value. The registry is CONSUMER_SCHEMA_REGISTRY_URL.
+    The subject of a topic's schema is TOPIC-value, or TOPIC-RECORD for each record of a topic with several kinds of
+    messages. The registry is CONSUMER_SCHEMA_REGISTRY_URL.
 
     \b
     Example:

@@ -36,7 +36,8 @@ def topics() -> None:
 def create(source: SettingsSource, partitions: int, replication: int | None) -> int:
     """Create the topics that are missing.
 
-    Creates the consumed topics and the topics of results and dead letters. Existing topics are not changed.
+    Creates the consumed topics that the settings name, and the topics of results and dead letters. Existing topics
+    are not changed.
 
     \b
     Example:

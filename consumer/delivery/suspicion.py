@@ -99,8 +99,8 @@ class Sites:
     def failed_lately(self, site_id: str, since: float) -> bool:
         """Tell whether a site has failed all that it got, and something since a moment of the clock.
 
-        One that has events to send is tried more often than anybody is patient. Without any it may serve again
-        meanwhile, and nobody would know.
+        A site with events to send is retried more often than that. A site without any may work again, and nothing
+        would show it.
         """
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None and tally.failed_at >= since

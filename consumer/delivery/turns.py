@@ -1,7 +1,7 @@
 """Turns at work that takes the processor: the interpreter runs one thread at a time in any case.
 
-Threads that decode at once only take it from each other, every few milliseconds, and all of them are finished late.
-One after the other each is finished as early as may be, and its request is on its way while the next one decodes.
+Threads that decode at the same time only interrupt each other, and all of them finish late. In turns each finishes
+as early as possible, and its request is on its way while the next thread decodes.
 """
 
 import threading
@@ -19,7 +19,7 @@ class Turns:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Have a turn meanwhile. Blocks for a quarter of a second at most: who has it may wait for the registry."""
+        """Take a turn. Waits a quarter of a second at most: whoever has the turn may wait for the registry."""
         is_ours = self._lock.acquire(timeout=_LONGEST_WAIT)
         try:
             yield

@@ -66,7 +66,7 @@ def test_the_group_and_its_records_are_told(delivered: tuple[Stand, str]) -> Non
 
     told = requests.get(f"{url}record.json", params={"place": letter["place"]}, timeout=60).json()
     assert told["content"] is None
-    assert told["undecodable"].startswith("the first bytes")
+    assert told["not_decoded"].startswith("the first bytes")
     assert [each["letter"] for each in told["letters"]] == [letter["letter"]]
     assert [each["code"] for each in told["results"]] == [500]
 
@@ -82,7 +82,9 @@ def test_what_is_not_there_is_said(delivered: tuple[Stand, str]) -> None:
     status, said = asked("here")
     assert (status, said) == (400, "'here' is not TOPIC/PARTITION/OFFSET, such as orders/0/17.")
     topic = stand.settings.stream.results_topic
-    assert asked(f"{topic}/0/0") == (400, f"the topic {topic} is not consumed.")
+    consumed = ", ".join(stand.settings.topics)
+    said = f"the topic {topic} is not consumed. The consumed topics are: {consumed}."
+    assert asked(f"{topic}/0/0") == (400, said)
     assert asked(f"{stand.orders_topic}/99/0") == (503, f"the topic {stand.orders_topic} has no partition 99.")
 
 

@@ -41,7 +41,7 @@ def test_nothing_that_is_there_is_touched(name: str, *, dangling: bool, tmp_path
 
 
 def test_the_readme_shows_a_message_and_what_becomes_of_it() -> None:
-    _, _, section = Path("README.md").read_text().partition("\nOne message of a shop, and what becomes of it:\n")
+    _, _, section = Path("README.md").read_text().partition("\nA message as the hub sends it:\n")
     shown = re.findall(r"```(?:json|console)\n(.*?)```", section, flags=re.DOTALL)[:2]
     command, _, printed = shown[1].partition("\n")
     program, *arguments = command.removeprefix("$ ").split()
