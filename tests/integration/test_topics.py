@@ -74,6 +74,17 @@ def test_topics_that_a_pattern_fits_are_found_while_running(stand: Stand) -> Non
     assert f"the topic {names[0]}.old is not consumed. The consumed topics are: " in refused.stderr
 
 
+def test_a_topic_that_is_named_and_that_patterns_match_is_consumed_once(stand: Stand) -> None:
+    topic = stand.orders_topic
+    subscribed = {"CONSUMER_ORDERS_TOPIC": f"{topic},^{topic}$", "CONSUMER_CARTS_TOPIC": f"^{topic}.*$,{topic}"}
+    stand.produce(*(order(f"R{number}") for number in range(20)))
+    stand.member(**subscribed)
+    results = stand.await_results(20)
+    assert Counter(result["message"] for result in results) == {"order:new": 20}
+    total = asked(stand, "audit", **subscribed)["total"]
+    assert (total["records"], total["one_result"]) == (20, 20)
+
+
 def test_a_pattern_that_fits_no_topic_is_a_warning(stand: Stand) -> None:
     pattern = f"^{stand.orders_topic}-none-.*$"
     done = run("check", "--json", **{**stand.environment, "CONSUMER_ORDERS_TOPIC": pattern})

@@ -1,0 +1,49 @@
+"""The story of a record, from topics whose logs are in memory."""
+
+from typing import Any
+
+import pytest
+
+from consumer.admin.story import contents, recent_letters, tell
+from consumer.engine.records import Place, Record
+from schemas.codec import Codec, Headers, RegistryUnavailable
+from tests.unit.shelf import CODEC, ORDERS, Shelf
+
+
+class Away(Codec):
+    """A codec whose registry is down."""
+
+    def decode(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
+        del data, headers
+        raise RegistryUnavailable("the registry is down")
+
+
+def test_all_that_became_of_a_record_is_told_and_nothing_of_others() -> None:
+    shelf = Shelf()
+    first, second = shelf.add(ORDERS, b"one", key=b"R1"), shelf.add(ORDERS, b"two", key=b"R2")
+    shelf.result(first)
+    shelf.result(second, code=500)
+    shelf.result(second, replay="again")
+    shelf.letter(Record(ORDERS, 0, second, 0, b"R2", b"two", ()))
+    story = tell(shelf.deployment(), CODEC, Place(ORDERS, 0, second))
+    assert story.record is not None
+    assert story.record.value == b"two"
+    assert [(result["code"], result["replay"]) for _, result in story.results] == [(500, None), (200, "again")]
+    assert [letter.of.offset for letter in story.letters] == [second]
+    assert story.is_whole
+    assert [letter.of.offset for letter in recent_letters(shelf.deployment())] == [second]
+
+
+def test_an_absent_registry_is_not_taken_for_no_results() -> None:
+    shelf = Shelf()
+    offset = shelf.add(ORDERS, b"one")
+    shelf.result(offset)
+    with pytest.raises(RegistryUnavailable, match="the registry is down"):
+        tell(shelf.deployment(), Away(), Place(ORDERS, 0, offset))
+
+
+def test_why_a_record_is_not_decoded_is_told() -> None:
+    record = Record(ORDERS, 0, 0, 0, None, b"one", ())
+    assert contents(record, Away(), {})["not_decoded"] == "the registry is down"
+    assert contents(record, Codec(), {})["not_decoded"].startswith("the first bytes (6f6e65) are neither")
+    assert "not_decoded" not in contents(record._replace(value=None), Codec(), {})
