@@ -152,7 +152,7 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
     resource = Resource({"service.name": "jirafe-consumer"}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return OpenTelemetry(provider)
+    return OpenTelemetry(provider, log)
 
 
 def make_client(

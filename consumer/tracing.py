@@ -5,9 +5,10 @@ https://www.w3.org/TR/trace-context/). They go on to the API's request and to th
 It needs the extra `otel`, and is loaded only where `OTEL_EXPORTER_OTLP_ENDPOINT` or its like says where spans go.
 """
 
+import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -22,17 +23,27 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from consumer.engine.kafka import Logger
 from consumer.engine.records import Output, Record
+from consumer.engine.workers import CallTimeout, call_within
 from jirafe.client import Answer, Answered, Trace
 
+_CLOSED_WITHIN = 3.0
+_QUIET_SECONDS = 60.0
 _MOST_LINKS = 128
 _W3C = TraceContextTextMapPropagator()
 
 
 class OpenTelemetry:
-    """Makes the spans of one member; any thread may call. `provider` says where they go."""
+    """Makes the spans of one member; any thread may call.
 
-    def __init__(self, provider: TracerProvider) -> None:
+    `provider` says where they go. What its library complains of is told in the log, if there is one.
+    """
+
+    def __init__(self, provider: TracerProvider, log: Logger | None = None) -> None:
+        if log:
+            library = logging.getLogger("opentelemetry")
+            library.handlers, library.propagate = [_Complaints(log)], False
         self._provider = provider
         self._tracer = provider.get_tracer("jirafe-consumer")
 
@@ -75,8 +86,26 @@ class OpenTelemetry:
         ).end(now)
 
     def close(self) -> None:
-        """Send what is left; blocks for seconds."""
-        self._provider.shutdown()
+        """Send what is left. Blocks for three seconds at most: where nobody takes spans, they are dropped."""
+        with suppress(CallTimeout):
+            call_within(_CLOSED_WITHIN, self._provider.shutdown, lambda: None)
+
+
+class _Complaints(logging.Handler):
+    """Tells in our log what the library complains of: a line at once, then one a minute at most."""
+
+    def __init__(self, log: Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._clock = clock
+        self._quiet_until = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it, unless another was told just now."""
+        now = self._clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_SECONDS
+            self._log.warning("tracing", reason=record.getMessage())
 
 
 class _Decoding:

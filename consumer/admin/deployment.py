@@ -45,7 +45,7 @@ class Deployment:
         return [each for each in self.patterns if not any(re.fullmatch(each, topic) for topic in topics)]
 
     def _matches(self, topic: str) -> bool:
-        return len(self.unmatched([topic])) < len(self.patterns)
+        return any(re.fullmatch(pattern, topic) for pattern in self.patterns)
 
     @property
     def output_topics(self) -> tuple[str, str]:

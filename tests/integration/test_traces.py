@@ -1,12 +1,13 @@
 """Traces of a real member: from a record's headers to its result, and spans to where the environment says."""
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from consumer.demo.processes import await_that
+from consumer.demo.processes import await_that, free_port
 from schemas.avro_json import message_of
 from tests.messages import order
 from tests.stand import Stand
@@ -74,3 +75,18 @@ def test_a_member_sends_its_spans(stand: Stand, collector: Collector) -> None:
         bytes.fromhex(PARENT[3:35].decode()),
     ):
         assert text in told
+
+
+def test_a_collector_that_is_away_is_a_line_in_the_log_and_keeps_no_member_from_stopping(stand: Stand) -> None:
+    stand.produce(order("R1"))
+    member = stand.member(
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", OTEL_BSP_SCHEDULE_DELAY="100"
+    )
+    stand.await_results(1)
+    await_that("the complaint", lambda: member.said('"event": "tracing"') > 0)
+    assert member.stop() == 0
+    lines = [json.loads(line) for line in member.log.read_text().splitlines()]  # nothing but our log
+    (complaint,) = [line for line in lines if line["event"] == "tracing"]
+    assert "refused" in complaint["reason"]
+    stopping, stopped = [line for line in lines if line["event"] in {"stopping", "stopped"}]
+    assert (stopping["event"], stopped["event"]) == ("stopping", "stopped")
