@@ -89,17 +89,14 @@ class IdUnavailable(RegistryUnavailable):
         self.schema_id = schema_id
 
 
-class JsonSchema(Exception):
-    """The schema is one of JSON Schema: records by it are JSON."""
-
-
 class Registry(Protocol):
     """Where Confluent-framed records have their schemas."""
 
-    def schema(self, schema_id: SchemaId) -> Sequence[AvroType]:
+    def schema(self, schema_id: SchemaId) -> Sequence[AvroType] | None:
         """Give the schema with this id, last, after those that it refers to, each before its users.
 
-        Raises JsonSchema, UnknownSchema or RegistryUnavailable.
+        None for one of JSON Schema: a record of it is JSON, and needs no schema to be read. Raises UnknownSchema or
+        RegistryUnavailable.
         """
 
     def register(self, name: str, schema: Schema) -> int:
@@ -246,9 +243,12 @@ class Codec:
         try:
             others = [each for each in self._by_id if each != schema_id]
             other = others[-1] if others else self._id_of("result")
-            return self._registry is not None and other != schema_id and bool(self._registry.schema(other))
+            if self._registry is None or other == schema_id:
+                return False
+            self._registry.schema(other)
         except (RegistryUnavailable, UnknownSchema):
             return False
+        return True
 
     def _id_of(self, name: str) -> int:
         schema_id: int = struct.unpack(">I", (self._headers.get(name) or self._header(name))[1:5])[0]
@@ -303,9 +303,8 @@ class Codec:
     def _found(self, registry: Registry, schema_id: SchemaId) -> _Form:
         """Make a schema of the registry ready."""
         named: dict[str, Any] = {}
-        try:
-            found = registry.schema(schema_id)
-        except JsonSchema:
+        found = registry.schema(schema_id)
+        if found is None:
             return _JSON
         return self._form([_parsed(schema, named) for schema in found], named)
 

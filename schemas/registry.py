@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from schemas.codec import JsonSchema, RegistryUnavailable, SchemaId, UnknownSchema
+from schemas.codec import RegistryUnavailable, SchemaId, UnknownSchema
 from schemas.transport import Access, Reply, Transport, Unanswered
 from schemas.writers import AvroType, Schema
 
@@ -53,17 +53,17 @@ class SchemaRegistry:
         self._transport = Transport(access)
         self._timeout = timeout
 
-    def schema(self, schema_id: SchemaId) -> list[AvroType]:
+    def schema(self, schema_id: SchemaId) -> list[AvroType] | None:
         """Give the schema with this id, last, after those that it refers to, each before its users.
 
-        Raises JsonSchema, UnknownSchema, RegistryUnavailable.
+        None for one of JSON Schema. Raises UnknownSchema, RegistryUnavailable.
         """
         end = time.monotonic() + self._timeout
         answer = self._asked("GET", f"/schemas/{'ids' if isinstance(schema_id, int) else 'guids'}/{schema_id}")
         if answer.says(_NO_SCHEMA):
             raise UnknownSchema(f"the schema registry knows no schema with the id {schema_id}")
         if answer.is_of(_JSON):
-            raise JsonSchema
+            return None
         return self._with_references(answer, f"the schema with the id {schema_id}", set(), end)
 
     def registered(self, name: str, schema: Schema) -> Registered | None:

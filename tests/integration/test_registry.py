@@ -158,7 +158,9 @@ class TestMember:
         assert record.value
         assert record.value[:1] == b"\x00"
         registered = SchemaRegistry(registry.url, {}, Access(), timeout=10)
-        (schema,) = registered.schema(int.from_bytes(record.value[1:5], "big"))
+        found = registered.schema(int.from_bytes(record.value[1:5], "big"))
+        assert found
+        (schema,) = found
         assert isinstance(schema, dict)
         assert schema["name"] == "jirafe.Result"
 

@@ -97,6 +97,14 @@ class TestJsonSchema:
             assert codec.decode_message(confluent(schema_id, orjson.dumps(document))) == as_produced(document)
         assert registry_server.asked == [f"GET /schemas/ids/{schema_id}"]
 
+    def test_a_registry_that_gives_only_this_one_serves_others(self, registry_server: RegistryServer) -> None:
+        schema_id = registry_server.keep(SCHEMA_OF_JSON, kind="JSON")
+        codec = Codec(registry_server.registry())
+        codec.decode_message(confluent(schema_id, orjson.dumps(MESSAGES[1])))
+        assert codec.serves_others(7)
+        registry_server.page = (503, b"")
+        assert not codec.serves_others(7)
+
     def test_what_is_no_json_is_undecodable(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(SCHEMA_OF_JSON, kind="JSON")
         with pytest.raises(Undecodable, match="begins like JSON, but is not valid JSON"):
