@@ -122,10 +122,12 @@ def _subjects(settings: Settings) -> dict[str, str]:
     shared = Counter(topics.values())
     subjects = {}
     for kind in OWN_SCHEMAS:
-        record, topic = own_schema(kind)["name"], topics.get(kind)
-        subjects[kind] = (
-            record if topic is None else f"{topic}-value" if shared[topic] == 1 else f"{topic}-{record}"
-        )
+        topic = topics.get(kind)
+        if topic and shared[topic] == 1:
+            subjects[kind] = f"{topic}-value"
+        else:
+            record = own_schema(kind)["name"]
+            subjects[kind] = f"{topic}-{record}" if topic else record
     return subjects
 
 
