@@ -208,7 +208,7 @@ class _Topics:
             message = f"{topic}: dead letters are deleted after {kept / timedelta(hours=1):.3g} hours."
             yield _warning("topic", message, "set its retention.ms to the time that you need to look at them")
         configs = [self._configs.get(each, {}) for each in self.consumed]
-        most = max(int(each.get("max.message.bytes", 0)) for each in configs)
+        most = max((int(each.get("max.message.bytes", 0)) for each in configs), default=0)
         if config and int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
             yield _warning(
                 "topic",

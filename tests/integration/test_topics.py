@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import orjson
+import pytest
 
 from consumer import app, settings
 from consumer.admin.topics import prepare_topics
@@ -89,6 +90,16 @@ def test_a_pattern_that_fits_no_topic_is_a_warning(stand: Stand) -> None:
     pattern = f"^{stand.orders_topic}-none-.*$"
     done = run("check", "--json", **{**stand.environment, "CONSUMER_ORDERS_TOPIC": pattern})
     assert f"no topic matches {pattern}." in done.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "lag", "audit"])
+def test_commands_work_where_no_pattern_matches_yet(stand: Stand, command: str) -> None:
+    patterns = {f"CONSUMER_{kind.upper()}_TOPIC": f"^{stand.orders_topic}-{kind}-none$" for kind in KINDS}
+    prepare_topics(stand.deployment, stand.deployment.output_topics)
+    done = run(command, "--json", **{**stand.environment, **patterns})
+    assert done.returncode in {0, 1}
+    assert done.stderr == ""
+    json.loads(done.stdout)
 
 
 def test_a_kind_with_patterns_alone_names_no_topic_to_produce_to(stand: Stand) -> None:
