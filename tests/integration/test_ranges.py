@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from confluent_kafka import Producer
 
 from consumer.admin import reading
 from consumer.admin.ranges import NotAPosition, Position, Topics, lasting, parse_position, parse_time
 from consumer.demo.processes import await_that
-from consumer.engine.kafka import LibraryLog
 from consumer.engine.records import Partition, Range
 from consumer.errors import KafkaUnusable
 from tests.stand import NUMBER_OF_PARTITIONS, Stand
@@ -112,10 +110,7 @@ def test_a_range_that_no_record_can_be_in_is_refused(stand: Stand, places: Topic
 
 
 def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand: Stand, places: Topics) -> None:
-    writer = Producer(
-        {**stand.cluster.producer_properties, "transactional.id": stand.orders_topic}, logger=LibraryLog()
-    )
-    writer.init_transactions(30)
+    writer = stand.writer(stand.orders_topic)
     for end in (writer.commit_transaction, writer.abort_transaction):
         writer.begin_transaction()
         writer.produce(stand.orders_topic, b"", b"", partition=0)
@@ -134,10 +129,7 @@ def test_a_range_that_ends_with_an_aborted_transaction_is_read_to_its_end(stand:
 
 
 def test_a_range_that_ends_in_an_open_transaction_waits_for_its_end(stand: Stand, places: Topics) -> None:
-    writer = Producer(
-        {**stand.cluster.producer_properties, "transactional.id": stand.orders_topic}, logger=LibraryLog()
-    )
-    writer.init_transactions(30)
+    writer = stand.writer(stand.orders_topic)
     writer.begin_transaction()
     writer.produce(stand.orders_topic, b"", b"", partition=0)
     assert writer.flush(10) == 0

@@ -264,8 +264,7 @@ class TestAudit:
         ledger.records(1)
         ledger.commit(1)
         results = stand.settings.stream.results_topic
-        writer = Producer({**stand.cluster.producer_properties, "transactional.id": results}, logger=LibraryLog())
-        writer.init_transactions(30)
+        writer = stand.writer(results)
         writer.begin_transaction()
         writer.produce(results, b"a result", partition=0)
         assert writer.flush(10) == 0
@@ -333,9 +332,7 @@ class TestLag:
         assert member.stop() == 0
 
     def test_markers_of_transactions_are_no_lag(self, stand: Stand, ledger: Ledger) -> None:
-        config = {**stand.cluster.producer_properties, "transactional.id": stand.orders_topic}
-        writer = Producer(config, logger=LibraryLog())
-        writer.init_transactions(30)
+        writer = stand.writer(stand.orders_topic)
         writer.begin_transaction()
         writer.produce(stand.orders_topic, b"a record", partition=0)
         writer.commit_transaction()

@@ -110,9 +110,7 @@ def test_lag_is_right_while_partitions_are_paused_and_zero_at_the_end(stand: Sta
 
 def test_a_transactions_marks_at_the_end_of_a_log_are_no_lag(stand: Stand, page: Page) -> None:
     start(stand, page)
-    cluster = stand.cluster
-    hub = cluster.make_producer({**cluster.producer_properties, "transactional.id": stand.orders_topic})
-    hub.init_transactions(30)
+    hub = stand.writer(stand.orders_topic)
     value = stand.codec.encode("order", to_message(order("R1", "order:updated")))
     for _ in range(3):
         hub.begin_transaction()
