@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -477,5 +478,10 @@ def _moment(timestamp: int) -> datetime | int:
 
 
 def _fingerprint(schema: AvroType) -> bytes:
-    """Fingerprint a schema, in the byte order of the framing: fastavro's text has it already."""
-    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+    """Fingerprint a schema, in the byte order of the framing."""
+    return _crc(to_parsing_canonical_form(schema))
+
+
+@lru_cache(maxsize=100)  # fastavro computes it in Python, byte by byte
+def _crc(canonical: str) -> bytes:
+    return bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))

@@ -1,5 +1,6 @@
 """Our own schemas: the messages of the hub, and results."""
 
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +14,12 @@ OWN_SCHEMAS = ("cart", "order", "product", "taxon", "result")
 _HERE = Path(__file__).parent
 
 
+@cache
 def own_schema(name: str) -> Schema:
-    """Load one of this package's schemas (cart, order, product, taxon, result), complete in itself."""
+    """Load one of this package's schemas (cart, order, product, taxon, result), complete in itself.
+
+    All callers share it: nobody may change it.
+    """
     return cast("Schema", load_schema(str(_HERE / f"{name}.avsc")))
 
 

@@ -208,8 +208,8 @@ class TestVariantsAreKept:
         assert agree(decoder, writer, reader, whole)
         for _ in range(30):
             agree(decoder, writer, reader, damaged(whole, draw))
-        for end in range(len(whole) - 300, len(whole)):
-            agree(decoder, writer, reader, whole[: max(0, end)])
+        for end in draw.sample(range(len(whole)), k=min(40, len(whole))):
+            agree(decoder, writer, reader, whole[:end])
 
     def test_a_variant_that_comes_again_is_the_same_one(self) -> None:
         codec = Codec()
@@ -234,7 +234,8 @@ class TestVariantsAreKept:
             assert type(record) is dict  # what is short, or large, is not kept
         for number in range(20_000):
             kept.read(read, b"%064d" % number * 8, "", 0)
-            assert sum(len(each) for each, _ in kept._known.values()) <= 1024 * 1024
+            if number % 100 == 0:
+                assert sum(len(each) for each, _ in kept._known.values()) <= 1024 * 1024
         record, _ = kept.read(read, b"%064d" % 19_999 * 8, "", 0)
         assert isinstance(record, Kept)
 
