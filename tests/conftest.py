@@ -15,7 +15,7 @@ from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
 
 # `make test` asks for the profile "thorough".
-for profile, examples in (("fast", 15), ("thorough", 100)):
+for profile, examples in (("fast", 10), ("thorough", 100)):
     hypothesis.settings.register_profile(
         profile,
         max_examples=examples,

@@ -57,7 +57,7 @@ def test_the_same_seed_tells_the_same_and_another_seed_another() -> None:
     assert not {record.value for record in told} & {record.value for record in told_by(8)}
 
 
-@pytest.mark.parametrize("count", [0, 1, 8, 99, 100, scaled(601)])
+@pytest.mark.parametrize("count", [0, 1, 99, 100])
 @pytest.mark.parametrize("broken_share", [0, 0.01, 0.5, 1])
 def test_there_are_as_many_as_asked_for(count: int, broken_share: float) -> None:
     records = list(shop(count, broken_share=broken_share, codec=CODEC))
@@ -171,12 +171,9 @@ def test_no_message_carries_credentials() -> None:
     assert names == {"jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url"}
 
 
-@pytest.mark.parametrize("count", [100, 150])
 @pytest.mark.parametrize("broken_share", [0.001, 0.01, 0.2])
-def test_every_fault_occurs_as_often_as_any_other(count: int, broken_share: float) -> None:
-    faults = Counter(
-        record.broken for record in shop(count, broken_share=broken_share, codec=CODEC) if record.broken
-    )
+def test_every_fault_occurs_as_often_as_any_other(broken_share: float) -> None:
+    faults = Counter(record.broken for record in shop(100, broken_share=broken_share, codec=CODEC) if record.broken)
     assert faults.keys() == set(FAULTS)
     assert max(faults.values()) - min(faults.values()) <= 1
 
