@@ -18,9 +18,9 @@ from consumer.delivery.sending import Rules
 from consumer.delivery.work import Credentials, Work
 from consumer.engine.backoff import Backoff
 from consumer.engine.kafka import Cluster, LibraryLog, Logger
-from consumer.engine.lane import Bounds
 from consumer.engine.member import Member, Options, Surroundings
 from consumer.engine.ports import Reloaded
+from consumer.engine.strand import Bounds
 from consumer.errors import KafkaUnusable, SettingsError
 from consumer.monitor.letters import LetterLog
 from consumer.monitor.monitor import Monitor

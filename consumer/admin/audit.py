@@ -19,10 +19,11 @@ from typing import Any
 from confluent_kafka import Message
 
 from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
-from consumer.admin.group import Group
+from consumer.admin.group import Group, Progress
 from consumer.admin.letters import read_letter
 from consumer.admin.ranges import Position, Topics
 from consumer.admin.reading import read_settled
+from consumer.engine.ahead import Ahead
 from consumer.engine.kafka import to_record
 from consumer.engine.records import Partition, Range
 from consumer.errors import Hidden
@@ -73,13 +74,15 @@ class AuditProgress:
 class Audited:
     """What was found of one partition's range; a record at `committed` or later need not have its result yet.
 
-    `committed` is None where the group has none. `first` has the first offsets of each trouble.
+    `committed` is None where the group has none. `first` has the first offsets of each trouble. `ahead` tells what
+    is decided beyond `committed`, and must have its result too.
     """
 
     range: Range
     committed: int | None
     counts: Mapping[Count, int]
     first: Mapping[Count, tuple[int, ...]]
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +158,10 @@ def audit(
     ranges = [each for topic, numbers in topics.items() for each in topics_seen.resolve(topic, *between, numbers)]
     # First what is committed: that has its results before the ends that are looked up after it.
     group = Group(topics_seen.admin, deployment.cluster.group)
-    committed = group.committed([each.of for each in ranges])
+    progress = group.progress([each.of for each in ranges])
     auditor = _Auditor(deployment, codec, topics_seen, ranges)
     yield from auditor.read_all(between[0])
-    yield auditor.report(committed)
+    yield auditor.report(progress)
 
 
 class _Auditor:
@@ -255,21 +258,20 @@ class _Auditor:
             if 0 <= at < len(seen) and self._is_of(record.place.of, at, record.timestamp):
                 seen[at] |= LETTER
 
-    def report(self, committed: Mapping[Partition, int | None]) -> AuditReport:
+    def report(self, progress: Mapping[Partition, Progress]) -> AuditReport:
         """Tell what was found."""
         firsts = self._topics.firsts([each.of for each in self._ranges])
-        found = tuple(self._audited(each, committed[each.of], firsts[each.of]) for each in self._ranges)
+        found = tuple(self._audited(each, progress[each.of], firsts[each.of]) for each in self._ranges)
         total: Counter[Count] = Counter()
         for audited in found:
             total.update(audited.counts)
         return AuditReport(found, not self._not_to_the_end, tuple(self._notes(found, total)))
 
-    def _audited(self, of: Range, committed: int | None, log_start: int) -> Audited:
-        seen = self._seen[of.of]
-        due = min(max((committed or 0) - of.start, 0), len(seen))
+    def _audited(self, of: Range, progress: Progress, log_start: int) -> Audited:
+        seen, committed = self._seen[of.of], progress.offset
         counts: Counter[Count] = Counter()
         first: dict[Count, list[int]] = {trouble: [] for trouble in TROUBLES}
-        for low, high, is_due in ((0, due, True), (due, len(seen), False)):
+        for low, high, is_due in _due(of, progress):
             kinds = {kind: counted_as(kind, due=is_due) for kind in _KINDS}
             for kind, times in Counter(memoryview(seen)[low:high]).items():
                 counts.update(dict.fromkeys(kinds[kind], times))
@@ -282,7 +284,8 @@ class _Auditor:
         if last is not None and of.start == log_start and last + 1 < log_start:
             # Results end before the log begins: what was between them is in neither.
             counts[Count.LOST], first[Count.LOST] = log_start - last - 1, [last + 1]
-        return Audited(of, committed, counts, {trouble: tuple(offsets) for trouble, offsets in first.items()})
+        said = {trouble: tuple(sorted(offsets)) for trouble, offsets in first.items()}
+        return Audited(of, committed, counts, said, progress.ahead)
 
     def _notes(self, found: Collection[Audited], total: Mapping[Count, int]) -> Iterator[str]:
         deployment, group = self._deployment, self._deployment.cluster.group
@@ -299,10 +302,30 @@ class _Auditor:
                 yield f"{topic} was deleted and created again: {count} results and dead letters are of the old one."
         for topic, count in self._unreadable.items():
             yield f"{topic} has unreadable records, which were left out: {count}."
+        for each in found:
+            if each.ahead:
+                holdup = each.ahead.holdup
+                cause = f" ({holdup.cause})" if holdup.cause else ""
+                yield (
+                    f"{each.range.of}: {holdup.strand} holds the committed offset{cause}; {each.ahead.count} "
+                    "offsets beyond it are decided ahead."
+                )
         fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
         if fresh:
             names = ", ".join(str(each.of) for each in fresh)
             yield f"the group {group} has committed nothing of {names}: its records need no results yet."
+
+
+def _due(of: Range, progress: Progress) -> Iterator[tuple[int, int, bool]]:
+    """Part a range, counted from its start, by whether records must have their result."""
+    size, at = of.end - of.start, 0
+    runs = progress.ahead.runs if progress.ahead else ()
+    for start, end in ((of.start, progress.offset or 0), *runs):
+        low, high = (min(max(offset - of.start, at), size) for offset in (start, end))
+        yield at, low, False
+        yield low, high, True
+        at = high
+    yield at, size, False
 
 
 def _epoch_ms(timestamp: datetime | int) -> int:

@@ -14,6 +14,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AclOperation, AdminClient
 
+from consumer.engine.ahead import Ahead, NotOurs, read
 from consumer.engine.deadline import Deadline
 from consumer.engine.kafka import REACHED_WITHIN, kafka_error
 from consumer.engine.records import Partition
@@ -60,6 +61,27 @@ class Described:
     may_join: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is committed of a partition: its offset is next to read, None where none is.
+
+    `ahead` tells what is decided beyond the offset, None where nothing is said of that.
+    """
+
+    offset: int | None
+    ahead: Ahead | None = None
+
+    @classmethod
+    def of(cls, place: TopicPartition) -> "Progress":
+        """Read what the broker tells; what another program wrote beside the offset is left out."""
+        if place.offset < 0:
+            return cls(None)
+        try:
+            return cls(place.offset, read(place.offset, place.metadata) if place.metadata else None)
+        except NotOurs:
+            return cls(place.offset)
+
+
 class Group:
     """A group, asked for through an admin client; every method raises KafkaUnusable where Kafka does not answer."""
 
@@ -98,14 +120,18 @@ class Group:
 
         With `settled` it waits for transactions that may still commit others.
         """
+        return {place: done.offset for place, done in self.progress(places, settled=settled).items()}
 
-        def committed() -> dict[Partition, int | None]:
+    def progress(self, places: Collection[Partition], *, settled: bool = False) -> dict[Partition, Progress]:
+        """Give what is committed of each partition: its offset, and what is decided beyond it."""
+
+        def committed() -> dict[Partition, Progress]:
             asked = ConsumerGroupTopicPartitions(self.name, [TopicPartition(*place) for place in places])
             found = self._admin.list_consumer_group_offsets(
                 [asked], require_stable=settled, request_timeout=REACHED_WITHIN
             )
             return {
-                Partition(place.topic, place.partition): place.offset if place.offset >= 0 else None
+                Partition(place.topic, place.partition): Progress.of(place)
                 for place in _without_error(found[self.name].result())
             }
 

@@ -9,6 +9,7 @@ from consumer.admin.deployment import Deployment
 from consumer.admin.group import Described, Group, GroupMember
 from consumer.admin.ranges import Topics, moment_of
 from consumer.admin.reading import await_visible, read_firsts
+from consumer.engine.ahead import Holdup
 from consumer.engine.records import Partition, Range
 from consumer.errors import Hidden
 
@@ -20,7 +21,8 @@ class Lag:
     `end` is where readers come to; `hidden` counts the offsets after it, which open transactions hide.
     `records` counts offsets, of which some may have no record; it is 0 where none has. `oldest` is the time of
     the first record that is not finished, None where all are, or where it has none that can be told. `lost` counts
-    offsets that retention took away before they were consumed.
+    offsets that retention took away before they were consumed. Of the `records`, `ahead` are decided already: only
+    the committed offset is held, by what `holdup` tells.
     """
 
     topic: str
@@ -32,6 +34,8 @@ class Lag:
     lost: int
     hidden: int
     owner: GroupMember | None
+    ahead: int = 0
+    holdup: Holdup | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,13 @@ class Look:
             "seconds": self.behind(of.oldest).total_seconds(),
             "lost": of.lost,
             "hidden": of.hidden,
+            "ahead": of.ahead,
+            "held_by": of.holdup
+            and {
+                "strand": of.holdup.strand,
+                "cause": of.holdup.cause or None,
+                "since": datetime.fromtimestamp(of.holdup.since, UTC),
+            },
         }
 
 
@@ -128,7 +139,8 @@ class Looker:
         if settled:
             with suppress(Hidden):  # what still is hidden then is counted as such
                 await_visible(cluster, written)
-        firsts, committed = self._topics.firsts(places), self._group.committed(places)
+        firsts, progress = self._topics.firsts(places), self._group.progress(places)
+        committed = {place: done.offset for place, done in progress.items()}
         ends = self._topics.ends(places)
         left = {}
         for place in places:
@@ -143,5 +155,10 @@ class Looker:
             lost = 0 if done is None else max(0, firsts[place] - done)
             behind = end - start if record else 0
             hidden = max(0, written[place] - ends[place])
-            lags.append(Lag(*place, done, ends[place], behind, oldest, lost, hidden, owners.get(place)))
+            ahead = progress[place].ahead
+            holdup = ahead.holdup if ahead and behind else None
+            count = ahead.count if ahead and behind else 0
+            lags.append(
+                Lag(*place, done, ends[place], behind, oldest, lost, hidden, owners.get(place), count, holdup)
+            )
         return Look(datetime.now(UTC), described, tuple(lags))

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import click
 from rich.console import Group, RenderableType
@@ -15,6 +15,7 @@ from rich.table import Table
 from consumer import app
 from consumer.admin.lag import Look, Looker
 from consumer.cli.listing import Form, in_a_form
+from consumer.engine.ahead import Holdup
 from consumer.errors import KafkaUnusable
 from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
@@ -30,6 +31,7 @@ _COLUMNS = (
     "seconds",
     "lost",
     "hidden",
+    "ahead",
     "owner",
 )
 _INTERVAL = 2.0
@@ -99,7 +101,9 @@ def _looks(looker: Looker, *, watch: bool) -> Iterator[Look | str]:
 def _print_rows(rows: Csv, look: Look) -> None:
     for each in look.lags:
         owner = (each.owner.instance_id or each.owner.id) if each.owner else None
-        rows.row({"at": look.at, **look.partition_as_json(each), "owner": owner})
+        row = look.partition_as_json(each)
+        del row["held_by"]
+        rows.row({"at": look.at, **row, "owner": owner})
 
 
 def _shown(name: str, look: Look) -> RenderableType:
@@ -127,6 +131,12 @@ def _shown(name: str, look: Look) -> RenderableType:
     ]
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
     lines += [
+        f"[yellow]Held:[/] {_holds(look, each.holdup)} {escape(each.topic)}/{each.partition}; {each.ahead:,} "
+        "offsets beyond the committed one are decided."
+        for each in look.lags
+        if each.holdup
+    ]
+    lines += [
         f"[yellow]Hidden:[/] {each.hidden:,} offsets of {escape(each.topic)}/{each.partition} are behind an open "
         "transaction."
         for each in look.lags
@@ -144,6 +154,12 @@ def _state(look: Look) -> str:
     if not count:
         return f"{look.group.state}; this broker does not show its members"
     return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
+
+
+def _holds(look: Look, holdup: Holdup) -> str:
+    cause = f" ({escape(holdup.cause)})" if holdup.cause else ""
+    span = max(look.at - datetime.fromtimestamp(holdup.since, UTC), timedelta(0))
+    return f"for {_duration(span)} {escape(holdup.strand)}{cause} holds"
 
 
 def _lost(look: Look) -> Iterator[str]:

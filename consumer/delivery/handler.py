@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from consumer.delivery import results
 from consumer.delivery.mapping import Defaults, Mapper, RecordTracing
+from consumer.delivery.parting import Parting
 from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
 from consumer.delivery.suspicion import Sites, Suspicion, Tally
 from consumer.delivery.turns import Turns
@@ -70,19 +71,23 @@ class Delivery:
                     work.drafts.append(self._draft(record, defaults, work, served))
             if lacking := self._lacks_registry(work.drafts, served):
                 return Retry(chunk, lacking, frozenset(served))
-            events = work.events
-            trouble = self._send(events, self._attempt(work, defaults, still_ours, served))
-            if trouble is None or all(event.outcome is not None for event in events):
-                with self._turns.one():
-                    outputs = self._outputs(work.drafts, chunk.attempts)
-                self._decided(_outcomes(events))
-                if work.waits_for_registry:
-                    served.add(REGISTRY)
-                return Done(chunk, outputs, frozenset(served))
+            parting = Parting(chunk, defaults, lambda site_id: self._sites.is_slow(site_id, self._clock()))
+            going = [draft for draft in work.drafts if parting.may_go(draft)]
+            events = [event for draft in going for event in draft.events]
+            troubles = self._send(events, self._attempt(work, defaults, still_ours, served))
+            if chunk.behind is None and any(event.outcome is None for event in events):
+                return Retry(chunk, next(iter(troubles.values())), frozenset(served))
+            decided = [draft for draft in going if parting.is_decided(draft, troubles)]
+            with self._turns.one():
+                outputs = self._outputs(decided, chunk.attempts)
+            self._decided(_outcomes(event for draft in decided for event in draft.events))
+            if work.waits_for_registry:
+                served.add(REGISTRY)
+            return Done(chunk, outputs, frozenset(served), parting.apart(work, troubles))
         except RegistryUnavailable as error:
             work.waits_for_registry = True
             trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in served)
-        return Retry(chunk, trouble, frozenset(served))
+            return Retry(chunk, trouble, frozenset(served))
 
     def _outputs(self, drafts: Sequence[Draft], attempts: int) -> list[Output]:
         return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]
@@ -161,28 +166,29 @@ class Delivery:
             work.tallies,
             still_ours,
             self._sites,
-            self._clock(),
+            self._clock,
             served,
         )
 
-    def _send(self, events: Sequence[Outgoing], attempt: Attempt) -> Trouble | None:
-        """Send undecided events, site by site, those last that failed last; gives the first trouble.
+    def _send(self, events: Sequence[Outgoing], attempt: Attempt) -> dict[str, Trouble]:
+        """Send undecided events, site by site, those last that failed last; gives the trouble of each site.
 
         Nothing more is sent once the API can't be reached: one site after the other would run into its timeout.
         """
-        trouble = None
+        troubles: dict[str, Trouble] = {}
         in_turn = sorted(
             by_site(events, attempt.defaults.site), key=lambda runs: self._sites.is_failing(runs[0][0].site_id)
         )
         for runs in in_turn:
             for site, run in runs:
                 stopped = attempt.send(site, run)
-                if stopped and stopped.cause in UNREACHED:
-                    return stopped
                 if stopped:
-                    trouble = trouble or stopped
+                    troubles[site.site_id] = stopped
                     break  # a later run may have a later event of the same key
-        return trouble
+            trouble = troubles.get(runs[0][0].site_id)
+            if trouble and trouble.cause in UNREACHED:
+                break
+        return troubles
 
     def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:
         """Give up the events that fail alone while their sites serve, or whose sites fail while another serves.

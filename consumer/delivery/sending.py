@@ -73,7 +73,7 @@ class Attempt:
     """One try of one chunk, for as long as its partition is `still_ours`.
 
     `limits` and `tallies` are the chunk's (see `Work`), by site. `sites` knows, over all chunks, what succeeded and
-    failed: the proof that others are served. `now` is a moment of the clock. `served` collects the sites that went
+    failed: the proof that others are served. `clock` gives monotonic seconds. `served` collects the sites that went
     through a request.
     """
 
@@ -84,7 +84,7 @@ class Attempt:
     tallies: dict[str, SiteTally]
     still_ours: Callable[[], bool]
     sites: Sites
-    now: float
+    clock: Callable[[], float]
     served: set[str] = field(default_factory=set)
 
     def send(self, site: Site, events: Sequence[Outgoing]) -> Trouble | None:
@@ -105,7 +105,10 @@ class Attempt:
             if not self.still_ours():
                 run.met("not-ours", "the partition was taken away meanwhile")
                 return run.trouble
-            self._read(run, group, self.client.send(site, [event.document for event in group]))
+            tally.asked = begun = self.clock()
+            answer = self.client.send(site, [event.document for event in group])
+            self.sites.took(tally, self.clock() - begun)
+            self._read(run, group, answer)
             run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
         took_something = site.site_id in self.served
         if took_something:
@@ -131,7 +134,7 @@ class Attempt:
         if is_silent and not self.defaults.knows(site_id):
             # Nothing else is sent that would show it: perhaps all else waits for this.
             self.ask_elsewhere(site_id)
-        is_at_fault = self.sites.failed(run.tally, self.rules.max_attempts, self.rules.patience, self.now)
+        is_at_fault = self.sites.failed(run.tally, self.rules.max_attempts, self.rules.patience, self.clock())
         return is_at_fault and not self.defaults.knows(site_id)
 
     def ask_elsewhere(self, site_id: str) -> bool:
@@ -140,7 +143,7 @@ class Attempt:
         for site in (own, self.sites.last_served):
             if site is None or not (site.site_id and site.access_token) or site.site_id == site_id:
                 continue
-            if self.sites.failed_lately(site.site_id, self.now - self.rules.patience) or not self.still_ours():
+            if self.sites.failed_lately(site.site_id, self.clock() - self.rules.patience) or not self.still_ours():
                 continue
             serves = isinstance(self.client.send(site, [PROBE]), Answered)
             self.sites.serving.succeeded += serves
@@ -246,7 +249,7 @@ class Attempt:
 
     def _suspect(self, run: _Run) -> None:
         """Note that events failed alone, and give up those that are at fault themselves."""
-        suspicions = [event.suspicion or replace(run.before, since=self.now) for event, _ in run.suspects]
+        suspicions = [event.suspicion or replace(run.before, since=self.clock()) for event, _ in run.suspects]
         silent = [each for each in suspicions if each.alone and each.seen == run.tally.succeeded]
         # Nothing else was sent there that would show that the site serves: perhaps nothing but suspects is left.
         if silent and self.still_ours() and isinstance(self.client.send(run.site, [PROBE]), Answered):
@@ -257,7 +260,7 @@ class Attempt:
         for (event, message), suspicion in zip(run.suspects, suspicions, strict=True):
             event.suspicion = suspicion
             is_at_fault = suspicion.failed_again(run.tally, self.rules.max_attempts)
-            if is_at_fault and (not suspicion.is_probed or self.now - suspicion.since >= self.rules.patience):
+            if is_at_fault and (not suspicion.is_probed or self.clock() - suspicion.since >= self.rules.patience):
                 tries = event.suspicion.alone
                 event.outcome = Fault(
                     "failing", f"{message}, {tries} times for this event alone while others succeeded"

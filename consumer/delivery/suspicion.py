@@ -8,6 +8,10 @@ from jirafe.client import Site
 
 _HARDLY = 0.001
 _MOST_SITES = 10_000
+# A request is slow that takes longer than this, in seconds, and so many times what is usual.
+_QUICK = 1.0
+_SLOW = 4
+_WEIGHT = 0.05
 
 
 @dataclass(slots=True)
@@ -61,12 +65,15 @@ class Suspicion:
 class SiteTally(Tally):
     """What one site made of its requests. `failing` is set while it fails all.
 
-    `since` is the moment of its first failure, and `failed_at` that of its last.
+    `since` is the moment of its first failure, and `failed_at` that of its last. `seconds` is what its last request
+    took, `asked` the moment at which one went out that is not answered yet.
     """
 
     failing: Suspicion | None = None
     since: float = 0.0
     failed_at: float = 0.0
+    seconds: float = 0.0
+    asked: float | None = None
 
 
 @dataclass(slots=True)
@@ -74,10 +81,12 @@ class Sites:
     """What all chunks know of sites: of a limited number, those that were asked for last. Any thread may call.
 
     `serving` counts, over all sites, what those made of their requests that serve: failures count once their site
-    has served again. So sites that do not exist say nothing of the API, however many messages name one.
+    has served again. So sites that do not exist say nothing of the API, however many messages name one. `usual` is
+    what requests take in general, in seconds.
     """
 
     serving: Tally = field(default_factory=Tally)
+    usual: float = 0.0
     last_served: Site | None = None
     _tallies: OrderedDict[str, SiteTally] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -104,6 +113,21 @@ class Sites:
         """
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None and tally.failed_at >= since
+    def took(self, tally: SiteTally, seconds: float) -> None:
+        """Note what a request took; one site that is slow does not make it usual."""
+        tally.seconds, tally.asked = seconds, None
+        self.usual += _WEIGHT * (min(seconds, 2 * self.usual + _QUICK) - self.usual)
+
+    def is_slow(self, site_id: str, now: float) -> bool:
+        """Tell whether a site keeps others waiting: it took much longer than is usual.
+
+        Not of one that is alone, and serves.
+        """
+        tally = self._tallies.get(site_id)
+        if tally is None or (len(self._tallies) == 1 and tally.failing is None):
+            return False
+        taken = tally.seconds if tally.asked is None else max(tally.seconds, now - tally.asked)
+        return taken > max(_QUICK, _SLOW * self.usual)
 
     def served(self, site: Site, tally: SiteTally) -> None:
         """Note that a site took an event in."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic
 
+from consumer.engine.ahead import Ahead, Holdup, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.errors import Aborted
@@ -121,7 +122,7 @@ class Committer(Generic[W]):
         outputs = list(chain.from_iterable(lane.finished for lane in lanes))
         offsets = {lane.partition: lane.offset for lane in lanes if lane.offset is not None}
         try:
-            writer.write(outputs, offsets, group, deadline)
+            writer.write(outputs, offsets, group, deadline, {lane.partition: self._ahead(lane) for lane in lanes})
         except Aborted as error:
             self.log.warning("commit_aborted", reason=str(error), records=len(outputs))
             raise
@@ -130,6 +131,15 @@ class Committer(Generic[W]):
             self._guard(topic).note(letters)
         for lane in lanes:
             lane.committed()
+
+    def _ahead(self, lane: Lane[W]) -> str:
+        """Word what is decided beyond a lane's offset, and what holds that."""
+        if not lane.ahead:
+            return ""
+        holder = lane.holder
+        since = self.clock.epoch_ms() // 1000 - int(self.clock.monotonic() - holder.since)
+        holdup = Holdup(max(0, since), holder.trouble.cause if holder.trouble else "", holder.kind)
+        return write(lane.offset or 0, Ahead(lane.ahead, lane.topic_id, holdup))
 
     def _note(self, trouble: str | None, *, again: bool) -> None:
         self.trouble = trouble

@@ -79,6 +79,10 @@ class Continuity:
                 self._asked = dict(self.ask(sorted(watched)))
         return found
 
+    def identity(self, topic: str) -> str | None:
+        """Give the id of a topic as it is now, None while it is not known."""
+        return self._ids.get(topic)
+
     def _forget(self, topic: str) -> None:
         for partition in [each for each in self._before if each.topic == topic]:
             del self._before[partition]

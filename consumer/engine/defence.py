@@ -50,7 +50,7 @@ class Defence(Generic[W]):
             answer = self._handler.handle(chunk, still_ours)
         except Exception as error:  # noqa: BLE001 - whatever a record holds, the member goes on
             return self._raised(chunk, error)
-        if isinstance(answer, Done) and [output.record for output in answer.outputs] != chunk.records:
+        if isinstance(answer, Done) and not _has_all(answer):
             return self._raised(chunk, ValueError("the outputs are not one for each record"))
         return answer
 
@@ -64,3 +64,13 @@ class Defence(Generic[W]):
             return Done(chunk, [self._handler.give_up(chunk, error)])
         except Exception as another:  # noqa: BLE001 - as above; it is tried again later
             return Raised(chunk, another)
+
+
+def _has_all(done: Done[W]) -> bool:
+    """Tell whether each record of a chunk is decided or set apart, once, and outputs are in order."""
+    decided = [output.record for output in done.outputs]
+    if not done.apart:
+        return decided == done.chunk.records
+    apart = [record.offset for each in done.apart for record in each.records]
+    offsets = [record.offset for record in done.chunk.records]
+    return sorted([*(record.offset for record in decided), *apart]) == sorted(offsets)

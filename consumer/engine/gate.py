@@ -1,9 +1,8 @@
 """What lanes wait behind while something does not serve: one of them probes, and the rest wait for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from consumer.engine.ports import Trouble
-from consumer.engine.records import Partition
 
 
 class Gate:
@@ -19,45 +18,45 @@ class Gate:
         self.trouble = trouble
         self.failures = 0
         self._firm = False
-        self._probe: Partition | None = None
-        self._waiting: dict[Partition, None] = {}
+        self._probe: Hashable | None = None
+        self._waiting: dict[Hashable, None] = {}
 
     @property
     def is_firm(self) -> bool:
         """Whether lanes that did not fail here should wait too: a probe failed, or we were told to wait."""
         return self._firm or self.failures > 1
 
-    def join(self, partition: Partition) -> None:
+    def join(self, who: Hashable) -> None:
         """Let a lane wait behind the others."""
-        self._waiting.setdefault(partition)
+        self._waiting.setdefault(who)
 
-    def failed(self, partition: Partition, trouble: Trouble, due: Callable[[int], float]) -> None:
+    def failed(self, who: Hashable, trouble: Trouble, due: Callable[[int], float]) -> None:
         """Note that a lane's try failed; `due` gives the time of the next try after so many failures.
 
         Lanes that fail together are one failure: only the first lane's and a probe's count.
         """
-        self._waiting.pop(partition, None)
-        self._waiting[partition] = None
+        self._waiting.pop(who, None)
+        self._waiting[who] = None
         self.trouble = trouble
         firm = trouble.held or trouble.retry_after is not None
         self._firm = self._firm or firm
-        if self.failures == 0 or self._probe == partition:
+        if self.failures == 0 or self._probe == who:
             self.failures += 1
             self.due = due(self.failures)
             self._probe = None
         elif firm:
             self.due = max(self.due, due(self.failures))  # told to wait longer than we knew
 
-    def admits(self, partition: Partition, now: float) -> bool:
+    def admits(self, who: Hashable, now: float) -> bool:
         """Tell whether this lane may probe now; if so it is the probe until it fails or leaves."""
-        if self._probe is not None or now < self.due or next(iter(self._waiting)) != partition:
+        if self._probe is not None or now < self.due or next(iter(self._waiting)) != who:
             return False
-        self._probe = partition
+        self._probe = who
         return True
 
-    def leave(self, partition: Partition) -> bool:
+    def leave(self, who: Hashable) -> bool:
         """Forget a lane that is gone; tells whether any still waits."""
-        self._waiting.pop(partition, None)
-        if self._probe == partition:
+        self._waiting.pop(who, None)
+        if self._probe == who:
             self._probe = None
         return bool(self._waiting)

@@ -1,73 +1,111 @@
-"""One assigned partition: its waiting records, at most one chunk in flight, its backoff.
+"""One assigned partition: the records it holds, strand by strand, and what it has to commit.
 
 Pure state: no threads, no I/O, no clock. An offset here is always the next one to read.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Generic
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, NamedTuple
 
-from consumer.engine.ports import Chunk, Trouble, W
+from consumer.engine import ahead
+from consumer.engine.ahead import Runs
+from consumer.engine.ports import Apart, Behind, Chunk, W
 from consumer.engine.records import Output, Partition, Record
+from consumer.engine.strand import MAIN, Bounds, Strand
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Limits of what a lane holds in all, and of one chunk: in records, and in their bytes (see `Record.size`)."""
+class _Next(NamedTuple):
+    """What is to be committed next: outputs, the offset with them, and what is decided beyond that."""
 
-    lane_records: int
-    lane_bytes: int
-    chunk_records: int
-    chunk_bytes: int
+    outputs: list[Output]
+    offset: int | None
+    runs: Runs
 
 
 class Lane(Generic[W]):
     """One partition while it is assigned. `epoch` tells this assignment from earlier and later ones.
 
-    `due` is the time of the next try, `trouble` what the last try met, and `waits_for` what must serve again
-    before the next; None for nothing. `goes_to` is what served the last chunk, if it was one thing alone.
+    A record is first in the main strand. Once it was handled it is finished with its output, or is set apart in a
+    strand that waits for something, while later records go on. It is forgotten once its output is committed.
 
-    A record waits, is in flight with its chunk (perhaps often, with backoffs between), is finished with its
-    output, and is forgotten once that is committed. While one chunk's outputs wait for their commit the next
-    chunk may be in flight, but no further one. Chunks become smaller once the handling of one raises, until the
-    record that does it is alone, and then grow again. In the same way the outputs of one transaction become fewer
-    once a topic refuses one for its size.
+    The offset to commit is that of the first record that is not decided. What is decided beyond it is committed
+    with it, as `ahead`, and skipped by the next owner. So nothing is handled before `knows_ahead`, when `begin`
+    has said what an earlier owner decided. `topic_id` is of the topic that the records are of, empty for not known.
+
+    While one chunk's outputs wait for their commit the next chunk may be in flight, but no further one. The
+    outputs of one transaction become fewer once a topic refuses one for its size.
     """
 
     def __init__(self, partition: Partition, epoch: int, bounds: Bounds) -> None:
         self.partition = partition
         self.epoch = epoch
-        self.failures = 0
-        self.due = 0.0
-        self.waits_for: str | None = None
-        self.trouble: Trouble | None = None
-        self.goes_to: str | None = None
         # None for not known: the client keeps the pause of an earlier assignment.
         self.paused: bool | None = None
+        self.knows_ahead = True
+        self.topic_id = ""
+        self.main = Strand[W](partition, epoch, MAIN, bounds, 0.0, kind=MAIN)
+        self._apart: dict[str, Strand[W]] = {}
         self._bounds = bounds
-        self._most = bounds.chunk_records
-        self._waiting: deque[Record] = deque()
-        self._chunk: Chunk[W] | None = None
-        self._in_flight = False
-        self._finished: list[list[Output]] = []
+        self._finished: list[Output] = []
+        self._next: _Next | None = None
         self._most_committed: int | None = None
         self._records = 0
         self._bytes = 0
         self._end: int | None = None
         self._committed: int | None = None
+        self._newest: int | None = None
+        # The end of what is decided; not all before it need be.
+        self._decided_to: int | None = None
+        self._skipped: Runs = ()
+        self._ahead: Runs = ()
+
+    # records in
+
+    def begin(self, runs: Runs) -> None:
+        """Skip what an earlier owner decided, also of what waits already."""
+        self.knows_ahead = True
+        self._skipped = self._ahead = runs
+        waiting = list(self.main) if runs else []
+        if waiting:
+            self.main = Strand[W](self.partition, self.epoch, MAIN, self._bounds, 0.0, kind=MAIN)
+            for record in waiting:
+                self._records -= 1
+                self._bytes -= record.size
+                self._take(record)
 
     def add(self, record: Record) -> None:
-        """Let a record wait; they come in the order of their offsets."""
-        self._waiting.append(record)
+        """Let a record wait, if it is not decided; they come in the order of their offsets."""
+        self._end = None
+        self._newest = record.offset
+        self._take(record)
+
+    def _take(self, record: Record) -> None:
+        self._next = None
+        run = bisect_right(self._skipped, record.offset, key=lambda each: each[0]) - 1
+        if run >= 0 and record.offset < self._skipped[run][1]:
+            self._decided_to = record.offset + 1
+            return
+        self.main.add(record)
         self._records += 1
         self._bytes += record.size
-        self._end = None
 
     def at_end(self, offset: int) -> None:
         """Note that the partition has no further record before this offset; there may be transaction markers."""
         self._end = offset
+        self._next = None
+
+    # what is held
+
+    @property
+    def strands(self) -> Iterator[Strand[W]]:
+        """The main strand, and those set apart."""
+        yield self.main
+        yield from self._apart.values()
+
+    @property
+    def apart(self) -> Sequence[Strand[W]]:
+        """The strands set apart."""
+        return list(self._apart.values())
 
     @property
     def held_records(self) -> int:
@@ -79,6 +117,12 @@ class Lane(Generic[W]):
         """Bytes of the records held."""
         return self._bytes
 
+    def _room(self) -> tuple[int, int]:
+        """Give the records and bytes that may be held beside those set apart."""
+        records = self._bounds.lane_records - sum(map(len, self._apart.values()))
+        size = self._bounds.lane_bytes - sum(each.size for strand in self._apart.values() for each in strand)
+        return records, size
+
     @property
     def is_full(self) -> bool:
         """Whether the partition should be paused."""
@@ -86,120 +130,189 @@ class Lane(Generic[W]):
 
     @property
     def is_half_empty(self) -> bool:
-        """Whether the partition should be resumed."""
-        return self._records * 2 <= self._bounds.lane_records and self._bytes * 2 <= self._bounds.lane_bytes
+        """Whether the partition should be resumed: half of what is left beside the strands set apart is free."""
+        records, size = self._room()
+        used = self._records - (self._bounds.lane_records - records)
+        used_bytes = self._bytes - (self._bounds.lane_bytes - size)
+        return not self.is_full and 2 * used <= records and 2 * used_bytes <= size
 
     @property
     def in_flight(self) -> bool:
         """Whether a worker has a chunk of this lane."""
-        return self._in_flight
+        return any(strand.in_flight for strand in self.strands)
 
     @property
     def records_in_flight(self) -> int:
-        """Records of the chunk that a worker has."""
-        return len(self._chunk.records) if self._chunk and self._in_flight else 0
+        """Records of the chunks that workers have."""
+        return sum(strand.records_in_flight for strand in self.strands)
 
     @property
-    def oldest(self) -> Record | None:
-        """The oldest record held, None if none is."""
-        if self._finished:
-            return self._finished[0][0].record
-        return next(iter(self._chunk.records if self._chunk else self._waiting), None)
+    def oldest(self) -> int | None:
+        """The offset of the oldest record held, None if none is."""
+        firsts = [min(record.offset for record in strand) for strand in self.strands if len(strand)]
+        firsts += [self._finished[0].record.offset] if self._finished else []
+        return min(firsts, default=None)
 
     @property
-    def newest(self) -> Record | None:
-        """The newest record held, None if none is."""
-        if self._waiting:
-            return self._waiting[-1]
-        if self._chunk:
-            return self._chunk.records[-1]
-        return self._finished[-1][-1].record if self._finished else None
+    def newest(self) -> int | None:
+        """The offset of the newest record that came, None if none is held."""
+        return self._newest if self._records else None
 
     @property
-    def has_work(self) -> bool:
-        """Whether a chunk could be dispatched now, backoff aside."""
-        return not self._in_flight and len(self._finished) <= 1 and bool(self._chunk or self._waiting)
+    def holder(self) -> Strand[W]:
+        """The strand that has the oldest record that is not decided; the main one if none has."""
+        firsts = {min(record.offset for record in strand): strand for strand in self.strands if len(strand)}
+        return firsts[min(firsts)] if firsts else self.main
 
-    def dispatch(self) -> Chunk[W]:
-        """Put a chunk in flight: the one that is to be retried, or a new one, with all that waits and fits."""
-        chunk = self._chunk or Chunk[W](self.partition, self.epoch)
-        size = sum(record.size for record in chunk.records)
-        while self._waiting and len(chunk.records) < self._most:
-            size += self._waiting[0].size
-            if chunk.records and size > self._bounds.chunk_bytes:
-                break
-            chunk.records.append(self._waiting.popleft())
-        self._chunk, self._in_flight = chunk, True
-        return chunk
+    # chunks out and back
 
-    def finish(self, outputs: Sequence[Output]) -> None:
-        """Take the outputs of the chunk in flight, one for each of its records."""
-        self._finished.append(list(outputs))
-        self._chunk, self._in_flight = None, False
-        self._most = min(2 * self._most, self._bounds.chunk_records)
-        self.failures, self.due, self.waits_for, self.trouble = 0, 0.0, None, None
+    def has_work(self, strand: Strand[W]) -> bool:
+        """Tell whether a chunk of a strand could be dispatched now, backoff aside."""
+        if strand.in_flight or not len(strand) or not self.knows_ahead:
+            return False
+        # What can't be committed before a strand moves must not keep that from moving.
+        may_help = strand is not self.main and len(self.finished) < len(self._finished)
+        return may_help or len(self._finished) <= self._bounds.chunk_records
 
-    def retry(self, trouble: Trouble, due: float, waits_for: str | None) -> None:
-        """Keep the chunk in flight for another try at `due`, or once what it waits for serves again.
+    def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset()) -> Chunk[W]:
+        """Put a chunk of a strand in flight. `closed` names what is known not to serve."""
+        behind: Behind = {}
+        for other in self.strands:
+            if other is not strand:
+                for offset, names in other.names():
+                    for name in names:
+                        if name not in behind or offset < behind[name][0]:
+                            behind[name] = offset, other.name
+        return strand.dispatch(behind, closed)
 
-        A chunk that is isolating a suspect keeps to `due` in any case.
+    def finish(self, strand: Strand[W], outputs: Sequence[Output]) -> None:
+        """Take the outputs of a strand's chunk in flight."""
+        strand.finish()
+        self._next = None
+        for output in outputs:
+            self._decided_to = max(self._decided_to or 0, output.record.offset + 1)
+            if self._finished and output.record.offset < self._finished[-1].record.offset:
+                insort(self._finished, output, key=lambda each: each.record.offset)
+            else:
+                self._finished.append(output)
+
+    def set_apart(self, source: Strand[W], apart: Apart[W], attempts: int, now: float) -> Strand[W]:
+        """Let records of a chunk that came back from a strand wait in one; gives it.
+
+        So that nothing is lost of what was done for records, each chunk that was tried has a strand of its own.
+        What names no strand goes with new records.
         """
-        self._in_flight = False
-        self.failures += 1
-        self.trouble, self.due, self.waits_for = trouble, due, waits_for
+        self._next = None
+        if apart.strand == MAIN:
+            self.main.join(apart, attempts)
+            return self.main
+        name, number = apart.strand, 1
+        if apart.work is not None and source.kind == apart.strand:
+            name = source.name
+        while apart.work is not None and name in self._apart and not self._apart[name].is_settled:
+            number += 1
+            name = f"{apart.strand} #{number}"
+        if name not in self._apart:
+            self._apart[name] = Strand(self.partition, self.epoch, name, self._bounds, now, kind=apart.strand)
+        self._apart[name].join(apart, attempts)
+        return self._apart[name]
 
-    def raised(self, chunk: Chunk[W], trouble: Trouble, due: float) -> None:
-        """Take back the chunk in flight, whose handling raised: its records wait for smaller chunks.
+    def reunite(self, now: float) -> None:
+        """Take records into the main strand again that wait for nothing any more."""
+        if self._apart and self.main.is_settled:
+            for strand in self._apart.values():
+                if strand.is_free(now):
+                    self.main.take_back(strand)
+            self.tidy()
 
-        One record alone is tried again at `due`.
-        """
-        self._most = max(1, len(chunk.records) // 2)
-        if len(chunk.records) == 1:
-            self.retry(trouble, due, None)
-            return
-        self._waiting.extendleft(reversed(chunk.records))
-        self._chunk, self._in_flight = None, False
+    def tidy(self) -> list[Strand[W]]:
+        """Forget strands that have no records any more; gives them."""
+        gone = [strand for strand in self._apart.values() if not len(strand)]
+        for strand in gone:
+            del self._apart[strand.name]
+        return gone
 
-    def resume(self) -> None:
-        """Go on: what the chunk waits for serves again."""
-        self.waits_for = None
-        if not (self.trouble and self.trouble.isolating):
-            self.due = 0.0
+    # outputs and offsets out
 
     @property
     def finished(self) -> list[Output]:
         """Outputs to commit in one transaction, in the order of their records."""
-        return list(islice(chain.from_iterable(self._finished), self._most_committed))
+        return self._to_commit().outputs
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether anything decided is not committed."""
+        return bool(self._finished)
 
     @property
     def offset(self) -> int | None:
-        """The offset to commit with `finished`: next to read after the last of them; None for nothing to commit.
+        """The offset to commit with `finished`: that of the first record not decided; None for nothing to commit.
 
         Once nothing else is held it is the partition's end, past the markers that transactions leave there, so
         that a group that has done everything has lag 0.
         """
-        finished = self.finished
-        if self._end and self._records == len(finished) and self._end != self._committed:
-            return self._end
-        return finished[-1].record.offset + 1 if finished else None
+        return self._to_commit().offset
+
+    @property
+    def ahead(self) -> Runs:
+        """What is decided beyond `offset` once `finished` is committed."""
+        return self._to_commit().runs
+
+    @property
+    def decided_ahead(self) -> int:
+        """Offsets decided beyond the one to commit."""
+        runs = self._ahead if self.offset is None else self.ahead
+        return ahead.counted(runs)
 
     @property
     def committed_offset(self) -> int | None:
         """The offset that was last committed, None while none was."""
         return self._committed
 
+    def _to_commit(self) -> _Next:
+        if self._next is None:
+            count = len(self._finished) if self._most_committed is None else self._most_committed
+            self._next = self._first_finished(count)
+            while not self._fits(self._next):
+                count = len(self._next.outputs) // 2
+                self._next = self._first_finished(count)
+        return self._next
+
+    @staticmethod
+    def _fits(commit: _Next) -> bool:
+        return not (commit.outputs and commit.runs) or ahead.fits(commit.offset or 0, commit.runs)
+
+    def _first_finished(self, count: int) -> _Next:
+        """Tell what a commit of so many outputs would be."""
+        outputs = self._finished[:count]
+        if not (self.knows_ahead and (outputs or not self._finished)):
+            return _Next([], None, ())
+        if self._end and self._records == len(outputs):
+            return _Next(outputs, self._end if outputs or self._end != self._committed else None, ())
+        end = self._decided_to or 0
+        # New records come after all that is decided, unless some were decided ahead.
+        strands = self.strands if self._skipped or self.main.has_old else self._apart.values()
+        held = [record.offset for strand in strands for record in strand if record.offset < end]
+        undecided = sorted((*held, *(output.record.offset for output in self._finished[count:])))
+        offset = undecided[0] if undecided else end
+        if not outputs and (undecided or offset <= (self._committed or 0)):
+            return _Next([], None, ())
+        later = ((max(start, end), stop) for start, stop in self._skipped)
+        runs = ahead.joined((*ahead.between(undecided, end), *later))
+        if runs and runs[0][0] == offset:
+            offset, runs = runs[0][1], runs[1:]
+        return _Next(outputs, offset, runs)
+
     def committed(self) -> None:
         """Forget `finished`: it is committed, and the offset with it."""
-        self._committed = self.offset
-        finished = self.finished
-        for output in finished:
+        outputs, self._committed, self._ahead = self._to_commit()
+        self._next = None
+        for output in outputs:
             self._records -= 1
             self._bytes -= output.record.size
-        left = len(finished)
-        while self._finished and left >= len(self._finished[0]):
-            left -= len(self._finished.pop(0))
-        if left:
-            del self._finished[0][:left]
+        del self._finished[: len(outputs)]
+        passed = min(self._committed or 0, (self._newest or 0) + 1)
+        self._skipped = tuple(run for run in self._skipped if run[1] > passed)
         if self._most_committed:
             self._most_committed = 2 * self._most_committed if self._finished else None
 
@@ -208,12 +321,13 @@ class Lane(Generic[W]):
 
         Half as many are tried next. One that is alone is made brief.
         """
-        finished = self.finished
-        if len(finished) > 1:
-            self._most_committed = len(finished) // 2
+        count = len(self.finished)
+        self._next = None
+        if count > 1:
+            self._most_committed = count // 2
             return True
         self._most_committed = 1
-        if finished[0].is_brief:
+        if self._finished[0].is_brief:
             return False
-        self._finished[0][0] = brief(finished[0])
-        return self._finished[0][0].is_brief
+        self._finished[0] = brief(self._finished[0])
+        return self._finished[0].is_brief

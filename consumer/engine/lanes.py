@@ -3,6 +3,7 @@
 Pure state like its lanes: no threads, no I/O. The clock and the random numbers are handed in.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic
 
@@ -10,31 +11,48 @@ from consumer.engine.backoff import Backoff
 from consumer.engine.defence import Raised
 from consumer.engine.gate import Gate
 from consumer.engine.kafka import Logger
-from consumer.engine.lane import Bounds, Lane
-from consumer.engine.ports import Chunk, Done, LaneView, Retry, Trouble, W
+from consumer.engine.lane import Lane
+from consumer.engine.ports import Chunk, Done, LaneView, Retry, StrandView, Trouble, W
 from consumer.engine.records import Partition, Record
+from consumer.engine.strand import Bounds, Strand
+
+_SHARE = 4
+"""A strand's name may have one of so many workers, and all strands but the main ones half of the workers."""
 
 
 class Lanes(Generic[W]):
     """The lanes of the partitions that are assigned, each with the epoch of its assignment.
 
-    `hold_interval` is the seconds between tries while an operator is needed.
+    `hold_interval` is the seconds between tries while an operator is needed. `workers` is how many chunks are
+    handled at the same time.
     """
 
-    def __init__(
-        self, bounds: Bounds, backoff: Backoff, hold_interval: float, chance: Callable[[], float], log: Logger
+    def __init__(  # noqa: PLR0913, PLR0917 - each is another's
+        self,
+        bounds: Bounds,
+        backoff: Backoff,
+        hold_interval: float,
+        chance: Callable[[], float],
+        log: Logger,
+        workers: int = 1,
     ) -> None:
         self._bounds = bounds
         self._backoff = backoff
         self._hold_interval = hold_interval
         self._chance = chance
         self._log = log
+        self._workers = workers
         self._lanes: dict[Partition, Lane[W]] = {}
         self._gates: dict[str, Gate] = {}
         self._epoch = 0
 
     def __iter__(self) -> Iterator[Lane[W]]:
         return iter(self._lanes.values())
+
+    def _strands(self) -> Iterator[tuple[Lane[W], Strand[W]]]:
+        for lane in self._lanes.values():
+            for strand in lane.strands:
+                yield lane, strand
 
     # the assignment
 
@@ -49,8 +67,8 @@ class Lanes(Generic[W]):
         """Forget lanes with all they hold, uncommitted: the next owner delivers it again."""
         for partition in partitions:
             lane = self._lanes.pop(partition, None)
-            if lane:
-                self._leave(lane)
+            for strand in lane.strands if lane else ():
+                self._leave(strand)
 
     def has(self, chunk: Chunk[W]) -> bool:
         """Tell whether a chunk's lane is still assigned as it was; any thread may ask."""
@@ -72,68 +90,103 @@ class Lanes(Generic[W]):
             lane.at_end(offset)
 
     def dispatch(self, now: float) -> Iterator[Chunk[W]]:
-        """Put in flight, and give, a chunk of each lane that may go now."""
+        """Put in flight, and give, a chunk of each strand that may go now.
+
+        New records go first. So that a site that is slow or down takes no worker from others, strands that were
+        set apart have a share of them only, all together and those of each name.
+        """
+        closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
+        flying = Counter[str]()
         for lane in self._lanes.values():
-            if lane.has_work and self._may_go(lane, now):
-                yield lane.dispatch()
+            lane.reunite(now)
+        for lane, strand in self._strands():
+            if strand is lane.main:
+                if lane.has_work(strand) and self._may_go(strand, now):
+                    yield lane.dispatch(strand, closed)
+            elif strand.in_flight:
+                flying[strand.kind] += 1
+        waiting = [(lane, strand) for lane, strand in self._strands() if strand is not lane.main]
+        for lane, strand in sorted(waiting, key=lambda each: each[1].tried):
+            if (
+                lane.has_work(strand)
+                and flying[strand.kind] < max(1, self._workers // _SHARE)
+                and flying.total() < max(1, self._workers // 2)
+                and self._may_go(strand, now)
+            ):
+                flying[strand.kind] += 1
+                strand.tried = now
+                yield lane.dispatch(strand)
 
     def next_due(self, now: float) -> float:
-        """Give the seconds until a lane may go by the passing of time alone; infinite if none will."""
-        dues = [lane.due for lane in self._lanes.values() if lane.has_work]
+        """Give the seconds until a strand may go by the passing of time alone; infinite if none will."""
+        dues = [strand.due for lane, strand in self._strands() if lane.has_work(strand)]
         dues += [gate.due for gate in self._gates.values()]
         return min((due - now for due in dues if due > now), default=float("inf"))
 
-    def take(self, answer: Done[W] | Retry[W] | Raised[W], now: float) -> Trouble | None:
-        """Take a chunk back; gives why it is tried again, None if it is finished or its lane is gone."""
-        if not self.has(answer.chunk):
-            return None
-        lane = self._lanes[answer.chunk.partition]
+    def take(self, answer: Done[W] | Retry[W] | Raised[W], now: float) -> list[Trouble]:
+        """Take a chunk back; gives why something of it is tried again, nothing if its lane is gone."""
+        chunk = answer.chunk
+        if not self.has(chunk):
+            return []
+        lane = self._lanes[chunk.partition]
+        strand = next(each for each in lane.strands if each.name == chunk.strand)
         match answer:
-            case Done(_, outputs, served):
+            case Done(_, outputs, served, apart):
                 self._serve(served, now)
-                self._leave(lane)
-                lane.goes_to = next(iter(served)) if len(served) == 1 else None
-                lane.finish(outputs)
-                return None
+                lane.finish(strand, outputs)
+                found = [(lane.set_apart(strand, each, chunk.attempts, now), each.trouble) for each in apart]
+                if not any(target is strand and trouble for target, trouble in found):
+                    self._leave(strand)
+                    strand.go_on()
+                for target, trouble in found:
+                    if target.in_flight:
+                        continue  # what is tried there tells more
+                    if trouble:
+                        self._retry(lane, target, trouble, now, served)
+                    elif target.kind in self._gates and target.waits_for is None:
+                        # It is known to be down: these wait with the others, and need not find out by themselves.
+                        target.waits_for = target.kind
+                        self._gates[target.kind].join(target.knot)
+                for gone in lane.tidy():
+                    self._leave(gone)
+                return [trouble for _, trouble in found if trouble is not None]
             case Retry(_, trouble, served):
                 self._serve(served, now)
-                # Told to wait, or held, all lanes wait, whatever went through before.
-                serves = trouble.waits_for in served and trouble.retry_after is None and not trouble.held
-                self._retry(lane, trouble, now, serves=serves)
-                return trouble
-            case Raised(chunk):
-                self._leave(lane)
-                due = now + self._backoff.delay(lane.failures + 1, None, self._chance)
-                lane.raised(chunk, answer.trouble, due)
-                return answer.trouble
+                self._retry(lane, strand, trouble, now, served)
+                return [trouble]
+            case Raised():
+                self._leave(strand)
+                due = now + self._backoff.delay(strand.failures + 1, None, self._chance)
+                strand.raised(chunk, answer.trouble, due)
+                return [answer.trouble]
 
-    def _may_go(self, lane: Lane[W], now: float) -> bool:
-        if lane.waits_for is None and lane.goes_to in self._gates and self._gates[lane.goes_to].is_firm:
-            # Its site is known to be down: it waits with the others, and need not find out by itself.
-            lane.waits_for = lane.goes_to
-            self._gates[lane.goes_to].join(lane.partition)
-        gate = self._gate_of(lane)
-        return gate.admits(lane.partition, now) if gate else now >= lane.due
+    def _may_go(self, strand: Strand[W], now: float) -> bool:
+        gate = self._gate_of(strand)
+        return gate.admits(strand.knot, now) if gate else now >= strand.due
 
-    def _retry(self, lane: Lane[W], trouble: Trouble, now: float, *, serves: bool) -> None:
-        if lane.waits_for != trouble.waits_for:
-            self._leave(lane)
+    def _retry(
+        self, lane: Lane[W], strand: Strand[W], trouble: Trouble, now: float, served: frozenset[str]
+    ) -> None:
+        # Told to wait, or held, all who wait for it do, whatever went through before.
+        serves = trouble.waits_for in served and trouble.retry_after is None and not trouble.held
+        if strand.waits_for != trouble.waits_for:
+            self._leave(strand)
         if serves and not trouble.isolating:
-            lane.failures = 0  # it got on: what is left need not wait the longer for what is behind it
+            strand.failures = 0  # it got on: what is left need not wait the longer for what is behind it
 
         def due_after(failures: int) -> float:
             if trouble.held:
                 return now + self._hold_interval
             return now + self._backoff.delay(failures, trouble.retry_after, self._chance)
 
-        own_due = due_after(lane.failures + 1)
+        own_due = due_after(strand.failures + 1)
         if serves:
             # The site serves: only this chunk waits, and no other lane.
-            if trouble.isolating and (lane.trouble is None or lane.trouble.message != trouble.message):
+            if trouble.isolating and (strand.trouble is None or strand.trouble.message != trouble.message):
                 self._log.warning(
                     "isolating", partition=str(lane.partition), cause=trouble.cause, reason=trouble.message
                 )
-            lane.retry(trouble, own_due, None)
+            strand.retry(trouble, own_due, None)
             return
         gate = self._gates.get(trouble.waits_for)
         if gate is None:
@@ -141,45 +194,58 @@ class Lanes(Generic[W]):
         if gate.failures == 0 or gate.trouble.message != trouble.message:
             event = "held" if trouble.held else "waiting"
             self._log.warning(event, on=trouble.waits_for, cause=trouble.cause, reason=trouble.message)
-        gate.failed(lane.partition, trouble, due_after)
-        lane.retry(trouble, own_due, trouble.waits_for)
+        gate.failed(strand.knot, trouble, due_after)
+        strand.retry(trouble, own_due, trouble.waits_for)
 
-    # what lanes wait for
+    # what strands wait for
 
     @property
     def gates(self) -> dict[str, str]:
         """What does not serve now, each with the reason."""
         return {name: gate.trouble.message for name, gate in self._gates.items()}
 
-    def _gate_of(self, lane: Lane[W]) -> Gate | None:
-        return self._gates.get(lane.waits_for) if lane.waits_for else None
+    def _gate_of(self, strand: Strand[W]) -> Gate | None:
+        return self._gates.get(strand.waits_for) if strand.waits_for else None
+
+    def _obstacle(self, lane: Lane[W], strand: Strand[W], now: float) -> tuple[Trouble | None, float]:
+        """Tell what stands in a strand's way now, and when it is tried again."""
+        gate = self._gate_of(strand)
+        if gate:
+            return gate.trouble, gate.due
+        return (strand.trouble if lane.has_work(strand) and strand.due > now else None), strand.due
 
     def views(self, now: float) -> tuple[LaneView, ...]:
         """Tell how each lane is."""
         return tuple(self._view(lane, now) for lane in self._lanes.values())
 
     def _view(self, lane: Lane[W], now: float) -> LaneView:
-        gate = self._gate_of(lane)
-        trouble, due = (gate.trouble, gate.due) if gate else (lane.trouble, lane.due)
-        if gate is None and not (lane.has_work and lane.due > now):
-            trouble = None  # nothing stands in its way now
+        holder = lane.holder
+        trouble, due = self._obstacle(lane, holder, now)
         finished = len(lane.finished)
+        in_flight = lane.records_in_flight
+        strands = []
+        for strand in lane.apart:
+            obstacle = self._obstacle(lane, strand, now)[0]
+            cause, message = (obstacle.cause, obstacle.message) if obstacle else (None, None)
+            strands.append(StrandView(strand.kind, len(strand), strand.since, cause, message))
         return LaneView(
             partition=lane.partition,
             epoch=lane.epoch,
-            waiting=lane.held_records - lane.records_in_flight - finished,
-            in_flight=lane.records_in_flight,
+            waiting=lane.held_records - in_flight - finished,
+            in_flight=in_flight,
             finished=finished,
             held_bytes=lane.held_bytes,
             is_paused=bool(lane.paused),
-            oldest=lane.oldest.offset if lane.oldest else None,
-            newest=lane.newest.offset if lane.newest else None,
+            oldest=lane.oldest,
+            newest=lane.newest,
             committed=lane.committed_offset,
-            waits_for=lane.waits_for,
+            waits_for=holder.waits_for,
             cause=trouble.cause if trouble else None,
             message=trouble.message if trouble else None,
             held=trouble is not None and trouble.held,
             due=due if trouble else None,
+            ahead=lane.decided_ahead,
+            strands=tuple(strands),
         )
 
     def try_again(self, now: float) -> None:
@@ -192,16 +258,16 @@ class Lanes(Generic[W]):
             self._open(name, now)
 
     def _open(self, name: str, now: float) -> None:
-        """Let all lanes that waited for this go on at once: it serves again."""
+        """Let all who waited for this go on at once: it serves again."""
         gate = self._gates.pop(name, None)
         if gate is None:
             return
         self._log.info("resumed", on=name, after_seconds=round(now - gate.since, 3))
-        for lane in self._lanes.values():
-            if lane.waits_for == name:
-                lane.resume()
+        for _, strand in self._strands():
+            if strand.waits_for == name:
+                strand.resume()
 
-    def _leave(self, lane: Lane[W]) -> None:
-        name, lane.waits_for = lane.waits_for, None
-        if name in self._gates and not self._gates[name].leave(lane.partition):
+    def _leave(self, strand: Strand[W]) -> None:
+        name, strand.waits_for = strand.waits_for, None
+        if name in self._gates and not self._gates[name].leave(strand.knot):
             del self._gates[name]

@@ -30,11 +30,11 @@ from consumer.engine.kafka import (
     to_record,
 )
 from consumer.engine.keeper import Keeper, leaderless
-from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
 from consumer.engine.places import Places
 from consumer.engine.ports import Chunk, Done, Handler, Hooks, MemberView, Reload, Retry, W
 from consumer.engine.records import Partition
+from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import Pool, Workers, call_within
 from consumer.engine.writer import CallWithin, Writer
@@ -120,7 +120,9 @@ class Member(Generic[W]):
         self._log = around.log
         self._clock = around.clock
         self._workers = around.workers(options.workers, self._handle)
-        self._lanes = Lanes[W](options.bounds, options.backoff, options.hold_interval, around.chance, around.log)
+        self._lanes = Lanes[W](
+            options.bounds, options.backoff, options.hold_interval, around.chance, around.log, options.workers
+        )
         self._continuity = Continuity(
             options.topics,
             clients.describe_topics,
@@ -184,7 +186,9 @@ class Member(Generic[W]):
         self._refusal = None
         self._consumer = self._clients.consumer(self._on_error, self._hooks.statistics)
         self._keeper = Keeper(self._make_writer, around.clock, around.log, is_static=options.is_static)
-        self._places = Places(self._consumer, self._lanes, self._continuity, around.clock, self._on_error)
+        self._places = Places(
+            self._consumer, self._lanes, self._continuity, around.clock, self._on_error, around.log
+        )
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
         try:
             self._consumer.subscribe(
@@ -215,6 +219,7 @@ class Member(Generic[W]):
         self._have_writer()
         self._places.watch()
         if self._keeper.writer:
+            # Only then is it settled what the last transaction of an earlier writer of ours became.
             self._places.find()
         self._take_answers(_BUSY_WAIT if busy else 0)
         for chunk in self._lanes.dispatch(self._clock.monotonic()):
@@ -357,8 +362,7 @@ class Member(Generic[W]):
         for answer in self._workers.answers(timeout):
             if isinstance(answer, Raised) and self._is_news((type(answer.error), *answer.at[-1:])):
                 self._log.error("handler_raised", reason=answer.trouble.message, at=answer.at)
-            trouble = self._lanes.take(answer, self._clock.monotonic())
-            if trouble:
+            for trouble in self._lanes.take(answer, self._clock.monotonic()):
                 self._hooks.retried(trouble)
 
     # results and offsets out
@@ -379,6 +383,7 @@ class Member(Generic[W]):
         if not assigned:
             return  # a cooperative rebalance tells of nothing new too
         self._lanes.assign(assigned)
+        self._places.ask_ahead(assigned)
         self._hooks.rebalanced("assigned", assigned)
         self._log.info("assigned", partitions=list(map(str, assigned)))
 

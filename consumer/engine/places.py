@@ -1,19 +1,22 @@
 """Where assigned partitions are read from: their committed offsets, or where their logs begin now."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Generic
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
+from consumer.engine.ahead import NotOurs, Runs, read
 from consumer.engine.continuity import Continuity
 from consumer.engine.deadline import Clock
 from consumer.engine.errors import BeginAnew
-from consumer.engine.kafka import GroupConsumer, kafka_error
+from consumer.engine.kafka import GroupConsumer, Logger, kafka_error
+from consumer.engine.lane import Lane
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import W
 from consumer.engine.records import Partition
 
 _PAUSE = 0.5
+_SOON = 0.05
 _WITHIN = 2.0
 
 
@@ -24,28 +27,40 @@ class Places(Generic[W]):
     `failed` hears of what Kafka refuses to tell.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
         self,
         consumer: GroupConsumer,
         lanes: Lanes[W],
         continuity: Continuity,
         clock: Clock,
         failed: Callable[[KafkaError], None],
+        log: Logger,
     ) -> None:
         self.unread: set[Partition] = set()
+        # Of which it is not known yet what an earlier owner decided beyond the committed offset.
+        self._unasked: set[Partition] = set()
         self._consumer = consumer
         self._lanes = lanes
         self._continuity = continuity
         self._clock = clock
         self._failed = failed
+        self._log = log
         self._due = 0.0
         # Those of the unread whose logs lack the offset that was to be read.
         self._reset: set[Partition] = set()
         continuity.closing.clear()
 
-    def read_again(self, partitions: Iterable[Partition]) -> None:
+    def ask_ahead(self, partitions: Iterable[Partition]) -> None:
+        """Handle nothing of these before `find` has asked what an earlier owner decided ahead."""
+        self._unasked.update(partitions)
+        for lane in self._lanes:
+            if lane.partition in self._unasked:
+                lane.knows_ahead = False
+
+    def read_again(self, partitions: Collection[Partition]) -> None:
         """Read these from their committed offsets, once `find` is called."""
         self.unread.update(partitions)
+        self.ask_ahead(partitions)
 
     def lacks_offset(self, partition: Partition) -> None:
         """Note that a log lacks the offset that was to be read, or that none is committed."""
@@ -55,27 +70,38 @@ class Places(Generic[W]):
     def forget(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that are assigned no more."""
         self.unread.difference_update(partitions)
+        self._unasked.difference_update(partitions)
         self._reset.difference_update(partitions)
         self._continuity.closing.difference_update(partitions)
 
     def find(self) -> None:
         """Read unread partitions from their committed offsets, or where their logs begin now.
 
-        Blocks for a moment. Raises BeginAnew.
+        Skip what an earlier owner decided beyond those. Blocks for a moment. Raises BeginAnew.
         """
         now = self._clock.monotonic()
-        if not self.unread or now < self._due:
+        if not (self.unread or self._unasked) or now < self._due:
             return
-        newest = {lane.partition: lane.newest for lane in self._lanes}
+        lanes = {lane.partition: lane for lane in self._lanes}
         starts = {}
         try:
             for position in self._committed():
                 partition = Partition(position.topic, position.partition)
-                held = newest.get(partition)
-                wanted = held.offset + 1 if held else position.offset if position.offset >= 0 else None
+                lane = lanes.get(partition)
+                if lane and partition in self._unasked and not self._begin(lane, position):
+                    self._due = now + _SOON
+                    continue
+                if partition not in self.unread:
+                    continue
+                newest = lane.newest if lane else None
+                wanted = position.offset if position.offset >= 0 else None
+                if newest is not None:
+                    wanted = newest + 1
                 if wanted is None or partition in self._reset:
                     low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
                     wanted = self._continuity.begins(partition, wanted, low, high)
+                    if newest is not None and wanted <= newest:
+                        self._lanes.assign([partition])  # its offsets are other records' now
                 starts[partition] = wanted
         except KafkaException as error:
             self._due = now + _PAUSE
@@ -83,12 +109,37 @@ class Places(Generic[W]):
         self._read_from(starts)
 
     def _committed(self) -> list[TopicPartition]:
-        """Ask for the committed offsets of unread partitions; raises KafkaException where one is not told."""
-        positions = self._consumer.committed([TopicPartition(*each) for each in self.unread], _WITHIN)
+        """Ask for committed offsets; raises KafkaException where one is not told."""
+        asked = [TopicPartition(*each) for each in self.unread | self._unasked]
+        positions = self._consumer.committed(asked, _WITHIN)
         for position in positions:
             if position.error:
                 raise KafkaException(position.error)  # not to be taken for none
         return positions
+
+    def _begin(self, lane: Lane[W], position: TopicPartition) -> bool:
+        """Tell a lane what is decided beyond its committed offset; not while it is not known of which topic."""
+        runs: Runs = ()
+        if position.metadata:
+            topic_id = self._continuity.identity(lane.partition.topic)
+            try:
+                found = read(position.offset, position.metadata)
+            except NotOurs as error:
+                self._ignore(lane.partition, str(error))
+            else:
+                if found.topic_id and topic_id is None:
+                    return False
+                if found.topic_id in ("", topic_id):
+                    runs = found.runs
+                else:
+                    self._ignore(lane.partition, "it is of an earlier topic of the same name")
+        lane.begin(runs)
+        self._unasked.discard(lane.partition)
+        return True
+
+    def _ignore(self, partition: Partition, why: str) -> None:
+        reason = f"what is beside the committed offset is ignored, since {why}: records may get a second result"
+        self._log.error("ahead_ignored", partition=str(partition), reason=reason)
 
     def _read_from(self, starts: Mapping[Partition, int]) -> None:
         """Read partitions from these offsets."""
@@ -107,7 +158,11 @@ class Places(Generic[W]):
 
     def watch(self) -> None:
         """Start over with topics that were deleted and created again, once all that was read of them is done."""
-        for topic in self._continuity.recreated(lane.partition.topic for lane in self._lanes):
+        recreated = self._continuity.recreated(lane.partition.topic for lane in self._lanes)
+        for lane in self._lanes:
+            if not lane.topic_id:
+                lane.topic_id = self._continuity.identity(lane.partition.topic) or ""
+        for topic in recreated:
             partitions = [lane.partition for lane in self._lanes if lane.partition.topic == topic]
             self._continuity.close(partitions)
             self._consumer.pause([TopicPartition(*each) for each in partitions])

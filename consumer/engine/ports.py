@@ -8,7 +8,7 @@ There are two kinds of thread. The main thread is the one that calls `Member.run
 hooks. Worker threads call the handler, and nothing else.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -17,10 +17,16 @@ from consumer.engine.records import Output, Partition, Record
 W = TypeVar("W")
 """What a handler keeps on a chunk from one try to the next."""
 
+Names = frozenset[Hashable]
+"""What makes records wait for each other: whatever the handler chooses, such as a site, or a key of it."""
+
+Behind = dict[Hashable, tuple[int, str]]
+"""By name, the first offset that waits for something outside of a chunk, and in which strand."""
+
 
 @dataclass(slots=True)
 class Chunk(Generic[W]):
-    """Consecutive records of one partition, in the order of their offsets, delivered together.
+    """Records of one partition, delivered together, those that share a name in the order of their offsets.
 
     It has at least one record. A chunk that is retried is the same object: it keeps its records, and may have got
     further ones behind them. So `work` may be about the first of its records only. `work` and `attempts` are the
@@ -28,6 +34,9 @@ class Chunk(Generic[W]):
     chunk, also one made after an exception, begins with `work` None and `attempts` 0. The handler must not change
     anything else. `epoch` tells this
     assignment of the partition from earlier and later ones. `raised` counts the tries that ended in an exception.
+
+    `strand` names the strand that the records were set apart in, and is empty for new ones. `behind` tells what
+    records wait outside of the chunk; None where none may be set apart. `closed` names what is known not to serve.
 
     A chunk belongs to one thread at a time: to the worker that handles it, else to the main thread. Once `handle`
     has returned, the handler must not touch it.
@@ -39,6 +48,15 @@ class Chunk(Generic[W]):
     work: W | None = None
     attempts: int = 0
     raised: int = 0
+    strand: str = ""
+    behind: Behind | None = None
+    closed: frozenset[str] = frozenset()
+
+    def waits_in(self, offset: int, names: Names) -> str | None:
+        """Name the strand outside of this chunk that has an earlier record of one of these names, if any has."""
+        found = [self.behind[name] for name in names if name in self.behind] if self.behind else []
+        earlier = [each for each in found if each[0] < offset]
+        return min(earlier)[1] if earlier else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +85,42 @@ class Trouble:
 
 # Without slots: in Python 3.11 a frozen class that has them can't be made as `Done[int](...)`.
 @dataclass(frozen=True)
-class Done(Generic[W]):
-    """Every record of the chunk is decided.
+class Apart(Generic[W]):
+    """Records of a chunk that wait, while later ones go on: those of one strand.
 
-    `chunk` is the one that was handed over. `outputs` has one output for each of its records, in their order; any
-    other answer counts as if `handle` had raised. `served` names what went through on this try, by the names that
-    `Trouble.waits_for` uses: chunks that wait for one of them go on at once. What is not named stays as it is.
+    `names` has the names of each record, in the order of `records`: a later record that has one of them must wait
+    behind it, in a strand of its own or in the same. `work` is what was done for these records, None for nothing:
+    those may be handed over again together with new ones. `trouble` is what they met. Without one they go on as
+    soon as nothing is before them, and what `strand` names is not known to be down; where it is empty, with new
+    records.
+    """
+
+    strand: str
+    records: Sequence[Record]
+    names: Sequence[Names]
+    work: W | None = None
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True)
+class Done(Generic[W]):
+    """Every record of the chunk is decided, or set apart.
+
+    `chunk` is the one that was handed over. `outputs` has one output for each of its records that is decided, in
+    their order, and `apart` has all others; any other answer counts as if `handle` had raised. `served` names what
+    went through on this try, by the names that `Trouble.waits_for` uses: whoever waits for one of them goes on at
+    once.
     """
 
     chunk: Chunk[W]
     outputs: Sequence[Output]
     served: frozenset[str] = frozenset()
+    apart: Sequence[Apart[W]] = ()
 
 
 @dataclass(frozen=True)
 class Retry(Generic[W]):
-    """The chunk has records that are not decided, for the reason that `trouble` gives.
+    """No record of the chunk goes on, for the reason that `trouble` gives.
 
     `chunk` and `served` are as in `Done`. A try may succeed in part: if `served` names what the trouble waits for,
     only this chunk backs off, and no other waits.
@@ -109,8 +147,9 @@ class Handler(Protocol[W]):
 
     What the engine guarantees:
 
-    - Chunks of a partition come one at a time, in order. The next comes once this one is `Done`; it may come before
-      this one is committed. Chunks of different partitions are handled at the same time, on different threads.
+    - New chunks of a partition come one at a time, in order. The next comes once this one is `Done`; it may come
+      before this one is committed. So do the chunks of each strand. Chunks of different partitions, or strands, are
+      handled at the same time, on different threads.
     - A chunk that comes back as `Retry` is handed over again, once its backoff is over, until it comes back as
       `Done`.
     - The outputs of a `Done` are published, and the offsets behind them committed, in one transaction. If it is
@@ -126,6 +165,8 @@ class Handler(Protocol[W]):
     - Ask `still_ours()` before each thing that it does outside. Once the answer is no, it stays no: the partition
       was taken away, or this process stood still for so long that it can't know. Then return any `Retry`: the
       engine drops the chunk. The partition may have come back meanwhile, and another worker have the same records.
+    - Set apart what would keep others waiting, where the chunk allows it. A record must be set apart too where
+      `Chunk.waits_in` names a strand, and where an earlier record of the chunk is that has one of its names.
     - Decide each record, whatever it holds. The last line of defence is the engine's: if `handle` raises, its
       records are handed over again in smaller and smaller chunks, without `work`, until one record is found that
       raises alone. That one is handed to `give_up` after a few tries. A chunk whose handling raises MemoryError or
@@ -152,6 +193,20 @@ class Handler(Protocol[W]):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class StrandView:
+    """Records that wait apart from those of their lane: how many, since when (in monotonic seconds), and for what.
+
+    `cause` and `message` are those of the trouble in the way, None where they are in line or in flight.
+    """
+
+    name: str
+    records: int
+    since: float
+    cause: str | None
+    message: str | None
+
+
 Change = Literal["assigned", "revoked", "lost"]
 """What happened to the assignment of partitions.
 
@@ -168,8 +223,10 @@ class LaneView:
     tells that so much is held that no more is fetched. `oldest` and `newest` are offsets of held records, None when
     nothing is held. `committed` is the offset (next to read) committed last on this assignment, None for none yet.
 
-    `waits_for`, `cause` and `message` are those of the trouble that stands in the way, `held` tells that an
-    operator must mend it, and `due` when it is tried again, in monotonic seconds; None when nothing does.
+    `waits_for`, `cause` and `message` are those of the trouble in the way of the oldest record that is not decided,
+    `held` tells that an operator must mend it, and `due` when it is tried again, in monotonic seconds; None when
+    nothing does. `ahead` counts the offsets that are decided beyond the one to commit, `strands` has what was set
+    apart.
     """
 
     partition: Partition
@@ -187,6 +244,8 @@ class LaneView:
     message: str | None
     held: bool
     due: float | None
+    ahead: int = 0
+    strands: tuple[StrandView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,11 +66,17 @@ class Writer:
         return Deadline(seconds, self._clock.monotonic)
 
     def write(
-        self, outputs: Sequence[Output], offsets: Mapping[Partition, int], group: GroupMetadata, deadline: Deadline
+        self,
+        outputs: Sequence[Output],
+        offsets: Mapping[Partition, int],
+        group: GroupMetadata,
+        deadline: Deadline,
+        ahead: Mapping[Partition, str] | None = None,
     ) -> None:
         """Write outputs and commit offsets (next to read) in one transaction; raises Aborted or WriterLost.
 
-        Blocks up to the deadline; an abort may take some seconds more.
+        `ahead` has what is written beside the offsets. Blocks up to the deadline; an abort may take some seconds
+        more.
 
         1. Begin. 2. Produce every result and dead letter. 3. Add the group's offsets. 4. Commit, which waits
         until the brokers have all of it. If a step fails the transaction is aborted. Without offsets the third
@@ -82,7 +88,10 @@ class Writer:
             self._producer.begin_transaction()
             for output in outputs:
                 self._fill(output, deadline)
-            positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+            positions = [
+                TopicPartition(*partition, offset, (ahead or {}).get(partition, ""))
+                for partition, offset in offsets.items()
+            ]
             if positions:
                 self._send_offsets(positions, group, deadline)
         except (KafkaException, BufferError) as error:

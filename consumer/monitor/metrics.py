@@ -287,5 +287,22 @@ class _Gauges(Collector):
             "topic",
             "partition",
         )
+        yield gauge(
+            "ahead_records",
+            "Offsets decided beyond the committed one, since a site holds that.",
+            {(lane.partition.topic, str(lane.partition.number)): lane.ahead for lane in lanes if lane.ahead},
+            "topic",
+            "partition",
+        )
+        apart: dict[str, int] = {}
+        for strand in (strand for lane in lanes for strand in lane.strands):
+            cause = strand.cause or "none"
+            apart[cause] = apart.get(cause, 0) + strand.records
+        yield gauge(
+            "apart_records",
+            "Records that wait for a site, or a key of it, while others go on, by cause.",
+            {(cause,): count for cause, count in apart.items()},
+            "cause",
+        )
         if now.brokers is not None:
             yield gauge("connected_brokers", "Brokers that the consumer is connected to.", {(): now.brokers})

@@ -88,6 +88,8 @@ class Observer:
             oldest_since=self._since(lane, view.now),
             hidden=reach.hidden,
             hidden_since=self._hidden_since(lane.partition, reach.hidden, view.now),
+            ahead=lane.ahead,
+            strands=lane.strands,
         )
 
     def _hidden_since(self, partition: Partition, hidden: int, now: float) -> float | None:

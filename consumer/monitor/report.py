@@ -147,6 +147,17 @@ def _lane(lane: LaneStatus, now: float) -> dict[str, Any]:
         "oldest_seconds": None if lane.oldest_since is None else now - lane.oldest_since,
         "hidden": lane.hidden,
         "hidden_seconds": None if lane.hidden_since is None else now - lane.hidden_since,
+        "ahead": lane.ahead,
+        "strands": [
+            {
+                "name": strand.name,
+                "records": strand.records,
+                "seconds": max(0.0, now - strand.since),
+                "cause": strand.cause,
+                "message": strand.message,
+            }
+            for strand in lane.strands
+        ],
     }
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from consumer.engine.ports import StrandView
 from consumer.engine.records import Partition
 
 State = Literal["idle", "working", "backoff", "site", "credentials", "registry", "flood", "commit"]
@@ -38,7 +39,8 @@ class LaneStatus:
     moment `hidden_since`.
 
     `waits_for` and `message` say what stands in the way, and `due` when it is tried again. `oldest_since` is when
-    the oldest record held came in.
+    the oldest record held came in. `ahead` counts the offsets that are decided beyond `position`, `strands` has the
+    records that wait apart while others go on.
     """
 
     partition: Partition
@@ -56,6 +58,8 @@ class LaneStatus:
     oldest_since: float | None
     hidden: int = 0
     hidden_since: float | None = None
+    ahead: int = 0
+    strands: tuple[StrandView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

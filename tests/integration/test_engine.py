@@ -9,10 +9,10 @@ from structlog import get_logger
 
 from consumer.engine.backoff import Backoff
 from consumer.engine.kafka import Cluster
-from consumer.engine.lane import Bounds
 from consumer.engine.member import Member, Options, Surroundings
 from consumer.engine.ports import Chunk, Done, Hooks, Reloaded, Retry, Trouble
 from consumer.engine.records import DeadLetter, Output, Record
+from consumer.engine.strand import Bounds
 
 PARTITIONS = 3
 

@@ -16,6 +16,9 @@ from tests.simulation.kernel import Kernel
 REBALANCE_TIMEOUT = 12.0
 """Seconds that members have to rejoin a rebalance: `max.poll.interval.ms`."""
 
+_MOST_BESIDE = 4096
+"""Bytes that may be beside an offset: `offset.metadata.max.bytes`."""
+
 Headers = list[tuple[str, str | bytes | None]]
 
 
@@ -111,7 +114,7 @@ class Transactional:
     number: int = 0
     ending: int = 0
     logs: dict[Log, list[Entry]] = field(default_factory=dict)
-    offsets: dict["Group", dict[Partition, int]] = field(default_factory=dict)
+    offsets: dict["Group", dict[Partition, tuple[int, str]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -145,7 +148,8 @@ class Group:
         self.members: dict[str, Membership] = {}
         self.generation = 0
         self.offsets: dict[Partition, int] = {}
-        self.pending: dict[int, dict[Partition, int]] = {}
+        self.ahead: dict[Partition, str] = {}
+        self.pending: dict[int, dict[Partition, tuple[int, str]]] = {}
         self.is_joining = False
         self._kernel = kernel
         self._logs = logs
@@ -405,9 +409,15 @@ class Broker:
         return largest is not None and len(value or b"") > largest
 
     def add_offsets(
-        self, name: str, epoch: int, offsets: Mapping[Partition, int], member: tuple[str, str | None, int]
+        self,
+        name: str,
+        epoch: int,
+        offsets: Mapping[Partition, tuple[int, str]],
+        member: tuple[str, str | None, int],
     ) -> None:
-        """Let the group's offsets be part of a transaction."""
+        """Let the group's offsets, with what is beside each, be part of a transaction."""
+        if any(len(beside.encode()) > _MOST_BESIDE for _, beside in offsets.values()):
+            raise Refused(KafkaError.OFFSET_METADATA_TOO_LARGE)
         state = self._opened(name, epoch)
         self.group.check(*member)
         state.offsets.setdefault(self.group, {}).update(offsets)
@@ -464,9 +474,11 @@ class Broker:
         self.changed()
 
     def _mark_group(
-        self, state: Transactional, group: Group, offsets: Mapping[Partition, int], *, committed: bool
+        self, state: Transactional, group: Group, offsets: Mapping[Partition, tuple[int, str]], *, committed: bool
     ) -> None:
         del group.pending[state.pid]
         if committed:
-            group.offsets |= offsets
+            for partition, (offset, beside) in offsets.items():
+                group.offsets[partition] = offset
+                group.ahead[partition] = beside
         state.ending -= 1

@@ -169,6 +169,7 @@ class Assigned:
     start: int = 0
     eof: int | None = None
     queued: int = 0
+    since: float = 0.0
     decided: set[object] = field(default_factory=set)
 
 
@@ -277,7 +278,11 @@ class SimConsumer:
         self._check()
         wanted = [Partition(each.topic, each.partition) for each in partitions]
         offsets = self._await("committed", lambda: self._broker.group.committed(wanted), timeout)
-        return [TopicPartition(*partition, offsets.get(partition, OFFSET_INVALID)) for partition in wanted]
+        beside = self._broker.group.ahead
+        return [
+            TopicPartition(*partition, offsets.get(partition, OFFSET_INVALID), beside.get(partition, ""))
+            for partition in wanted
+        ]
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
         self._check()
@@ -399,7 +404,7 @@ class SimConsumer:
         self._ready.set()
 
     def _assign(self, partition: Partition, offset: int = OFFSET_INVALID) -> None:
-        state = self.assigned[partition] = Assigned(partition, self._broker.logs[partition])
+        state = self.assigned[partition] = Assigned(partition, self._broker.logs[partition], since=self._kernel.now)
         if offset == OFFSET_BEGINNING:
             offset = state.log.start
         if offset >= 0:
@@ -699,7 +704,7 @@ class SimProducer:
         self._check("open")
         if self._trap(self._process, "adding").how == "never":
             self._kernel.wait(Signal(), NEVER)  # confluentinc/librdkafka#5456
-        offsets = {Partition(each.topic, each.partition): each.offset for each in positions}
+        offsets = {Partition(each.topic, each.partition): (each.offset, each.metadata or "") for each in positions}
         epoch, is_same = self._epoch, self._is_same()
 
         def add() -> None:

@@ -54,6 +54,7 @@ EVENTS = (
     "results must be small",
     "site down",
     "other site down",
+    "other site throttled",
     "token changed",
     "registry down",
     "clock jumps",
@@ -62,6 +63,7 @@ EVENTS = (
     "retention",
     "partition added",
     "transaction left open",
+    "words beside an offset",
 )
 """What may happen beside calls."""
 

@@ -3,7 +3,8 @@
 - At each departure of a request: the partition is still the sender's as far as it can know, the process did not
   stand still for its session, each event's earlier ones of its key are decided or go ahead of it in the same
   request, and nothing goes out that was decided before.
-- At each commit: one result for each record and none twice; the code that is due; a dead letter, byte for byte,
+- At each commit: one result for each record and none twice, in order per Kafka key; beside each offset exactly what
+  is decided beyond it; the code that is due; a dead letter, byte for byte,
   for what failed, and none for the rest; nothing said to be sent that the API has not; offsets neither ahead of the
   results nor behind them, and never going back.
 - At each view: what a member holds is bounded, and it is not ready while it waits for something.
@@ -11,8 +12,10 @@
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from consumer.engine.ahead import read
 from consumer.engine.records import Partition
 from jirafe.client import Accepted, Answer, Answered, Refused, Rejected, Transient
 from schemas.codec import Codec
@@ -70,13 +73,17 @@ class _Key:
 class Ledger:
     """Knows all that was produced, and hears of all that happens to it."""
 
-    def __init__(self, codec: Codec, owner_of: dict[Partition, str | None]) -> None:
+    def __init__(
+        self, codec: Codec, owner_of: dict[Partition, str | None], now: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.sent: dict[Partition, dict[int, Sent]] = defaultdict(dict)
         self.events: dict[bytes, tuple[Sent, Event]] = {}
         self.committed: dict[Partition, int] = {}
         self.undecided_failing = 0
         self.breach: Breach | None = None
         self._codec = codec
+        self._now = now
+        self._of_key: dict[tuple[Partition, bytes], list[Sent]] = defaultdict(list)
         self._keys: dict[str, _Key] = defaultdict(_Key)
         self._owner_of = owner_of
 
@@ -87,6 +94,7 @@ class Ledger:
         """Note a record that consumers will see."""
         sent = Sent(made, partition, offset)
         self.sent[partition][offset] = sent
+        self._of_key[partition, made.key].append(sent)
         if made.events:
             for event in made.events:
                 self.events[event.json] = (sent, event)
@@ -125,6 +133,8 @@ class Ledger:
                 raise self.broken(
                     "sends what is not its own", f"{process.name} has not {sent.partition}, sends {sent}"
                 )
+            if sent.results and sent.decided_at < held.since:
+                raise self.broken("sends what is decided", f"{process.name} sends {sent}, which has its result")
             if (sent, event.number) in held.decided:
                 raise self.broken(
                     "sends what is decided", f"{process.name} sends {sent}, event {event.number}, again"
@@ -195,8 +205,8 @@ class Ledger:
                 raise self.broken(
                     "dead letters", f"{self.sent[where[0]][where[1]]} has an error result and no dead letter"
                 )
-        offsets = {p: offset for group in transaction.offsets.values() for p, offset in group.items()}
-        self._check_offsets(results, offsets)
+        beside = {p: each for group in transaction.offsets.values() for p, each in group.items()}
+        self._check_offsets(results, {partition: offset for partition, (offset, _) in beside.items()}, beside)
 
     def _result(self, entry: Entry) -> tuple[Sent, int]:
         result = self._codec.decode_result(entry.value or b"")
@@ -205,6 +215,10 @@ class Ledger:
         if sent is None:
             raise self.broken("results", f"one of no record: {partition}/{result['offset']}")
         sent.results += 1
+        sent.decided_at = self._now()
+        for earlier in self._of_key[partition, sent.made.key]:
+            if earlier.offset < sent.offset and not (earlier.results or earlier.is_expired):
+                raise self.broken("results in order per key", f"that of {sent} comes before that of {earlier}")
         made, due = sent.made, 500 if sent.made.letter else 200
         if sent.results > 1:
             raise self.broken("exactly one result", f"{sent} has two")
@@ -229,12 +243,29 @@ class Ledger:
         if kind != (sent.made.letter or "").encode():
             raise self.broken("dead letters", f"that of {sent} is of kind {kind!r}, due is {sent.made.letter}")
 
-    def _check_offsets(self, results: dict[Partition, list[int]], offsets: dict[Partition, int]) -> None:
-        for partition, found in results.items():
-            if partition not in offsets or max(found) >= offsets[partition]:
+    def _check_offsets(
+        self,
+        results: dict[Partition, list[int]],
+        offsets: dict[Partition, int],
+        beside: dict[Partition, tuple[int, str]],
+    ) -> None:
+        for partition in results:
+            if partition not in offsets:
+                raise self.broken("offsets with results", f"results of {partition} go without an offset")
+        for partition, (offset, told) in beside.items():
+            runs = read(offset, told).runs if told else ()
+            listed = {number for start, end in runs for number in range(start, end)}
+            ahead = {n for n, sent in self.sent[partition].items() if n >= offset and sent.results}
+            # Retention may have taken what was not decided, and is decided for good.
+            of_partition = self.sent[partition]
+            known = {
+                n
+                for n in listed
+                if n in of_partition and (of_partition[n].results or not of_partition[n].is_expired)
+            }
+            if ahead != known:
                 raise self.broken(
-                    "offsets with results",
-                    f"results of {partition} up to {max(found)} go without them: {offsets.get(partition)}",
+                    "decided ahead", f"{partition} has results of {sorted(ahead)} beyond {offset}, says {listed}"
                 )
         for partition, offset in offsets.items():
             before = self.committed.get(partition, 0)
@@ -260,11 +291,9 @@ class Ledger:
             if key.arrived is None:
                 continue
             last: Sent | None = key.last
-            passed: list[Sent] = []
-            while last and (last.made.kind in SENT or (last.is_expired and not last.results)):
-                passed += [last] if last.is_expired else []
+            while last and last is not key.arrived[0] and _need_not_arrive(last):
                 last = last.before
-            if key.arrived[0] in passed:
+            if last and last is key.arrived[0] and _need_not_arrive(last):
                 continue  # it arrived, and its log lost it before it had its result
             if last and key.arrived != (last, len(last.made.events) - 1):
                 raise self.broken("order per key", f"the last of {name} to arrive is {key.arrived[0]}, not {last}")
@@ -279,13 +308,17 @@ class Ledger:
         ]
 
 
+def _need_not_arrive(sent: Sent) -> bool:
+    return sent.made.kind in SENT or (sent.is_expired and not sent.results)
+
+
 def _rank(arrived: tuple[Sent, int]) -> tuple[int, int]:
     return arrived[0].offset, arrived[1]
 
 
 def _is_due(sent: Sent, held: Assigned) -> bool:
     """Tell whether this assignment must deliver a record: it is not committed already."""
-    return sent.offset >= held.start and not sent.is_expired
+    return sent.offset >= held.start and not (sent.is_expired or sent.results)
 
 
 def _has_arrived(sent: Sent, number: int) -> bool:

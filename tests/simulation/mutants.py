@@ -32,22 +32,24 @@ MUTANTS: dict[str, Mutant] = {
         "            if False:\n                self._send_offsets",
     ),
     "an offset too far": Mutant(
-        "consumer.engine.lane", "record.offset + 1 if finished", "record.offset + 2 if finished"
+        "consumer.engine.lane", "undecided[0] if undecided else end\n", "undecided[0] if undecided else end + 1\n"
     ),
     "an offset too short": Mutant(
-        "consumer.engine.lane", "record.offset + 1 if finished", "record.offset if finished"
+        "consumer.engine.lane",
+        "undecided[0] if undecided else end\n",
+        "undecided[0] if undecided else max(0, end - 1)\n",
     ),
     "the end committed before what is held": Mutant(
-        "consumer.engine.lane", "self._records == len(finished) and", ""
+        "consumer.engine.lane", "if self._end and self._records == len(outputs):", "if self._end:"
     ),
-    "a stale end": Mutant("consumer.engine.lane", "        self._end = None\n\n    def at_end", "\n    def at_end"),
+    "a stale end": Mutant(
+        "consumer.engine.lane", "        self._end = None\n        self._newest", "        self._newest"
+    ),
     "results without offsets on a second commit": Mutant(
-        "consumer.engine.lane",
-        "        if self._end and self._records == len(finished) and self._end != self._committed:\n",
-        "        if self._records == len(finished) and self._end != self._committed:\n",
+        "consumer.engine.lane", "self._end if outputs or self._end", "self._end if self._end"
     ),
     "finished records kept after their commit": Mutant(
-        "consumer.engine.lane", "        while self._finished and left >=", "        while False and left >="
+        "consumer.engine.lane", "        del self._finished[: len(outputs)]\n", ""
     ),
     "finished records forgotten when a transaction is aborted": Mutant(
         "consumer.engine.committer",
@@ -78,7 +80,7 @@ MUTANTS: dict[str, Mutant] = {
         "                send()",
     ),
     "a result that is too large never made smaller": Mutant(
-        "consumer.engine.lane", "        self._finished[0][0] = brief(finished[0])", "        pass"
+        "consumer.engine.lane", "        self._finished[0] = brief(self._finished[0])", "        pass"
     ),
     # the group
     "lanes kept when partitions are lost": Mutant("consumer.engine.member", "        self._lanes.drop(lost)\n", ""),
@@ -153,13 +155,47 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a gate that never opens": Mutant(
         "consumer.engine.lanes",
-        "            if lane.waits_for == name:\n                lane.resume()",
-        "            if False:\n                lane.resume()",
+        "            if strand.waits_for == name:\n                strand.resume()",
+        "            if False:\n                strand.resume()",
     ),
     "a gate kept when nobody waits": Mutant(
         "consumer.engine.lanes",
-        "        if name in self._gates and not self._gates[name].leave(lane.partition):\n            del self._gates[name]",
-        "        if name in self._gates:\n            self._gates[name].leave(lane.partition)",
+        "        if name in self._gates and not self._gates[name].leave(strand.knot):\n            del self._gates[name]",
+        "        if name in self._gates:\n            self._gates[name].leave(strand.knot)",
+    ),
+    # strands
+    "nothing written beside an offset": Mutant(
+        "consumer.engine.committer", "{lane.partition: self._ahead(lane) for lane in lanes}", "{}"
+    ),
+    "what is beside an offset not read": Mutant(
+        "consumer.engine.places", "        lane.begin(runs)\n", "        lane.begin(())\n"
+    ),
+    "what is beside an offset read too late": Mutant(
+        "consumer.engine.places", "                lane.knows_ahead = False\n", "                pass\n"
+    ),
+    "what is of an earlier topic taken": Mutant(
+        "consumer.engine.places", 'if found.topic_id in ("", topic_id):', "if True:"
+    ),
+    "new records kept waiting by a strand": Mutant(
+        "consumer.engine.lanes",
+        "                if lane.has_work(strand) and self._may_go(strand, now):",
+        "                if not lane.apart and lane.has_work(strand) and self._may_go(strand, now):",
+    ),
+    "a record overtakes what waits in another chunk": Mutant(
+        "consumer.delivery.parting", "strand = self.chunk.waits_in(draft.record.offset, names)", "strand = None"
+    ),
+    "a record overtakes what was just set apart": Mutant(
+        "consumer.delivery.parting",
+        "        if strand is None:\n            strand = self._held(draft, names)\n",
+        "",
+    ),
+    "a result overtakes that of its Kafka key": Mutant(
+        "consumer.delivery.parting",
+        "            strand = self._held(draft, self._names(draft, site_id))\n",
+        "            strand = None\n",
+    ),
+    "what was done for records lost when they are set apart": Mutant(
+        "consumer.engine.strand", "list(apart.records), apart.work, attempts", "list(apart.records), None, attempts"
     ),
     "a flood never released": Mutant(
         "consumer.engine.member", "                self._committer.release()", "                pass"

@@ -103,6 +103,7 @@ class Sent:
     before: "Sent | None" = None
     accepted: set[int] = field(default_factory=set)
     results: int = 0
+    decided_at: float = 0.0
     is_expired: bool = False
     is_last: bool = True
 
@@ -165,7 +166,9 @@ def make(kind: str, partition: Partition, letter: str, version: int, *, by_regis
         draft = _MAPPER.draft(Record(*partition, 0, 0, b"", plain, ()), _DEFAULTS)
         events = tuple(Event(e.document.array, e.document.json, i) for i, e in enumerate(draft.events))
         assert events, (kind, draft)
-    return Made(kind, number.encode(), value, events, number)
+    # Kafka keys are not: now and then one is of two sites.
+    key = number if version % 3 else f"{partition.topic[0]}{partition.number}{letter}"
+    return Made(kind, key.encode(), value, events, number)
 
 
 def _document(kind: str, number: str, version: int) -> tuple[str, dict[str, Any]]:

@@ -14,15 +14,16 @@ from consumer.delivery.handler import Delivery
 from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
 from consumer.delivery.work import Credentials, Work
+from consumer.engine.ahead import Ahead, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.defence import Raised
 from consumer.engine.errors import MemberFailed
 from consumer.engine.kafka import Logger
-from consumer.engine.lane import Bounds
 from consumer.engine.member import Handle, Member, Options, Surroundings
 from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry
 from consumer.engine.records import Partition
+from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import CallTimeout
 from consumer.monitor.observer import Observer
@@ -41,7 +42,7 @@ from tests.simulation.clients import (
     SimClients,
 )
 from tests.simulation.faults import Fault, draw
-from tests.simulation.kernel import Kernel, Killed, Process, Signal
+from tests.simulation.kernel import NEVER, Kernel, Killed, Process, Signal
 from tests.simulation.ledger import LETTERS, RESULTS, Breach, Ledger
 from tests.simulation.outside import DOWN, Api, SimClient, SimRegistry
 from tests.simulation.workload import OTHER_SITE, SITE, TAXONOMY, TOKEN, draw_kind, make
@@ -63,6 +64,8 @@ _CODECS = {False: Codec()}
 _MOST_SUPPORT = 400
 _MOST_FAILING = 2
 _BRIEF = 450
+_BESIDE = 10
+"""Records for others while one site is blocked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Shape:
     chunk_records: int
     flood_window: int
     duration: float
+    blocks: bool
 
     @classmethod
     def draw(cls, seed: int) -> "Shape":
@@ -102,6 +106,7 @@ class Shape:
             chunk_records=chunk,
             flood_window=chance.choice((10, 40)),
             duration=chance.choice((8.0, 16.0)),
+            blocks=chance.random() < 0.5,
         )
 
 
@@ -393,7 +398,9 @@ class World:
             self.broker.add_partitions(topic, shape.partitions[topic])
         self.broker.add_partitions(RESULTS, 2)
         self.broker.add_partitions(LETTERS, 1)
-        self.ledger = Ledger(workload.decoder(by_registry=shape.by_registry), _Owners(self.broker))
+        self.ledger = Ledger(
+            workload.decoder(by_registry=shape.by_registry), _Owners(self.broker), lambda: kernel.now
+        )
         self.broker.commits = self._committed
         self.broker.changed = self._poke
         self.api = Api(kernel, self.ledger, self.trap, LONGEST_SILENCE)
@@ -442,6 +449,12 @@ class World:
         look()
         if not self._until(kernel.now + IDLE_WITHIN, lambda: idle[0]):
             raise self.ledger.broken("liveness", self._stuck())
+        if self.shape.blocks:
+            self._block_a_site()
+            idle[0] = False
+            look()
+            if not self._until(kernel.now + IDLE_WITHIN, lambda: idle[0]):
+                raise self.ledger.broken("liveness", self._stuck())
         self._is_ending = True
         living = [process for process in self.processes if process.is_alive]
         for process in living:
@@ -450,6 +463,42 @@ class World:
             names = [process.name for process in living if process.is_alive]
             raise self.ledger.broken("stops when told", f"{names} still run {STOPPED_WITHIN} s after SIGTERM")
         self.ledger.settle()
+
+    def _block_a_site(self) -> None:
+        """Have one site take nothing for long, and members come and go: the others' records must get on."""
+        kernel = self.kernel
+        for log in self._inputs():  # once it has served it has not failed for long, whoever knows it
+            self._produce("other site", log=log, letter="a")
+        if not self._until(kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
+            raise self.ledger.broken("liveness", self._stuck())
+        self.say(f"BLOCKED {OTHER_SITE}")
+        how = self._chance.choice(("429", "hang", "503"))
+        self.api.down[OTHER_SITE] = (how, NEVER)
+        begun = len(self.ledger)
+        for log in self._inputs():
+            self._produce("other site", log=log, letter="a")
+        for _ in range(_BESIDE):
+            kernel.after(self._chance.uniform(0.1, 2.0), lambda: self._produce("order", letter="b"))
+        within = PATIENCE - 2.0
+        if how == "429":  # such a site is never given up
+            within = TRANSACTION_TIMEOUT + 10.0  # one who is killed may leave a transaction open
+            slot = self._chance.randrange(self.shape.members)
+            kernel.after(self._chance.uniform(0, 6), lambda: self._unsettle(slot))
+        self._until(kernel.now + 2.0)
+        if not self._until(kernel.now + within, lambda: self._others_are_done(begun)):
+            left = [sent for sent in self.ledger.unfinished() if sent.made.kind != "other site"]
+            raise self.ledger.broken("others get on", f"{left[0]} waits while {OTHER_SITE} is down ({how})")
+        del self.api.down[OTHER_SITE]
+
+    def _others_are_done(self, begun: int) -> bool:
+        return len(self.ledger) >= begun + _BESIDE and all(
+            sent.made.kind == "other site" for sent in self.ledger.unfinished()
+        )
+
+    def _unsettle(self, slot: int) -> None:
+        process = self._living(slot)
+        if process is not None:
+            self._chance.choice((self.kill, MemberProcess.stop))(process)
 
     def _until(self, moment: float, is_over: Callable[[], bool] = lambda: False) -> bool:
         self.kernel.run(moment, lambda: self.ledger.breach is not None or is_over())
@@ -521,20 +570,17 @@ class World:
     def _inputs(self) -> list[Log]:
         return [log for log in self.broker.logs.values() if log.partition.topic in TOPICS]
 
-    def _produce(self, kind: str | None = None, pid: int | None = None) -> None:
-        log = self._chance.choice(self._inputs())
-        letter = "abcdef"[self._chance.randrange(self.shape.keys)]
+    def _produce(self, kind: str | None = None, *, log: Log | None = None, letter: str | None = None) -> None:
+        log = log or self._chance.choice(self._inputs())
+        letter = letter or "abcdef"[self._chance.randrange(self.shape.keys)]
         may_fail = self.shape.may_fail and self._failing < _MOST_FAILING
         kind = kind or draw_kind(self._chance, self.shape.bad, may_fail=may_fail)
         self._failing += kind in ("failing", "gone site")
         self._versions[f"{log.partition}{letter}"] += 1
         version = self._versions[f"{log.partition}{letter}"]
         made = make(kind, log.partition, letter, version, by_registry=self.shape.by_registry)
-        if pid is None:
-            self.ledger.produced(made, log.partition, log.end)
-            self.broker.append(log, made.key, made.value)
-        else:
-            self.broker.append(log, made.key, made.value, pid)
+        self.ledger.produced(made, log.partition, log.end)
+        self.broker.append(log, made.key, made.value)
 
     def _help(self) -> None:
         """While an event fails alone others must go on, or nobody could tell that it is at fault."""
@@ -632,6 +678,8 @@ class World:
                 self.api.down[SITE] = (self._chance.choice(DOWN[:-1]), until)
             case "other site down" if OTHER_SITE not in self.api.down:  # once: longer, and it may be given up
                 self.api.down[OTHER_SITE] = (self._chance.choice(DOWN[:-1]), until)
+            case "other site throttled":
+                self.api.down[OTHER_SITE] = ("429", until + 3 * fault.seconds)  # told to wait, it is never given up
             case "token changed" if self.token == TOKEN:
                 self.api.tokens[SITE] = (workload.NEW_TOKEN,)
                 self.kernel.at(until, self._mend_token)
@@ -652,6 +700,8 @@ class World:
                 self.kernel.after(self._chance.uniform(0, 2), self.broker.group.rebalance)
             case "transaction left open":
                 self._leave_open(until)
+            case "words beside an offset":
+                self._write_beside()
             case _:
                 self.injected[fault.what] -= 1
 
@@ -681,6 +731,24 @@ class World:
             self._poke()
 
         self.kernel.at(until, end)
+
+    def _write_beside(self) -> None:
+        """Have what is no word of ours on this topic beside an offset that has nothing there."""
+        group = self.broker.group
+        free = [
+            partition
+            for partition, offset in group.offsets.items()
+            if not group.ahead.get(partition)
+            and not any(partition in pending for pending in group.pending.values())
+        ]
+        if not free:
+            return
+        partition = self._chance.choice(free)
+        offset = group.offsets[partition]
+        lie = write(offset, Ahead(((offset + 1, offset + 99),), "an-earlier-topic"))
+        group.ahead[partition] = self._chance.choice(
+            (lie, lie, lie[:-1], lie.replace("/1", "/2"), "another program")
+        )
 
     def _mend(self) -> None:
         """Let nothing go wrong from now on; what stands still wakes up in time."""

@@ -15,10 +15,10 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.backoff import Backoff
-from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
-from consumer.engine.ports import Change, Chunk, Done, LaneView, MemberView, Retry, Trouble
+from consumer.engine.ports import Apart, Change, Chunk, Done, LaneView, MemberView, Retry, StrandView, Trouble
 from consumer.engine.records import DeadLetter, Output, Partition, Place, Record
+from consumer.engine.strand import Bounds
 from consumer.monitor.letters import LetterLog
 from consumer.monitor.monitor import Monitor
 from consumer.monitor.status import LaneStatus, State
@@ -529,6 +529,11 @@ class Waiting:
         trouble = Trouble("123", cause, f"said {cause}", **changed)
         self.lanes.take(Retry(self.chunks.pop(number), trouble, frozenset(served)), self.now)
 
+    def set_apart(self, number: int) -> None:
+        chunk = self.chunks.pop(number)
+        apart = Apart[None]("123", chunk.records, [frozenset(["123"])])
+        self.lanes.take(Done(chunk, [], frozenset(), [apart]), self.now)
+
     def states(self) -> list[tuple[State, float | None]]:
         """Each lane's state, and the seconds until its next try."""
         self.monitor.viewed(replace(QUIET, now=self.now, lanes=self.lanes.views(self.now), gates=self.lanes.gates))
@@ -557,16 +562,31 @@ def test_lanes_wait_for_a_site_that_told_them_to_and_go_on_together(waiting: Wai
     waiting.dispatch()
     waiting.done(1)
     waiting.failed(0, "429", "123", retry_after=20.0)  # although something went through on this try
-    assert waiting.dispatch() == set()  # the other lane's last chunk went there too
+    assert waiting.dispatch() == {1}
+    waiting.set_apart(1)  # it is for the same site
     assert waiting.states() == [("site", 28), ("site", 28)]
     assert waiting.monitor.status.not_ready == ("123: said 429",)
     waiting.now += 28
-    assert waiting.dispatch() == {0}  # one of them probes
+    assert waiting.dispatch() == {0, 1}  # one of them probes, and new records of the other go
+    waiting.done(1, served="another")
     assert waiting.states() == [("site", 0), ("site", 0)]
     waiting.done(0)
     assert waiting.dispatch() == {0, 1}
     assert waiting.states() == [("working", None), ("working", None)]
     assert not waiting.monitor.status.not_ready
+
+
+def test_what_waits_apart_is_told_with_what_is_decided_ahead_of_it(waiting: Waiting) -> None:
+    waiting.dispatch()
+    waiting.failed(0, "429", "123", retry_after=20.0)
+    waiting.set_apart(1)
+    waiting.now += 5
+    assert waiting.dispatch() == {1}
+    waiting.done(1, served="another")
+    assert waiting.states() == [("site", 23), ("site", 23)]
+    _, second = waiting.monitor.status.lanes
+    assert (second.position, second.ahead) == (0, 1)
+    assert second.strands == (StrandView("123", 1, 100.0, "429", "said 429"),)
 
 
 def test_refused_credentials_are_tried_again_at_the_hold_interval(waiting: Waiting) -> None:

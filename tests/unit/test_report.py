@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from consumer.engine.ports import StrandView
 from consumer.engine.records import Partition, Place
 from consumer.monitor.failures import Failure
 from consumer.monitor.history import History, Point, Reading, point, quantile
@@ -83,7 +84,8 @@ def test_lanes_that_wait_for_the_same_are_told_of_once() -> None:
 
 def test_a_lane_is_told_of_with_what_it_holds_and_waits_for() -> None:
     waits = {"waits_for": "1", "message": "down", "due": 1003.0, "oldest_since": 990.0, "is_paused": True}
-    waits |= {"hidden": 4, "hidden_since": 998.0}
+    waits |= {"hidden": 4, "hidden_since": 998.0, "ahead": 6}
+    waits |= {"strands": (StrandView("1", 2, 991.0, "503", "down"),)}
     (told,) = report(ABOUT, seen(lane("site", 3, **waits)))["lanes"]
     assert told == {
         "topic": "orders",
@@ -102,6 +104,8 @@ def test_a_lane_is_told_of_with_what_it_holds_and_waits_for() -> None:
         "oldest_seconds": 10.0,
         "hidden": 4,
         "hidden_seconds": 2.0,
+        "ahead": 6,
+        "strands": [{"name": "1", "records": 2, "seconds": 9.0, "cause": "503", "message": "down"}],
     }
 
 

@@ -22,11 +22,12 @@ from consumer.delivery.handler import Delivery
 from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
 from consumer.delivery.work import Credentials, Work
+from consumer.engine.ahead import Runs
 from consumer.engine.backoff import Backoff
-from consumer.engine.lane import Bounds
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import Chunk
 from consumer.engine.records import Output, Partition, Record
+from consumer.engine.strand import Bounds
 from jirafe.client import (
     PROBE,
     Accepted,
@@ -250,6 +251,8 @@ class Model:
         self.ends: Counter[Partition] = Counter()
         self.positions: dict[Partition, int] = {}
         self.committed: Counter[Partition] = Counter()
+        self.ahead: dict[Partition, Runs] = {}
+        self.done: dict[Partition, set[int]] = defaultdict(set)
         self.results: list[Output] = []
         self.in_flight: list[Chunk[Work]] = []
 
@@ -273,7 +276,6 @@ class Model:
             self.lanes.take(self.delivery.handle(chunk, partial(self.lanes.has, chunk)), self.now)
         for lane in self.lanes:
             assert lane.held_records <= BOUNDS.lane_records + POLLED_AT_ONCE
-            assert len(lane.finished) <= 2 * BOUNDS.chunk_records
         if turn.commits:
             self.commit()
         self.now += turn.seconds
@@ -292,6 +294,8 @@ class Model:
         if all(lane.partition != partition for lane in self.lanes):
             self.lanes.assign([partition])
             self.positions[partition] = self.committed[partition]
+            [lane] = [lane for lane in self.lanes if lane.partition == partition]
+            lane.begin(self.ahead.get(partition, ()))
 
     def poll(self, partition: Partition) -> None:
         if any(lane.partition == partition and lane.is_full for lane in self.lanes):
@@ -308,12 +312,18 @@ class Model:
             end = lane.offset
             if end is None:
                 continue
-            # An offset moves only over records that have their result in the same commit, in order, all of them.
-            records = [output.record for output in lane.finished]
-            begun = self.committed[lane.partition]
-            assert end > begun or (end == begun and not records)
-            assert records == [record for record in self.logs[lane.partition] if begun <= record.offset < end]
-            self.committed[lane.partition] = end
+            # An offset moves only over records that have their result by then; beside it is told which later do.
+            done, begun = self.done[lane.partition], self.committed[lane.partition]
+            found = {output.record.offset for output in lane.finished}
+            assert not found & done
+            done |= found
+            assert end >= begun
+            there = {record.offset for record in self.logs[lane.partition]}
+            assert {offset for offset in there if offset < end} <= done
+            told = {offset for start, stop in lane.ahead for offset in range(start, stop)}
+            assert told & there == {offset for offset in done if offset >= end}
+            assert not told - there or max(told - there) < self.ends[lane.partition]
+            self.committed[lane.partition], self.ahead[lane.partition] = end, lane.ahead
             self.results += lane.finished
             lane.committed()
 
@@ -340,7 +350,7 @@ class Model:
 
     def check_outcomes(self) -> None:
         """Each record has one result; good ones a good one, bad ones a dead letter of the kind that is due."""
-        due = [r for partition, log in self.logs.items() for r in log if r.offset < self.committed[partition]]
+        due = [r for partition, log in self.logs.items() for r in log if r.offset in self.done[partition]]
         assert Counter(output.record for output in self.results) == Counter(due)
         for output in self.results:
             arrival, letter = self.arrivals[output.record], output.dead_letter

@@ -79,7 +79,7 @@ def attempt(  # noqa: PLR0913, PLR0917 - each test gives what it is about
         {} if tallies is None else tallies,
         still_ours,
         Sites() if sites is None else sites,
-        now,
+        lambda: now,
     )
 
 

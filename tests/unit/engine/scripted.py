@@ -18,10 +18,10 @@ from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.defence import Raised
 from consumer.engine.kafka import GroupMetadata, Logger, RebalanceCallback
-from consumer.engine.lane import Bounds
 from consumer.engine.member import Handle, Member, Options, Surroundings
 from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry, Trouble
 from consumer.engine.records import DeadLetter, Output, Partition, Record
+from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import CallTimeout
 
@@ -129,6 +129,7 @@ class Transaction:
         default_factory=list
     )
     offsets: dict[Partition, int] | None = None
+    beside: dict[Partition, str] = field(default_factory=dict)
     group: GroupMetadata = None
 
     @property
@@ -215,6 +216,9 @@ class ScriptedProducer:
     ) -> None:
         self._step("offsets", timeout)
         self._transaction.offsets = {Partition(each.topic, each.partition): each.offset for each in positions}
+        self._transaction.beside = {
+            Partition(each.topic, each.partition): each.metadata for each in positions if each.metadata
+        }
         self._transaction.group = group_metadata
 
     def commit_transaction(self, timeout: float) -> None:
@@ -276,6 +280,7 @@ class ScriptedConsumer:
         self.refuses: KafkaError | None = None
         self.away: KafkaError | None = None
         self.logs: dict[Partition, tuple[int, int]] = {}
+        self.beside: dict[Partition, str] = {}
         self.leaders: dict[str, list[int]] = {}
         self.offsets = offsets
         self._clock = clock
@@ -340,7 +345,10 @@ class ScriptedConsumer:
         if self.away:
             raise KafkaException(self.away)
         given = [Partition(each.topic, each.partition) for each in partitions]
-        return [TopicPartition(*each, self.offsets().get(each, OFFSET_INVALID)) for each in given]
+        return [
+            TopicPartition(*each, self.offsets().get(each, OFFSET_INVALID), self.beside.get(each, ""))
+            for each in given
+        ]
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
         if self.away:

@@ -56,7 +56,7 @@ class Office:
         lane = self.lanes[partition]
         for offset in offsets:
             lane.add(record(offset, partition))
-        lane.finish(outputs(lane.dispatch().records, letter))
+        lane.finish(lane.main, outputs(lane.dispatch(lane.main).records, letter))
 
     def commit(self, within: float = 5.0) -> list[Transaction]:
         """Commit once; gives the transactions that were committed by it."""
@@ -369,9 +369,9 @@ def large(office: Office, *offsets: int, letter: DeadLetter | None = None) -> No
         lane.add(record(offset))
     finished = [
         Output(each, b"L" * 100 if each.offset in offsets else b"result of %d" % each.offset, letter)
-        for each in lane.dispatch().records
+        for each in lane.dispatch(lane.main).records
     ]
-    lane.finish(finished)
+    lane.finish(lane.main, finished)
     office.producer.largest["results"] = 50
 
 

@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.lane import Bounds, Lane
-from consumer.engine.ports import Chunk, Trouble
+from consumer.engine.lane import Lane
+from consumer.engine.ports import Apart, Chunk, Trouble
 from consumer.engine.records import Record
+from consumer.engine.strand import Bounds
 from tests.unit.engine.scripted import BOUNDS, A, outputs
 from tests.unit.engine.scripted import record as record_of
 
@@ -24,8 +25,12 @@ def lane_of(*records: Record) -> Lane[str]:
     return lane
 
 
+def dispatched(lane: Lane[str]) -> Chunk[str]:
+    return lane.dispatch(lane.main)
+
+
 def finish(lane: Lane[str]) -> None:
-    lane.finish(outputs(lane.dispatch().records))
+    lane.finish(lane.main, outputs(dispatched(lane).records))
 
 
 def offsets(chunk: Chunk[str]) -> list[int]:
@@ -33,14 +38,14 @@ def offsets(chunk: Chunk[str]) -> list[int]:
 
 
 def held(lane: Lane[str]) -> tuple[int | None, int | None]:
-    return (lane.oldest.offset if lane.oldest else None, lane.newest.offset if lane.newest else None)
+    return lane.oldest, lane.newest
 
 
 def test_a_new_lane_holds_nothing() -> None:
     lane = lane_of()
-    assert (lane.partition, lane.epoch, lane.failures, lane.due) == (A, 1, 0, 0.0)
+    assert (lane.partition, lane.epoch, lane.main.failures, lane.main.due) == (A, 1, 0, 0.0)
     assert (lane.held_records, lane.held_bytes, lane.records_in_flight) == (0, 0, 0)
-    assert not lane.has_work
+    assert not lane.has_work(lane.main)
     assert not lane.in_flight
     assert lane.paused is None
     assert held(lane) == (None, None)
@@ -48,30 +53,30 @@ def test_a_new_lane_holds_nothing() -> None:
 
 
 def test_a_chunk_takes_all_that_waits_up_to_its_bounds() -> None:
-    assert offsets(lane_of(*map(record, range(3))).dispatch()) == [0, 1, 2]
-    assert offsets(lane_of(*map(record, range(9))).dispatch()) == [0, 1, 2, 3]
-    assert offsets(lane_of(record(0, 60), record(1, 40), record(2, 3)).dispatch()) == [0, 1]
-    assert offsets(lane_of(record(0, 60), record(1, 41)).dispatch()) == [0]
-    assert offsets(lane_of(record(0, 5000), record(1)).dispatch()) == [0]
+    assert offsets(dispatched(lane_of(*map(record, range(3))))) == [0, 1, 2]
+    assert offsets(dispatched(lane_of(*map(record, range(9))))) == [0, 1, 2, 3]
+    assert offsets(dispatched(lane_of(record(0, 60), record(1, 40), record(2, 3)))) == [0, 1]
+    assert offsets(dispatched(lane_of(record(0, 60), record(1, 41)))) == [0]
+    assert offsets(dispatched(lane_of(record(0, 5000), record(1)))) == [0]
 
 
 def test_a_chunk_tells_its_partition_and_the_assignment() -> None:
-    chunk = lane_of(record(0)).dispatch()
+    chunk = dispatched(lane_of(record(0)))
     assert (chunk.partition, chunk.epoch, chunk.work, chunk.attempts) == (A, 1, None, 0)
 
 
 def test_a_chunk_that_is_retried_keeps_its_records_and_takes_on_more() -> None:
     lane = lane_of(record(0, 60), record(1))
-    first = lane.dispatch()
-    assert not lane.has_work
+    first = dispatched(lane)
+    assert not lane.has_work(lane.main)
     assert (lane.in_flight, lane.records_in_flight) == (True, 2)
     lane.add(record(2, 30))
     lane.add(record(3, 3))
-    lane.retry(DOWN, 5.0, "site")
-    assert (lane.due, lane.waits_for, lane.trouble, lane.failures) == (5.0, "site", DOWN, 1)
+    lane.main.retry(DOWN, 5.0, "site")
+    assert (lane.main.due, lane.main.waits_for, lane.main.trouble, lane.main.failures) == (5.0, "site", DOWN, 1)
     assert (lane.in_flight, lane.records_in_flight) == (False, 0)
-    assert lane.has_work
-    again = lane.dispatch()
+    assert lane.has_work(lane.main)
+    again = dispatched(lane)
     assert again is first
     assert offsets(again) == [0, 1, 2]
 
@@ -101,25 +106,26 @@ def test_each_commit_of_results_has_its_offset() -> None:
 def test_one_chunk_may_go_ahead_of_a_commit_and_no_second() -> None:
     lane = lane_of(*map(record, range(12)))
     finish(lane)
-    assert lane.has_work
+    assert lane.has_work(lane.main)
     finish(lane)
-    assert not lane.has_work
+    assert not lane.has_work(lane.main)
     assert [output.record.offset for output in lane.finished] == list(range(8))
     assert lane.offset == 8
     lane.committed()
-    assert lane.has_work
+    assert lane.has_work(lane.main)
     assert lane.held_records == 4
 
 
 def test_a_finished_chunk_takes_its_trouble_with_it() -> None:
     lane = lane_of(record(0), *map(record, range(1, 6)))
-    lane.dispatch()
-    lane.retry(SUSPECT, 5.0, "site")
-    chunk = lane.dispatch()
-    lane.finish(outputs(chunk.records))
-    assert (lane.failures, lane.due, lane.waits_for, lane.trouble) == (0, 0.0, None, None)
+    dispatched(lane)
+    lane.main.retry(SUSPECT, 5.0, "site")
+    chunk = dispatched(lane)
+    lane.finish(lane.main, outputs(chunk.records))
+    lane.main.go_on()
+    assert (lane.main.failures, lane.main.due, lane.main.waits_for, lane.main.trouble) == (0, 0.0, None, None)
     assert not lane.in_flight
-    assert lane.dispatch() is not chunk
+    assert dispatched(lane) is not chunk
 
 
 def test_the_end_is_the_offset_once_nothing_else_is_held() -> None:
@@ -173,7 +179,7 @@ def test_a_partition_that_never_had_a_record_has_nothing_to_commit() -> None:
 
 def test_a_lane_is_full_by_records_or_by_bytes_whatever_their_state() -> None:
     lane = lane_of(*map(record, range(9)))
-    lane.dispatch()
+    dispatched(lane)
     assert not lane.is_full
     lane.add(record(9))
     assert lane.is_full
@@ -191,15 +197,15 @@ def test_a_lane_is_half_empty_by_records_and_by_bytes() -> None:
 def test_the_oldest_and_newest_are_found_wherever_they_are() -> None:
     lane = lane_of(*map(record, range(6)))
     assert held(lane) == (0, 5)
-    chunk = lane.dispatch()
+    chunk = dispatched(lane)
     assert held(lane) == (0, 5)
-    lane.finish(outputs(chunk.records))
+    lane.finish(lane.main, outputs(chunk.records))
     assert held(lane) == (0, 5)
-    chunk = lane.dispatch()
+    chunk = dispatched(lane)
     assert held(lane) == (0, 5)
     lane.committed()
     assert held(lane) == (4, 5)
-    lane.finish(outputs(chunk.records))
+    lane.finish(lane.main, outputs(chunk.records))
     assert held(lane) == (4, 5)
     lane.committed()
     assert held(lane) == (None, None)
@@ -207,22 +213,22 @@ def test_the_oldest_and_newest_are_found_wherever_they_are() -> None:
 
 def test_resuming_forgets_the_backoff_unless_a_suspect_is_isolated() -> None:
     lane = lane_of(record(0))
-    lane.dispatch()
-    lane.retry(DOWN, 9.0, "site")
-    lane.resume()
-    assert (lane.due, lane.waits_for, lane.failures, lane.trouble) == (0.0, None, 1, DOWN)
-    lane.dispatch()
-    lane.retry(SUSPECT, 9.0, "site")
-    lane.resume()
-    assert (lane.due, lane.waits_for, lane.failures) == (9.0, None, 2)
+    dispatched(lane)
+    lane.main.retry(DOWN, 9.0, "site")
+    lane.main.resume()
+    assert (lane.main.due, lane.main.waits_for, lane.main.failures, lane.main.trouble) == (0.0, None, 1, DOWN)
+    dispatched(lane)
+    lane.main.retry(SUSPECT, 9.0, "site")
+    lane.main.resume()
+    assert (lane.main.due, lane.main.waits_for, lane.main.failures) == (9.0, None, 2)
 
 
 def test_a_lane_that_has_not_failed_itself_resumes_too() -> None:
     lane = lane_of(record(0))
-    lane.waits_for, lane.due = "site", 9.0
-    lane.resume()
-    assert lane.due == 0.0
-    assert not lane.waits_for
+    lane.main.waits_for, lane.main.due = "site", 9.0
+    lane.main.resume()
+    assert lane.main.due == 0.0
+    assert not lane.main.waits_for
 
 
 STEPS = st.lists(
@@ -249,16 +255,16 @@ def test_every_record_is_finished_once_in_order_and_counted_until_it_is_committe
             case "end":
                 lane.at_end(position)
                 end = position
-            case "dispatch" if lane.has_work:
+            case "dispatch" if lane.has_work(lane.main):
                 assert chunk is None
-                chunk = lane.dispatch()
+                chunk = dispatched(lane)
                 assert 1 <= len(chunk.records) <= 3
                 assert len(chunk.records) == 1 or sum(each.size for each in chunk.records) <= 100
             case "finish" if chunk:
-                lane.finish(outputs(chunk.records))
+                lane.finish(lane.main, outputs(chunk.records))
                 chunk = None
             case "retry" if chunk:
-                lane.retry(DOWN, 0.0, None)
+                lane.main.retry(DOWN, 0.0, None)
                 chunk = None
             case "commit" if lane.offset is not None:
                 finished = [output.record.offset for output in lane.finished]
@@ -274,3 +280,123 @@ def test_every_record_is_finished_once_in_order_and_counted_until_it_is_committe
         assert held(lane) == ((left[0], left[-1]) if left else (None, None))
         assert lane.in_flight == (chunk is not None)
         assert lane.records_in_flight == (len(chunk.records) if chunk else 0)
+
+
+# strands
+
+
+def apart(lane: Lane[str], strand: str, *offsets: int, now: float = 0.0) -> None:
+    """Take back the main chunk: set these records apart, and have all others decided."""
+    chunk = lane.dispatch(lane.main)
+    waiting = [each for each in chunk.records if each.offset in offsets]
+    lane.finish(lane.main, outputs(each for each in chunk.records if each.offset not in offsets))
+    names = [frozenset([strand])] * len(waiting)
+    lane.set_apart(lane.main, Apart(strand, waiting, names, "tried"), 1, now)
+
+
+def go_on(lane: Lane[str]) -> None:
+    """Have a chunk of each strand set apart decided."""
+    for strand in lane.apart:
+        lane.finish(strand, outputs(lane.dispatch(strand).records))
+    lane.tidy()
+
+
+def test_the_offset_stays_at_what_waits_and_what_is_decided_beyond_is_told() -> None:
+    lane = lane_of(*map(record, (0, 1, 2, 5)))
+    apart(lane, "site", 1, 5)
+    assert ([each.record.offset for each in lane.finished], lane.offset, lane.ahead) == ([0, 2], 1, ((2, 3),))
+    lane.committed()
+    assert (lane.held_records, lane.decided_ahead, lane.offset) == (2, 1, None)
+    go_on(lane)
+    assert (lane.offset, lane.ahead) == (6, ())
+    lane.committed()
+    assert (lane.held_records, lane.decided_ahead) == (0, 0)
+
+
+def test_a_new_owner_skips_what_is_decided_and_tells_it_further() -> None:
+    lane = lane_of(record(1), record(2), record(3))
+    lane.begin(((2, 3), (4, 9)))
+    lane.add(record(4))
+    assert lane.held_records == 2
+    apart(lane, "site", 1)
+    assert ([each.record.offset for each in lane.finished], lane.offset, lane.ahead) == ([3], 1, ((2, 9),))
+    lane.committed()
+    for each in (5, 8, 9):
+        lane.add(record(each))
+    assert lane.held_records == 2
+    go_on(lane)
+    assert (lane.offset, lane.ahead) == (9, ())
+    finish(lane)
+    assert lane.offset == 10
+
+
+def test_what_is_decided_is_skipped_also_where_the_offset_has_passed_it_before_it_came() -> None:
+    lane = lane_of(record(0))
+    lane.begin(((1, 10),))
+    finish(lane)
+    assert lane.offset == 10
+    lane.committed()
+    lane.add(record(3))
+    assert lane.held_records == 0
+    lane.add(record(10))
+    assert lane.held_records == 1
+
+
+def test_nothing_goes_before_it_is_known_what_is_decided_ahead() -> None:
+    lane = lane_of(record(0))
+    lane.knows_ahead = False
+    lane.at_end(1)
+    assert not lane.has_work(lane.main)
+    assert lane.offset is None
+    lane.begin(())
+    assert lane.has_work(lane.main)
+
+
+def test_what_does_not_fit_beside_the_offset_waits_for_the_strand_which_still_goes() -> None:
+    lane = Lane[str](A, 1, Bounds(lane_records=10_000, lane_bytes=10**9, chunk_records=4, chunk_bytes=10**6))
+    offset, undecided = 0, []
+    while len(lane.finished) == len(lane._finished) and offset < 40_000:
+        for each in (offset, offset + 1, offset + 2, offset + 3):
+            lane.add(record(each))
+        apart(lane, "site", offset, offset + 2)
+        undecided += [offset, offset + 2]
+        offset += 4
+        if lane.finished:
+            lane.committed()
+    assert 1400 < len(undecided) < 1500
+    lane.add(record(offset))
+    while lane.has_work(lane.main):
+        finish(lane)
+        lane.add(record(offset := offset + 1))
+    assert len(lane._finished) <= 2 * 4
+    for strand in lane.apart:
+        if lane.has_work(strand):
+            lane.finish(strand, outputs(lane.dispatch(strand).records))
+        lane.committed()
+    lane.tidy()
+    assert lane.ahead == ()
+    assert len(lane.finished) == len(lane._finished)
+
+
+def test_a_lane_full_of_what_waits_is_paused_and_one_that_has_room_is_not() -> None:
+    lane = lane_of(*map(record, range(4)))
+    apart(lane, "site", 0, 1, 2)
+    lane.committed()
+    for each in range(4, 7):
+        lane.add(record(each))
+    assert lane.is_half_empty  # three of the seven that are left
+    lane.add(record(7))
+    assert not lane.is_half_empty
+    for each in range(8, 11):
+        lane.add(record(each))
+    assert lane.is_full
+
+
+def test_what_only_was_in_line_goes_with_new_records_again() -> None:
+    lane = lane_of(*map(record, range(4)))
+    chunk = lane.dispatch(lane.main)
+    lane.finish(lane.main, outputs(chunk.records[:2]))
+    lane.set_apart(lane.main, Apart("site", chunk.records[2:], [frozenset("k")] * 2), 1, 0.0)
+    lane.add(record(4))
+    lane.reunite(0.0)
+    assert offsets(lane.dispatch(lane.main)) == [2, 3, 4]

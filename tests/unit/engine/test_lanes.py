@@ -10,7 +10,7 @@ from structlog.testing import LogCapture
 from consumer.engine.backoff import Backoff
 from consumer.engine.lane import Lane
 from consumer.engine.lanes import Lanes
-from consumer.engine.ports import Chunk, Done, LaneView, Retry, Trouble
+from consumer.engine.ports import Apart, Chunk, Done, LaneView, Retry, Trouble
 from consumer.engine.records import Partition
 from tests.unit.engine.scripted import BACKOFF, BOUNDS, A, B, C, capture, chance, outputs, record
 from tests.views import IDLE
@@ -26,10 +26,10 @@ HOLD_INTERVAL = 20.0
 class Group:
     """Lanes, and the time at which things happen to them."""
 
-    def __init__(self, *partitions: Partition, backoff: Backoff = BACKOFF) -> None:
+    def __init__(self, *partitions: Partition, backoff: Backoff = BACKOFF, workers: int = 4) -> None:
         self.now = 100.0
         log, self._captured = capture()
-        self.lanes = Lanes[str](BOUNDS, backoff, HOLD_INTERVAL, chance, log)
+        self.lanes = Lanes[str](BOUNDS, backoff, HOLD_INTERVAL, chance, log, workers)
         self.lanes.assign(partitions)
         self.flying: dict[Partition, Chunk[str]] = {}
         self._offset = 0
@@ -54,7 +54,7 @@ class Group:
 
     def fail(self, partition: Partition, trouble: Trouble, *served: str) -> None:
         retry = Retry(self.flying.pop(partition), trouble, frozenset(served))
-        assert self.lanes.take(retry, self.now) == trouble
+        assert self.lanes.take(retry, self.now) == [trouble]
 
     def finish(self, partition: Partition, *served: str) -> None:
         chunk = self.flying.pop(partition)
@@ -304,87 +304,130 @@ def test_what_is_held_is_tried_at_once_when_something_was_mended() -> None:
     assert group.at(105) == [B]
 
 
-def test_lanes_that_go_to_a_site_that_is_known_to_be_down_wait_with_the_others() -> None:
-    group = Group(A, B, C)
-    group.at(100)
-    group.finish(B, SITE)
-    group.finish(C, OTHER)
-    group.fail(A, TOLD)
-    group.feed(B, C)
-    assert group.at(101) == [C]
-    assert group.waits(B) == (SITE, "wait", 131.0)
-    assert group.at(131) == [A]
-    group.fail(A, TOLD)
-    assert group.at(162) == [B]
-    group.finish(B, SITE)
-    assert group.at(162) == [A]
+def closed(group: Group, partition: Partition) -> set[str]:
+    group.feed(partition)
+    assert partition in group.at(group.now)
+    return set(group.flying[partition].closed)
 
 
-def test_one_failure_does_not_keep_the_others_from_a_site() -> None:
+def test_new_records_are_told_what_is_known_to_be_down_after_a_probe_or_where_it_said_so() -> None:
     group = Group(A, B)
-    group.at(100)
-    group.finish(B, SITE)
-    group.fail(A, DOWN)
-    group.feed(B)
-    assert group.at(100.5) == [B]
-
-
-def test_lanes_wait_once_a_probe_failed_too() -> None:
-    group = Group(A, B)
-    group.at(100)
-    group.finish(B, SITE)
-    group.fail(A, DOWN)
-    assert group.at(101) == [A]
-    group.fail(A, DOWN)
-    group.feed(B)
-    assert group.at(101) == []
-    assert group.waits(B)[0] == SITE
-
-
-def test_a_lane_whose_last_chunk_was_served_by_several_is_bound_to_none() -> None:
-    group = Group(A, B)
-    group.at(100)
-    group.finish(B, SITE, OTHER)
-    group.fail(A, TOLD)
-    group.feed(B)
-    assert group.at(101) == [B]
-
-
-def test_a_lane_is_bound_to_what_served_its_last_chunk_and_no_longer() -> None:
-    group = Group(A, B)
-    group.at(100)
-    group.finish(B, SITE)
-    group.feed(B)
     group.at(100)
     group.finish(B)
-    group.fail(A, TOLD)
-    group.feed(B)
-    assert group.at(101) == [B]
+    group.fail(A, DOWN)
+    assert closed(group, B) == set()  # one failure may be chance
+    group.finish(B)
+    assert group.at(101) == [A]
+    group.fail(A, DOWN)
+    assert closed(group, B) == {SITE}
+    group.finish(B)
+    for trouble in (TOLD, HELD):
+        group = Group(A, B)
+        group.at(100)
+        group.finish(B)
+        group.fail(A, trouble)
+        assert closed(group, B) == {SITE}
 
 
-def test_a_lane_that_waits_for_one_thing_does_not_join_another_gate() -> None:
+# what is set apart
+
+
+def set_apart(group: Group, partition: Partition, *aparts: Apart[str], served: Iterable[str] = ()) -> list[Trouble]:
+    """Take back the chunk in flight with these records apart, and all others decided."""
+    chunk = group.flying.pop(partition)
+    waiting = {record.offset for apart in aparts for record in apart.records}
+    decided = [record for record in chunk.records if record.offset not in waiting]
+    return group.lanes.take(Done(chunk, outputs(decided), frozenset(served), aparts), group.now)
+
+
+def apart(
+    chunk: Chunk[str], *offsets: int, strand: str = SITE, trouble: Trouble | None = None, work: str | None = "tried"
+) -> Apart[str]:
+    records = [record for record in chunk.records if record.offset in offsets]
+    return Apart(strand, records, [frozenset([strand])] * len(records), work, trouble)
+
+
+def test_what_is_set_apart_waits_and_later_records_go_on_beside_it() -> None:
+    group = Group(A)
+    group.feed(A, A)
+    group.at(100)
+    chunk = group.flying[A]
+    assert set_apart(group, A, apart(chunk, 1, trouble=DOWN)) == [DOWN]
+    lane = group.lane(A)
+    assert (lane.offset, lane.ahead) == (1, ((2, 3),))
+    group.feed(A)
+    assert group.at(100) == [A]
+    assert group.flying[A].strand == ""
+    assert group.flying[A].waits_in(3, frozenset([SITE])) == SITE
+    assert group.flying[A].waits_in(3, frozenset([OTHER])) is None
+    group.finish(A)
+    assert group.at(100.5) == []
+    assert group.at(101) == [A]
+    assert (group.flying[A].strand, group.flying[A].work, group.flying[A].records[0].offset) == (SITE, "tried", 1)
+    assert not set_apart(group, A, served=[SITE])
+    assert (lane.offset, lane.ahead) == (4, ())
+    assert group.lanes.gates == {}
+
+
+def test_what_waits_behind_others_goes_with_new_records_once_those_are_decided() -> None:
+    group = Group(A)
+    group.feed(A, A)
+    group.at(100)
+    chunk = group.flying[A]
+    set_apart(group, A, apart(chunk, 0, trouble=DOWN), apart(chunk, 2, work=None))
+    assert group.at(100) == []
+    assert group.at(101) == [A]
+    assert [each.offset for each in group.flying[A].records] == [0, 2]
+    set_apart(group, A, apart(group.flying[A], 2, work=None), served=[SITE])
+    group.feed(A)
+    assert group.at(101) == [A]
+    assert (group.flying[A].strand, [each.offset for each in group.flying[A].records]) == ("", [2, 3])
+
+
+def test_what_was_tried_keeps_what_was_done_for_it_whatever_waits_in_a_strand_of_its_name() -> None:
+    group = Group(A)
+    group.feed(A)
+    group.at(100)
+    set_apart(group, A, apart(group.flying[A], 0, trouble=SUSPECT), served=[SITE])
+    group.feed(A)
+    group.at(100)
+    set_apart(group, A, apart(group.flying[A], 2, trouble=SUSPECT, work="tried too"), served=[SITE])
+    group.now = 102
+    chunks = [*group.lanes.dispatch(102)]
+    assert [(chunk.work, chunk.records[0].offset) for chunk in chunks] == [("tried", 0)]
+    group.flying[A] = chunks[0]
+    set_apart(group, A, served=[SITE])
+    [chunk] = group.lanes.dispatch(102)
+    assert (chunk.work, chunk.records[0].offset) == ("tried too", 2)
+
+
+def test_what_is_known_to_be_down_has_records_join_its_gate_untried() -> None:
     group = Group(A, B)
     group.at(100)
-    group.finish(B, SITE)
     group.fail(A, TOLD)
-    group.lane(B).goes_to = None
-    group.feed(B)
-    group.at(100)
-    group.lane(B).goes_to = SITE
-    group.fail(B, Trouble(OTHER, "503", "the other is down"))
-    assert group.at(101) == [B]
-    assert group.waits(B)[0] == OTHER
+    set_apart(group, B, apart(group.flying[B], 1, work=None))
+    assert group.at(130) == []
+    assert group.waits(B)[:2] == (SITE, "wait")
+    assert group.at(131) == [A]
+    group.finish(A, SITE)
+    assert group.at(131) == [B]
+    assert group.flying[B].strand == ""
 
 
-def test_a_lane_that_joined_a_gate_goes_on_with_the_others() -> None:
-    group = Group(A, B, C)
+def test_a_strand_has_no_more_than_its_share_of_the_workers_and_goes_in_turn() -> None:
+    partitions = [Partition("orders", number) for number in range(6)]
+    group = Group(*partitions, workers=8)
     group.at(100)
-    group.finish(B, SITE)
-    group.fail(A, TOLD)
-    group.feed(B)
-    assert group.at(100) == []
-    group.finish(C, SITE)
-    assert group.at(100) == [A, B]
+    for partition in partitions:
+        for _ in range(5):
+            group.feed(partition)
+        chunk = group.flying[partition]
+        set_apart(group, partition, apart(chunk, *(each.offset for each in chunk.records)))
+    assert group.at(101) == [*partitions, *partitions[:2]]  # new records of all, and two of what is slow
+    slow = {partition: group.flying[partition] for partition in partitions[:2]}
+    assert {chunk.strand for chunk in slow.values()} == {SITE}
+    group.lanes.take(Done(slow[partitions[0]], outputs(slow[partitions[0]].records)), 102)
+    assert group.at(102) == [partitions[2]]
 
 
 # what is told
@@ -539,7 +582,7 @@ def test_whatever_happens_the_lanes_keep_their_order_and_all_go_on_once_everythi
             case "mend":
                 group.lanes.try_again(group.now)
         gates = group.lanes.gates
-        waiting = [lane for lane in group.lanes if lane.waits_for]
+        waiting = [lane.main for lane in group.lanes if lane.main.waits_for]
         assert {lane.waits_for for lane in waiting} == set(gates)
         for gate in gates:
             assert sum(lane.in_flight for lane in waiting if lane.waits_for == gate) <= 1

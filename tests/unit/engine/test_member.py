@@ -4,8 +4,9 @@ import random
 from collections.abc import Callable, Generator
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition, Uuid
 
+from consumer.engine.ahead import Ahead, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
@@ -807,7 +808,7 @@ def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_k
 def test_a_committed_offset_that_is_not_told_is_asked_for_again_and_not_taken_for_none() -> None:
     scene = Scene()
     committed = ScriptedConsumer.committed
-    refusals = 2
+    refusals = 0
 
     def refuse_first(
         consumer: ScriptedConsumer, partitions: list[TopicPartition], timeout: float
@@ -820,10 +821,12 @@ def test_a_committed_offset_that_is_not_told_is_asked_for_again_and_not_taken_fo
         return answer
 
     def script() -> Generator[None]:
+        nonlocal refusals
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(0), message(1)]
         yield
         yield
+        refusals = 2
         scene.producer.fail("produce", FATAL)
         scene.consumer.arrived = [message(2)]
         while not [call for call in scene.consumer.calls if call.startswith("assign")]:
@@ -853,9 +856,10 @@ def test_a_commit_that_waits_for_a_leader_names_the_partition(away: KafkaError |
 
     def script() -> Generator[None]:
         scene.consumer.leaders |= {"results": [1, -1, 2], "dead-letters": [-1]}
-        scene.consumer.away = away
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(0)]
+        yield
+        scene.consumer.away = away
         while not scene.committed:
             yield
 
@@ -967,6 +971,56 @@ def test_what_is_held_of_a_log_that_was_cut_is_delivered_and_not_counted_as_lost
     assert scene.handler.seen == [[0, 1], [50]]
     assert ("lost", "orders", 48) in scene.hooks.heard
     assert scene.offsets == {A: 51}
+
+
+# what is decided ahead of the committed offset
+
+
+TOPIC_ID = str(Uuid(1, 1))
+
+
+def skipping(beside: str, *, incarnation: int | KafkaError = 1) -> Scene:
+    """Run a member that finds this beside the committed offset, until it has had some turns with records 0 to 3."""
+    scene = Scene()
+    scene.clients.incarnations["orders"] = incarnation
+
+    def script() -> Generator[None]:
+        scene.consumer.beside[A] = beside
+        scene.consumer.offsets = lambda: {A: 0}
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(number) for number in range(4)]
+        yield from turns(20)
+
+    scene.run(script())
+    return scene
+
+
+def test_what_an_earlier_owner_decided_ahead_is_skipped() -> None:
+    scene = skipping(write(0, Ahead(((1, 3),), TOPIC_ID)))
+    assert scene.handler.seen == [[0, 3]]
+    assert scene.logged("ahead_ignored") == []
+
+
+@pytest.mark.parametrize(
+    ("beside", "why"),
+    [
+        ("another's", "another program wrote it"),
+        ("jirafe-consumer/2 later", "it is of another version"),
+        (write(0, Ahead(((1, 3),), TOPIC_ID))[:-1], "it is damaged"),
+        (write(0, Ahead(((1, 3),), str(Uuid(7, 7)))), "it is of an earlier topic of the same name"),
+    ],
+)
+def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str, why: str) -> None:
+    scene = skipping(beside)
+    assert scene.handler.seen == [[0, 1, 2, 3]]
+    [said] = scene.logged("ahead_ignored")
+    assert said["reason"] == (
+        f"what is beside the committed offset is ignored, since {why}: records may get a second result"
+    )
+
+
+def test_nothing_is_handled_while_it_is_not_known_of_which_topic_something_is_decided() -> None:
+    assert skipping(write(0, Ahead(((1, 3),), TOPIC_ID)), incarnation=REFUSED).handler.seen == []
 
 
 def recreate(scene: Scene) -> Generator[None]:

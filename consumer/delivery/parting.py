@@ -1,0 +1,136 @@
+"""Which records of a chunk go on, and which wait apart, so that one site's trouble is not another's.
+
+A record has names: its Kafka key, its site, and at its site the key of each of its events. A record waits while an
+earlier one that waits has one of its names. So order holds for each Kafka key, and for each key at the API. Where a
+site as a whole is in trouble its records wait by the site's name too; where only some events fail, by their keys
+alone.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from consumer.delivery.mapping import Defaults
+from consumer.delivery.work import Draft, Work
+from consumer.engine.ports import Apart, Chunk, Names, Trouble
+
+_SUSPECTS = "{} (suspects)"
+_BEHIND = "behind "
+
+
+@dataclass(slots=True)
+class Parting:
+    """Sorts the drafts of one try of a chunk; `is_slow` tells that a site keeps others waiting.
+
+    Ask `may_go` of each draft, in order, before anything is sent; then `is_decided` of those that went.
+    """
+
+    chunk: Chunk[Work]
+    defaults: Defaults
+    is_slow: Callable[[str], bool]
+    # By name, the first draft that later ones must wait for: its offset and its strand.
+    _waiting: dict[Hashable, tuple[int, str]] = field(default_factory=dict)
+    # By Kafka key, the site of the last draft that goes.
+    _going: dict[bytes, str] = field(default_factory=dict)
+    # Strands that stand for that of the draft, if it is set apart, that goes now and has a Kafka key.
+    _behind: dict[str, bytes] = field(default_factory=dict)
+    _untried: dict[str, list[Draft]] = field(default_factory=dict)
+    _tried: dict[str, list[Draft]] = field(default_factory=dict)
+
+    def may_go(self, draft: Draft) -> bool:
+        """Tell whether a draft goes on now; one that does not is set apart."""
+        if self.chunk.behind is None:
+            return True
+        site_id, key = self._site_id(draft), draft.record.key
+        names = self._names(draft, site_id)
+        if not self.chunk.strand:
+            names |= {site_id}  # what was tried itself finds out by itself whether its site serves
+        strand = self.chunk.waits_in(draft.record.offset, names)
+        if strand is None:
+            strand = self._held(draft, names)
+        if strand is None and key is not None and self._going.get(key, site_id) != site_id and site_id:
+            # It could overtake one that goes to another site now. Where it waits, that one's outcome decides.
+            strand = f"{_BEHIND}{draft.record.offset}"
+            self._behind[strand] = key
+        if strand is None and site_id and not self.chunk.strand:
+            if site_id in self.chunk.closed:
+                strand = site_id
+            elif self.is_slow(site_id):
+                self._set_apart(draft, site_id, self._tried)
+                return False
+        if strand is not None:
+            self._set_apart(draft, strand, self._untried)
+            return False
+        if key is not None and site_id:
+            self._going[key] = site_id
+        return True
+
+    def is_decided(self, draft: Draft, troubles: Mapping[str, Trouble]) -> bool:
+        """Tell whether a draft that went is decided, and so is all before it with its Kafka key."""
+        if self.chunk.behind is None:
+            return True
+        site_id = self._site_id(draft)
+        if site_id:  # some event is not decided
+            trouble = troubles.get(site_id)
+            strand: str | None = _SUSPECTS.format(site_id) if trouble and trouble.isolating else site_id
+        else:
+            strand = self._held(draft, self._names(draft, site_id))
+        if strand is None:
+            return True
+        self._set_apart(draft, strand, self._tried)
+        return False
+
+    def apart(self, work: Work, troubles: Mapping[str, Trouble]) -> Sequence[Apart[Work]]:
+        """Give what was set apart, strand by strand."""
+        by_strand = {
+            _SUSPECTS.format(site_id) if trouble.isolating else site_id: trouble
+            for site_id, trouble in troubles.items()
+        }
+        tried = [
+            self._apart(
+                strand, drafts, Work(drafts, dict(work.limits), tallies=work.tallies), by_strand.get(strand)
+            )
+            for strand, drafts in self._tried.items()
+        ]
+        return [*tried, *(self._apart(self._real(strand), drafts) for strand, drafts in self._untried.items())]
+
+    def _real(self, strand: str) -> str:
+        while strand in self._behind:
+            _, found = self._waiting[self._behind[strand]]
+            if found == strand:
+                return ""  # what was before it is decided: it goes with new records
+            strand = found
+        return strand
+
+    def _apart(
+        self, strand: str, drafts: Sequence[Draft], work: Work | None = None, trouble: Trouble | None = None
+    ) -> Apart[Work]:
+        names = [self._waits_by(draft, strand) for draft in drafts]
+        return Apart(strand, [draft.record for draft in drafts], names, work, trouble)
+
+    def _set_apart(self, draft: Draft, strand: str, where: dict[str, list[Draft]]) -> None:
+        where.setdefault(strand, []).append(draft)
+        mine = draft.record.offset, strand
+        for name in self._waits_by(draft, strand):
+            self._waiting[name] = min(mine, self._waiting.get(name, mine))
+
+    def _held(self, draft: Draft, names: Names) -> str | None:
+        """Name the strand of an earlier draft, set apart just now, that has one of these names."""
+        found = [self._waiting[name] for name in names if name in self._waiting]
+        return min((each for each in found if each[0] < draft.record.offset), default=(0, None))[1]
+
+    def _waits_by(self, draft: Draft, strand: str) -> Names:
+        """Give the names by which later records wait for a draft: its site's too, if that is what it waits for."""
+        site_id = self._site_id(draft)
+        names = self._names(draft, site_id)
+        return names | {site_id} if site_id == strand else names
+
+    def _names(self, draft: Draft, site_id: str) -> Names:
+        names: set[Hashable] = {(site_id, event.key) for event in draft.events if event.outcome is None}
+        if draft.record.key is not None:
+            names.add(draft.record.key)
+        return frozenset(names)
+
+    def _site_id(self, draft: Draft) -> str:
+        """Give the site that a draft's undecided events go to; empty if it has none."""
+        event = next((event for event in draft.events if event.outcome is None), None)
+        return self.defaults.site(event.credentials).site_id if event else ""

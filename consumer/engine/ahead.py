@@ -1,0 +1,152 @@
+"""What is decided beyond a committed offset, as it is written beside the offset in Kafka. Pure.
+
+The text is `jirafe-consumer/1 CRC TOPIC-ID RUNS SINCE CAUSE STRAND`. RUNS has, as variable-length numbers, how many
+offsets are not decided, then how many are, and so on, beginning at the committed offset. CRC covers all after it.
+The last three tell operators what holds the offset: since when (in seconds since 1970), why, and which strand.
+"""
+
+import base64
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+MOST_BYTES = 3900
+"""Bytes that the text may have: brokers take 4,096 by default (`offset.metadata.max.bytes`)."""
+
+_MAGIC = "jirafe-consumer/1"
+_UNKNOWN = "-"
+_LONGEST_WORD = 60
+# Base 85 makes five characters of four bytes; the rest of the text has far less than this.
+_MOST_PACKED = (MOST_BYTES - 300) * 4 // 5
+_MOST_OFFSET = 2**63 - 1
+_LATEST = 2**37
+
+Runs = tuple[tuple[int, int], ...]
+"""Decided offsets, each run from its first up to, but not including, its end; in order, with gaps between them."""
+
+
+class Holdup(NamedTuple):
+    """What holds an offset: the strand of the first record that is not decided, why, and since when.
+
+    `since` is in seconds since 1970.
+    """
+
+    since: int = 0
+    cause: str = ""
+    strand: str = ""
+
+
+class Ahead(NamedTuple):
+    """What is decided beyond an offset, and what holds that; `topic_id` is empty where it was not known."""
+
+    runs: Runs
+    topic_id: str
+    holdup: Holdup = Holdup()
+
+    @property
+    def count(self) -> int:  # type: ignore[override] # nobody looks for an item in it
+        """Offsets that are decided."""
+        return counted(self.runs)
+
+
+class NotOurs(ValueError):
+    """A text that can't be read as what is decided ahead: a sentence says why."""
+
+
+def counted(runs: Runs) -> int:
+    """Count the offsets of runs."""
+    return sum(end - start for start, end in runs)
+
+
+def fits(offset: int, runs: Runs) -> bool:
+    """Tell whether runs beyond an offset can be written."""
+    return len(_packed(offset, runs)) <= _MOST_PACKED
+
+
+def write(offset: int, ahead: Ahead) -> str:
+    """Write what is decided beyond an offset; empty where nothing is."""
+    if not ahead.runs:
+        return ""
+    runs = base64.b85encode(_packed(offset, ahead.runs)).decode()
+    since, *words = ahead.holdup
+    body = " ".join((ahead.topic_id or _UNKNOWN, runs, str(since), *map(_word, words)))
+    return f"{_MAGIC} {zlib.crc32(body.encode()):08x} {body}"
+
+
+def read(offset: int, text: str) -> Ahead:
+    """Read it back; raises NotOurs, which says what is wrong with it."""
+    magic, _, rest = text.partition(" ")
+    if magic != _MAGIC:
+        is_later = magic.startswith("jirafe-consumer/")
+        raise NotOurs("it is of another version" if is_later else "another program wrote it")
+    crc, _, body = rest.partition(" ")
+    parts = body.split(" ")
+    if len(parts) != 5 or crc != f"{zlib.crc32(body.encode(errors='surrogatepass')):08x}":  # noqa: PLR2004
+        raise NotOurs("it is damaged")
+    topic_id, packed, since, cause, strand = parts
+    try:
+        runs = _unpacked(offset, base64.b85decode(packed))
+        holdup = Holdup(min(abs(int(since)), _LATEST), _unworded(cause), _unworded(strand))
+    except ValueError:
+        raise NotOurs("it is damaged") from None
+    return Ahead(runs, "" if topic_id == _UNKNOWN else topic_id, holdup)
+
+
+def joined(runs: Iterable[tuple[int, int]]) -> Runs:
+    """Put runs that are in order together where no offset is between them, and leave out empty ones."""
+    found: list[tuple[int, int]] = []
+    for start, end in runs:
+        if start >= end:
+            continue
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return tuple(found)
+
+
+def between(undecided: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
+    """Give the runs of decided offsets between undecided ones, which are in order, and up to an end."""
+    for index, offset in enumerate(undecided):
+        yield offset + 1, undecided[index + 1] if index + 1 < len(undecided) else end
+
+
+def _packed(offset: int, runs: Runs) -> bytes:
+    packed = bytearray()
+    for start, end in runs:
+        for number in (start - offset, end - start):
+            left = number
+            while left > 0x7F:  # noqa: PLR2004 - seven bits a byte
+                packed.append(left & 0x7F | 0x80)
+                left >>= 7
+            packed.append(left)
+        offset = end
+    return bytes(packed)
+
+
+def _unpacked(offset: int, packed: bytes) -> Runs:
+    """Read runs; raises ValueError where it is nothing that we write."""
+    numbers, number, shift = list[int](), 0, 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte <= 0x7F:  # noqa: PLR2004
+            numbers.append(number)
+            number = shift = 0
+    if shift or not numbers or len(numbers) % 2 or min(numbers) < 1 or offset + sum(numbers) > _MOST_OFFSET:
+        raise ValueError("no runs")
+    runs = []
+    for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
+        runs.append((offset + gap, offset + gap + length))
+        offset += gap + length
+    return tuple(runs)
+
+
+def _word(text: str) -> str:
+    """Make one printable word of a text: a site's id may be anything."""
+    return re.sub(r"[^!-~]", "?", text[:_LONGEST_WORD]) or _UNKNOWN
+
+
+def _unworded(word: str) -> str:
+    return "" if word == _UNKNOWN else word

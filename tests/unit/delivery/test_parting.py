@@ -1,0 +1,145 @@
+"""Which records of a chunk wait apart, in which strand, and by what later ones wait for them."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from consumer.delivery.work import Work
+from consumer.engine.ports import Apart, Behind, Chunk, Done, Retry, Trouble
+from consumer.engine.records import Record
+from jirafe.client import Answer, Failed, Site
+from schemas.hub import to_message
+from tests.messages import order
+from tests.unit.delivery.test_handler import CODEC, ORDERS, Api, FlakyCodec, accepting, always, delivery
+
+SICK, WELL = "sick", "well"
+
+
+def record(offset: int, number: str, site: str, key: str | None = None) -> Record:
+    document = order(number, "order:updated")
+    given = {"jirafe.access_token": "theirs", "jirafe.site_id": site}
+    document["parameters"] = [{"name": name, "value": value} for name, value in given.items()]
+    return Record(*ORDERS, offset, 0, (key or number).encode(), CODEC.encode("order", to_message(document)), ())
+
+
+def chunk_of(*records: Record, behind: Behind | None = None, **changed: object) -> Chunk[Work]:
+    return Chunk(ORDERS, 1, list(records), behind=behind or {}, **changed)  # type: ignore[arg-type]
+
+
+def down(site: Site, names: list[str]) -> Answer:
+    return Failed("503", "down") if site.site_id == SICK else accepting(site, names)
+
+
+def handled(chunk: Chunk[Work], api: Api | None = None) -> Done[Work]:
+    done = delivery(api or Api(down)).handle(chunk, always)
+    assert isinstance(done, Done)
+    return done
+
+
+def decided(done: Done[Work]) -> list[int]:
+    return [output.record.offset for output in done.outputs]
+
+
+def told(apart: Sequence[Apart[Work]]) -> list[tuple[str, list[int], bool]]:
+    """Of what is set apart, tell the strand, the records, and whether they were tried."""
+    return [(each.strand, [record.offset for record in each.records], each.work is not None) for each in apart]
+
+
+def test_records_of_a_site_in_trouble_wait_apart_and_those_of_others_are_decided() -> None:
+    done = handled(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL), record(2, "S2", SICK)))
+    assert decided(done) == [1]
+    assert told(done.apart) == [(SICK, [0, 2], True)]
+    [apart] = done.apart
+    assert apart.trouble == Trouble(SICK, "503", "down")
+    assert apart.names == [
+        frozenset([b"S1", SICK, (SICK, "S1")]),
+        frozenset([b"S2", SICK, (SICK, "S2")]),
+    ]
+    assert done.served == {WELL}
+
+
+def test_where_nothing_may_be_set_apart_all_of_the_chunk_is_tried_again() -> None:
+    chunk = Chunk[Work](ORDERS, 1, [record(0, "S1", SICK), record(1, "W1", WELL)])
+    assert isinstance(delivery(Api(down)).handle(chunk, always), Retry)
+
+
+@pytest.mark.parametrize("name", [SICK, b"S1", (SICK, "S1")])
+def test_a_record_waits_where_an_earlier_one_outside_of_the_chunk_has_one_of_its_names(name: object) -> None:
+    api = Api()
+    done = handled(chunk_of(record(3, "S1", SICK), record(4, "W1", WELL), behind={name: (1, "strand")}), api)
+    assert told(done.apart) == [("strand", [3], False)]
+    assert decided(done) == [4]
+    assert [names for _, names in api.requests] == [["W1"]]
+    later = handled(chunk_of(record(3, "S1", SICK), behind={name: (5, "strand")}), api)
+    assert decided(later) == [3]
+
+
+def test_what_is_known_to_be_down_is_not_tried_but_by_its_own_strand() -> None:
+    api = Api()
+    chunk = chunk_of(record(0, "S1", SICK), record(1, "W1", WELL), closed=frozenset([SICK]))
+    assert told(handled(chunk, api).apart) == [(SICK, [0], False)]
+    assert [names for _, names in api.requests] == [["W1"]]
+    own = chunk_of(record(0, "S1", SICK), strand=SICK)
+    assert decided(handled(own, api)) == [0]
+
+
+def test_a_key_of_two_sites_is_not_sent_to_the_second_before_the_first_is_decided() -> None:
+    api = Api(down)
+    done = handled(chunk_of(record(0, "S1", SICK, "K"), record(1, "W1", WELL, "K"), record(2, "W1", WELL)), api)
+    assert [names for _, names in api.requests] == [["S1"]]
+    assert (decided(done), told(done.apart)) == ([], [(SICK, [0], True), (SICK, [1, 2], False)])
+    assert SICK not in done.apart[1].names[0]  # other records of the second site need not wait
+    served = handled(chunk_of(record(0, "S1", SICK, "K"), record(1, "W1", WELL, "K")), Api())
+    assert (decided(served), told(served.apart)) == ([0], [("", [1], False)])
+
+
+def test_what_has_nothing_to_send_waits_behind_its_key_too() -> None:
+    tombstone = Record(*ORDERS, 1, 0, b"S1", None, ())
+    other = Record(*ORDERS, 2, 0, b"S2", None, ())
+    done = handled(chunk_of(record(0, "S1", SICK), tombstone, other))
+    assert decided(done) == [2]
+    assert told(done.apart) == [(SICK, [0, 1], True)]
+
+
+def test_only_the_keys_of_suspects_wait_while_their_site_serves() -> None:
+    api = Api(lambda site, names: Failed("500", "oops") if "BAD" in names else accepting(site, names))
+    subject = delivery(api)
+    chunk = chunk_of(record(0, "BAD", WELL), record(1, "W1", WELL), record(2, "BAD", WELL))
+    for _ in range(5):
+        done = subject.handle(chunk, always)
+        assert isinstance(done, Done)
+        told_apart = told(done.apart)
+        [apart] = done.apart
+        if apart.trouble and apart.trouble.isolating:
+            break
+        chunk = chunk_of(*apart.records, strand=apart.strand, work=apart.work)
+    assert told_apart == [(f"{WELL} (suspects)", [0, 2], True)]
+    assert all(names == frozenset([b"BAD", (WELL, "BAD")]) for names in apart.names)
+
+
+def test_a_slow_site_has_a_strand_of_its_own_where_others_are_quick() -> None:
+    subject = delivery(Api())
+    clock = [0.0]
+    subject._clock = lambda: clock[0]
+
+    def slow(site: Site, names: list[str]) -> Answer:
+        clock[0] += 25.0 if site.site_id == SICK else 0.1
+        return accepting(site, names)
+
+    subject._client.send.__self__.script = slow  # type: ignore[attr-defined]
+    first = subject.handle(chunk_of(record(0, "W1", WELL), record(1, "S1", SICK)), always)
+    assert isinstance(first, Done)
+    assert decided(first) == [0, 1]
+    second = subject.handle(chunk_of(record(2, "W1", WELL), record(3, "S1", SICK)), always)
+    assert isinstance(second, Done)
+    assert (decided(second), told(second.apart)) == ([2], [(SICK, [3], True)])
+    own = subject.handle(chunk_of(record(3, "S1", SICK), strand=SICK, work=second.apart[0].work), always)
+    assert isinstance(own, Done)
+    assert decided(own) == [3]
+
+
+def test_a_result_that_cannot_be_written_yet_decides_nothing() -> None:
+    codec = FlakyCodec()
+    codec.writes = False
+    chunk = chunk_of(record(0, "W1", WELL))
+    assert isinstance(delivery(Api(), codec).handle(chunk, always), Retry)

@@ -1,0 +1,101 @@
+"""What is decided ahead, as it is written beside an offset: it comes back as it was, or is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.engine.ahead import (
+    MOST_BYTES,
+    Ahead,
+    Holdup,
+    NotOurs,
+    Runs,
+    between,
+    counted,
+    fits,
+    joined,
+    read,
+    write,
+)
+
+TEXTS = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60).filter(lambda text: text != "-")
+HOLDUPS = st.builds(Holdup, st.integers(0, 2**37), TEXTS, TEXTS)
+NUMBERS = st.one_of(st.integers(1, 3), st.integers(1, 300), st.integers(1, 2**40))
+
+
+@st.composite
+def offsets_and_runs(draw: st.DrawFn) -> tuple[int, Runs]:
+    offset = draw(st.integers(0, 2**50))
+    runs, at = [], offset
+    for gap, length in draw(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=30)):
+        runs.append((at + gap, at + gap + length))
+        at += gap + length
+    return offset, tuple(runs)
+
+
+@given(offsets_and_runs(), st.sampled_from(["", "AaIjzCNDceORsHxNR7UWhw"]), HOLDUPS)
+def test_what_is_written_comes_back(given_: tuple[int, Runs], topic_id: str, holdup: Holdup) -> None:
+    offset, runs = given_
+    told = Ahead(runs, topic_id, holdup)
+    text = write(offset, told)
+    assert text.isascii()
+    assert read(offset, text) == told
+
+
+@given(offsets_and_runs(), HOLDUPS, st.data())
+def test_a_text_of_which_anything_is_changed_cut_or_added_is_refused(
+    given_: tuple[int, Runs], holdup: Holdup, data: st.DataObject
+) -> None:
+    offset, runs = given_
+    text = write(offset, Ahead(runs, "id", holdup))
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.characters(exclude_characters=text[at]))
+    for damaged in (text[:at] + other + text[at + 1 :], text[:at], text + other):
+        with pytest.raises(NotOurs):
+            read(offset, damaged)
+
+
+@given(st.text())
+def test_any_other_text_is_refused_and_raises_nothing_else(text: str) -> None:
+    with pytest.raises(NotOurs):
+        read(0, text)
+
+
+def test_the_refusal_says_why() -> None:
+    for text, why in (
+        ("kafka-streams", "another program wrote it"),
+        ("jirafe-consumer/2 whatever", "it is of another version"),
+        ("jirafe-consumer/1 00000000 - x 0 - -", "it is damaged"),
+    ):
+        with pytest.raises(NotOurs, match=why):
+            read(0, text)
+
+
+def test_nothing_ahead_is_no_text() -> None:
+    assert write(7, Ahead((), "id")) == ""
+
+
+@given(st.lists(NUMBERS, min_size=2, max_size=4000), TEXTS)
+def test_what_fits_has_no_more_bytes_than_a_broker_takes(numbers: list[int], strand: str) -> None:
+    runs, at = [], 0
+    for gap, length in zip(numbers[::2], numbers[1::2], strict=False):
+        runs.append((at + gap, at + gap + length))
+        at += gap + length
+    text = write(0, Ahead(tuple(runs), "A" * 22, Holdup(2**37, "x" * 60, strand)))
+    assert not fits(0, tuple(runs)) or len(text) <= MOST_BYTES
+
+
+def test_more_than_a_thousand_records_that_wait_one_by_one_fit() -> None:
+    assert fits(0, tuple((50 * each + 1, 50 * each + 50) for each in range(1400)))
+
+
+def test_texts_of_others_are_made_printable_words() -> None:
+    runs: Runs = ((5, 9),)
+    told = read(4, write(4, Ahead(runs, "", Holdup(1, "", "a site\n" + "é" * 100))))
+    assert told.holdup == Holdup(1, "", "a?site?" + "?" * 53)
+    assert told.count == counted(runs) == 4
+
+
+def test_runs_are_what_is_between_undecided_offsets_put_together() -> None:
+    assert list(between([3, 4, 7], 9)) == [(4, 4), (5, 7), (8, 9)]
+    assert joined([(4, 4), (5, 7), (7, 9), (12, 13)]) == ((5, 9), (12, 13))
