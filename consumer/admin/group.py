@@ -77,9 +77,10 @@ class Progress:
         if place.offset < 0:
             return cls(None)
         try:
-            return cls(place.offset, read(place.offset, place.metadata) if place.metadata else None)
+            ahead = read(place.offset, place.metadata or "")
         except NotOurs:
             return cls(place.offset)
+        return cls(place.offset, ahead if ahead.runs else None)
 
 
 class Group:

@@ -113,6 +113,7 @@ class Sites:
         """
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None and tally.failed_at >= since
+
     def took(self, tally: SiteTally, seconds: float) -> None:
         """Note what a request took; one site that is slow does not make it usual."""
         tally.seconds, tally.asked = seconds, None

@@ -65,9 +65,7 @@ def fits(offset: int, runs: Runs) -> bool:
 
 
 def write(offset: int, ahead: Ahead) -> str:
-    """Write what is decided beyond an offset; empty where nothing is."""
-    if not ahead.runs:
-        return ""
+    """Write what is decided beyond an offset."""
     runs = base64.b85encode(_packed(offset, ahead.runs)).decode()
     since, *words = ahead.holdup
     body = " ".join((ahead.topic_id or _UNKNOWN, runs, str(since), *map(_word, words)))
@@ -134,7 +132,7 @@ def _unpacked(offset: int, packed: bytes) -> Runs:
         if byte <= 0x7F:  # noqa: PLR2004
             numbers.append(number)
             number = shift = 0
-    if shift or not numbers or len(numbers) % 2 or min(numbers) < 1 or offset + sum(numbers) > _MOST_OFFSET:
+    if shift or len(numbers) % 2 or min(numbers, default=1) < 1 or offset + sum(numbers) > _MOST_OFFSET:
         raise ValueError("no runs")
     runs = []
     for gap, length in zip(numbers[::2], numbers[1::2], strict=True):

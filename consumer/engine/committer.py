@@ -13,7 +13,7 @@ from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import GroupMetadata, Logger
 from consumer.engine.lane import Lane
 from consumer.engine.ports import W
-from consumer.engine.records import Output
+from consumer.engine.records import Output, Partition
 from consumer.engine.writer import Writer
 
 _ENDS_INTERVAL = 1.0
@@ -24,13 +24,14 @@ class Committer(Generic[W]):
     """Commits what lanes have finished; called on the main thread.
 
     `make_guard` makes the flood guard of one topic, `brief` a smaller output of one that is too large. `trouble`
-    says why the last commit failed, None if it did not. `committed` hears of what was committed. `chance` gives
-    0 to 1.
+    says why the last commit failed, None if it did not. `committed` hears of what was committed, `read_back` of
+    partitions whose offsets have something beside them that Kafka may not have kept. `chance` gives 0 to 1.
     """
 
     make_guard: Callable[[], FloodGuard]
     brief: Callable[[Output], Output]
     committed: Callable[[Sequence[Output]], None]
+    read_back: Callable[[Sequence[Partition]], None]
     backoff: Backoff
     clock: Clock
     chance: Callable[[], float]
@@ -68,7 +69,11 @@ class Committer(Generic[W]):
             self.trouble, self._failures = None, 0  # what it was about is another member's now
         if now < self._due:
             return
-        ready = [lane for lane in lanes if lane.finished or (now >= self._ends_due and lane.offset is not None)]
+        ready = [
+            lane
+            for lane in lanes
+            if lane.finished or lane.wants_ahead or (now >= self._ends_due and lane.offset is not None)
+        ]
         if now >= self._ends_due and ready:
             self._ends_due = now + _ENDS_INTERVAL
         ready = self._admitted(ready)
@@ -129,12 +134,15 @@ class Committer(Generic[W]):
         self.committed(outputs)
         for topic, letters in _letters(lanes).items():
             self._guard(topic).note(letters)
+        trying = [lane.partition for lane in lanes if lane.wants_ahead]
         for lane in lanes:
             lane.committed()
+        if trying:
+            self.read_back(trying)
 
     def _ahead(self, lane: Lane[W]) -> str:
         """Word what is decided beyond a lane's offset, and what holds that."""
-        if not lane.ahead:
+        if not (lane.ahead or lane.wants_ahead):
             return ""
         holder = lane.holder
         since = self.clock.epoch_ms() // 1000 - int(self.clock.monotonic() - holder.since)

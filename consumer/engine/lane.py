@@ -3,7 +3,7 @@
 Pure state: no threads, no I/O, no clock. An offset here is always the next one to read.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple
 
@@ -32,11 +32,17 @@ class Lane(Generic[W]):
     with it, as `ahead`, and skipped by the next owner. So nothing is handled before `knows_ahead`, when `begin`
     has said what an earlier owner decided. `topic_id` is of the topic that the records are of, empty for not known.
 
+    `keeps_ahead` tells whether Kafka keeps what is written beside offsets, None while that is not known. Only where
+    it does are outputs committed beyond a record that is not decided. Elsewhere they wait for that.
+
     While one chunk's outputs wait for their commit the next chunk may be in flight, but no further one. The
     outputs of one transaction become fewer once a topic refuses one for its size.
     """
 
-    def __init__(self, partition: Partition, epoch: int, bounds: Bounds) -> None:
+    def __init__(
+        self, partition: Partition, epoch: int, bounds: Bounds, *, keeps_ahead: bool | None = None
+    ) -> None:
+        self.keeps_ahead = keeps_ahead
         self.partition = partition
         self.epoch = epoch
         # None for not known: the client keeps the pause of an earlier assignment.
@@ -72,6 +78,10 @@ class Lane(Generic[W]):
                 self._records -= 1
                 self._bytes -= record.size
                 self._take(record)
+
+    def learn(self, *, keeps_ahead: bool) -> None:
+        """Note whether Kafka keeps what is written beside offsets."""
+        self.keeps_ahead, self._next = keeps_ahead, None
 
     def add(self, record: Record) -> None:
         """Let a record wait, if it is not decided; they come in the order of their offsets."""
@@ -171,7 +181,7 @@ class Lane(Generic[W]):
         if strand.in_flight or not len(strand) or not self.knows_ahead:
             return False
         # What can't be committed before a strand moves must not keep that from moving.
-        may_help = strand is not self.main and len(self.finished) < len(self._finished)
+        may_help = (strand is not self.main or strand.has_old) and len(self.finished) < len(self._finished)
         return may_help or len(self._finished) <= self._bounds.chunk_records
 
     def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset()) -> Chunk[W]:
@@ -259,6 +269,11 @@ class Lane(Generic[W]):
         return self._to_commit().runs
 
     @property
+    def wants_ahead(self) -> bool:
+        """Whether outputs wait only for it to be known whether Kafka keeps what is written beside offsets."""
+        return self.keeps_ahead is None and self.knows_ahead and self._in_order() < len(self._finished)
+
+    @property
     def decided_ahead(self) -> int:
         """Offsets decided beyond the one to commit."""
         runs = self._ahead if self.offset is None else self.ahead
@@ -271,12 +286,23 @@ class Lane(Generic[W]):
 
     def _to_commit(self) -> _Next:
         if self._next is None:
-            count = len(self._finished) if self._most_committed is None else self._most_committed
+            count = len(self._finished) if self.keeps_ahead else self._in_order()
+            if self._most_committed is not None:
+                count = min(count, self._most_committed)
             self._next = self._first_finished(count)
             while not self._fits(self._next):
                 count = len(self._next.outputs) // 2
                 self._next = self._first_finished(count)
         return self._next
+
+    def _in_order(self) -> int:
+        """Count the finished outputs before which every record is decided."""
+        if not (self._finished and (self._apart or self.main.has_old)):
+            return len(self._finished)  # new records come after all that is decided
+        first = min((record.offset for strand in self.strands for record in strand), default=None)
+        if first is None:
+            return len(self._finished)
+        return bisect_left(self._finished, first, key=lambda each: each.record.offset)
 
     @staticmethod
     def _fits(commit: _Next) -> bool:
@@ -285,7 +311,7 @@ class Lane(Generic[W]):
     def _first_finished(self, count: int) -> _Next:
         """Tell what a commit of so many outputs would be."""
         outputs = self._finished[:count]
-        if not (self.knows_ahead and (outputs or not self._finished)):
+        if not (self.knows_ahead and (outputs or not self._finished or self.wants_ahead)):
             return _Next([], None, ())
         if self._end and self._records == len(outputs):
             return _Next(outputs, self._end if outputs or self._end != self._committed else None, ())
@@ -295,6 +321,8 @@ class Lane(Generic[W]):
         held = [record.offset for strand in strands for record in strand if record.offset < end]
         undecided = sorted((*held, *(output.record.offset for output in self._finished[count:])))
         offset = undecided[0] if undecided else end
+        if self.wants_ahead:
+            return _Next(outputs, offset, ())
         if not outputs and (undecided or offset <= (self._committed or 0)):
             return _Next([], None, ())
         later = ((max(start, end), stop) for start, stop in self._skipped)

@@ -42,6 +42,7 @@ class Lanes(Generic[W]):
         self._chance = chance
         self._log = log
         self._workers = workers
+        self.keeps_ahead: bool | None = None
         self._lanes: dict[Partition, Lane[W]] = {}
         self._gates: dict[str, Gate] = {}
         self._epoch = 0
@@ -61,7 +62,13 @@ class Lanes(Generic[W]):
         self._epoch += 1
         for partition in partitions:
             self.drop([partition])
-            self._lanes[partition] = Lane(partition, self._epoch, self._bounds)
+            self._lanes[partition] = Lane(partition, self._epoch, self._bounds, keeps_ahead=self.keeps_ahead)
+
+    def learn(self, *, keeps_ahead: bool) -> None:
+        """Note whether Kafka keeps what is written beside offsets."""
+        self.keeps_ahead = keeps_ahead
+        for lane in self._lanes.values():
+            lane.learn(keeps_ahead=keeps_ahead)
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         """Forget lanes with all they hold, uncommitted: the next owner delivers it again."""

@@ -135,6 +135,7 @@ class Member(Generic[W]):
             lambda: FloodGuard(options.flood_window, options.flood_share),
             handler.brief,
             self._continuity.committed,
+            lambda partitions: self._places.ask_ahead(partitions, tried=True),
             options.backoff,
             around.clock,
             around.chance,

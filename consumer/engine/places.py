@@ -39,6 +39,8 @@ class Places(Generic[W]):
         self.unread: set[Partition] = set()
         # Of which it is not known yet what an earlier owner decided beyond the committed offset.
         self._unasked: set[Partition] = set()
+        # Of these the unasked that have something beside their offsets, if Kafka keeps it.
+        self._tried: set[Partition] = set()
         self._consumer = consumer
         self._lanes = lanes
         self._continuity = continuity
@@ -50,9 +52,14 @@ class Places(Generic[W]):
         self._reset: set[Partition] = set()
         continuity.closing.clear()
 
-    def ask_ahead(self, partitions: Iterable[Partition]) -> None:
-        """Handle nothing of these before `find` has asked what an earlier owner decided ahead."""
+    def ask_ahead(self, partitions: Collection[Partition], *, tried: bool = False) -> None:
+        """Handle nothing of these before `find` has asked what is beside their committed offsets.
+
+        That is what an earlier owner decided ahead, or what was just written there and was `tried`.
+        """
         self._unasked.update(partitions)
+        if tried:
+            self._tried.update(partitions)
         for lane in self._lanes:
             if lane.partition in self._unasked:
                 lane.knows_ahead = False
@@ -71,6 +78,7 @@ class Places(Generic[W]):
         """Forget partitions that are assigned no more."""
         self.unread.difference_update(partitions)
         self._unasked.difference_update(partitions)
+        self._tried.difference_update(partitions)
         self._reset.difference_update(partitions)
         self._continuity.closing.difference_update(partitions)
 
@@ -130,12 +138,26 @@ class Places(Generic[W]):
                 if found.topic_id and topic_id is None:
                     return False
                 if found.topic_id in ("", topic_id):
+                    self._learn(keeps_ahead=True)
                     runs = found.runs
                 else:
                     self._ignore(lane.partition, "it is of an earlier topic of the same name")
+        elif lane.partition in self._tried:
+            self._learn(keeps_ahead=False)
         lane.begin(runs)
         self._unasked.discard(lane.partition)
+        self._tried.discard(lane.partition)
         return True
+
+    def _learn(self, *, keeps_ahead: bool) -> None:
+        if self._lanes.keeps_ahead is None:
+            self._lanes.learn(keeps_ahead=keeps_ahead)
+            if not keeps_ahead:
+                self._log.warning(
+                    "no_metadata",
+                    reason="Kafka does not keep what is written beside offsets in transactions: results wait for "
+                    "those of earlier records",
+                )
 
     def _ignore(self, partition: Partition, why: str) -> None:
         reason = f"what is beside the committed offset is ignored, since {why}: records may get a second result"

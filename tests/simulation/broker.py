@@ -351,6 +351,7 @@ class Broker:
         self.group = Group(kernel, self.logs, said)
         self.full: set[str] = set()
         self.largest: dict[str, int] = {}
+        self.keeps_metadata = True
         self.commits: Callable[[Transactional], None] = lambda _: None
         self.changed: Callable[[], None] = lambda: None
         self._said = said
@@ -480,5 +481,5 @@ class Broker:
         if committed:
             for partition, (offset, beside) in offsets.items():
                 group.offsets[partition] = offset
-                group.ahead[partition] = beside
+                group.ahead[partition] = beside if self.keeps_metadata else ""
         state.ending -= 1

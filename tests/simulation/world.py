@@ -86,12 +86,14 @@ class Shape:
     flood_window: int
     duration: float
     blocks: bool
+    keeps_metadata: bool
 
     @classmethod
     def draw(cls, seed: int) -> "Shape":
         chance = Random(f"{seed} shape")  # noqa: S311 - chance, not cryptography
         may_fail = chance.random() < 0.2
         chunk = chance.choice((1, 3, 5))
+        keeps_metadata = Random(f"{seed} metadata").random() < 0.8  # noqa: S311 - chance, not cryptography
         return cls(
             members=chance.choice((1, 2, 2, 3)),
             partitions={topic: chance.choice((1, 1, 2)) for topic in TOPICS},
@@ -106,7 +108,8 @@ class Shape:
             chunk_records=chunk,
             flood_window=chance.choice((10, 40)),
             duration=chance.choice((8.0, 16.0)),
-            blocks=chance.random() < 0.5,
+            blocks=chance.random() < 0.5 and keeps_metadata,
+            keeps_metadata=keeps_metadata,
         )
 
 
@@ -394,6 +397,7 @@ class World:
 
         self.network = Network(kernel, self.trap, self.kill)
         self.broker = Broker(kernel, self.say)
+        self.broker.keeps_metadata = shape.keeps_metadata
         for topic in TOPICS:
             self.broker.add_partitions(topic, shape.partitions[topic])
         self.broker.add_partitions(RESULTS, 2)

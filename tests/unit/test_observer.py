@@ -503,6 +503,7 @@ class Waiting:
         bounds = Bounds(lane_records=10, lane_bytes=1000, chunk_records=1, chunk_bytes=1000)
         backoff = Backoff(first=8, longest=8, longest_retry_after=60)
         self.lanes = Lanes[None](bounds, backoff, 30.0, lambda: 1.0, structlog.get_logger())
+        self.lanes.keeps_ahead = True
         self.lanes.assign([Partition("orders", 0), Partition("orders", 1)])
         self.monitor = monitor
         self.now = 100.0

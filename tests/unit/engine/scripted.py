@@ -19,7 +19,7 @@ from consumer.engine.deadline import Clock
 from consumer.engine.defence import Raised
 from consumer.engine.kafka import GroupMetadata, Logger, RebalanceCallback
 from consumer.engine.member import Handle, Member, Options, Surroundings
-from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry, Trouble
+from consumer.engine.ports import Apart, Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry, Trouble
 from consumer.engine.records import DeadLetter, Output, Partition, Record
 from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
@@ -438,13 +438,14 @@ class ScriptedHandler:
     """Answers each chunk as `answers` say, one after the other; then all are done.
 
     `chunks` are those that came, `seen` their offsets, and `ours` what `still_ours` said. `meanwhile` is called
-    while a chunk is handled.
+    while a chunk is handled. Records with the offsets in `down` are set apart as long as they are in it.
     """
 
     def __init__(self) -> None:
         self.answers: deque[Trouble | Exception] = deque()
         self.raises: dict[int, Exception] = {}
         self.letter: DeadLetter | None = None
+        self.down: set[int] = set()
         self.served: frozenset[str] = frozenset()
         self.chunks: list[Chunk[str]] = []
         self.seen: list[list[int]] = []
@@ -464,7 +465,11 @@ class ScriptedHandler:
             raise answer
         if answer:
             return Retry(chunk, answer)
-        return Done(chunk, outputs(chunk.records, self.letter), self.served)
+        apart = [each for each in chunk.records if each.offset in self.down]
+        decided = [each for each in chunk.records if each.offset not in self.down]
+        names = [frozenset(["site"])] * len(apart)
+        waiting = [Apart("site", apart, names, "tried", Trouble("site", "503", "it is down"))] if apart else []
+        return Done(chunk, outputs(decided, self.letter), self.served, waiting)
 
     def give_up(self, chunk: Chunk[str], error: Exception) -> Output:
         [each] = chunk.records

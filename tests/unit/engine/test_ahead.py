@@ -71,8 +71,8 @@ def test_the_refusal_says_why() -> None:
             read(0, text)
 
 
-def test_nothing_ahead_is_no_text() -> None:
-    assert write(7, Ahead((), "id")) == ""
+def test_that_nothing_is_ahead_comes_back_too() -> None:
+    assert read(7, write(7, Ahead((), "id"))) == Ahead((), "id")
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=4000), TEXTS)

@@ -44,8 +44,16 @@ class Office:
         self.producer = ScriptedProducer(self.clock)
         log, self.log = capture()
         self.noted: list[Output] = []
+        self.read_back: list[Partition] = []
         self.committer = Committer[str](
-            lambda: FloodGuard(window, 0.5), brief, self.noted.extend, backoff, self.clock, chance, log
+            lambda: FloodGuard(window, 0.5),
+            brief,
+            self.noted.extend,
+            self.read_back.extend,
+            backoff,
+            self.clock,
+            chance,
+            log,
         )
         self.lanes = {partition: Lane[str](partition, 1, BOUNDS) for partition in (A, B, C, CART)}
         self._writer = Writer(

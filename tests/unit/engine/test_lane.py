@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.engine.ahead import Runs
 from consumer.engine.lane import Lane
 from consumer.engine.ports import Apart, Chunk, Trouble
 from consumer.engine.records import Record
@@ -19,7 +20,7 @@ def record(offset: int, size: int = 10) -> Record:
 
 
 def lane_of(*records: Record) -> Lane[str]:
-    lane = Lane[str](A, 1, BOUNDS)
+    lane = Lane[str](A, 1, BOUNDS, keeps_ahead=True)
     for each in records:
         lane.add(each)
     return lane
@@ -313,6 +314,52 @@ def test_the_offset_stays_at_what_waits_and_what_is_decided_beyond_is_told() -> 
     assert (lane.held_records, lane.decided_ahead) == (0, 0)
 
 
+def committable(lane: Lane[str]) -> tuple[list[int], int | None, Runs, bool]:
+    return [each.record.offset for each in lane.finished], lane.offset, lane.ahead, lane.wants_ahead
+
+
+def test_nothing_beyond_what_waits_is_committed_before_kafka_is_known_to_keep_it() -> None:
+    lane = lane_of(*map(record, (0, 1, 2, 5)))
+    lane.keeps_ahead = None
+    apart(lane, "site", 1, 5)
+    assert committable(lane) == ([0], 1, (), True)
+    lane.committed()
+    assert committable(lane) == ([], 1, (), True)
+    lane.learn(keeps_ahead=True)
+    assert committable(lane) == ([2], 1, ((2, 3),), False)
+
+
+def test_where_kafka_does_not_keep_it_outputs_wait_for_those_of_earlier_records() -> None:
+    lane = lane_of(*map(record, range(3)))
+    lane.keeps_ahead = None
+    apart(lane, "site", 0)
+    assert committable(lane) == ([], 0, (), True)
+    lane.learn(keeps_ahead=False)
+    assert committable(lane) == ([], None, (), False)
+    while lane.has_work(lane.main):  # bounded, and the strand may still go
+        lane.add(record(lane.newest + 1 if lane.newest is not None else 0))
+        finish(lane)
+    assert len(lane._finished) <= 2 * BOUNDS.chunk_records
+    assert lane.has_work(lane.apart[0])
+    go_on(lane)
+    count = len(lane._finished)
+    assert committable(lane) == (list(range(count)), count, (), False)
+
+
+def test_an_old_record_among_new_ones_goes_though_as_many_outputs_wait_for_it_as_may() -> None:
+    lane = lane_of(*map(record, range(7)))
+    lane.keeps_ahead = False
+    apart(lane, "site", 0)
+    finish(lane)
+    assert not lane.has_work(lane.main)
+    strand = lane.apart[0]
+    lane.dispatch(strand)
+    strand.finish()
+    lane.set_apart(strand, Apart("", [record(0)], [frozenset(["site"])]), 1, 0.0)
+    lane.tidy()
+    assert lane.has_work(lane.main)
+
+
 def test_a_new_owner_skips_what_is_decided_and_tells_it_further() -> None:
     lane = lane_of(record(1), record(2), record(3))
     lane.begin(((2, 3), (4, 9)))
@@ -353,7 +400,8 @@ def test_nothing_goes_before_it_is_known_what_is_decided_ahead() -> None:
 
 
 def test_what_does_not_fit_beside_the_offset_waits_for_the_strand_which_still_goes() -> None:
-    lane = Lane[str](A, 1, Bounds(lane_records=10_000, lane_bytes=10**9, chunk_records=4, chunk_bytes=10**6))
+    bounds = Bounds(lane_records=10_000, lane_bytes=10**9, chunk_records=4, chunk_bytes=10**6)
+    lane = Lane[str](A, 1, bounds, keeps_ahead=True)
     offset, undecided = 0, []
     while len(lane.finished) == len(lane._finished) and offset < 40_000:
         for each in (offset, offset + 1, offset + 2, offset + 3):

@@ -30,6 +30,7 @@ class Group:
         self.now = 100.0
         log, self._captured = capture()
         self.lanes = Lanes[str](BOUNDS, backoff, HOLD_INTERVAL, chance, log, workers)
+        self.lanes.keeps_ahead = True
         self.lanes.assign(partitions)
         self.flying: dict[Partition, Chunk[str]] = {}
         self._offset = 0

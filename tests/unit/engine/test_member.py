@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition, Uuid
 
-from consumer.engine.ahead import Ahead, write
+from consumer.engine.ahead import Ahead, Holdup, read, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
@@ -31,6 +31,7 @@ from tests.unit.engine.scripted import (
     Scene,
     ScriptedConsumer,
     ScriptedProducer,
+    Transaction,
     capture,
     end,
     message,
@@ -1021,6 +1022,52 @@ def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str,
 
 def test_nothing_is_handled_while_it_is_not_known_of_which_topic_something_is_decided() -> None:
     assert skipping(write(0, Ahead(((1, 3),), TOPIC_ID)), incarnation=REFUSED).handler.seen == []
+
+
+def passing(*, keeps_metadata: bool) -> Scene:
+    """Run a member of which record 1 waits, while others come, until that one may go on."""
+    scene = Scene()
+    scene.handler.down = {1}
+
+    def some_turns() -> Generator[None]:
+        for _ in range(200):
+            for transaction in scene.committed if keeps_metadata else ():
+                scene.consumer.beside.update(transaction.beside)
+            yield
+
+    def script() -> Generator[None]:
+        scene.consumer.offsets = lambda: scene.offsets
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(number) for number in range(4)]
+        yield from some_turns()
+        scene.consumer.arrived = [message(4)]
+        yield from some_turns()
+        scene.handler.down.clear()
+        yield from some_turns()
+
+    scene.run(script())
+    return scene
+
+
+def test_what_is_decided_beyond_what_waits_is_committed_where_kafka_keeps_what_is_written_beside_offsets() -> None:
+    scene = passing(keeps_metadata=True)
+    first, *later = scene.committed
+    assert (first.offsets, read(1, first.beside[A])) == ({A: 1}, Ahead((), TOPIC_ID, holdup(first)))
+    assert [read(1, each.beside[A]).runs for each in later[:-1]] == [((2, 4),), ((2, 5),)]
+    assert (later[-1].offsets, later[-1].beside) == ({A: 5}, {})
+    assert [len(each.results) for each in scene.committed] == [1, 2, 1, 1]
+    assert scene.logged("no_metadata") == []
+
+
+def test_nothing_is_committed_beyond_what_waits_where_kafka_does_not_keep_what_is_written_beside_offsets() -> None:
+    scene = passing(keeps_metadata=False)
+    assert [each.offsets for each in scene.committed] == [{A: 1}, {A: 5}]
+    assert [len(each.results) for each in scene.committed] == [1, 4]
+    assert len(scene.logged("no_metadata")) == 1
+
+
+def holdup(transaction: Transaction) -> Holdup:
+    return read(1, transaction.beside[A]).holdup
 
 
 def recreate(scene: Scene) -> Generator[None]:
