@@ -8,6 +8,8 @@ StormFault = dict[str, Any]
 """A fault as the sandbox describes it."""
 
 _STORM_EVERY = 5.0
+SICK = "shop-0"
+"""Of many sites, the one that is in trouble for most of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +21,14 @@ class PlanStep:
     """
 
     at: float
-    action: Literal["kill", "pause", "leave", "join", "storm", "restart"]
+    action: Literal["kill", "pause", "leave", "join", "storm", "restart", "trouble"]
     pick: float = 0.0
     lasts: float = 0.0
     faults: list[StormFault] = field(default_factory=list)
 
     def __str__(self) -> str:
+        if self.action == "trouble":
+            return f"trouble of {SICK}: {', '.join(map(_named, self.faults)) or 'none'}"
         if self.faults:
             return f"storm of {', '.join(_named(fault) for fault in self.faults)} for {self.lasts:.1f} s"
         return self.action
@@ -48,6 +52,22 @@ def make_plan(seed: int, seconds: float, kills: int, pauses: int, restarts: int)
         faults = [_fault(chance) for _ in range(chance.choice((1, 1, 2)))]
         steps.append(PlanStep(at, "storm", 0.0, 0.5 + 2.5 * chance.random(), faults))
     return sorted(steps, key=lambda step: step.at)
+
+
+def make_troubles(seconds: float) -> list[PlanStep]:
+    """Have one site down, then throttled, then slow, with a pause between; it serves well before the end."""
+    faults: list[StormFault] = [
+        {"action": "status", "status": 503},
+        {"action": "status", "status": 429, "retry_after": "10"},
+        {"action": "delay", "seconds": 5.0},
+    ]
+    each = 0.8 * seconds / len(faults)
+    steps = []
+    for turn, fault in enumerate(faults):
+        begun = 0.05 * seconds + turn * each
+        steps.append(PlanStep(begun, "trouble", faults=[{**fault, "site": SICK, "times": None}]))
+        steps.append(PlanStep(begun + 0.9 * each, "trouble"))
+    return steps
 
 
 def _fault(chance: Random) -> StormFault:

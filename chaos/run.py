@@ -26,7 +26,7 @@ from confluent_kafka import KafkaError, Message, TopicPartition
 from brokers.apache import ApacheKafka
 from chaos.broker import Broker, Embedded, Kafka
 from chaos.ledger import Ledger, Process, Sent, make_messages
-from chaos.plan import PlanStep, make_plan
+from chaos.plan import PlanStep, StormFault, make_plan, make_troubles
 from consumer import app, settings
 from consumer.admin.reading import read_topic
 from consumer.admin.topics import prepare_topics
@@ -172,6 +172,7 @@ class Run:
         self.ledger = Ledger(self._codec, arguments.chunk_records)
         self.breaches: list[str] = []
         self.done: dict[str, int] = {}
+        self._trouble: list[StormFault] = []
         self._members: list[MemberProcess] = []
         self._numbers, self._turns = count(1), count()
         self._follow_ups: list[tuple[float, int, Callable[[], None]]] = []
@@ -200,7 +201,7 @@ class Run:
             return False
         waited = elapsed - step.at > _SETTLED_WITHIN
         # A member that starts while the broker is away ends, as it says: its supervisor would start it again.
-        is_free = step.action == "storm" or (self._broker.regroups and step.action != "restart")
+        is_free = step.action in {"storm", "trouble"} or (self._broker.regroups and step.action != "restart")
         return is_free or waited or self._is_settled()
 
     def _do(self, step: PlanStep) -> None:
@@ -233,6 +234,9 @@ class Run:
                 for fault in step.faults:
                     self._sandbox.add_fault(fault)
                 heapq.heappush(self._follow_ups, (after, next(self._turns), self._calm))
+            case "trouble":
+                self._trouble = step.faults
+                self._calm()
             case _:
                 return
         self.done[step.action] = self.done.get(step.action, 0) + 1
@@ -247,6 +251,8 @@ class Run:
     def _calm(self) -> None:
         """Let the API serve, though not at once: so there is something in flight at any time."""
         self._sandbox.clear_faults()
+        for fault in self._trouble:
+            self._sandbox.add_fault(fault)
         self._sandbox.add_fault({"action": "delay", "seconds": _LATENCY, "times": None})
 
     def _watch(self) -> None:
@@ -279,7 +285,9 @@ class Run:
         seconds = min(whole, arguments.minutes * 60)
         pauses = arguments.kills // 3 if arguments.pauses is None else arguments.pauses
         plan = make_plan(arguments.seed, seconds, arguments.kills, pauses, arguments.restarts)
-        messages = make_messages(arguments.messages, arguments.seed, self._codec)
+        if arguments.sites > 1:
+            plan = sorted((*plan, *make_troubles(seconds)), key=lambda step: step.at)
+        messages = make_messages(arguments.messages, arguments.seed, self._codec, arguments.sites)
         topics = {f"{kind}s": topic for kind, topic in self._settings.topics_by_kind.items()}
         produced, told = 0, self._begun
         elapsed = 0.0
@@ -424,6 +432,12 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=10, help="produce and disturb no longer than that")
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6))
+    parser.add_argument(
+        "--sites",
+        type=int,
+        default=1,
+        help="that messages name; of several, one is in trouble",
+    )
     parser.add_argument("--members", type=int, default=3, help="most at a time")
     parser.add_argument("--chunk-records", type=int, default=50)
     parser.add_argument("--bootstrap-servers", help="use a real Kafka instead of the embedded broker")
