@@ -5,13 +5,14 @@ process its own site, so that the API's log says which process sent what. The ru
 
 - Results: each record has exactly one that is committed, 200 for a good record and 500 for a broken one. Each
   broken record has exactly one dead letter that is committed, byte for byte; others have none.
-- Order: of each key, a version arrives for the first time only when all earlier ones have arrived, and the
-  last arrival is its newest version. An arrival that is no newer than the one before it is a *step back*: a
-  redelivery starts over. It must have a cause: the same member sends again (a retry after an answer that was
-  lost, or it has the partition back); or the member that sent last had been killed or paused; or this one was
-  paused and sends late what it had in hand; or the API stormed, or the broker was restarted, when this version
-  arrived before, and the retry is the partition's next owner's. Any other is a breach. From a step back on,
-  versions may only go on without leaving one out that has not arrived yet, which the first rule says.
+- Order: of each key, a version arrives for the first time only when all earlier ones have arrived, and the last
+  arrival is its newest version, but for what a paused member was about to send when it was stopped. An arrival
+  that is no newer than the one before it is a *step back*: a redelivery starts over. It must have a cause: the
+  same member sends again (a retry after an answer that was lost, or it has the partition back); or the member
+  that sent last had been killed or paused; or this one was paused and sends late what it had in hand; or the API
+  stormed, or the broker was restarted, when this version arrived before, and the retry is the partition's next
+  owner's. Any other is a breach. From a step back on, versions may only go on without leaving one out that has
+  not arrived yet, which the first rule says.
 - Repeats: each has the same bytes. What one member sent while there was no storm, and another sends again, is
   at most two chunks of a partition for each time that the first was killed or paused; nothing, if it was
   neither.
@@ -227,7 +228,7 @@ class Ledger:
 
     def _check_arrivals(self, processes: dict[str, Process]) -> None:
         newest = {sent.event: sent.version for sent in self.produced.values() if sent.event}
-        lost, skipped, altered, unfinished, uncaused = set(), set(), set(), set(), set()
+        lost, skipped, altered, uncaused = set(), set(), set(), set()
         causes: Counter[str] = Counter()
         handed: defaultdict[tuple[str, str, int], set[Place]] = defaultdict(set)
         repeats = 0
@@ -256,12 +257,19 @@ class Ledger:
                 latest[seen.version] = before = seen
             done = {seen.version for seen in arrivals if seen.verdict != "unknown"}
             lost |= {(*key, number) for number in range(1, version + 1) if number not in done}
-            if arrivals and arrivals[-1].version != version:
-                unfinished.add((*key, version, tuple(arrivals[-4:])))
         self.rows["arrivals at the API"] = sum(map(len, self._arrivals.values()))
         self.rows["  of them repeats"] = repeats
         for cause, count in sorted(causes.items()):
             self.rows[f"  steps back: {cause}"] = count
+        lasts = {key: arrivals[-1] for key, arrivals in self._arrivals.items() if arrivals and key in newest}
+        ended = {key for key, last in lasts.items() if last.version != newest[key]}
+        late = {
+            key
+            for key in ended
+            if (site := lasts[key].site) in processes and processes[site].has_just_resumed(lasts[key].received)
+        }
+        unfinished = {(*key, newest[key], tuple(self._arrivals[key][-4:])) for key in ended - late}
+        self.rows["keys that end with a late arrival, by a member that was paused"] = len(late)
         self._none("events that the API never took in", lost)
         self._none("versions that arrived before an earlier one", skipped)
         self._none("keys whose last arrival is not their newest version", unfinished)
