@@ -84,6 +84,7 @@ def lag(stand: Stand) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.real_broker("the embedded broker keeps nothing beside an offset: results wait")
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_one_sites_trouble_is_not_anothers(shops: Stand, trouble: str) -> None:
     shops.await_assigned(shops.member())
@@ -139,6 +140,23 @@ def test_a_new_owner_delivers_nothing_again_of_what_went_ahead_of_a_site(shops: 
     assert_all_came_in_order(shops, 3)
     await_that("no lag", lambda: lag(shops)["total"]["records"] == 0)
     assert sum(partition["ahead"] for partition in lag(shops)["partitions"]) == 0
+
+
+@pytest.mark.timeout(240)
+def test_no_record_gets_a_second_result_whatever_the_broker_keeps_beside_offsets(shops: Stand) -> None:
+    member = shops.member()
+    shops.await_assigned(member)
+    shops.api.add_fault({**TROUBLES["down"], "site": SICK, "times": None})
+    shops.produce(*round_of(0), *round_of(1))
+    await_that("the others' events", lambda: len({number for *_, number in shops.accepted()}) >= 2 * (len(SITES) - 1))
+    member.signal(signal.SIGKILL)
+    second = shops.member()
+    shops.end_transaction_of(member)
+    shops.await_assigned(second)
+    shops.produce(*round_of(2))
+    shops.api.clear_faults()
+    assert_all_came_in_order(shops, 3)
+    await_that("no lag", lambda: lag(shops)["total"]["records"] == 0)
 
 
 @pytest.mark.real_broker("the embedded broker keeps nothing beside an offset")
