@@ -11,8 +11,7 @@ from jirafe import items
 from jirafe.fields import NOTHING, Body, Section, add, date, dates, either, missing, sections
 from jirafe.totals import totals
 
-CANCELED = ("canceled", "cancelled")
-"""Both spellings of the status: the hub's, and the API's."""
+_CANCELED = ("canceled", "cancelled")
 
 _VISIT = ("visit_id", "visitor_id", "pageview_id", "last_pageview_id")
 _ADDRESS = (
@@ -90,12 +89,19 @@ def order_accepted(payload: Section, parameters: Mapping[str, str]) -> Body:
 def order_cancelled(payload: Section, _parameters: Mapping[str, str]) -> Body:
     """Make the order-cancelled event (the hub writes `canceled`, the API two l's); raises Unmappable."""
     normalised, original = sections(payload)
-    canceled = either(normalised, original, "canceled_at")
     return {
         "order_number": either(normalised, original, "number") or missing("order_number"),
-        "cancel_date": date("canceled_at", canceled) if canceled else dates(normalised, original, "placed_on")[1],
+        "cancel_date": _cancel_date(normalised, original),
         "status": "cancelled",
     }
+
+
+def _cancel_date(normalised: Section, original: Section) -> str:
+    """Give the date of cancellation, else of the last change: the order's other dates need not be readable."""
+    for name in ("canceled_at", "updated_at"):
+        if text := either(normalised, original, name):
+            return date(name, text)
+    return dates(normalised, original, "placed_on")[0]
 
 
 def category(payload: Section, _parameters: Mapping[str, str]) -> Body:
@@ -120,16 +126,24 @@ def number(payload: Section) -> str | None:
 
 
 def status(payload: Section) -> str | None:
-    """Give the status of an order: the hub's, else the shop's, else the one that it is said to change to."""
+    """Give the status of an order: that it is canceled, wherever it is said, else the first that the message has.
+
+    The hub's own goes before the shop's, and before those that it is said to change to.
+    """
     normalised, original = sections(payload)
-    changes = payload["diff"]
-    changed = changes.get("status") or changes.get("state") or [None]
-    return either(normalised, original, "status") or changed[-1]
+    changes = [change[-1] for name in ("status", "state") if (change := payload["diff"].get(name))]
+    said = [text for text in (normalised.get("status"), original.get("status"), *changes) if text]
+    return next(filter(_says_canceled, said), said[0] if said else None)
 
 
 def is_canceled(payload: Section) -> bool:
-    """Tell whether an order is canceled, by its status."""
-    return status(payload) in CANCELED
+    """Tell whether an order is canceled: by its status in either form, or by what it is said to change to."""
+    return _says_canceled(status(payload) or "")
+
+
+def _says_canceled(status: str) -> bool:
+    """Tell whether a status is `canceled`, in the hub's spelling or the API's. Some shops write capitals."""
+    return status.lower() in _CANCELED
 
 
 def _customer(normalised: Section, original: Section, created: str, changed: str) -> Body:

@@ -186,12 +186,16 @@ def _categories(taxons: Iterable[Section]) -> list[Body]:
 def _images(paths: Iterable[str], store: str) -> list[Body]:
     """Make the images that have an absolute address, or get one by the store's."""
     urls = [_absolute(store, path) for path in paths]
-    return [{"url": url} for url in urls if url.startswith(_WEB)]
+    return [{"url": url} for url in urls if _is_absolute(url)]
 
 
 def _absolute(store: str, path: str) -> str:
     """Put the store's address before an image's path, where it has none itself."""
-    if path.startswith(_WEB):
+    if _is_absolute(path):
         return path
     url = f"https:{path}" if path.startswith("//") else f"{store.rstrip('/')}/{path.lstrip('/')}"
     return derived(url, path)
+
+
+def _is_absolute(url: str) -> bool:
+    return url[:8].lower().startswith(_WEB)

@@ -75,11 +75,14 @@ def _told(reading: _Reading, why: str) -> float:
 def _readings(first: Section, second: Section, items: Sequence[Section]) -> Iterator[_Reading]:
     """List what the message says of discounts, in whichever way: the likeliest first, none if it says nothing."""
     is_named = False
+    of_items = _off_items(items)
     for section in (first, second):
         if total := section.get("discount_total"):
             is_named = True
-            yield _Reading(abs(finite("discount_total", total)), [total])
-    of_items = _off_items(items)
+            named, more = abs(finite("discount_total", total)), _reading(of_items)
+            yield _Reading(named, [total])
+            # It may be the order's alone.
+            yield _Reading(round(named + more.sum, 4), [total, *more.amounts], [None, *more.names])
     for adjustments in _of_orders(first, second) or [()]:
         of_order = _off(adjustments)
         if of_order or of_items or is_named:

@@ -16,7 +16,6 @@ __all__ = ["HubError", "key_of", "kind_of", "to_message"]
 
 KINDS = ("cart", "order", "product", "taxon")
 
-_CANCELED = ("canceled", "cancelled")
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)", re.ASCII)
 
 Message = dict[str, Any]
@@ -83,7 +82,7 @@ def _inferred_type(payload: Section) -> str:
     if kind != "order":
         return f"{kind}:new"
     changed = payload.value("previous") is not None or payload.value("diff") is not None
-    if changed or _is_canceled(payload.part("order")) or _is_canceled(original):
+    if changed or sections.is_canceled(payload.part("order")) or sections.is_canceled(original):
         return "order:updated"
     return "order:new"
 
@@ -91,15 +90,11 @@ def _inferred_type(payload: Section) -> str:
 def _kind_of_raw(original: Section) -> str | None:
     """Tell what a shop's own object is: to Spree a cart is an order that is not completed."""
     if original.value("number") is not None:
-        return "order" if original.value("completed_at") is not None or _is_canceled(original) else "cart"
+        return "order" if original.value("completed_at") is not None or sections.is_canceled(original) else "cart"
     if original.value("taxonomy_id") is not None:
         return "taxon"
     is_product = any(original.value(name) is not None for name in ("sku", "master", "variants"))
     return "product" if is_product else None
-
-
-def _is_canceled(section: Section) -> bool:
-    return any(section.value(name) in _CANCELED for name in ("status", "state"))
 
 
 def _payload(payload: Section, kind: str) -> Message:

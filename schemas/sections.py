@@ -16,6 +16,10 @@ _IMAGE_URLS = ("attachment_url", "url", "large_url", "product_url", "small_url",
 """The names of an image's address: the hub's, later hubs', then the sizes of Spree's and Solidus' own API."""
 
 
+_STATUS = ("status", "state")
+_CANCELED = ("canceled", "cancelled")
+
+
 def order(raw: Section) -> Converted:
     """Convert a cart or an order, in either form; raises HubError."""
     totals = raw.section("totals") or raw.part("totals")
@@ -23,7 +27,8 @@ def order(raw: Section) -> Converted:
     identifier = raw.text("id") if isinstance(raw.value("id"), str) else None
     return {
         "number": raw.text("number") or identifier,
-        "status": raw.text("status", "state"),
+        # Two names for one thing: which is canceled goes first.
+        "status": raw.text(*sorted(_STATUS, key=lambda name: not _says_canceled(raw.value(name)))),
         **_texts(raw, "email", "user_id", "currency", "placed_on"),
         **_texts(raw, "created_at", "updated_at", "completed_at"),
         "canceled_at": raw.text("canceled_at", "cancelled_at"),
@@ -39,6 +44,15 @@ def order(raw: Section) -> Converted:
         "billing_address": _address(raw, "billing_address", "bill_address"),
         **_texts(raw, "visit_id", "visitor_id", "pageview_id", "last_pageview_id"),
     }
+
+
+def is_canceled(raw: Section) -> bool:
+    """Tell whether a cart or an order says that it is canceled, in either spelling."""
+    return any(_says_canceled(raw.value(name)) for name in _STATUS)
+
+
+def _says_canceled(status: object) -> bool:
+    return isinstance(status, str) and status.lower() in _CANCELED
 
 
 def line_item(raw: Section) -> Converted:

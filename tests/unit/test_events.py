@@ -290,6 +290,7 @@ class TestDates:
 
         assert date(canceled_at=T4, updated_at=T3) == T4
         assert date(updated_at=T3) == T3
+        assert date(placed_on="soon", updated_at=T3) == T3
         with pytest.raises(Unmappable, match=r"^canceled_at: 'soon' is not a date$"):
             date(canceled_at="soon")
 
@@ -637,7 +638,7 @@ class TestCanceled:
             ({"order": {"status": "canceled"}}, True),
             ({"order": {"status": "complete"}}, False),
             ({"order": {}, "original": {"state": "canceled"}}, True),
-            ({"order": {"status": "complete"}, "original": {"state": "canceled"}}, False),
+            ({"order": {"status": "complete"}, "original": {"state": "canceled"}}, True),
             ({"order": {}, "diff": {"status": ["complete", "canceled"]}}, True),
             ({"order": {}, "diff": {"status": ["canceled", "complete"]}}, False),
             ({"order": {}, "diff": {"status": []}}, False),
@@ -646,7 +647,14 @@ class TestCanceled:
             ({"order": {}, "original": {"state": "cancelled"}}, True),
             ({"order": {}, "diff": {"state": ["complete", "canceled"]}}, True),
             ({"order": {}, "diff": {"state": ["complete", "cancelled"]}}, True),
-            ({"original": {"state": "complete"}, "diff": {"state": ["complete", "canceled"]}}, False),
+            ({"original": {"state": "complete"}, "diff": {"state": ["complete", "canceled"]}}, True),
+            ({"order": {"status": "complete"}, "diff": {"status": ["complete", "cancelled"]}}, True),
+            ({"order": {"status": "resumed"}, "diff": {"state": ["canceled", "resumed"]}}, False),
+            ({"order": {"status": "resumed"}, "previous": {"status": "canceled"}}, False),
+            ({"order": {}, "diff": {"status": [], "state": ["complete", "canceled"]}}, True),
+            ({"order": {"status": "complete", "state": "canceled"}}, True),
+            ({"order": {"status": "Canceled"}}, True),
+            ({"original": {"state": "CANCELLED"}}, True),
             ({}, False),
         ],
     )

@@ -109,6 +109,10 @@ class TestProducts:
     def test_an_image_has_the_first_address_that_there_is(self, image: object) -> None:
         assert product(images=[image])["images"] == [{"url": "https://shop.example/a.png"}]
 
+    @pytest.mark.parametrize("url", ["http://a/b.png", "HTTPS://CDN.example/B.png", "Http://a"])
+    def test_an_image_on_another_host_keeps_its_address(self, url: str) -> None:
+        assert product(images=[{"url": url}])["images"] == [{"url": url}]
+
     def test_images_may_be_the_products_or_the_items(self) -> None:
         assert product(product={"images": [{"url": "http://a"}]})["images"] == [{"url": "http://a"}]
         item = {"sku": "S", "quantity": 1, "price": 1, "images": [{"url": "http://a"}]}

@@ -84,6 +84,8 @@ class TestEvents:
         assert kinds == [CART, ORDER_PLACED, ORDER_ACCEPTED, ORDER_CANCELLED]
 
     def test_of_a_canceled_order_that_lacks_what_else_is_required(self) -> None:
+        unreadable = {"order": {**ORDER, "placed_on": "soon", "updated_at": "2014-03-01", "status": "canceled"}}
+        assert [event.kind for event in made("order:updated", unreadable)] == [ORDER_CANCELLED]
         lacking = {"order": {**ORDER, "currency": None, "status": "canceled"}}
         assert [type(event) for event in made("order:updated", lacking)] == [Event]
         assert [event.kind for event in made("order:updated", lacking)] == [ORDER_CANCELLED]

@@ -86,6 +86,12 @@ class TestReadings:
         assert discounts({**totals(21), **adjustments}, shop) == 4
         assert discounts({**totals(17), **adjustments}, shop) == 8
 
+    def test_the_named_total_may_be_the_orders_alone(self) -> None:
+        shop = {"line_items": [item(adjustments=[promotion("-2")])]}
+        assert discounts(totals(18, discount=5), shop) == 7
+        assert discounts(totals(20, discount=5), shop) == 5
+        assert discounts(totals(99, discount=5), shop) == 5
+
     def test_where_none_adds_up_the_named_total_goes_first_then_what_is_taken_off(self) -> None:
         adjustments = {"adjustments": [{"name": "Spring", "value": -4}]}
         assert discounts({**totals(99, discount=5), **adjustments}) == 5
@@ -158,7 +164,21 @@ def positive(order: Hub, cents: int) -> None:
     order["adjustments"] += [{"name": "Discounts", "value": cents / 100}]
 
 
-SPELLINGS = (named, named_below_zero, of_the_shop, adjusted, of_the_items, of_both, positive)
+def named_and_of_the_items(order: Hub, cents: int) -> None:
+    named(order, cents - cents // 3)
+    of_the_items(order, cents // 3)
+
+
+SPELLINGS = (
+    named,
+    named_below_zero,
+    of_the_shop,
+    adjusted,
+    of_the_items,
+    of_both,
+    named_and_of_the_items,
+    positive,
+)
 
 
 @given(
