@@ -21,7 +21,8 @@ from schemas.hub import HubError
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 _ENVELOPE = ("message", "message_id", "request_id")
 _PARAMETERS = ("parameters", "payload.parameters")
-_INDEX = re.compile(r"\[\d+\]", re.ASCII)
+# The two lists of a change are what was before and after: these are no members of one list.
+_INDEX = re.compile(r"(\bdiff\.\w+\[\d+\])|\[\d+\]", re.ASCII)
 _FIXED = ("status", "is_product", "is_sku", "discount_price")
 
 
@@ -39,8 +40,9 @@ class Preview:
     """What one message would send.
 
     `events` are pairs of a kind's name and a body, and `fields` explain each value of their bodies, event by
-    event. `decisive` says what the choice of events hangs on, `notes` what was assumed. `outdone` are places in the
-    message that others went before, `unknown` those that the mapping has no use for.
+    event. `decisive` says what the choice of events hangs on, `notes` what was assumed, or why there is no event.
+    `outdone` are places in the message that others went before or that do not apply, `unknown` those that the
+    mapping has no use for.
     """
 
     message_id: str = ""
@@ -163,6 +165,9 @@ def _mapped(message: Mapping[str, Any], given: Given, read: Mapping[str, object]
                 leaves = list(_leaves(body))
                 used.update(source for _, leaf in leaves if isinstance(leaf, Sourced) for source in leaf.sources)
                 shown.fields.append([_explained(path, leaf, read) for path, leaf in leaves])
+    if not made:
+        taxonomy = parameters[services.CATEGORY_TAXONOMY]
+        shown.notes.append(f"categories are the taxons of taxonomy {taxonomy} ({services.CATEGORY_TAXONOMY}) alone")
     if given.stamped in used:
         shown.notes.append(f"the message has no dates; its event has {given.stamped}")
     return shown, used
@@ -242,4 +247,4 @@ def _is_inside(place: str, other: str) -> bool:
 
 def _named_once(places: Iterable[str]) -> list[str]:
     """Name the same place of all members of a list once."""
-    return list(dict.fromkeys(_INDEX.sub("[]", place) for place in places))
+    return list(dict.fromkeys(_INDEX.sub(lambda found: found[1] or "[]", place) for place in places))

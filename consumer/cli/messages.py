@@ -71,8 +71,7 @@ def preview(
     A file has one message, a list of messages, or one message a line. Sends nothing, and needs neither network
     nor credentials. Parameters come from --set, else from the message, else from the settings. Prints events
     and notifications as JSON, one line for each message if there are several. With --explain it prints each
-    field with its source. Exit
-    status 1 if a notification is an error.
+    field with its source. Exit status 1 if a notification is an error.
 
     \b
     Examples:
@@ -126,7 +125,7 @@ def _explanation(shown: mapping.Preview) -> Iterator[str]:
         yield "  nothing would be sent"
     yield from (f"  note: {note}" for note in shown.notes)
     for title, places in (
-        ("not used, because another field was found first", shown.outdone),
+        ("read, but not used: another field goes before it, or it does not apply", shown.outdone),
         ("not used by the mapping", shown.unknown),
     ):
         if places:

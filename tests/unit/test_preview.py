@@ -43,6 +43,21 @@ def test_each_field_has_its_value_and_its_source() -> None:
     assert found["total_payment_cost"] == (0, "(none in the message)")
 
 
+def test_what_was_after_a_change_is_told_from_what_was_before() -> None:
+    document = order("R1", "order:updated")
+    before, after = [line_item(id=31)], [line_item(id=31, quantity=3)]
+    document["payload"]["diff"] = {"line_items": [before, after], "total": ["9", "27"]}
+    shown = of_document(document, GIVEN)
+    assert ("payload.diff.line_items[1]" in shown.unknown, "payload.diff.total" in shown.outdone) == (True, True)
+    assert not [place for place in (*shown.outdone, *shown.unknown) if "line_items[]" in place and "diff" in place]
+
+
+def test_a_taxon_of_another_taxonomy_is_told_why_it_makes_no_event() -> None:
+    shown = of_document(taxon("9", "Bags", taxonomy_id=3), GIVEN)
+    assert (shown.events, shown.notifications, shown.decisive) == ([], [], ['payload.taxon.taxonomy_id is "3"'])
+    assert shown.notes == ["categories are the taxons of taxonomy 2 (jirafe.product_category_taxonomy) alone"]
+
+
 def test_a_place_is_that_of_the_document() -> None:
     later = {"request_id": "m", **order("R1")["payload"]}
     assert whys(later)["id"] == "from order.number"
