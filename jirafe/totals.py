@@ -54,6 +54,8 @@ def _discounts(body: Body, first: Section, second: Section, items: Sequence[Sect
         off = body["subtotal"] + body["total_tax"] + body["total_shipping"] - body["total"]
         for reading in readings:
             if abs(reading.sum - off) < _SAME:
+                if chosen and not reading.amounts:
+                    return _told(chosen._replace(sum=0), "since the totals add up without it")
                 return _told(reading, "since the totals only add up so")
             chosen = chosen or (reading if reading.amounts else None)
         if off >= _SAME:
@@ -61,7 +63,10 @@ def _discounts(body: Body, first: Section, second: Section, items: Sequence[Sect
                 if abs(guess.sum - off) < _SAME:
                     return _told(guess, "since the totals only add up so")
     chosen = chosen or next((reading for reading in readings if reading.amounts), None)
-    return _told(chosen, "") if chosen else 0
+    if chosen:
+        return _told(chosen, "")
+    uncounted = next(_guesses(first, second, items), None)
+    return _told(uncounted._replace(sum=0), "since the totals don't add up with it") if uncounted else 0
 
 
 def _told(reading: _Reading, why: str) -> float:

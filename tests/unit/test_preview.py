@@ -43,6 +43,25 @@ def test_each_field_has_its_value_and_its_source() -> None:
     assert found["total_payment_cost"] == (0, "(none in the message)")
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"discount": 3}, "from payload.order.totals.discount, since the totals add up without it"),
+        (
+            {"order": 24},
+            'from payload.order.adjustments[0].value "Discounts", since the totals don\'t add up with it',
+        ),
+        ({}, "(none in the message)"),
+    ],
+)
+def test_a_discount_that_does_not_count_is_told_why(changed: dict[str, float], why: str) -> None:
+    document = order("R1", "order:updated")
+    totals = {"item": 20, "tax": 2, "shipping": 3, "order": 25, **changed}
+    adjustments = [{"name": "Discounts", "value": 9}] if "order" in changed else []
+    document["payload"]["order"] |= {"totals": totals, "adjustments": adjustments}
+    assert fields(of_document(document, GIVEN))["total_discounts"] == (0, why)
+
+
 def test_what_was_after_a_change_is_told_from_what_was_before() -> None:
     document = order("R1", "order:updated")
     before, after = [line_item(id=31)], [line_item(id=31, quantity=3)]
