@@ -148,7 +148,9 @@ def test_no_record_gets_a_second_result_whatever_the_broker_keeps_beside_offsets
     shops.await_assigned(member)
     shops.api.add_fault({**TROUBLES["down"], "site": SICK, "times": None})
     shops.produce(*round_of(0), *round_of(1))
-    await_that("the others' events", lambda: len({number for *_, number in shops.accepted()}) >= 2 * (len(SITES) - 1))
+    await_that(
+        "the others' events", lambda: len({number for *_, number in shops.accepted()}) >= 2 * (len(SITES) - 1)
+    )
     member.signal(signal.SIGKILL)
     second = shops.member()
     shops.end_transaction_of(member)
