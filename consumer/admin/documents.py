@@ -23,7 +23,7 @@ _END_OF_WORD = re.compile(rb'[\s,:\]\[{}"]')
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 
 
-class Document(NamedTuple):
+class FileDocument(NamedTuple):
     """One JSON document, the first of its file with the number 1, and the line that it begins on."""
 
     number: int
@@ -31,7 +31,7 @@ class Document(NamedTuple):
     value: object
 
 
-def read_documents(blocks: Iterable[bytes]) -> Iterator[Document]:
+def read_documents(blocks: Iterable[bytes]) -> Iterator[FileDocument]:
     """Give the documents of a file that comes in blocks, the elements of a list as if they were alone.
 
     Holds one document and one block at a time. Raises HubError, which names the line, where it is no JSON, or where
@@ -50,7 +50,7 @@ class _Splitter:
         self._line = 1
         self._number = 0
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self) -> Iterator[FileDocument]:
         while len(self._buffer) < len(codecs.BOM_UTF8) and self._more():
             pass
         self._buffer = self._buffer.removeprefix(codecs.BOM_UTF8)
@@ -62,7 +62,7 @@ class _Splitter:
             else:
                 yield self._line_alone() or self._document()
 
-    def _line_alone(self) -> Document | None:
+    def _line_alone(self) -> FileDocument | None:
         """Take the line at hand if it is a document, as it mostly is: that saves looking for the document's end."""
         end = self._buffer.find(b"\n", self._at, self._at + _LINE)
         if end < 0:
@@ -72,11 +72,11 @@ class _Splitter:
         except orjson.JSONDecodeError:
             return None
         self._number += 1
-        document = Document(self._number, self._line, value)
+        document = FileDocument(self._number, self._line, value)
         self._take(end - self._at)
         return document
 
-    def _elements(self) -> Iterator[Document]:
+    def _elements(self) -> Iterator[FileDocument]:
         opened = self._line
         self._take(1)
         if self._next() == b"]":
@@ -95,7 +95,7 @@ class _Splitter:
                 case _:
                     raise self._wrong("between the elements of a list there must be a comma")
 
-    def _document(self) -> Document:
+    def _document(self) -> FileDocument:
         self._next()
         line, length = self._line, self._length()
         text = self._buffer[self._at : self._at + length]
@@ -105,7 +105,7 @@ class _Splitter:
         except orjson.JSONDecodeError as error:
             raise HubError(f"line {line}: not JSON: {error}") from None
         self._take(length)
-        return Document(self._number, line, value)
+        return FileDocument(self._number, line, value)
 
     def _length(self) -> int:
         """Find how long the document at hand is, reading what it takes."""

@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from consumer.admin.documents import Document, read_documents
+from consumer.admin.documents import FileDocument, read_documents
 from consumer.admin.spelling import Spelling
 from consumer.engine.kafka import kafka_error
 from consumer.errors import NotProduced
@@ -74,14 +74,14 @@ class _Placed(HubError):
     """A sentence that names its place already."""
 
 
-def _is_last(documents: Iterator[Document]) -> bool:
+def _is_last(documents: Iterator[FileDocument]) -> bool:
     try:
         return next(documents, None) is None
     except HubError:
         return False
 
 
-def _encoded(place: str, document: Document, codec: Codec, largest: int, spelling: Spelling) -> Encoded:
+def _encoded(place: str, document: FileDocument, codec: Codec, largest: int, spelling: Spelling) -> Encoded:
     message = message_of(spelling.watched(document.value))
     spelling.note(place)
     kind = kind_of(message["message"]) or ""

@@ -138,25 +138,8 @@ class Lanes(Generic[W]):
         lane = self._lanes[chunk.partition]
         strand = next(each for each in lane.strands if each.name == chunk.strand)
         match answer:
-            case Done(_, outputs, served, apart):
-                self._serve(served, now)
-                lane.finish(strand, outputs)
-                found = [(lane.set_apart(strand, each, chunk.attempts, now), each.trouble) for each in apart]
-                if not any(target is strand and trouble for target, trouble in found):
-                    self._leave(strand)
-                    strand.go_on()
-                for target, trouble in found:
-                    if target.in_flight:
-                        continue  # what is tried there tells more
-                    if trouble:
-                        self._retry(lane, target, trouble, now, served)
-                    elif target.kind in self._gates and target.waits_for is None:
-                        # It is known to be down: these wait with the others, and need not find out by themselves.
-                        target.waits_for = target.kind
-                        self._gates[target.kind].join(target.knot)
-                for gone in lane.tidy():
-                    self._leave(gone)
-                return [trouble for _, trouble in found if trouble is not None]
+            case Done():
+                return self._take_decided(answer, lane, strand, now)
             case Retry(_, trouble, served):
                 self._serve(served, now)
                 self._retry(lane, strand, trouble, now, served)
@@ -166,6 +149,28 @@ class Lanes(Generic[W]):
                 due = now + self._backoff.delay(strand.failures + 1, None, self._chance)
                 strand.raised(chunk, answer.trouble, due)
                 return [answer.trouble]
+
+    def _take_decided(self, done: Done[W], lane: Lane[W], strand: Strand[W], now: float) -> list[Trouble]:
+        """Take what is decided of a chunk, and let the rest wait apart."""
+        self._serve(done.served, now)
+        lane.finish(strand, done.outputs)
+        attempts = done.chunk.attempts
+        found = [(lane.set_apart(strand, each, attempts, now), each.trouble) for each in done.apart]
+        if not any(target is strand and trouble for target, trouble in found):
+            self._leave(strand)
+            strand.go_on()
+        for target, trouble in found:
+            if target.in_flight:
+                continue  # what is tried there tells more
+            if trouble:
+                self._retry(lane, target, trouble, now, done.served)
+            elif target.kind in self._gates and target.waits_for is None:
+                # It is known to be down: these wait with the others, and need not find out by themselves.
+                target.waits_for = target.kind
+                self._gates[target.kind].join(target.knot)
+        for gone in lane.tidy():
+            self._leave(gone)
+        return [trouble for _, trouble in found if trouble is not None]
 
     def _may_go(self, strand: Strand[W], now: float) -> bool:
         gate = self._gate_of(strand)
