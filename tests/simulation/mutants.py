@@ -91,8 +91,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a lane not reset when its partition comes back": Mutant(
         "consumer.engine.lanes",
-        "            self.drop([partition])\n            self._lanes[partition] = Lane(partition, self._epoch, self._bounds)",
-        "            self._lanes.setdefault(partition, Lane(partition, self._epoch, self._bounds))",
+        "            self.drop([partition])\n            self._lanes[partition] = Lane(",
+        "            self._lanes[partition] = self._lanes.get(partition) or Lane(",
     ),
     "an answer of an earlier assignment taken": Mutant(
         "consumer.engine.lanes", "return lane is not None and lane.epoch == chunk.epoch", "return lane is not None"
@@ -164,14 +164,15 @@ MUTANTS: dict[str, Mutant] = {
         "        if name in self._gates:\n            self._gates[name].leave(strand.knot)",
     ),
     # strands
-    "nothing written beside an offset": Mutant(
-        "consumer.engine.committer", "{lane.partition: self._ahead(lane) for lane in lanes}", "{}"
-    ),
+    "nothing written beside an offset": Mutant("consumer.engine.committer", "Ahead(lane.ahead, ", "Ahead((), "),
     "what is beside an offset not read": Mutant(
         "consumer.engine.places", "        lane.begin(runs)\n", "        lane.begin(())\n"
     ),
     "what is beside an offset read too late": Mutant(
         "consumer.engine.places", "                lane.knows_ahead = False\n", "                pass\n"
+    ),
+    "a broker believed to keep what is beside offsets": Mutant(
+        "consumer.engine.places", "self._learn(keeps_ahead=False)", "self._learn(keeps_ahead=True)"
     ),
     "what is of an earlier topic taken": Mutant(
         "consumer.engine.places", 'if found.topic_id in ("", topic_id):', "if True:"
