@@ -81,7 +81,7 @@ def stage_seconds(messages: Sequence[Produced], url: str) -> dict[str, float]:
     codec = Codec()
     rules = Rules(_REQUEST_BYTES, 10, 300.0)
     defaults = Defaults(Credentials("1", "token"), {})
-    client = Client(url, connect_timeout=5, timeout=30)
+    client = Client(url, timeout=30)
     delivery, mapper = Delivery(codec, client, rules, defaults, group="bench"), Mapper(codec, _REQUEST_BYTES)
     partition = Partition("orders", 0)
     records = [Record("orders", 0, number, 0, each.key, each.value, ()) for number, each in enumerate(messages)]

@@ -38,13 +38,11 @@ from consumer.settings import (
 from jirafe.client import Client, Exchange, Site
 from schemas.codec import Codec
 from schemas.own import OWN_SCHEMAS, own_schema
-from schemas.registry import SchemaRegistry
-from schemas.transport import Access
+from schemas.registry import Access, SchemaRegistry
 
 if TYPE_CHECKING:
     from consumer.tracing import OpenTelemetry
 
-_CONNECT_TIMEOUT = 5.0
 _REGISTRY_TIMEOUT = 10.0
 _MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
@@ -163,9 +161,7 @@ def make_client(
     """Make the API's client; its exchanges are noted by the monitor, if there is one."""
     api = settings.api
     observe = monitor.metrics.exchanged if monitor else _unobserved
-    return Client(
-        api.url, connect_timeout=_CONNECT_TIMEOUT, timeout=api.read_timeout, observe=observe, tracing=tracing
-    )
+    return Client(api.url, timeout=api.read_timeout, observe=observe, tracing=tracing)
 
 
 def _unobserved(_exchange: Exchange) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from jirafe.redaction import without
-from jirafe.transport import Reply, Transport, Unanswered
+from transport.http import Reply, Transport, Unanswered
 
 Array = Literal["cart", "order", "category", "product"]
 
@@ -180,24 +180,23 @@ class RequestTracing(Protocol):
 class Client:
     """One API at `url` (up to and with `/v2`); may be shared between threads, each has its own connections.
 
-    `timeout` is for a request in all, until its answer is read, and `connect_timeout` for connecting, in seconds.
-    `now` tells the time by which a `Retry-After` date is read. `observe` is called after each exchange, in the
-    thread that sent it. A request tells the API of the trace that all its events are of, if they are of one; with
-    `tracing`, of its own span.
+    `timeout` is for a request in all, until its answer is read, in seconds. `now` tells the time by which a
+    `Retry-After` date is read. `observe` is called after each exchange, in the thread that sent it. A request tells
+    the API of the trace that all its events are of, if they are of one; with `tracing`, of its own span.
     """
 
-    def __init__(  # noqa: PLR0913 - each is another's
+    def __init__(
         self,
         url: str,
         *,
-        connect_timeout: float,
         timeout: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         observe: Callable[[Exchange], None] = lambda _: None,
         tracing: RequestTracing | None = None,
     ) -> None:
         self._url = url.rstrip("/")
-        self._transport = Transport(connect_timeout=connect_timeout, timeout=timeout)
+        self._transport = Transport()
+        self._timeout = timeout
         self._now = now
         self._observe = observe
         self._tracing = tracing
@@ -212,7 +211,9 @@ class Client:
     def reach(self) -> Reached | Failed:
         """See whether anything answers at the API's address, whatever it says; blocks up to the timeout."""
         try:
-            reply = self._transport.request("HEAD", self._url, {}, b"", _SHORT_ANSWER)
+            reply = self._transport.request(
+                "HEAD", self._url, {}, b"", longest=_SHORT_ANSWER, timeout=self._timeout
+            )
         except Unanswered as error:
             return Failed(error.cause, error.message)
         return Reached(reply.headers.get("Date", ""))
@@ -231,7 +232,9 @@ class Client:
         url = f"{self._url}/{quote(site.site_id, safe='')}/batch"
         headers = {**trace, "Authorization": f"Bearer {site.access_token}", "Content-Type": "application/json"}
         try:
-            reply = self._transport.request("POST", url, headers, body, _longest_answer(body))
+            reply = self._transport.request(
+                "POST", url, headers, body, longest=_longest_answer(body), timeout=self._timeout
+            )
         except Unanswered as error:
             return Failed(error.cause, error.message)
         try:

@@ -5,24 +5,45 @@ so that an outage is felt only by schemas not yet seen.
 """
 
 import time
+from base64 import b64encode
+from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import orjson
 
 from schemas.codec import RegistryUnavailable, SchemaId, UnknownSchema
-from schemas.transport import Access, Reply, Transport, Unanswered
 from schemas.writers import AvroType, Schema
+from transport.http import Reply, Transport, Unanswered
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
-_CONTENT_TYPE = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
+# Requests are few, and a connection that is idle for long may be cut unnoticed: each has one of its own.
+_HEADERS = {"Content-Type": "application/vnd.schemaregistry.v1+json", "Connection": "close"}
+# A registry keeps a schema in one record of Kafka.
+_LONGEST_ANSWER = 2 * 1024 * 1024
 _MOST_REFERENCES = 100
 _LARGEST_NUMBER = 2**31 - 1
 _QUOTED = 500
 _AVRO, _JSON = "AVRO", "JSON"
 _LONGEST_HOST = 253
 _NO_REASON = "the registry gives no reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a registry is known, and how it knows us; the password shows in no text of it.
+
+    `ca` has the certificates that the registry's own is checked by, None: the usual ones. `certificate` is ours,
+    with `key` or with its key in the same file.
+    """
+
+    user: str = ""
+    password: str | None = field(default=None, repr=False)
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 class SchemaRefused(RegistryUnavailable):
@@ -50,7 +71,11 @@ class SchemaRegistry:
     def __init__(self, url: str, subjects: dict[str, str], access: Access, *, timeout: float) -> None:
         self.subjects = subjects
         self._url = url.rstrip("/")
-        self._transport = Transport(access)
+        self._transport = Transport(ca=access.ca, certificate=access.certificate, key=access.key)
+        self._headers = _HEADERS
+        if access.password is not None:
+            login = b64encode(f"{access.user}:{access.password}".encode()).decode()
+            self._headers = {**_HEADERS, "Authorization": f"Basic {login}"}
         self._timeout = timeout
 
     def schema(self, schema_id: SchemaId) -> list[AvroType] | None:
@@ -134,7 +159,7 @@ class SchemaRegistry:
         return quote(self.subjects[name], safe="")
 
     def _asked(
-        self, method: str, path: str, body: bytes | None = None, *, timeout: float | None = None
+        self, method: str, path: str, body: bytes = b"", *, timeout: float | None = None
     ) -> "_RegistryAnswer":
         """Make one request; blocks up to the timeout, raises RegistryUnavailable."""
         try:
@@ -142,8 +167,9 @@ class SchemaRegistry:
                 self._transport.request(
                     method,
                     self._url + path,
-                    _CONTENT_TYPE,
+                    self._headers,
                     body,
+                    longest=_LONGEST_ANSWER,
                     timeout=self._timeout if timeout is None else timeout,
                 )
             )

@@ -9,8 +9,7 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from schemas.registry import SchemaRegistry
-from schemas.transport import Access
+from schemas.registry import Access, SchemaRegistry
 
 USER, PASSWORD = "ada", "sécret €"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

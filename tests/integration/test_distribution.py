@@ -13,7 +13,7 @@ import pytest
 from tests.messages import taxon
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("consumer", "jirafe", "schemas")
+PACKAGES = ("consumer", "jirafe", "schemas", "transport")
 
 
 def built(folder: Path, moment: int) -> Path:

@@ -14,8 +14,7 @@ from consumer.demo.processes import await_that, free_port
 from schemas.codec import Codec
 from schemas.hub import to_message
 from schemas.own import OWN_SCHEMAS, own_schema
-from schemas.registry import SchemaRegistry
-from schemas.transport import Access
+from schemas.registry import Access, SchemaRegistry
 from tests.command import run
 from tests.messages import cart, order
 from tests.registry import RegistryServer
@@ -124,8 +123,8 @@ class TestCommands:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
         done = run("schemas", command, CONSUMER_SCHEMA_REGISTRY_URL=f"http://127.0.0.1:{free_port()}")
         sentence = (
-            "jirafe-consumer: the schema registry did not answer: ConnectionError (Connection refused); "
-            "see CONSUMER_SCHEMA_REGISTRY_URL.\n"
+            "jirafe-consumer: the schema registry did not answer: the request could not be made or its answer not "
+            "read (ConnectionError: Connection refused); see CONSUMER_SCHEMA_REGISTRY_URL.\n"
         )
         assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 

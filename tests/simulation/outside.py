@@ -211,7 +211,7 @@ class SimClient(Client):
     """The API's client of one process: its public door, with the simulated API behind it."""
 
     def __init__(self, api: Api, process: Process) -> None:
-        super().__init__("http://api", connect_timeout=1.0, timeout=READ_TIMEOUT)
+        super().__init__("http://api", timeout=READ_TIMEOUT)
         self._api = api
         self._process = process
 

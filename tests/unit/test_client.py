@@ -32,8 +32,8 @@ from jirafe.client import (
     batch,
 )
 from jirafe.sandbox import Sandbox, SandboxServer
-from jirafe.transport import Reply
 from tests.rawserver import answering
+from transport.http import Reply
 
 TOKEN = "tok-5ecret"
 SITE = Site("77", TOKEN)
@@ -73,7 +73,7 @@ class ServedSandbox:
     def __init__(self, sandbox: Sandbox, url: str) -> None:
         self.sandbox = sandbox
         self.url = url
-        self.client = Client(url, connect_timeout=10, timeout=10, now=lambda: NOW)
+        self.client = Client(url, timeout=10, now=lambda: NOW)
 
     def send(self, documents: list[Document] | None = None, site: Site = SITE) -> Answer:
         """Send documents (by default some good ones); no answer tells the token."""
@@ -147,7 +147,7 @@ class TestRequests:
         assert {arrival.site for arrival in api.sandbox.events()} == {site_id}
 
     def test_slash_at_the_urls_end_does_no_harm(self, api: ServedSandbox) -> None:
-        client = Client(api.url + "/", connect_timeout=10, timeout=10)
+        client = Client(api.url + "/", timeout=10)
         assert client.send(SITE, DOCUMENTS) == ALL_ACCEPTED
 
     def test_netrc_does_not_replace_the_token(
@@ -316,7 +316,7 @@ class TestSpelling:
     def test_whatever_is_quoted_can_be_written(self, path: str, problem: str, is_ascii: bool) -> None:  # noqa: FBT001
         verdict = {"success": False, "errors": {path: problem}, "error_type": "validation"}
         text = json.dumps({"category": [verdict]}, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
-        client = Client("http://127.0.0.1:1", connect_timeout=1, timeout=1)
+        client = Client("http://127.0.0.1:1", timeout=1)
         answer = client._read(Reply(200, {}, text), TOKEN, [category("9")])
         assert isinstance(answer, Answered)
         (item,) = answer.items
@@ -378,7 +378,7 @@ class TestFailures:
 
     def test_answer_later_than_the_timeout(self, api: ServedSandbox) -> None:
         api.sandbox.add_fault({"action": "delay", "seconds": 60})
-        impatient = Client(api.url, connect_timeout=10, timeout=0.1)
+        impatient = Client(api.url, timeout=0.1)
         assert impatient.send(SITE, DOCUMENTS) == Failed("timeout", "no whole answer within 0.1 seconds")
         assert api.send() == ALL_ACCEPTED
 
@@ -387,7 +387,7 @@ class TestFailures:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{taken.getsockname()[1]}/v2"
-            answer = Client(url, connect_timeout=10, timeout=10).send(SITE, DOCUMENTS)
+            answer = Client(url, timeout=10).send(SITE, DOCUMENTS)
         message = "the request could not be made or its answer not read (ConnectionError: Connection refused)"
         assert answer == Failed("connection", message)
 
@@ -484,7 +484,7 @@ class TestRefusedBatches:
 
 
 def sent_to(url: str, documents: list[Document], timeout: float = 10) -> Answer:
-    return Client(url, connect_timeout=10, timeout=timeout).send(SITE, documents)
+    return Client(url, timeout=timeout).send(SITE, documents)
 
 
 def compressed(body: bytes) -> bytes:
@@ -538,7 +538,7 @@ class TestRedirects:
 class TestObserving:
     def test_every_exchange_is_told(self, api: ServedSandbox) -> None:
         exchanges: list[Exchange] = []
-        client = Client(api.url, connect_timeout=10, timeout=10, observe=exchanges.append)
+        client = Client(api.url, timeout=10, observe=exchanges.append)
         api.sandbox.add_fault({"action": "status", "status": 503})
         answers = [client.send(SITE, DOCUMENTS), client.send(SITE, DOCUMENTS[:2])]
         assert [exchange.answer for exchange in exchanges] == answers

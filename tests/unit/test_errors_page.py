@@ -34,7 +34,7 @@ def called(node: ast.Call) -> str:
 
 def names() -> Iterator[tuple[str, str]]:
     """Give the names that stand in the code, each with what is made by it."""
-    for package in ("consumer", "jirafe", "schemas"):
+    for package in ("consumer", "jirafe", "schemas", "transport"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if not isinstance(node, ast.Call):

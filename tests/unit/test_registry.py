@@ -17,8 +17,7 @@ import trustme
 from consumer.demo.processes import await_that
 from schemas.codec import Codec, RegistryUnavailable, SchemaId, UnknownSchema
 from schemas.own import own_schema
-from schemas.registry import Registered, SchemaRefused, SchemaRegistry
-from schemas.transport import Access
+from schemas.registry import Access, Registered, SchemaRefused, SchemaRegistry
 from schemas.writers import Schema
 from tests.registry import PASSWORD, USER, RegistryServer
 from tests.unit.test_codec import LESS, LESS_READ, LESS_RECORD, TAXON, confluent, written
@@ -414,7 +413,7 @@ def test_access_by_certificate_and_password(
         ({"password": None}, "the schema registry answered 401: Unauthorized"),
         ({"ca": "other_ca"}, "certificate verify failed"),
         ({"ca": None}, "certificate verify failed"),
-        ({"ca": "absent"}, "the schema registry did not answer: certificates can't be read: OSError"),
+        ({"ca": "absent"}, "the schema registry did not answer: the certificates can't be read (OSError)"),
         ({"certificate": None, "key": None}, "the schema registry did not answer"),
     ],
 )

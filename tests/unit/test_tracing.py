@@ -43,7 +43,7 @@ class Api(ThreadingHTTPServer):
         self.asked: list[Message] = []
 
     def client(self, tracing: OpenTelemetry | None = None) -> Client:
-        return Client(f"http://127.0.0.1:{self.server_port}", connect_timeout=10, timeout=10, tracing=tracing)
+        return Client(f"http://127.0.0.1:{self.server_port}", timeout=10, tracing=tracing)
 
 
 class _Handler(BaseHTTPRequestHandler):

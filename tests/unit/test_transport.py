@@ -1,19 +1,24 @@
 """Requests to servers that never come to an end, and in surroundings that no request can be made in."""
 
+import contextlib
 import gzip
 import os
 import socket
 import ssl
 import threading
 import time
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trustme
 
-from jirafe.transport import Reply, Transport, Unanswered
 from tests.rawserver import answering
+from transport import http
+from transport.http import Reply, Transport, Unanswered
 
 # A connection that is shut down just before its TLS handshake is left to be freed, and not closed, by urllib3.
 pytestmark = pytest.mark.filterwarnings(
@@ -27,14 +32,31 @@ LATE = f"no whole answer within {TIMEOUT:g} seconds"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
-def transport(timeout: float = TIMEOUT) -> Transport:
-    return Transport(connect_timeout=60, timeout=timeout)
+def asked(subject: Transport, url: str, body: bytes = b"{}", *, timeout: float = 10, close: bool = False) -> Reply:
+    headers = {"Connection": "close"} if close else {}
+    return subject.request("POST", url, headers, body, longest=LONGEST, timeout=timeout)
 
 
-def failed(url: str, body: bytes = b"{}", subject: Transport | None = None) -> Unanswered:
+def failed(url: str, body: bytes = b"{}", subject: Transport | None = None, timeout: float = TIMEOUT) -> Unanswered:
     with pytest.raises(Unanswered) as error:
-        (subject or transport()).request("POST", url, {}, body, LONGEST)
+        asked(subject or Transport(), url, body, timeout=timeout)
+    assert error.value.message.isprintable()
     return error.value
+
+
+@contextlib.contextmanager
+def unconnectable() -> Iterator[int]:
+    """Give a port of this host to which no connection comes about, however long one waits."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        while True:  # until its queue is full, and whoever comes gets no answer
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0.2)
+            try:
+                waiting.connect(listener.getsockname())
+            except TimeoutError:
+                break
+        yield listener.getsockname()[1]
 
 
 @pytest.fixture
@@ -92,9 +114,9 @@ class TestATimeForAll:
     @pytest.mark.parametrize("stage", [*STAGES][:3])
     def test_of_a_later_answer_on_the_same_connection(self, stage: str) -> None:
         begin, drip = STAGES[stage]
-        subject = transport()
+        subject = Transport()
         with answering(OK, begin, drip=drip) as url:
-            assert subject.request("POST", url, {}, b"{}", LONGEST).content == b"{}"
+            assert asked(subject, url).content == b"{}"
             error = failed(url, subject=subject)
         assert (error.cause, error.message) == ("timeout", LATE)
 
@@ -103,13 +125,15 @@ class TestATimeForAll:
         with answering(HANDSHAKE, drip=drip) as url:
             assert failed(url.replace("http:", "https:")).cause == "timeout"
 
+    @pytest.mark.parametrize("scheme", ["http", "https"])
     @pytest.mark.parametrize(("begin", "drip"), [(b"", b""), *list(STAGES.values())[:3]])
-    def test_of_a_proxys_connect(self, begin: bytes, drip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_a_proxy(self, begin: bytes, drip: bytes, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with answering(begin, drip=drip) as url:
-            monkeypatch.setenv("HTTPS_PROXY", url.removesuffix("/v2"))
+            monkeypatch.setenv(f"{scheme}_proxy", url.removesuffix("/v2"))
             monkeypatch.delenv("NO_PROXY", raising=False)
             monkeypatch.delenv("no_proxy", raising=False)
-            assert failed("https://api.example").cause == "timeout"
+            error = failed(f"{scheme}://api.example")
+        assert (error.cause, error.message) == ("timeout", LATE)
 
     def test_of_the_tls_handshake_behind_a_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with answering(b"HTTP/1.1 200 OK\r\n\r\n", HANDSHAKE, drip=b"\x00") as url:
@@ -124,46 +148,102 @@ class TestATimeForAll:
             error = failed(url, bytes(20_000_000))
         assert (error.cause, error.message) == ("timeout", LATE)
 
+    def test_of_the_look_up_of_the_hosts_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        over = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+        error = failed("http://api.example")
+        over.set()
+        assert (error.cause, error.message) == ("timeout", LATE)
+
     def test_of_connecting_to_all_addresses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with ExitStack() as stack:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-            while True:  # until its queue is full, and whoever comes gets no answer
-                waiting = stack.enter_context(socket.socket())
-                waiting.settimeout(0.2)
-                try:
-                    waiting.connect(listener.getsockname())
-                except TimeoutError:
-                    break
-            port = listener.getsockname()[1]
+        with unconnectable() as port:
             address = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0]
-            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address] * 10_000)
-            assert failed(f"http://127.0.0.1:{port}").cause == "timeout"
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address] * 100_000)
+            error = failed(f"http://127.0.0.1:{port}")
+        assert (error.cause, error.message) == ("timeout", LATE)
+
+    @pytest.mark.parametrize("timeout", [0, -1])
+    def test_that_is_over_already(self, timeout: float) -> None:
+        with answering(OK) as url:
+            error = failed(url, timeout=timeout)
+        assert (error.cause, error.message) == ("timeout", f"no whole answer within {timeout} seconds")
 
     def test_ends_what_is_late_alone(self) -> None:
-        subject = transport(1.0)
+        subject = Transport()
         quick: list[Reply] = []
         with answering(*[OK] * 200) as url, answering() as slow:
-            threads = [threading.Thread(target=lambda: failed(slow, subject=subject)) for _ in range(3)]
+            threads = [
+                threading.Thread(target=lambda: failed(slow, subject=subject, timeout=1.0)) for _ in range(3)
+            ]
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads) and len(quick) < 200:
-                quick.append(subject.request("POST", url, {}, b"{}", LONGEST))
+                quick.append(asked(subject, url))
             for thread in threads:
                 thread.join()
         assert [reply.content for reply in quick] == [b"{}"] * len(quick)
         assert quick
 
+    def test_that_is_shorter_than_that_of_one_before(self) -> None:
+        subject = Transport()
+        # Drips: the sockets' own timeout would not end it.
+        with answering(OK) as url, answering(b"HTTP/1.1 200 O") as slow:
+            asked(subject, url, timeout=60)
+            began = time.monotonic()
+            error = failed(slow, subject=subject)
+        assert (error.cause, error.message) == ("timeout", LATE)
+        assert time.monotonic() - began < 30
+
+
+class TestConnecting:
+    def test_has_a_limit_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.05)
+        with unconnectable() as port:
+            error = failed(f"http://127.0.0.1:{port}", timeout=30)
+        assert (error.cause, error.message) == ("timeout", "no connection within 0.05 seconds")
+
+    def test_goes_on_to_the_next_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.05)
+        with unconnectable() as port, answering(OK) as url:
+            good = int(url.removesuffix("/v2").rpartition(":")[2])
+            addresses = [socket.getaddrinfo("127.0.0.1", each, type=socket.SOCK_STREAM)[0] for each in (port, good)]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+            assert asked(Transport(), "http://api.example").content == b"{}"
+
+    @pytest.mark.parametrize("close", [False, True])
+    def test_is_for_one_request_where_it_says_so(self, close: bool) -> None:  # noqa: FBT001 - a case
+        left: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(0.5)
+                connection.recv(65_536)
+                connection.sendall(OK)  # and keeps the connection, whatever it was told
+                with contextlib.suppress(TimeoutError):
+                    left.append(connection.recv(65_536))
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=serve)
+            thread.start()
+            subject = Transport()
+            asked(subject, f"http://127.0.0.1:{listener.getsockname()[1]}", b"", close=close)
+            thread.join()
+        assert left == ([b""] if close else [])
+
 
 def test_nothing_is_left_of_requests() -> None:
-    subject = transport(0.2)
+    others = {*threading.enumerate()}
+    subject = Transport()
     with answering(*[OK] * 20) as url:
-        subject.request("POST", url, {}, b"{}", LONGEST)
+        asked(subject, url, timeout=0.2)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(18):
-            subject.request("POST", url, {}, b"{}", LONGEST)
+            asked(subject, url, timeout=0.2)
         assert len(os.listdir("/proc/self/fd")) == before
         until = time.monotonic() + 10
-        while any(thread.name == "request deadlines" for thread in threading.enumerate()):
+        ours = {"request deadlines", "name look-up"}
+        while ours & {thread.name for thread in {*threading.enumerate()} - others}:
             assert time.monotonic() < until
             time.sleep(0.01)
     with answering(b"HTTP/1.1 200 O") as url:  # who comes later is watched anew
@@ -173,20 +253,38 @@ def test_nothing_is_left_of_requests() -> None:
 class TestSizes:
     @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK", b"HTTP/1.1 302 Found\r\nLocation: /", b"HTTP/1.1 503 No"])
     @pytest.mark.parametrize("coding", [1, 2])
-    def test_a_bomb_is_given_up(self, head: bytes, coding: int) -> None:
-        bomb = bytes(10_000_000)
+    def test_a_bomb_is_given_up_and_takes_little_memory(self, head: bytes, coding: int) -> None:
+        bomb = bytes(48 * 1024 * 1024)
         for _ in range(coding):
             bomb = gzip.compress(bomb, 1)
         coded = b", ".join([b"gzip"] * coding)
         with answering(
             b"%b\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n%b" % (head, coded, len(bomb), bomb)
         ) as url:
-            error = failed(url, subject=transport(30))
+            tracemalloc.start()
+            try:
+                error = failed(url, timeout=30)
+                assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+            finally:
+                tracemalloc.stop()
         assert (error.cause, error.message) == ("unreadable", "the answer has more than 1000000 bytes")
+
+    @pytest.mark.parametrize("status", [b"200 OK", b"302 Found", b"500 Odd"])
+    @pytest.mark.parametrize("location", [b"", b"Location: http://elsewhere.test/\r\n"])
+    def test_a_body_without_end_is_given_up(self, status: bytes, location: bytes) -> None:
+        with answering(b"HTTP/1.1 " + status + b"\r\n" + location + b"\r\n", drip=b" " * 1_000_000) as url:
+            error = failed(url, timeout=30)
+        assert (error.cause, error.message) == ("unreadable", "the answer has more than 1000000 bytes")
+
+    def test_one_that_is_as_long_as_may_be_is_read(self) -> None:
+        packed = gzip.compress(bytes(LONGEST))
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+        with answering(head + packed) as url:
+            assert asked(Transport(), url).content == bytes(LONGEST)
 
     def test_headers_are_bounded(self) -> None:
         with answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10_000) as url:
-            assert failed(url, subject=transport(30)).cause == "connection"
+            assert failed(url, timeout=30).cause == "connection"
 
 
 class TestSurroundings:
@@ -213,6 +311,9 @@ class TestSurroundings:
             "http://a..b",
             "http://*.example",
             "http://word@127.0.0.1:1",
+            "http://[",
+            "nonsense",
+            "ftp://x",
         ],
     )
     @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -232,6 +333,47 @@ class TestSurroundings:
         assert error.message.startswith(
             "the CA certificates can't be read; see REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE"
         )
+
+    @pytest.mark.parametrize("name", ["ca", "certificate"])
+    def test_certificates_of_ours_that_are_gone(self, name: str, tmp_path: Path) -> None:
+        subject = Transport(**{name: tmp_path / "gone.pem"})
+        error = failed("https://127.0.0.1:1", subject=subject)
+        assert (error.cause, error.message) == ("connection", "the certificates can't be read (OSError)")
+
+    def test_an_authority_of_ours_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_bytes(b"\xff\xfe not PEM")
+        with answering() as url:
+            subject = Transport(ca=tmp_path / "ca.pem")
+            assert failed(url.replace("http:", "https:"), subject=subject).cause == "connection"
+
+    @pytest.mark.parametrize(
+        "url",
+        ["http://", "http://[", "nonsense", "http://a b/", "http://\x00/", "http://127.0.0.1:0", "http://a..b"],
+    )
+    def test_an_address_that_is_none(self, url: str) -> None:
+        assert failed(url, timeout=30).cause == "connection"
+
+    def test_no_thread_that_could_watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with answering(OK) as url:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", start)
+                error = failed(url)
+            assert error.cause == "connection"
+            assert error.message == "the request's time can't be watched (can't start new thread)"
+
+    def test_what_the_caller_is_handling_is_no_cause(self) -> None:
+        with socket.socket() as taken:  # not listening: it refuses
+            taken.bind(("127.0.0.1", 0))
+            late: Future[None] = Future()
+            try:
+                late.result(timeout=0)
+            except TimeoutError:
+                error = failed(f"http://127.0.0.1:{taken.getsockname()[1]}", timeout=30)
+        assert error.cause == "connection"
+        assert "Connection refused" in error.message
 
     def test_certificates_that_are_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "ca.pem").write_text("none\n")
@@ -255,15 +397,26 @@ class TestSurroundings:
         with answering(answer, drip=b"") as url:
             assert failed(url).cause in {"connection", "timeout"}
 
+    @pytest.mark.parametrize("status", [101, 102, 103, 199])
+    def test_an_answer_that_another_follows(self, status: int) -> None:
+        # Whoever takes it for the answer takes the next one for that of the next request.
+        subject = Transport()
+        with answering(b"HTTP/1.1 %d Early\r\n\r\n" % status, OK) as url:
+            error = failed(url, subject=subject)
+        assert (error.cause, error.message) == (
+            "unreadable",
+            f"the answer's status is {status}, which ends no request",
+        )
+
     def test_headers_of_odd_letters(self) -> None:
         headers = (
             b"Location: \xff\xfe\r\nSet-Cookie: \xff=\xff; Domain=.; Expires=never\r\nContent-Length: 0\r\n\r\n"
         )
         with answering(b"HTTP/1.1 302 \xff\r\n" + headers) as url:
-            assert transport(10).request("POST", url, {}, b"{}", LONGEST).status == 302
+            assert asked(Transport(), url).status == 302
 
     def test_cookies_are_not_kept(self) -> None:
-        subject = transport(10)
+        subject = Transport()
         with answering(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n"), OK) as url:
-            subject.request("POST", url, {}, b"{}", LONGEST)
+            asked(subject, url)
             assert not subject._session().cookies

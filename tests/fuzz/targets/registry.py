@@ -10,8 +10,7 @@ from typing import Any
 
 from schemas.codec import Codec, RegistryUnavailable, Undecodable
 from schemas.own import OWN_SCHEMAS, own_schema
-from schemas.registry import SchemaRegistry
-from schemas.transport import Access
+from schemas.registry import Access, SchemaRegistry
 from tests.fuzz import draw as drawing
 from tests.fuzz.answers_drawn import draw_answer, draw_json
 from tests.fuzz.avro import draw_schema

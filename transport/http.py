@@ -2,32 +2,42 @@
 
 The sockets' own timeouts limit a single read, and a server that sends a byte now and then never meets one. So a
 watcher shuts the connection down when the request's time is over. Whatever waited on it then ends: the connection's
-set-up, a proxy's CONNECT, the TLS handshake, sending, the status line, headers, the body.
+set-up, a proxy's CONNECT, the TLS handshake, sending, the status line, headers, the body. The look-up of the host's
+name can't be ended, so it runs on a thread of its own, which is left behind.
 """
 
 import contextlib
 import os
+import queue
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds that connecting to one address of a host may take: another address may answer."""
 
 _READ_AT_ONCE = 65_536
+_PROXY = "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"
 
 
 class Unanswered(Exception):
-    """There is no whole answer; `cause` is a short name to count by: `timeout`, `connection` or `unreadable`."""
+    """There is no whole answer; `message` says why, without the address, which may hold a secret.
+
+    `cause` is a short name to count by: `timeout`, `connection` or `unreadable`.
+    """
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -35,8 +45,7 @@ class Unanswered(Exception):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A whole answer; `content` is its body, decompressed."""
 
     status: int
@@ -47,33 +56,40 @@ class Reply:
 class Transport:
     """Makes requests; may be shared between threads, each has its own connections.
 
-    `timeout` is for a request in all: from its start to its answer's last byte. Only the look-up of the host's name
-    is left to the system, which bounds it itself. `connect_timeout` is for each address of the host. Both are in
-    seconds. Redirects are not followed, and no cookies kept.
+    Redirects are not followed, no cookies kept, and no credentials added. The environment sets proxies. It sets the
+    certificates that servers are checked by too, unless `ca` has them. `certificate` is ours, with `key` or with
+    its key in the same file.
     """
 
-    def __init__(self, *, connect_timeout: float, timeout: float) -> None:
-        self._timeouts = (min(connect_timeout, timeout), timeout)
-        self._watcher = _Watcher(timeout)
+    def __init__(self, *, ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> None:
+        self._ca = str(ca) if ca else None
+        self._own = (str(certificate), str(key or certificate)) if certificate else None
+        self._watcher = _Watcher()
         self._local = threading.local()
 
-    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes, longest: int) -> Reply:
+    def request(  # noqa: PLR0913 - what a request is made of
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, longest: int, timeout: float
+    ) -> Reply:
         """Make one request and read its whole answer; blocks up to the timeout, raises Unanswered alone.
 
-        The answer's body may have `longest` bytes, decompressed too.
+        The timeout, in seconds, is for all: from the look-up of the host's name to the answer's last byte. The
+        answer's body may have `longest` bytes, decompressed too. The connection is kept for this thread's next
+        request, unless the headers say `Connection: close`.
         """
+        surrounding = sys.exception()
         session = self._session()
-        with self._watcher.watch() as watch:
+        with self._watcher.watch(timeout) as watch:
             try:
-                reply, failure = self._exchanged(session, method, url, headers, body, longest), None
+                reply, failure = self._exchanged(session, method, url, headers, body, longest, watch.left), None
             except Unanswered as error:
                 failure = error
             except Exception as error:  # noqa: BLE001 - what a server, a proxy or a setting may cause has no end
-                failure = self._unanswered(error, url)
+                failure = self._unanswered(error, surrounding, url, timeout)
             if watch.is_over:  # a body without a length seems whole where it was cut off
-                failure = self._late()
+                failure = _late(timeout)
+        if failure or headers.get("Connection") == "close":
+            session.close()  # the connection may be in the middle of an answer
         if failure:
-            session.close()  # its connection may be in the middle of an answer
             # Out of reach of what was caught: its frames hold sockets and bodies.
             raise failure.with_traceback(None)
         return reply
@@ -86,16 +102,24 @@ class Transport:
         headers: Mapping[str, str],
         body: bytes,
         longest: int,
+        left: float,
     ) -> Reply:
-        response = session.request(
-            method, url, data=body, headers=headers, timeout=self._timeouts, allow_redirects=False, stream=True
-        )
-        return self._read(response, longest)
-
-    @staticmethod
-    def _read(response: requests.Response, longest: int) -> Reply:
         content = bytearray()
-        with response:
+        with session.request(
+            method,
+            url,
+            data=body,
+            headers=headers,
+            verify=self._ca,  # not left to the session: there the environment's would go before it
+            cert=self._own,
+            timeout=left,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            if response.status_code < HTTPStatus.OK:  # the next answer on this connection is to this request too
+                raise Unanswered(
+                    "unreadable", f"the answer's status is {response.status_code}, which ends no request"
+                )
             while part := response.raw.read1(_READ_AT_ONCE, decode_content=True):
                 content += part
                 if len(content) > longest:
@@ -108,26 +132,30 @@ class Transport:
             session = self._local.session = _Session()
         return session
 
-    def _unanswered(self, error: Exception, url: str) -> Unanswered:
-        if isinstance(error, requests.ConnectTimeout | ConnectTimeoutError):
-            return Unanswered("timeout", f"no connection within {self._timeouts[0]:g} seconds")
-        bottom = _bottom(error)
+    def _unanswered(
+        self, error: Exception, surrounding: BaseException | None, url: str, timeout: float
+    ) -> Unanswered:
+        bottom = _bottom(error, surrounding)
         if isinstance(bottom, TimeoutError):
-            return self._late()
+            return _late(timeout)
         # Only the error's class and the system's word: its text may hold the address with what was put into it.
         said = bottom.strerror if isinstance(bottom, OSError) else None
         reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-            what = "the CA certificates can't be read; see REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE"
+            if self._ca or self._own:
+                what = "the certificates can't be read"
+            else:
+                what = "the CA certificates can't be read; see REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE"
         elif isinstance(error, requests.exceptions.SSLError):
             what = "TLS could not be set up"
         else:
             what = "the request could not be made or its answer not read"
-        over = " over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" if _has_proxy(url) else ""
+        over = f" over {_PROXY}" if _has_proxy(url) else ""
         return Unanswered("connection", f"{what}{over} ({reason})")
 
-    def _late(self) -> Unanswered:
-        return Unanswered("timeout", f"no whole answer within {self._timeouts[1]:g} seconds")
+
+def _late(timeout: float) -> Unanswered:
+    return Unanswered("timeout", f"no whole answer within {round(timeout, 3):g} seconds")
 
 
 def _has_proxy(url: str) -> bool:
@@ -137,9 +165,12 @@ def _has_proxy(url: str) -> bool:
         return True  # one that can't be read
 
 
-def _bottom(error: BaseException) -> BaseException:
-    """Give the error that began it: a socket's own lies below those of the libraries."""
-    while deeper := error.__cause__ or error.__context__:
+def _bottom(error: BaseException, surrounding: BaseException | None) -> BaseException:
+    """Give the error that began it: a socket's own lies below those of the libraries.
+
+    Below that may lie one that the caller was handling at the time, `surrounding`: it has nothing to do with this.
+    """
+    while (deeper := error.__cause__ or error.__context__) and deeper is not surrounding:
         error = deeper
     return error
 
@@ -196,25 +227,29 @@ _WATCH: ContextVar[_Watch] = ContextVar("_WATCH")
 
 
 class _Watcher:
-    """Ends requests that take longer than `timeout` seconds: one thread for all of them, while there are any."""
+    """Ends requests when their time is over: one thread for all of them, while there are any."""
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._is_earlier = threading.Condition(self._lock)
         self._watches: set[_Watch] = set()
-        self._is_running = False
+        self._wakes: float | None = None
+        """When the thread looks again, None while there is no thread."""
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[_Watch]:
+    def watch(self, timeout: float) -> Iterator[_Watch]:
         """Watch the request that is made meanwhile, on this thread; raises Unanswered where nobody can."""
-        watch = _Watch(time.monotonic() + self._timeout)
+        watch = _Watch(time.monotonic() + timeout)
         with self._lock:
-            if not self._is_running:
+            if self._wakes is None:
                 try:
                     threading.Thread(target=self._run, name="request deadlines", daemon=True).start()
                 except RuntimeError as error:
                     raise Unanswered("connection", f"the request's time can't be watched ({error})") from None
-                self._is_running = True
+                self._wakes = watch.end
+            elif watch.end < self._wakes:
+                self._wakes = watch.end
+                self._is_earlier.notify()
             self._watches.add(watch)
         token = _WATCH.set(watch)
         try:
@@ -226,19 +261,16 @@ class _Watcher:
             watch.release()
 
     def _run(self) -> None:
-        while (pause := self._expire_due()) is not None:
-            # All have the same time: none that begins meanwhile ends before those that are known.
-            time.sleep(pause)
-
-    def _expire_due(self) -> float | None:
-        """End what is due; gives the seconds until the next is, None once there is none."""
         with self._lock:
-            now = time.monotonic()
-            for watch in [watch for watch in self._watches if watch.end <= now]:
-                self._watches.discard(watch)
-                watch.expire()
-            self._is_running = bool(self._watches)
-            return min(watch.end for watch in self._watches) - now if self._watches else None
+            while self._watches:
+                now = time.monotonic()
+                for watch in [watch for watch in self._watches if watch.end <= now]:
+                    self._watches.discard(watch)
+                    watch.expire()
+                if self._watches:
+                    self._wakes = min(watch.end for watch in self._watches)
+                    self._is_earlier.wait(self._wakes - now)
+            self._wakes = None
 
 
 class _Watched:
@@ -246,16 +278,16 @@ class _Watched:
 
     def _new_conn(self: Any) -> socket.socket:
         watch = _WATCH.get()
-        error: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self._dns_host, self.port, type=socket.SOCK_STREAM
-        ):
+        error = OSError("the host has no address")
+        for family, kind, protocol, _, address in _looked_up(self._dns_host, self.port, watch):
+            if watch.is_over:
+                raise TimeoutError
             connection = socket.socket(family, kind, protocol)
             watch.hold(connection)
             try:
                 for option in self.socket_options or ():
                     connection.setsockopt(*option)
-                connection.settimeout(min(self.timeout, watch.left))
+                connection.settimeout(min(CONNECT_TIMEOUT, watch.left))
                 connection.connect(address)
             except OSError as failed:
                 connection.close()
@@ -263,9 +295,9 @@ class _Watched:
             else:
                 connection.settimeout(watch.left)  # for all that follows
                 return connection
-        if isinstance(error, TimeoutError):
-            raise ConnectTimeoutError(self, "no connection in time") from error
-        raise error or OSError("the host has no address")
+        if isinstance(error, TimeoutError) and time.monotonic() < watch.end:
+            raise Unanswered("timeout", f"no connection within {CONNECT_TIMEOUT:g} seconds")
+        raise error
 
     def request(self: Any, *given: Any, **named: Any) -> None:
         if self.sock is not None:
@@ -276,6 +308,26 @@ class _Watched:
         super()._tunnel()  # type: ignore[misc] # as above
         if _WATCH.get().is_over:  # a proxy's answer seems whole where it was cut off
             raise TimeoutError
+
+
+def _looked_up(host: str, port: int, watch: _Watch) -> list[tuple[Any, ...]]:
+    """Give a host's addresses as getaddrinfo does; raises what it raises, TimeoutError once the time is over."""
+    answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except Exception as error:  # noqa: BLE001 - the name may be anything
+            answers.put(error)
+
+    threading.Thread(target=look_up, name="name look-up", daemon=True).start()
+    try:
+        answer = answers.get(timeout=watch.left)
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class _PlainConnection(_Watched, HTTPConnection):
@@ -294,6 +346,9 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
+_POOLS: dict[str, Callable[..., urllib3.HTTPConnectionPool]] = {"http": _PlainPool, "https": _TlsPool}
+
+
 class _Adapter(HTTPAdapter):
     """Makes our connections, directly and over proxies."""
 
@@ -303,13 +358,10 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
         if proxy.lower().startswith("socks"):
-            raise requests.exceptions.InvalidSchema("a SOCKS proxy: its connections can't be watched")
+            raise Unanswered("connection", f"no request can be made over {_PROXY}: SOCKS is not supported")
         manager = super().proxy_manager_for(proxy, **named)
         manager.pool_classes_by_scheme = _POOLS
         return manager
-
-
-_POOLS: dict[str, Callable[..., urllib3.HTTPConnectionPool]] = {"http": _PlainPool, "https": _TlsPool}
 
 
 class _Session(requests.Session):
@@ -317,7 +369,7 @@ class _Session(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
-        self.auth = _keep_authorization  # a .netrc must not replace our token
+        self.auth = _as_it_is  # a .netrc must not replace the caller's credentials
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter())
@@ -326,5 +378,5 @@ class _Session(requests.Session):
         """Have no redirect looked into: even unasked it would be parsed, and its body read without bound."""
 
 
-def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request

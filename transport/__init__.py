@@ -1,0 +1,1 @@
+"""One HTTP request, bounded in time and size: how the API and the Schema Registry are reached."""
