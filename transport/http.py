@@ -169,9 +169,12 @@ def _bottom(error: BaseException, surrounding: BaseException | None) -> BaseExce
     """Give the error that began it: a socket's own lies below those of the libraries.
 
     Below that may lie one that the caller was handling at the time, `surrounding`: it has nothing to do with this.
+    All let go of their frames, which hold sockets and bodies, and would keep each other until they are collected.
     """
+    error.__traceback__ = None
     while (deeper := error.__cause__ or error.__context__) and deeper is not surrounding:
         error = deeper
+        error.__traceback__ = None
     return error
 
 
@@ -321,10 +324,9 @@ def _looked_up(host: str, port: int, watch: _Watch) -> list[tuple[Any, ...]]:
             answers.put(error)
 
     threading.Thread(target=look_up, name="name look-up", daemon=True).start()
-    try:
+    answer: list[tuple[Any, ...]] | Exception = TimeoutError()
+    with contextlib.suppress(queue.Empty):
         answer = answers.get(timeout=watch.left)
-    except queue.Empty:
-        raise TimeoutError from None
     if isinstance(answer, Exception):
         raise answer
     return answer

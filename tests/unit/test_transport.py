@@ -1,6 +1,7 @@
 """Requests to servers that never come to an end, and in surroundings that no request can be made in."""
 
 import contextlib
+import gc
 import gzip
 import os
 import socket
@@ -248,6 +249,22 @@ def test_nothing_is_left_of_requests() -> None:
             time.sleep(0.01)
     with answering(b"HTTP/1.1 200 O") as url:  # who comes later is watched anew
         assert failed(url, subject=subject).cause == "timeout"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 2zz No\r\n\r\n", STAGES["body"][0], None])
+def test_nothing_of_a_failure_waits_to_be_collected(answer: bytes | None) -> None:
+    def connections() -> int:
+        return sum(isinstance(each, http._Watched) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = connections()
+        with answering(answer or b"") as url:
+            failed(url if answer else "http://a..b")
+        assert connections() == before
+    finally:
+        gc.enable()
 
 
 class TestSizes:
