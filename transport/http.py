@@ -183,9 +183,12 @@ class _Watch:
 
     def __init__(self, end: float) -> None:
         self.end = end
-        self.is_over = False
         self._lock = threading.Lock()
         self._held: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.end
 
     @property
     def left(self) -> float:
@@ -204,9 +207,8 @@ class _Watch:
                 self._shut()
 
     def expire(self) -> None:
-        """Shut down what is held."""
+        """Shut down what is held, since the time is over."""
         with self._lock:
-            self.is_over = True
             self._shut()
 
     def release(self) -> None:
@@ -292,13 +294,15 @@ class _Watched:
                     connection.setsockopt(*option)
                 connection.settimeout(min(CONNECT_TIMEOUT, watch.left))
                 connection.connect(address)
+                if watch.is_over:  # what is not connected yet can't be shut down
+                    raise TimeoutError
             except OSError as failed:
                 connection.close()
                 error = failed
             else:
                 connection.settimeout(watch.left)  # for all that follows
                 return connection
-        if isinstance(error, TimeoutError) and time.monotonic() < watch.end:
+        if isinstance(error, TimeoutError) and not watch.is_over:
             raise Unanswered("timeout", f"no connection within {CONNECT_TIMEOUT:g} seconds")
         raise error
 
