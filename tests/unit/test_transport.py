@@ -237,10 +237,10 @@ def test_nothing_is_left_of_requests() -> None:
     others = {*threading.enumerate()}
     subject = Transport()
     with answering(*[OK] * 20) as url:
-        asked(subject, url, timeout=0.2)
+        asked(subject, url, timeout=1)
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(18):
-            asked(subject, url, timeout=0.2)
+            asked(subject, url, timeout=1)
         assert len(os.listdir("/proc/self/fd")) == before
         until = time.monotonic() + 10
         ours = {"request deadlines", "name look-up"}
