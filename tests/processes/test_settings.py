@@ -16,7 +16,7 @@ def test_settings_load_neither_the_codec_nor_the_clients() -> None:
         check=True,
     ).stdout.split()
     assert "consumer.settings" in loaded
-    assert not {"fastavro", "confluent_kafka", "schemas", "jirafe", "consumer.app"} & set(loaded)
+    assert not {"fastavro", "confluent_kafka", "schemas", "jirafe", "transport", "consumer.app"} & set(loaded)
 
 
 def test_what_cannot_work_is_refused_by_every_command() -> None:
