@@ -285,8 +285,6 @@ class _Watched:
         watch = _WATCH.get()
         error = OSError("the host has no address")
         for family, kind, protocol, _, address in _looked_up(self._dns_host, self.port, watch):
-            if watch.is_over:
-                raise TimeoutError
             connection = socket.socket(family, kind, protocol)
             watch.hold(connection)
             try:
@@ -310,11 +308,6 @@ class _Watched:
         if self.sock is not None:
             _WATCH.get().hold(self.sock)
         super().request(*given, **named)  # type: ignore[misc] # of the connection that it is mixed into
-
-    def _tunnel(self: Any) -> None:
-        super()._tunnel()  # type: ignore[misc] # as above
-        if _WATCH.get().is_over:  # a proxy's answer seems whole where it was cut off
-            raise TimeoutError
 
 
 def _looked_up(host: str, port: int, watch: _Watch) -> list[tuple[Any, ...]]:

@@ -343,6 +343,16 @@ class TestSurroundings:
         assert "word" not in error.message
         assert "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in error.message
 
+    @pytest.mark.parametrize("proxy", ["socks4://127.0.0.1:1", "SOCKS5h://127.0.0.1:1"])
+    def test_a_proxy_whose_connections_can_not_be_watched(
+        self, proxy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        assert failed("https://127.0.0.1:1").message == (
+            "no request can be made over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names: "
+            "SOCKS is not supported"
+        )
+
     @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
     def test_certificates_that_are_gone(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
