@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import RegistryUnavailable, UnknownSchema
 from schemas.registry import Access, SchemaRegistry
+from tests.rawserver import answering
 from tests.unit.test_codec import LESS
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -97,6 +98,14 @@ def test_an_answer_of_two_megabytes_is_read_and_no_larger_one() -> None:
             else:
                 said = outage(registry(url, timeout=10))
                 assert said == f"the schema registry did not answer: the answer has more than {most} bytes"
+
+
+def test_each_request_has_a_connection_of_its_own() -> None:
+    good = OK + b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)
+    with answering(good, good) as url:  # it serves one connection alone
+        subject = registry(url)
+        assert subject.schema(7) == [LESS]
+        assert "no whole answer" in outage(subject)
 
 
 LOCATIONS = [
