@@ -45,9 +45,6 @@ MUTANTS: dict[str, Mutant] = {
     "a stale end": Mutant(
         "consumer.engine.lane", "        self._end = None\n        self._newest", "        self._newest"
     ),
-    "results without offsets on a second commit": Mutant(
-        "consumer.engine.lane", "self._end if outputs or self._end", "self._end if self._end"
-    ),
     "finished records kept after their commit": Mutant(
         "consumer.engine.lane", "        del self._finished[: len(outputs)]\n", ""
     ),
@@ -281,7 +278,7 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.continuity", "start = high if self.starts_at_end else low", "start = high"
     ),
     "a partition begun behind its committed offset": Mutant(
-        "consumer.engine.continuity", "            return wanted\n", "            return min(wanted + 1, high)\n"
+        "consumer.engine.places", "starts[partition] = wanted\n", "starts[partition] = wanted + 1\n"
     ),
     "a site that is gone never given up": Mutant(
         "consumer.delivery.suspicion", "and now - tally.since >= patience", "and False"
