@@ -1,4 +1,4 @@
-"""What a worker does with a chunk: decode, map, send, decide, word the results."""
+"""Handles a chunk on a worker: decodes, maps, sends, decides, and writes the results."""
 
 import time
 from collections import Counter
@@ -19,14 +19,14 @@ from schemas.codec import Codec, IdUnavailable, RegistryUnavailable
 REGISTRY = "schema registry"
 
 Decided = Callable[[Mapping[tuple[str, str], int]], None]
-"""Takes how many events were decided, by kind and outcome."""
+"""Called with the number of decided events, by kind and outcome."""
 
 
 class Delivery:
     """Delivers chunks to the API: the engine's handler. It may handle several at once, each on its own thread.
 
-    `decided` hears what became of events, on the thread that handled them. `group` is written in every result: the
-    consumer group that it is of. `clock` gives monotonic seconds, `tracing` makes spans.
+    `decided` is called with the outcomes of events, on the thread that handled them. `group` is the consumer
+    group, which every result names. `clock` gives monotonic seconds, `tracing` makes spans.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's job
@@ -59,7 +59,7 @@ class Delivery:
         self._defaults = defaults
 
     def handle(self, chunk: Chunk[Work], still_ours: Callable[[], bool]) -> Done[Work] | Retry[Work]:
-        """Try the chunk once; blocks for the time of its requests."""
+        """Try the chunk once; blocks until its requests are answered."""
         chunk.attempts += 1
         if chunk.work is None:
             chunk.work = Work()
@@ -102,9 +102,10 @@ class Delivery:
         return self._mapper.draft(record, defaults)
 
     def _lacks_registry(self, drafts: Sequence[Draft], served: set[str]) -> Trouble | None:
-        """Give the trouble where all that a topic brings at first needs a registry, and none is set.
+        """Give the trouble if no registry is set, and no record of the topic could be read without one.
 
-        That is for an operator to mend. Once a record of the topic could be read, others are at fault themselves.
+        An operator must fix that. But once one record of the topic could be read, a record that can't be read is
+        itself at fault.
         """
         topic = drafts[0].record.topic
         was_readable, waits_for = self._is_readable.get(topic), f"{REGISTRY} for {topic}"
@@ -124,10 +125,10 @@ class Delivery:
         return Trouble(waits_for, "registry", message, held=True)
 
     def _is_at_fault(self, error: IdUnavailable, work: Work, served: set[str]) -> bool:
-        """Tell whether the fault is the id's own, and then give it up.
+        """Tell whether the id itself is at fault; if so, give it up.
 
-        The rule is that for events: it fails alone, again and again, while the registry serves others. Ids are
-        asked for so seldom that another must be asked for, to see that.
+        The rule is the same as for events: the id fails again and again while the registry serves others. Requests
+        for ids are rare, so this asks for another id to see whether the registry works.
         """
         tally, schema_id = self._registry_tally, error.schema_id
         suspicion = work.suspect_ids.setdefault(schema_id, Suspicion.of(tally))
@@ -154,7 +155,7 @@ class Delivery:
         return results.output(draft, chunk.attempts, self._codec, self._group)
 
     def brief(self, output: Output) -> Output:
-        """Make a smaller result: what it quotes is cut short."""
+        """Make a smaller result, with shorter quotes."""
         return results.brief(output, self._codec)
 
     def _attempt(self, work: Work, defaults: Defaults, still_ours: Callable[[], bool], served: set[str]) -> Attempt:
@@ -171,9 +172,9 @@ class Delivery:
         )
 
     def _send(self, events: Sequence[Outgoing], attempt: Attempt) -> dict[str, Trouble]:
-        """Send undecided events, site by site, those last that failed last; gives the trouble of each site.
+        """Send undecided events, site by site, failing sites last; gives the trouble of each site.
 
-        Nothing more is sent once the API can't be reached: one site after the other would run into its timeout.
+        Stops once the API can't be reached: otherwise each site would run into the timeout, one after the other.
         """
         troubles: dict[str, Trouble] = {}
         in_turn = sorted(
@@ -191,10 +192,10 @@ class Delivery:
         return troubles
 
     def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:
-        """Give up the events that fail alone while their sites serve, or whose sites fail while another serves.
+        """Give up events that fail alone while their site serves, or whose site fails while another serves.
 
-        A probe shows it: this is for when nothing else is sent meanwhile that would. Tells whether any is given up.
-        Blocks for the time of a request.
+        It sends probes to see which sites serve, because nothing else may be sent meanwhile. Tells whether any
+        event was given up. Blocks until the probes are answered.
         """
         work = chunk.work or Work()
         attempt = self._attempt(work, self._defaults, lambda: True, set())

@@ -1,9 +1,9 @@
-"""Which records of a chunk go on, and which wait apart, so that one site's trouble is not another's.
+"""Decides which records of a chunk go on and which wait apart, so that one site's trouble does not stop others.
 
-A record has names: its Kafka key, its site, and at its site the key of each of its events. A record waits while an
-earlier one that waits has one of its names. So order holds for each Kafka key, and for each key at the API. Where a
-site as a whole is in trouble its records wait by the site's name too; where only some events fail, by their keys
-alone.
+A record has names: its Kafka key, its site, and the key of each of its events at that site. It waits while an
+earlier record with one of the same names waits. So order holds for each Kafka key, and for each key at the API. If
+a whole site is in trouble, all its records wait. If only some events of it fail, only records with the same keys
+wait.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -19,9 +19,10 @@ _BEHIND = "behind "
 
 @dataclass(slots=True)
 class Parting:
-    """Sorts the drafts of one try of a chunk; `is_slow` tells that a site keeps others waiting.
+    """Sorts the drafts of one try of a chunk. `is_slow` tells whether a site is so slow that it holds up others.
 
-    Ask `may_go` of each draft, in order, before anything is sent; then `is_decided` of those that went.
+    Before anything is sent, call `may_go` for each draft, in order. After sending, call `is_decided` for those
+    that went.
     """
 
     chunk: Chunk[Work]
@@ -31,24 +32,25 @@ class Parting:
     _waiting: dict[Hashable, tuple[int, str]] = field(default_factory=dict)
     # By Kafka key, the site of the last draft that goes.
     _going: dict[bytes, str] = field(default_factory=dict)
-    # Strands that stand for that of the draft, if it is set apart, that goes now and has a Kafka key.
+    # By placeholder strand, a Kafka key. The placeholder stands for the strand, if any, in which the draft that goes
+    # now with this key is set apart.
     _behind: dict[str, bytes] = field(default_factory=dict)
     _untried: dict[str, list[Draft]] = field(default_factory=dict)
     _tried: dict[str, list[Draft]] = field(default_factory=dict)
 
     def may_go(self, draft: Draft) -> bool:
-        """Tell whether a draft goes on now; one that does not is set apart."""
+        """Tell whether a draft goes on now; otherwise it is set apart."""
         if self.chunk.behind is None:
             return True
         site_id, key = self._site_id(draft), draft.record.key
         names = self._names(draft, site_id)
         if not self.chunk.strand:
-            names |= {site_id}  # what was tried itself finds out by itself whether its site serves
+            names |= {site_id}  # a strand that is retried tests its own site
         strand = self.chunk.waits_in(draft.record.offset, names)
         if strand is None:
             strand = self._held(draft, names)
         if strand is None and key is not None and self._going.get(key, site_id) != site_id and site_id:
-            # It could overtake one that goes to another site now. Where it waits, that one's outcome decides.
+            # An earlier record with this Kafka key goes to another site now. This one waits where that one waits.
             strand = f"{_BEHIND}{draft.record.offset}"
             self._behind[strand] = key
         if strand is None and site_id and not self.chunk.strand:
@@ -65,7 +67,7 @@ class Parting:
         return True
 
     def is_decided(self, draft: Draft, troubles: Mapping[str, Trouble]) -> bool:
-        """Tell whether a draft that went is decided, and so is all before it with its Kafka key."""
+        """Tell whether a draft that went is decided, as well as all earlier ones with its Kafka key."""
         if self.chunk.behind is None:
             return True
         site_id = self._site_id(draft)
@@ -97,7 +99,7 @@ class Parting:
         while strand in self._behind:
             _, found = self._waiting[self._behind[strand]]
             if found == strand:
-                return ""  # what was before it is decided: it goes with new records
+                return ""  # the earlier record is decided: this one goes with new records
             strand = found
         return strand
 
@@ -114,12 +116,12 @@ class Parting:
             self._waiting[name] = min(mine, self._waiting.get(name, mine))
 
     def _held(self, draft: Draft, names: Names) -> str | None:
-        """Name the strand of an earlier draft, set apart just now, that has one of these names."""
+        """Name the strand of the first draft that this try set apart with one of these names, if it is earlier."""
         found = [self._waiting[name] for name in names if name in self._waiting]
         return min((each for each in found if each[0] < draft.record.offset), default=(0, None))[1]
 
     def _waits_by(self, draft: Draft, strand: str) -> Names:
-        """Give the names by which later records wait for a draft: its site's too, if that is what it waits for."""
+        """Give the names by which later records wait for a draft: also its site, if it waits for that."""
         site_id = self._site_id(draft)
         names = self._names(draft, site_id)
         return names | {site_id} if site_id == strand else names
@@ -131,6 +133,6 @@ class Parting:
         return frozenset(names)
 
     def _site_id(self, draft: Draft) -> str:
-        """Give the site that a draft's undecided events go to; empty if it has none."""
+        """Give the site that a draft's undecided events go to; empty if no event is undecided."""
         event = next((event for event in draft.events if event.outcome is None), None)
         return self.defaults.site(event.credentials).site_id if event else ""

@@ -1,8 +1,8 @@
 """One try of a chunk's events at the API: requests packed in order, refusals bisected, suspects isolated.
 
-Order per key holds: an event is sent only when each earlier one of its key is decided, or goes ahead of it in
-the same request. Within a request the API takes one array after the other. So where a later event of a key is in
-an earlier array, it waits for the next request.
+Order per key holds: an event is sent only if each earlier event of its key is decided, or comes before it in the
+same request. The API processes the arrays of a request one after the other. So an event that would come in an
+array before that of an earlier event of its key waits for the next request.
 """
 
 from collections import deque
@@ -32,15 +32,15 @@ from jirafe.client import (
 _RANK = {"cart": 0, "order": 1, "category": 2, "product": 3}
 _THROTTLED = "429"
 UNREACHED = ("timeout", "connection")
-"""Causes of trouble after which nothing more is sent for a while: the API is not there, or hangs."""
+"""Causes of trouble after which nothing more is sent for a while: the API can't be reached, or hangs."""
 _MOST_SUSPECTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Limits of sending: a request's bytes, and the tries of an event that fails alone while others succeed.
+    """Limits of sending: the bytes of a request, and the tries of an event that fails alone while others succeed.
 
-    A site that the settings do not name may fail all while others serve for `patience` seconds too.
+    A site that is not in the settings is given up only if it also fails for `patience` seconds while others serve.
     """
 
     max_request_bytes: int
@@ -50,9 +50,9 @@ class Rules:
 
 @dataclass(slots=True)
 class _Run:
-    """The events of one site that are being sent; `queue` has those not sent yet on this try.
+    """The events of one site that are being sent. `queue` has those not sent yet in this try.
 
-    `before` has the site's totals as they were when the run began. `suspects` failed alone, each with its message.
+    `before` has the site's totals from before the run. `suspects` has the events that failed alone, with messages.
     """
 
     site: Site
@@ -72,9 +72,9 @@ class _Run:
 class Attempt:
     """One try of one chunk, for as long as its partition is `still_ours`.
 
-    `limits` and `tallies` are the chunk's (see `Work`), by site. `sites` knows, over all chunks, what succeeded and
-    failed: the proof that others are served. `clock` gives monotonic seconds. `served` collects the sites that went
-    through a request.
+    `limits` and `tallies` are the chunk's (see `Work`), by site. `sites` counts successes and failures over all
+    chunks, to tell whether other sites are served. `clock` gives monotonic seconds. `served` collects the sites
+    that processed a request.
     """
 
     client: Client
@@ -88,9 +88,9 @@ class Attempt:
     served: set[str] = field(default_factory=set)
 
     def send(self, site: Site, events: Sequence[Outgoing]) -> Trouble | None:
-        """Send the events of one site, in order; blocks. Gives what stands in the way of those undecided.
+        """Send the events of one site, in order; blocks. Gives the trouble of those that stay undecided.
 
-        Suspects, and what comes behind them, go last: what stops the run at them has not kept the others.
+        Suspects, and later events of their keys, go last, so they can't keep the other events from being sent.
         """
         if not site.access_token:  # there was one when the events were made
             message = (
@@ -116,7 +116,7 @@ class Attempt:
         if run.trouble is None:
             return None
         self._suspect(run)
-        # A probe that was answered meanwhile is nothing that the site took in.
+        # `_suspect` may have sent a probe. An answer to it does not mean that the site took an event.
         if not took_something and self._is_site_at_fault(run):
             message = f"{run.trouble.message}, to all that this site got, while other sites were served"
             for event in events:
@@ -126,19 +126,20 @@ class Attempt:
         return replace(run.trouble, isolating=isolating)
 
     def _is_site_at_fault(self, run: _Run) -> bool:
-        """Tell whether a site that took nothing in is one that never will: the settings' own never are."""
+        """Tell whether to give up a site that took nothing. Sites in the settings are never given up."""
         site_id, trouble = run.site.site_id, run.trouble
         if trouble is None or trouble.held or trouble.cause == _THROTTLED:
             return False
         is_silent = run.tally.failing is not None and run.tally.failing.seen == self.sites.serving.succeeded
         if is_silent and not self.defaults.knows(site_id):
-            # Nothing else is sent that would show it: perhaps all else waits for this.
+            # No other site was served since the last try, perhaps because everything waits for this one: ask
+            # another.
             self.ask_elsewhere(site_id)
         is_at_fault = self.sites.failed(run.tally, self.rules.max_attempts, self.rules.patience, self.clock())
         return is_at_fault and not self.defaults.knows(site_id)
 
     def ask_elsewhere(self, site_id: str) -> bool:
-        """Ask another site, one that does not fail what it gets; blocks, tells whether it serves."""
+        """Ask another site, one that did not fail lately; blocks. Tells whether it serves."""
         own = self.defaults.site(Credentials(None, None))
         for site in (own, self.sites.last_served):
             if site is None or not (site.site_id and site.access_token) or site.site_id == site_id:
@@ -151,7 +152,7 @@ class Attempt:
         return False
 
     def _read(self, run: _Run, group: list[Outgoing], answer: Answer) -> None:
-        """Note what an answer says of the events of its request."""
+        """Note what an answer says about the events of its request."""
         match answer:
             case Answered(items):
                 self._decide(run, group, items)
@@ -173,14 +174,14 @@ class Attempt:
         if cause == _THROTTLED:
             return
         run.tally.failed += 1
-        # A smaller request tells more: whether it is the API that fails, or one event in it.
+        # A smaller request shows whether the API fails, or one event.
         self.limits[run.site.site_id] = max(1, len(group) // 2)
         if len(group) == 1 and (not run.suspects or run.site.site_id in self.served):
             run.suspects.append((group[0], message))
             run.is_stopped = cause in UNREACHED
 
     def _next_request(self, run: _Run) -> list[Outgoing]:
-        """Take from the queue what goes in one request; events behind a suspect of their key stay undecided."""
+        """Take the events of the next request from the queue; later events of a suspect's key stay undecided."""
         limit = self.limits.get(run.site.site_id, len(run.queue))
         blocked = {event.key for event, _ in run.suspects}
         group: list[Outgoing] = []
@@ -203,10 +204,10 @@ class Attempt:
         return group
 
     def _decide(self, run: _Run, group: Sequence[Outgoing], items: Sequence[Item]) -> None:
-        """Note what became of each event of a batch that the API went through.
+        """Note the outcome of each event of a batch that the API processed.
 
-        An event that it could not take now is a suspect. Later events of its key stay undecided, whatever became
-        of them: they are sent again behind it.
+        An event that the API could not take for now is a suspect. Later events of its key stay undecided, even if
+        the API took them: they are sent again after it.
         """
         site_id = run.site.site_id
         waiting: list[tuple[Outgoing, str]] = []
@@ -235,7 +236,7 @@ class Attempt:
             run.is_stopped = site_id not in self.served
 
     def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
-        """Hold where the refused credentials are from the settings. A message that brought its own is at fault."""
+        """Hold if the refused credentials come from the settings; otherwise their message is at fault."""
         site, run.is_stopped = run.site, True
         own = self.defaults.credentials
         is_our_token = site.access_token == own.access_token
@@ -251,7 +252,7 @@ class Attempt:
         """Note that events failed alone, and give up those that are at fault themselves."""
         suspicions = [event.suspicion or replace(run.before, since=self.clock()) for event, _ in run.suspects]
         silent = [each for each in suspicions if each.alone and each.seen == run.tally.succeeded]
-        # Nothing else was sent there that would show that the site serves: perhaps nothing but suspects is left.
+        # Nothing succeeded at this site since the last try, perhaps because only suspects are left: send a probe.
         if silent and self.still_ours() and isinstance(self.client.send(run.site, [PROBE]), Answered):
             run.tally.succeeded += 1
             self.served.add(run.site.site_id)
@@ -270,9 +271,9 @@ class Attempt:
 def by_site(
     events: Sequence[Outgoing], resolved: Callable[[Credentials], Site]
 ) -> Iterable[list[tuple[Site, list[Outgoing]]]]:
-    """Sort undecided events by the id of the site they go to, and there in runs of the same token.
+    """Group undecided events by the id of their site, and within a site in runs with the same token.
 
-    The runs of one site must be sent one after the other: an event's key may be in each of them.
+    The runs of one site must be sent one after the other: several may have events of the same key.
     """
     sites: dict[str, list[tuple[Site, list[Outgoing]]]] = {}
     for event in events:

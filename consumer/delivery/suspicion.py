@@ -1,4 +1,4 @@
-"""Whether an event that fails alone is itself at fault, or a site that only messages name, or the API."""
+"""Decides what is at fault for a failure: the event, a site that is not in the settings, or the API."""
 
 import threading
 from collections import OrderedDict
@@ -8,7 +8,7 @@ from jirafe.client import Site
 
 _HARDLY = 0.001
 _MOST_SITES = 10_000
-# A request is slow that takes longer than this, in seconds, and so many times what is usual.
+# A request is slow if it takes longer than this many seconds, and longer than this many times the usual time.
 _QUICK = 1.0
 _SLOW = 4
 _WEIGHT = 0.05
@@ -26,10 +26,10 @@ class Tally:
 class Suspicion:
     """What is known of an event that fails alone, or of a site that fails all.
 
-    `succeeded` and `failed` are a tally's counts when it came under suspicion, at the moment `since`, and `seen`
-    how many had succeeded at its last try. `alone` counts its tries, `counted` those before which others had
-    succeeded meanwhile. `is_probed` tells that some of those were only probes, which show less: they ask for time,
-    too.
+    `succeeded` and `failed` are the tally's counts when the suspicion began, at time `since`. `seen` is how many
+    had succeeded at the last try. `alone` counts the tries, and `counted` those with a success of others since the
+    try before. `is_probed` tells that some of those successes were only probes. Probes prove less, so `patience`
+    must pass too.
     """
 
     succeeded: int
@@ -46,11 +46,11 @@ class Suspicion:
         return cls(tally.succeeded, tally.failed, tally.succeeded)
 
     def failed_again(self, tally: Tally, max_attempts: int) -> bool:
-        """Note a failed try, which the tally has too; tells whether it is itself at fault.
+        """Note a failed try, which the tally counts too; tells whether the event or site is itself at fault.
 
-        A try counts if others succeeded since the one before. It takes `max_attempts` that count, and as many
-        failures in a row must be hardly possible by chance, given how often others failed meanwhile: an API that
-        fails most of what it gets is not the event's fault, and one that fails all of it never is.
+        A try counts if others succeeded since the try before. It is at fault after `max_attempts` tries that
+        count, if that many failures in a row are very unlikely, given how often others failed meanwhile. So an
+        event is not blamed while the API fails most requests, and never while it fails all.
         """
         self.alone += 1
         self.counted += tally.succeeded > self.seen
@@ -63,10 +63,10 @@ class Suspicion:
 
 @dataclass(slots=True)
 class SiteTally(Tally):
-    """What one site made of its requests. `failing` is set while it fails all.
+    """How one site answered its requests. `failing` is set while all its requests fail.
 
-    `since` is the moment of its first failure, and `failed_at` that of its last. `seconds` is what its last request
-    took, `asked` the moment at which one went out that is not answered yet.
+    `since` is the time of its first failure, `failed_at` that of its last. `seconds` is how long its last request
+    took. `asked` is when the request that is not answered yet was sent.
     """
 
     failing: Suspicion | None = None
@@ -78,11 +78,11 @@ class SiteTally(Tally):
 
 @dataclass(slots=True)
 class Sites:
-    """What all chunks know of sites: of a limited number, those that were asked for last. Any thread may call.
+    """What all chunks know about sites; only the most recently used are kept. Any thread may call.
 
-    `serving` counts, over all sites, what those made of their requests that serve: failures count once their site
-    has served again. So sites that do not exist say nothing of the API, however many messages name one. `usual` is
-    what requests take in general, in seconds.
+    `serving` counts the requests of sites that serve. Failures of a site are added once it serves again, so sites
+    that do not exist say nothing about the API, however many messages name one. `usual` is how many seconds a
+    request usually takes.
     """
 
     serving: Tally = field(default_factory=Tally)
@@ -101,28 +101,27 @@ class Sites:
             return tally
 
     def is_failing(self, site_id: str) -> bool:
-        """Tell whether a site has failed all that it got lately."""
+        """Tell whether a site fails all its requests now."""
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None
 
     def failed_lately(self, site_id: str, since: float) -> bool:
-        """Tell whether a site has failed all that it got, and something since a moment of the clock.
+        """Tell whether a site fails all its requests, and last failed at `since` or later.
 
-        A site with events to send is retried more often than that. A site without any may work again, and nothing
-        would show it.
+        A site without events to send may work again, and nothing would show it. So an old failure proves nothing.
         """
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None and tally.failed_at >= since
 
     def took(self, tally: SiteTally, seconds: float) -> None:
-        """Note what a request took; one site that is slow does not make it usual."""
+        """Note how long a request took; one slow request moves the usual time only a little."""
         tally.seconds, tally.asked = seconds, None
         self.usual += _WEIGHT * (min(seconds, 2 * self.usual + _QUICK) - self.usual)
 
     def is_slow(self, site_id: str, now: float) -> bool:
-        """Tell whether a site keeps others waiting: it took much longer than is usual.
+        """Tell whether a site takes much longer than usual, so that it would hold up others.
 
-        Not of one that is alone, and serves.
+        The only site is never slow while it serves.
         """
         tally = self._tallies.get(site_id)
         if tally is None or (len(self._tallies) == 1 and tally.failing is None):
@@ -131,7 +130,7 @@ class Sites:
         return taken > max(_QUICK, _SLOW * self.usual)
 
     def served(self, site: Site, tally: SiteTally) -> None:
-        """Note that a site took an event in."""
+        """Note that a site accepted an event."""
         if tally.failing:
             self.serving.failed += tally.failing.alone
         tally.failing = None
@@ -139,9 +138,9 @@ class Sites:
         self.last_served = site
 
     def failed(self, tally: SiteTally, max_attempts: int, patience: float, now: float) -> bool:
-        """Note a try in which a site took nothing in; tells whether the site is at fault, while others serve.
+        """Note a try in which a site accepted nothing; tells whether the site is at fault, because others serve.
 
-        That takes `patience` seconds since its first failure, beside what it takes for an event.
+        Besides the conditions for an event, `patience` seconds must have passed since its first failure.
         """
         if tally.failing is None:
             tally.failing, tally.since = Suspicion.of(self.serving), now

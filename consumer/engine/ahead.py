@@ -1,8 +1,9 @@
-"""What is decided beyond a committed offset, as it is written beside the offset in Kafka. Pure.
+"""Encodes the records decided beyond a committed offset as the offset's metadata in Kafka. Pure.
 
-The text is `jirafe-consumer/1 CRC TOPIC-ID RUNS SINCE CAUSE STRAND`. RUNS has, as variable-length numbers, how many
-offsets are not decided, then how many are, and so on, beginning at the committed offset. CRC covers all after it.
-The last three tell operators what holds the offset: since when (in seconds since 1970), why, and which strand.
+The text is `jirafe-consumer/1 CRC TOPIC-ID RUNS SINCE CAUSE STRAND`. RUNS is a sequence of variable-length
+numbers: from the committed offset on, how many offsets are undecided, how many are decided, and so on in turn. CRC
+covers everything after it. The last three tell operators what holds the offset: since when (in seconds since
+1970), why, and which strand.
 """
 
 import base64
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MOST_BYTES = 3900
-"""Bytes that the text may have: brokers take 4,096 by default (`offset.metadata.max.bytes`)."""
+"""The most bytes of the text: brokers accept 4,096 by default (`offset.metadata.max.bytes`)."""
 
 _MAGIC = "jirafe-consumer/1"
 _UNKNOWN = "-"
@@ -23,11 +24,11 @@ _MOST_OFFSET = 2**63 - 1
 _LATEST = 2**37
 
 Runs = tuple[tuple[int, int], ...]
-"""Decided offsets, each run from its first up to, but not including, its end; in order, with gaps between them."""
+"""Runs of decided offsets, in order, with gaps between them: the first offset, and the one after the last."""
 
 
 class Holdup(NamedTuple):
-    """What holds an offset: the strand of the first record that is not decided, why, and since when.
+    """What holds an offset: the strand of the first undecided record, why it waits, and since when.
 
     `since` is in seconds since 1970.
     """
@@ -38,7 +39,7 @@ class Holdup(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """What is decided beyond an offset, and what holds that; `topic_id` is empty where it was not known."""
+    """What is decided beyond an offset, and what holds the offset. `topic_id` is empty if it was not known."""
 
     runs: Runs
     topic_id: str
@@ -51,7 +52,7 @@ class Ahead(NamedTuple):
 
 
 class NotOurs(ValueError):
-    """A text that can't be read as what is decided ahead: a sentence says why."""
+    """The metadata can't be used; the error's text says why."""
 
 
 def counted(runs: Runs) -> int:
@@ -60,7 +61,7 @@ def counted(runs: Runs) -> int:
 
 
 def fits(offset: int, runs: Runs) -> bool:
-    """Tell whether runs beyond an offset can be written."""
+    """Tell whether these runs fit into the metadata of an offset."""
     return len(_packed(offset, runs)) <= _MOST_PACKED
 
 
@@ -73,7 +74,7 @@ def write(offset: int, ahead: Ahead) -> str:
 
 
 def read(offset: int, text: str) -> Ahead:
-    """Read it back; raises NotOurs, which says what is wrong with it."""
+    """Read what `write` wrote; raises NotOurs."""
     magic, _, rest = text.partition(" ")
     if magic != _MAGIC:
         is_later = magic.startswith("jirafe-consumer/")
@@ -92,7 +93,7 @@ def read(offset: int, text: str) -> Ahead:
 
 
 def joined(runs: Iterable[tuple[int, int]]) -> Runs:
-    """Put runs that are in order together where no offset is between them, and leave out empty ones."""
+    """Join adjacent runs, given in order, and leave out empty ones."""
     found: list[tuple[int, int]] = []
     for start, end in runs:
         if start >= end:
@@ -105,7 +106,7 @@ def joined(runs: Iterable[tuple[int, int]]) -> Runs:
 
 
 def between(undecided: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
-    """Give the runs of decided offsets between undecided ones, which are in order, and up to an end."""
+    """Give the runs of decided offsets between undecided ones, given in order, up to an end."""
     for index, offset in enumerate(undecided):
         yield offset + 1, undecided[index + 1] if index + 1 < len(undecided) else end
 
@@ -124,7 +125,7 @@ def _packed(offset: int, runs: Runs) -> bytes:
 
 
 def _unpacked(offset: int, packed: bytes) -> Runs:
-    """Read runs; raises ValueError where it is nothing that we write."""
+    """Read runs; raises ValueError for bytes that `_packed` never makes."""
     numbers, number, shift = list[int](), 0, 0
     for byte in packed:
         number |= (byte & 0x7F) << shift

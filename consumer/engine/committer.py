@@ -1,4 +1,4 @@
-"""When and how finished outputs are committed: together, lane by lane after an abort, not of a flooded topic."""
+"""Commits finished outputs: all together, lane by lane after an abort, and none of a flooded topic."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +21,12 @@ _ENDS_INTERVAL = 1.0
 
 @dataclass(slots=True)
 class Committer(Generic[W]):
-    """Commits what lanes have finished; called on the main thread.
+    """Commits the outputs that lanes have finished; called on the main thread.
 
-    `make_guard` makes the flood guard of one topic, `brief` a smaller output of one that is too large. `trouble`
-    says why the last commit failed, None if it did not. `committed` hears of what was committed, `read_back` of
-    partitions whose offsets have something beside them that Kafka may not have kept. `chance` gives 0 to 1.
+    `make_guard` makes the flood guard of one topic. `brief` makes a smaller output from one that is too large.
+    `trouble` says why the last commit failed, None if it succeeded. `committed` is called with the committed
+    outputs, and `read_back` with partitions whose metadata must be read back, to see whether Kafka keeps it.
+    `chance` gives 0 to 1.
     """
 
     make_guard: Callable[[], FloodGuard]
@@ -44,11 +45,11 @@ class Committer(Generic[W]):
 
     @property
     def flooded(self) -> tuple[str, ...]:
-        """The topics of which nothing is committed, since too many of their records are dead letters."""
+        """The topics of which nothing is committed, because too many of their records are dead letters."""
         return tuple(topic for topic, guard in self._guards.items() if guard.holds)
 
     def release(self) -> None:
-        """Let the flooded topics go on: an operator has seen it."""
+        """Let the flooded topics go on: an operator released them."""
         if self.flooded:
             self.log.warning("flood_released", topics=self.flooded)
         for guard in self._guards.values():
@@ -58,15 +59,16 @@ class Committer(Generic[W]):
     def commit(
         self, lanes: Iterable[Lane[W]], writer: Writer, group: Callable[[], GroupMetadata], within: float
     ) -> None:
-        """Write all that is finished, with its offsets, in one transaction. Blocks up to `within` seconds.
+        """Commit all finished outputs and their offsets in one transaction. Blocks up to `within` seconds.
 
-        What is aborted is written again later. Until a commit succeeds, each lane then has its own transaction,
-        so that what can't be written stops only its lane. Nothing is written of a flooded topic. Raises WriterLost.
+        An aborted transaction is written again later. From then on each lane has its own transaction until a
+        commit succeeds, so an output that can't be written stops only its own lane. Flooded topics are left out.
+        Raises WriterLost.
         """
         now = self.clock.monotonic()
         lanes = list(lanes)
         if self.trouble and not any(lane.offset is not None for lane in lanes):
-            self.trouble, self._failures = None, 0  # what it was about is another member's now
+            self.trouble, self._failures = None, 0  # the lanes that failed are another member's now
         if now < self._due:
             return
         ready = [
@@ -90,7 +92,7 @@ class Committer(Generic[W]):
         self._note(trouble, again=again)
 
     def _is_smaller(self, lanes: list[Lane[W]], error: Aborted) -> bool:
-        """Make smaller what was refused for its size; tells whether that may help."""
+        """Have the next try be smaller, if the size was refused; tells whether that may help."""
         if not error.is_too_large:
             return False
         return len(lanes) > 1 or lanes[0].too_large(self._briefly)
@@ -141,7 +143,7 @@ class Committer(Generic[W]):
             self.read_back(trying)
 
     def _ahead(self, lane: Lane[W]) -> str:
-        """Word what is decided beyond a lane's offset, and what holds that."""
+        """Encode what is decided beyond a lane's offset, and what holds the offset."""
         if not (lane.ahead or lane.wants_ahead):
             return ""
         holder = lane.holder
@@ -157,7 +159,7 @@ class Committer(Generic[W]):
 
 
 def _letters(lanes: Iterable[Lane[W]]) -> dict[str, list[bool]]:
-    """Tell by topic which outputs, in their order, have a dead letter."""
+    """Tell for each topic which outputs have a dead letter, in the order of the outputs."""
     letters: dict[str, list[bool]] = {}
     for lane in lanes:
         of_topic = letters.setdefault(lane.partition.topic, [])

@@ -15,7 +15,7 @@ from consumer.engine.strand import MAIN, Bounds, Strand
 
 
 class _Next(NamedTuple):
-    """What is to be committed next: outputs, the offset with them, and what is decided beyond that."""
+    """What to commit next: the outputs, the offset, and the runs decided beyond the offset."""
 
     outputs: list[Output]
     offset: int | None
@@ -25,18 +25,19 @@ class _Next(NamedTuple):
 class Lane(Generic[W]):
     """One partition while it is assigned. `epoch` tells this assignment from earlier and later ones.
 
-    A record is first in the main strand. Once it was handled it is finished with its output, or is set apart in a
-    strand that waits for something, while later records go on. It is forgotten once its output is committed.
+    A record starts in the main strand. After it was handled it is either finished, with its output, or set apart
+    in a strand that waits for something, while later records go on. The lane forgets it once its output is
+    committed.
 
-    The offset to commit is that of the first record that is not decided. What is decided beyond it is committed
-    with it, as `ahead`, and skipped by the next owner. So nothing is handled before `knows_ahead`, when `begin`
-    has said what an earlier owner decided. `topic_id` is of the topic that the records are of, empty for not known.
+    The offset to commit is that of the first undecided record. The runs decided beyond it are committed with it,
+    as `ahead`, and the next owner skips them. While `knows_ahead` is false, no record is handled: `begin` has not
+    told yet what an earlier owner decided. `topic_id` is the id of the records' topic, empty if it is not known.
 
-    `keeps_ahead` tells whether Kafka keeps what is written beside offsets, None while that is not known. Only where
-    it does are outputs committed beyond a record that is not decided. Elsewhere they wait for that.
+    `keeps_ahead` tells whether Kafka keeps the metadata of offsets, None while that is not known. Only if it does,
+    outputs beyond an undecided record are committed. Otherwise they wait for that record.
 
-    While one chunk's outputs wait for their commit the next chunk may be in flight, but no further one. The
-    outputs of one transaction become fewer once a topic refuses one for its size.
+    While the outputs of one chunk wait for their commit, the strand may have its next chunk in flight, but none
+    after it. If a topic refuses an output for its size, the next transactions have fewer outputs.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Lane(Generic[W]):
         self.keeps_ahead = keeps_ahead
         self.partition = partition
         self.epoch = epoch
-        # None for not known: the client keeps the pause of an earlier assignment.
+        # None if not known: the client keeps the pause of an earlier assignment.
         self.paused: bool | None = None
         self.knows_ahead = True
         self.topic_id = ""
@@ -60,7 +61,7 @@ class Lane(Generic[W]):
         self._end: int | None = None
         self._committed: int | None = None
         self._newest: int | None = None
-        # The end of what is decided; not all before it need be.
+        # The offset after the last decided record; earlier records may be undecided.
         self._decided_to: int | None = None
         self._skipped: Runs = ()
         self._ahead: Runs = ()
@@ -68,7 +69,7 @@ class Lane(Generic[W]):
     # records in
 
     def begin(self, runs: Runs) -> None:
-        """Skip what an earlier owner decided, also of what waits already."""
+        """Skip the runs that an earlier owner decided, also among records that wait already."""
         self.knows_ahead = True
         self._skipped = self._ahead = runs
         waiting = list(self.main) if runs else []
@@ -80,11 +81,11 @@ class Lane(Generic[W]):
                 self._take(record)
 
     def learn(self, *, keeps_ahead: bool) -> None:
-        """Note whether Kafka keeps what is written beside offsets."""
+        """Note whether Kafka keeps the metadata of offsets."""
         self.keeps_ahead, self._next = keeps_ahead, None
 
     def add(self, record: Record) -> None:
-        """Let a record wait, if it is not decided; they come in the order of their offsets."""
+        """Let a record wait, unless an earlier owner decided it. Records come in the order of their offsets."""
         self._end = None
         self._newest = record.offset
         self._take(record)
@@ -128,7 +129,7 @@ class Lane(Generic[W]):
         return self._bytes
 
     def _room(self) -> tuple[int, int]:
-        """Give the records and bytes that may be held beside those set apart."""
+        """Give how many records and bytes the lane may hold besides those set apart."""
         records = self._bounds.lane_records - sum(map(len, self._apart.values()))
         size = self._bounds.lane_bytes - sum(each.size for strand in self._apart.values() for each in strand)
         return records, size
@@ -140,7 +141,7 @@ class Lane(Generic[W]):
 
     @property
     def is_half_empty(self) -> bool:
-        """Whether the partition should be resumed: half of what is left beside the strands set apart is free."""
+        """Whether the partition should be resumed: half of the room that the strands set apart leave is free."""
         records, size = self._room()
         used = self._records - (self._bounds.lane_records - records)
         used_bytes = self._bytes - (self._bounds.lane_bytes - size)
@@ -170,7 +171,7 @@ class Lane(Generic[W]):
 
     @property
     def holder(self) -> Strand[W]:
-        """The strand that has the oldest record that is not decided; the main one if none has."""
+        """The strand of the oldest undecided record; the main one if there is none."""
         firsts = {min(record.offset for record in strand): strand for strand in self.strands if len(strand)}
         return firsts[min(firsts)] if firsts else self.main
 
@@ -180,12 +181,12 @@ class Lane(Generic[W]):
         """Tell whether a chunk of a strand could be dispatched now, backoff aside."""
         if strand.in_flight or not len(strand) or not self.knows_ahead:
             return False
-        # What can't be committed before a strand moves must not keep that from moving.
+        # Outputs that can't be committed before a strand moves must not keep the strand from moving.
         may_help = (strand is not self.main or strand.has_old) and len(self.finished) < len(self._finished)
         return may_help or len(self._finished) <= self._bounds.chunk_records
 
     def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset()) -> Chunk[W]:
-        """Put a chunk of a strand in flight. `closed` names what is known not to serve."""
+        """Put a chunk of a strand in flight. `closed` names the sites that are known to be down."""
         behind: Behind = {}
         for other in self.strands:
             if other is not strand:
@@ -207,10 +208,10 @@ class Lane(Generic[W]):
                 self._finished.append(output)
 
     def set_apart(self, source: Strand[W], apart: Apart[W], attempts: int, now: float) -> Strand[W]:
-        """Let records of a chunk that came back from a strand wait in one; gives it.
+        """Let records of a chunk that came back from `source` wait in a strand; gives that strand.
 
-        So that nothing is lost of what was done for records, each chunk that was tried has a strand of its own.
-        What names no strand goes with new records.
+        Each chunk that was tried has its own strand, so the work done for it is kept. Records without a named
+        strand rejoin the main one.
         """
         self._next = None
         if apart.strand == MAIN:
@@ -228,7 +229,7 @@ class Lane(Generic[W]):
         return self._apart[name]
 
     def reunite(self, now: float) -> None:
-        """Take records into the main strand again that wait for nothing any more."""
+        """Move records that need not wait any more back to the main strand."""
         if self._apart and self.main.is_settled:
             for strand in self._apart.values():
                 if strand.is_free(now):
@@ -236,7 +237,7 @@ class Lane(Generic[W]):
             self.tidy()
 
     def tidy(self) -> list[Strand[W]]:
-        """Forget strands that have no records any more; gives them."""
+        """Forget empty strands; gives them."""
         gone = [strand for strand in self._apart.values() if not len(strand)]
         for strand in gone:
             del self._apart[strand.name]
@@ -256,21 +257,21 @@ class Lane(Generic[W]):
 
     @property
     def offset(self) -> int | None:
-        """The offset to commit with `finished`: that of the first record not decided; None for nothing to commit.
+        """The offset to commit with `finished`: that of the first undecided record; None if nothing is to commit.
 
-        Once nothing else is held it is the partition's end, past the markers that transactions leave there, so
-        that a group that has done everything has lag 0.
+        If the lane holds nothing else, it is the end of the partition, after any transaction markers. So a group
+        that has done everything has lag 0.
         """
         return self._to_commit().offset
 
     @property
     def ahead(self) -> Runs:
-        """What is decided beyond `offset` once `finished` is committed."""
+        """The runs decided beyond `offset`, to commit with `finished`."""
         return self._to_commit().runs
 
     @property
     def wants_ahead(self) -> bool:
-        """Whether outputs wait only for it to be known whether Kafka keeps what is written beside offsets."""
+        """Whether outputs wait because it is not known yet whether Kafka keeps the metadata of offsets."""
         return self.keeps_ahead is None and self.knows_ahead and self._in_order() < len(self._finished)
 
     @property
@@ -281,7 +282,7 @@ class Lane(Generic[W]):
 
     @property
     def committed_offset(self) -> int | None:
-        """The offset that was last committed, None while none was."""
+        """The last committed offset, None if there is none yet."""
         return self._committed
 
     def _to_commit(self) -> _Next:
@@ -296,7 +297,7 @@ class Lane(Generic[W]):
         return self._next
 
     def _in_order(self) -> int:
-        """Count the finished outputs before which every record is decided."""
+        """Count the leading outputs: those with no undecided record before them."""
         if not (self._finished and (self._apart or self.main.has_old)):
             return len(self._finished)  # new records come after all that is decided
         first = min((record.offset for strand in self.strands for record in strand), default=None)
@@ -309,7 +310,7 @@ class Lane(Generic[W]):
         return not (commit.outputs and commit.runs) or ahead.fits(commit.offset or 0, commit.runs)
 
     def _first_finished(self, count: int) -> _Next:
-        """Tell what a commit of so many outputs would be."""
+        """Tell what a commit of the first `count` outputs would be."""
         outputs = self._finished[:count]
         if not (self.knows_ahead and (outputs or not self._finished or self.wants_ahead)):
             return _Next([], None, ())
@@ -345,9 +346,9 @@ class Lane(Generic[W]):
             self._most_committed = 2 * self._most_committed if self._finished else None
 
     def too_large(self, brief: Callable[[Output], Output]) -> bool:
-        """Note that a topic refused `finished` for its size; tells whether to try again at once.
+        """Note that a topic refused `finished` for its size; tells whether to retry at once.
 
-        Half as many are tried next. One that is alone is made brief.
+        The next try has half as many outputs. A single output is shortened instead.
         """
         count = len(self.finished)
         self._next = None

@@ -1,4 +1,4 @@
-"""All lanes of a member: what may be dispatched now, what is to be committed, and what waits for what.
+"""All lanes of a member: what may be dispatched now, what to commit, and what waits for what.
 
 Pure state like its lanes: no threads, no I/O. The clock and the random numbers are handed in.
 """
@@ -17,7 +17,7 @@ from consumer.engine.records import Partition, Record
 from consumer.engine.strand import Bounds, Strand
 
 _SHARE = 4
-"""A strand's name may have one of so many workers, and all strands but the main ones half of the workers."""
+"""Strands of one kind may use one in this many workers; all strands set apart together may use half of them."""
 
 
 class Lanes(Generic[W]):
@@ -58,34 +58,34 @@ class Lanes(Generic[W]):
     # the assignment
 
     def assign(self, partitions: Iterable[Partition]) -> None:
-        """Have a new lane for each partition; what is left of an earlier one is dropped."""
+        """Make a new lane for each partition, and drop any earlier one."""
         self._epoch += 1
         for partition in partitions:
             self.drop([partition])
             self._lanes[partition] = Lane(partition, self._epoch, self._bounds, keeps_ahead=self.keeps_ahead)
 
     def learn(self, *, keeps_ahead: bool) -> None:
-        """Note whether Kafka keeps what is written beside offsets."""
+        """Note whether Kafka keeps the metadata of offsets."""
         self.keeps_ahead = keeps_ahead
         for lane in self._lanes.values():
             lane.learn(keeps_ahead=keeps_ahead)
 
     def drop(self, partitions: Iterable[Partition]) -> None:
-        """Forget lanes with all they hold, uncommitted: the next owner delivers it again."""
+        """Forget lanes, and everything in them that is not committed. The next owner delivers it."""
         for partition in partitions:
             lane = self._lanes.pop(partition, None)
             for strand in lane.strands if lane else ():
                 self._leave(strand)
 
     def has(self, chunk: Chunk[W]) -> bool:
-        """Tell whether a chunk's lane is still assigned as it was; any thread may ask."""
+        """Tell whether the assignment that a chunk came from still holds; any thread may ask."""
         lane = self._lanes.get(chunk.partition)
         return lane is not None and lane.epoch == chunk.epoch
 
     # records in, chunks out and back
 
     def add(self, record: Record) -> None:
-        """Let a record wait on its lane; one of a partition that is not assigned is another member's."""
+        """Let a record wait on its lane. Records of partitions that are not assigned are ignored."""
         lane = self._lanes.get(Partition(record.topic, record.partition))
         if lane:
             lane.add(record)
@@ -97,10 +97,10 @@ class Lanes(Generic[W]):
             lane.at_end(offset)
 
     def dispatch(self, now: float) -> Iterator[Chunk[W]]:
-        """Put in flight, and give, a chunk of each strand that may go now.
+        """Put a chunk of each strand that may go now in flight, and give it.
 
-        New records go first. So that a site that is slow or down takes no worker from others, strands that were
-        set apart have a share of them only, all together and those of each name.
+        New records go first. Strands set apart may use only a share of the workers, each kind and all together, so
+        a site that is slow or down leaves workers for the others.
         """
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
         flying = Counter[str]()
@@ -125,13 +125,13 @@ class Lanes(Generic[W]):
                 yield lane.dispatch(strand)
 
     def next_due(self, now: float) -> float:
-        """Give the seconds until a strand may go by the passing of time alone; infinite if none will."""
+        """Give the seconds until the next backoff ends; infinite if nothing is backing off."""
         dues = [strand.due for lane, strand in self._strands() if lane.has_work(strand)]
         dues += [gate.due for gate in self._gates.values()]
         return min((due - now for due in dues if due > now), default=float("inf"))
 
     def take(self, answer: Done[W] | Retry[W] | Raised[W], now: float) -> list[Trouble]:
-        """Take a chunk back; gives why something of it is tried again, nothing if its lane is gone."""
+        """Take a chunk back. Gives the troubles of the records to retry; empty if the lane is gone."""
         chunk = answer.chunk
         if not self.has(chunk):
             return []
@@ -151,7 +151,7 @@ class Lanes(Generic[W]):
                 return [answer.trouble]
 
     def _take_decided(self, done: Done[W], lane: Lane[W], strand: Strand[W], now: float) -> list[Trouble]:
-        """Take what is decided of a chunk, and let the rest wait apart."""
+        """Take the outputs of a chunk, and let its other records wait apart."""
         self._serve(done.served, now)
         lane.finish(strand, done.outputs)
         attempts = done.chunk.attempts
@@ -165,7 +165,7 @@ class Lanes(Generic[W]):
             if trouble:
                 self._retry(lane, target, trouble, now, done.served)
             elif target.kind in self._gates and target.waits_for is None:
-                # It is known to be down: these wait with the others, and need not find out by themselves.
+                # It is known to be down: these records wait behind its gate without a try of their own.
                 target.waits_for = target.kind
                 self._gates[target.kind].join(target.knot)
         for gone in lane.tidy():
@@ -179,7 +179,8 @@ class Lanes(Generic[W]):
     def _retry(
         self, lane: Lane[W], strand: Strand[W], trouble: Trouble, now: float, served: frozenset[str]
     ) -> None:
-        # Told to wait, or held, all who wait for it do, whatever went through before.
+        # If it asks to wait, or an operator is needed, everything that needs it waits, even if some of it went
+        # through.
         serves = trouble.waits_for in served and trouble.retry_after is None and not trouble.held
         if strand.waits_for != trouble.waits_for:
             self._leave(strand)
@@ -213,21 +214,21 @@ class Lanes(Generic[W]):
 
     @property
     def gates(self) -> dict[str, str]:
-        """What does not serve now, each with the reason."""
+        """What is down now, each with the reason."""
         return {name: gate.trouble.message for name, gate in self._gates.items()}
 
     def _gate_of(self, strand: Strand[W]) -> Gate | None:
         return self._gates.get(strand.waits_for) if strand.waits_for else None
 
     def _obstacle(self, lane: Lane[W], strand: Strand[W], now: float) -> tuple[Trouble | None, float]:
-        """Tell what stands in a strand's way now, and when it is tried again."""
+        """Tell what keeps a strand from going now, and when it is tried again."""
         gate = self._gate_of(strand)
         if gate:
             return gate.trouble, gate.due
         return (strand.trouble if lane.has_work(strand) and strand.due > now else None), strand.due
 
     def views(self, now: float) -> tuple[LaneView, ...]:
-        """Tell how each lane is."""
+        """Give the state of each lane."""
         return tuple(self._view(lane, now) for lane in self._lanes.values())
 
     def _view(self, lane: Lane[W], now: float) -> LaneView:
@@ -261,7 +262,7 @@ class Lanes(Generic[W]):
         )
 
     def try_again(self, now: float) -> None:
-        """Let what does not serve be tried at once: something was mended."""
+        """Retry everything that is down at once: something may be fixed."""
         for gate in self._gates.values():
             gate.due = now
 
@@ -270,7 +271,7 @@ class Lanes(Generic[W]):
             self._open(name, now)
 
     def _open(self, name: str, now: float) -> None:
-        """Let all who waited for this go on at once: it serves again."""
+        """Let all strands that wait for this go on at once: it serves again."""
         gate = self._gates.pop(name, None)
         if gate is None:
             return

@@ -23,8 +23,8 @@ _WITHIN = 2.0
 class Places(Generic[W]):
     """Finds where one consumer reads its partitions from; called on the main thread.
 
-    `unread` has assigned partitions of which nothing is to be taken before it is known where to read them from.
-    `failed` hears of what Kafka refuses to tell.
+    `unread` has the assigned partitions whose start is not known yet; their records are ignored until then.
+    `failed` is called with each error of Kafka.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
@@ -37,9 +37,9 @@ class Places(Generic[W]):
         log: Logger,
     ) -> None:
         self.unread: set[Partition] = set()
-        # Of which it is not known yet what an earlier owner decided beyond the committed offset.
+        # Partitions whose metadata beside the committed offset has not been read yet.
         self._unasked: set[Partition] = set()
-        # Of these the unasked that have something beside their offsets, if Kafka keeps it.
+        # Those of the unasked to which this member just wrote metadata, to see whether Kafka keeps it.
         self._tried: set[Partition] = set()
         self._consumer = consumer
         self._lanes = lanes
@@ -48,14 +48,15 @@ class Places(Generic[W]):
         self._failed = failed
         self._log = log
         self._due = 0.0
-        # Those of the unread whose logs lack the offset that was to be read.
+        # The unread partitions whose logs lack the offset to read from.
         self._reset: set[Partition] = set()
         continuity.closing.clear()
 
     def ask_ahead(self, partitions: Collection[Partition], *, tried: bool = False) -> None:
-        """Handle nothing of these before `find` has asked what is beside their committed offsets.
+        """Handle no record of these until `find` has read the metadata of their committed offsets.
 
-        That is what an earlier owner decided ahead, or what was just written there and was `tried`.
+        The metadata tells what an earlier owner decided ahead. If `tried`, this member has just written it as a
+        test.
         """
         self._unasked.update(partitions)
         if tried:
@@ -65,17 +66,17 @@ class Places(Generic[W]):
                 lane.knows_ahead = False
 
     def read_again(self, partitions: Collection[Partition]) -> None:
-        """Read these from their committed offsets, once `find` is called."""
+        """Have the next `find` read these from their committed offsets."""
         self.unread.update(partitions)
         self.ask_ahead(partitions)
 
     def lacks_offset(self, partition: Partition) -> None:
-        """Note that a log lacks the offset that was to be read, or that none is committed."""
+        """Note that a log lacks the offset to read from, or that no offset is committed."""
         self.unread.add(partition)
         self._reset.add(partition)
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """Forget partitions that are assigned no more."""
+        """Forget partitions that are no longer assigned."""
         self.unread.difference_update(partitions)
         self._unasked.difference_update(partitions)
         self._tried.difference_update(partitions)
@@ -85,7 +86,8 @@ class Places(Generic[W]):
     def find(self) -> None:
         """Read unread partitions from their committed offsets, or where their logs begin now.
 
-        Skip what an earlier owner decided beyond those. Blocks for a moment. Raises BeginAnew.
+        Also tells lanes what an earlier owner decided beyond those offsets. Blocks for up to a few seconds. Raises
+        BeginAnew.
         """
         now = self._clock.monotonic()
         if not (self.unread or self._unasked) or now < self._due:
@@ -117,7 +119,7 @@ class Places(Generic[W]):
         self._read_from(starts)
 
     def _committed(self) -> list[TopicPartition]:
-        """Ask for committed offsets; raises KafkaException where one is not told."""
+        """Ask Kafka for the committed offsets; raises KafkaException if it does not tell one of them."""
         asked = [TopicPartition(*each) for each in self.unread | self._unasked]
         positions = self._consumer.committed(asked, _WITHIN)
         for position in positions:
@@ -126,7 +128,7 @@ class Places(Generic[W]):
         return positions
 
     def _begin(self, lane: Lane[W], position: TopicPartition) -> bool:
-        """Tell a lane what is decided beyond its committed offset; not while it is not known of which topic."""
+        """Tell a lane what is decided beyond its committed offset; False while the topic's id is not known."""
         runs: Runs = ()
         if position.metadata:
             topic_id = self._continuity.identity(lane.partition.topic)
@@ -179,7 +181,7 @@ class Places(Generic[W]):
                 lane.paused = None
 
     def watch(self) -> None:
-        """Start over with topics that were deleted and created again, once all that was read of them is done."""
+        """Start over with topics that were deleted and created again, once all records read from them are done."""
         recreated = self._continuity.recreated(lane.partition.topic for lane in self._lanes)
         for lane in self._lanes:
             if not lane.topic_id:

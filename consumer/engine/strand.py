@@ -1,4 +1,4 @@
-"""Records of one lane that wait together: at most one chunk in flight, its backoff.
+"""Records of one lane that wait together, with at most one chunk in flight, and its backoff.
 
 Pure state: no threads, no I/O, no clock of its own.
 """
@@ -18,7 +18,7 @@ MAIN = ""
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits of what a lane holds in all, and of one chunk: in records, and in their bytes (see `Record.size`)."""
+    """Limits of a whole lane and of one chunk, in records and in bytes (see `Record.size`)."""
 
     lane_records: int
     lane_bytes: int
@@ -29,14 +29,14 @@ class Bounds:
 class Strand(Generic[W]):
     """Records of a lane that are handled together; `name` is empty for the main one.
 
-    `kind` is what the handler calls it: strands of one kind have names of their own.
+    `kind` is the handler's name for it. Several strands may have the same kind; `name` tells them apart.
 
-    `due` is the time of the next try, `trouble` what the last try met, and `waits_for` what must serve again
-    before the next; None for nothing. `knot` is how gates know it. `since` is when the strand came to be, `tried`
-    when it went last.
+    `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
+    serve again before the next try; each is None if there is none. `knot` identifies the strand at gates. `since`
+    is when the strand was made, `tried` when a chunk of it was last dispatched.
 
-    A record waits, and is in flight with its chunk, perhaps often, with backoffs between. Chunks become smaller
-    once the handling of one raises, until the record that does it is alone, and then grow again.
+    A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
+    If handling a chunk raises, later chunks are smaller, until the record at fault is alone. Then they grow again.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's
@@ -74,19 +74,19 @@ class Strand(Generic[W]):
 
     @property
     def first(self) -> Record | None:
-        """The oldest of the main strand's records, None if it has none."""
+        """The first record, None if there is none. In the main strand it is the oldest."""
         return next(iter(self), None)
 
     @property
     def last(self) -> Record | None:
-        """The newest of the main strand's records, None if it has none."""
+        """The last record, None if there is none. In the main strand it is the newest."""
         if self._waiting:
             return self._waiting[-1]
         return self._chunk.records[-1] if self._chunk else None
 
     @property
     def has_old(self) -> bool:
-        """Whether any record was handed over before."""
+        """Whether any of its records was already handled and set apart."""
         return bool(self._names)
 
     def names(self) -> Iterator[tuple[int, Names]]:
@@ -98,7 +98,7 @@ class Strand(Generic[W]):
         self._waiting.append(record)
 
     def join(self, apart: Apart[W], attempts: int) -> None:
-        """Let records that were set apart wait; what was done for them is kept if the strand has no chunk."""
+        """Let records that were set apart wait here. The work done for them is kept if the strand has no chunk."""
         self._names.update(zip((record.offset for record in apart.records), apart.names, strict=True))
         if apart.work is not None and self._chunk is None:
             self._chunk = Chunk(
@@ -109,21 +109,21 @@ class Strand(Generic[W]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is in flight or to be retried: other records may come before those that wait."""
+        """Whether no chunk is in flight or to be retried, so that older records can still be put first."""
         return self._chunk is None
 
     def is_free(self, now: float) -> bool:
-        """Tell whether its records wait for nothing any more, and nothing was done for them."""
+        """Tell whether its records need not wait any more, and no work was done for them."""
         return self._chunk is None and self.waits_for is None and now >= self.due
 
     def take_back(self, other: "Strand[W]") -> None:
-        """Let the records of a strand that is free wait here, before later ones."""
+        """Move the records of a free strand here, in the order of their offsets."""
         self._names |= other._names
         self._waiting = deque(sorted((*other._waiting, *self._waiting), key=_offset))
         other._names, other._waiting = {}, deque()
 
     def dispatch(self, behind: Behind, closed: frozenset[str]) -> Chunk[W]:
-        """Put a chunk in flight: the one that is to be retried, or a new one, with all that waits and fits."""
+        """Put a chunk in flight: the one to be retried, or a new one. Waiting records that fit are added to it."""
         chunk = self._chunk or Chunk[W](self._partition, self._epoch, strand=self.name)
         chunk.behind, chunk.closed = behind, closed
         size = sum(record.size for record in chunk.records)
@@ -136,29 +136,29 @@ class Strand(Generic[W]):
         return chunk
 
     def finish(self) -> None:
-        """Let go the chunk in flight: its records are decided, or set apart."""
+        """Forget the chunk in flight: its records are decided or set apart."""
         for record in self._chunk.records if self._chunk else ():
             self._names.pop(record.offset, None)
         self._chunk, self.in_flight = None, False
         self._most = min(2 * self._most, self._bounds.chunk_records)
 
     def go_on(self) -> None:
-        """Forget what the last try met."""
+        """Forget the trouble and the backoff of the last try."""
         self.failures, self.due, self.waits_for, self.trouble = 0, 0.0, None, None
 
     def retry(self, trouble: Trouble, due: float, waits_for: str | None) -> None:
-        """Keep the chunk for another try at `due`, or once what it waits for serves again.
+        """Keep the chunk for another try: at `due`, or as soon as `waits_for` serves again.
 
-        A chunk that is isolating a suspect keeps to `due` in any case.
+        A chunk that isolates a suspect always waits until `due`.
         """
         self.in_flight = False
         self.failures += 1
         self.trouble, self.due, self.waits_for = trouble, due, waits_for
 
     def raised(self, chunk: Chunk[W], trouble: Trouble, due: float) -> None:
-        """Take back the chunk in flight, whose handling raised: its records wait for smaller chunks.
+        """Take back the chunk in flight, whose handling raised. Its records wait again, and go in smaller chunks.
 
-        One record alone is tried again at `due`.
+        A chunk of one record is tried again at `due`.
         """
         self._most = max(1, len(chunk.records) // 2)
         if len(chunk.records) == 1:

@@ -43,7 +43,7 @@ def test_what_is_written_comes_back(given_: tuple[int, Runs], topic_id: str, hol
 
 
 @given(offsets_and_runs(), HOLDUPS, st.data())
-def test_a_text_of_which_anything_is_changed_cut_or_added_is_refused(
+def test_a_text_that_was_changed_cut_or_extended_is_refused(
     given_: tuple[int, Runs], holdup: Holdup, data: st.DataObject
 ) -> None:
     offset, runs = given_
@@ -71,12 +71,12 @@ def test_the_refusal_says_why() -> None:
             read(0, text)
 
 
-def test_that_nothing_is_ahead_comes_back_too() -> None:
+def test_an_empty_list_of_runs_comes_back_too() -> None:
     assert read(7, write(7, Ahead((), "id"))) == Ahead((), "id")
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=4000), TEXTS)
-def test_what_fits_has_no_more_bytes_than_a_broker_takes(numbers: list[int], strand: str) -> None:
+def test_what_fits_has_at_most_the_bytes_that_a_broker_accepts(numbers: list[int], strand: str) -> None:
     runs, at = [], 0
     for gap, length in zip(numbers[::2], numbers[1::2], strict=False):
         runs.append((at + gap, at + gap + length))
@@ -85,17 +85,17 @@ def test_what_fits_has_no_more_bytes_than_a_broker_takes(numbers: list[int], str
     assert not fits(0, tuple(runs)) or len(text) <= MOST_BYTES
 
 
-def test_more_than_a_thousand_records_that_wait_one_by_one_fit() -> None:
+def test_more_than_a_thousand_waiting_records_fit() -> None:
     assert fits(0, tuple((50 * each + 1, 50 * each + 50) for each in range(1400)))
 
 
-def test_texts_of_others_are_made_printable_words() -> None:
+def test_causes_and_strands_are_made_printable_words() -> None:
     runs: Runs = ((5, 9),)
     told = read(4, write(4, Ahead(runs, "", Holdup(1, "", "a site\n" + "é" * 100))))
     assert told.holdup == Holdup(1, "", "a?site?" + "?" * 53)
     assert told.count == counted(runs) == 4
 
 
-def test_runs_are_what_is_between_undecided_offsets_put_together() -> None:
+def test_runs_are_the_joined_offsets_between_undecided_ones() -> None:
     assert list(between([3, 4, 7], 9)) == [(4, 4), (5, 7), (8, 9)]
     assert joined([(4, 4), (5, 7), (7, 9), (12, 13)]) == ((5, 9), (12, 13))

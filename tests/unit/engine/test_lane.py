@@ -61,12 +61,12 @@ def test_a_chunk_takes_all_that_waits_up_to_its_bounds() -> None:
     assert offsets(dispatched(lane_of(record(0, 5000), record(1)))) == [0]
 
 
-def test_a_chunk_tells_its_partition_and_the_assignment() -> None:
+def test_a_chunk_has_its_partition_and_epoch() -> None:
     chunk = dispatched(lane_of(record(0)))
     assert (chunk.partition, chunk.epoch, chunk.work, chunk.attempts) == (A, 1, None, 0)
 
 
-def test_a_chunk_that_is_retried_keeps_its_records_and_takes_on_more() -> None:
+def test_a_retried_chunk_keeps_its_records_and_takes_more() -> None:
     lane = lane_of(record(0, 60), record(1))
     first = dispatched(lane)
     assert not lane.has_work(lane.main)
@@ -82,7 +82,7 @@ def test_a_chunk_that_is_retried_keeps_its_records_and_takes_on_more() -> None:
     assert offsets(again) == [0, 1, 2]
 
 
-def test_the_offset_is_the_next_to_read_also_over_gaps() -> None:
+def test_the_offset_is_the_next_to_read_even_after_gaps() -> None:
     lane = lane_of(record(3), record(7))
     assert lane.offset is None
     finish(lane)
@@ -104,7 +104,7 @@ def test_each_commit_of_results_has_its_offset() -> None:
     assert lane.committed_offset == 2
 
 
-def test_one_chunk_may_go_ahead_of_a_commit_and_no_second() -> None:
+def test_only_one_chunk_may_go_while_outputs_wait_for_their_commit() -> None:
     lane = lane_of(*map(record, range(12)))
     finish(lane)
     assert lane.has_work(lane.main)
@@ -117,7 +117,7 @@ def test_one_chunk_may_go_ahead_of_a_commit_and_no_second() -> None:
     assert lane.held_records == 4
 
 
-def test_a_finished_chunk_takes_its_trouble_with_it() -> None:
+def test_a_finished_chunk_clears_the_trouble() -> None:
     lane = lane_of(record(0), *map(record, range(1, 6)))
     dispatched(lane)
     lane.main.retry(SUSPECT, 5.0, "site")
@@ -139,7 +139,7 @@ def test_the_end_is_the_offset_once_nothing_else_is_held() -> None:
     assert (lane.committed_offset, lane.offset) == (4, None)
 
 
-def test_the_end_does_not_go_before_what_is_held() -> None:
+def test_the_end_is_not_committed_while_records_are_held() -> None:
     lane = lane_of(*map(record, range(5)))
     lane.at_end(9)
     finish(lane)
@@ -160,7 +160,7 @@ def test_a_later_record_makes_the_end_unknown_again() -> None:
     assert lane.offset is None
 
 
-def test_an_end_that_is_known_later_is_committed_for_itself_and_once() -> None:
+def test_an_end_that_is_known_later_is_committed_alone_and_once() -> None:
     lane = lane_of(record(0))
     finish(lane)
     lane.committed()
@@ -302,7 +302,7 @@ def go_on(lane: Lane[str]) -> None:
     lane.tidy()
 
 
-def test_the_offset_stays_at_what_waits_and_what_is_decided_beyond_is_told() -> None:
+def test_the_offset_stays_at_the_first_waiting_record_and_ahead_has_what_is_decided_beyond() -> None:
     lane = lane_of(*map(record, (0, 1, 2, 5)))
     apart(lane, "site", 1, 5)
     assert ([each.record.offset for each in lane.finished], lane.offset, lane.ahead) == ([0, 2], 1, ((2, 3),))
@@ -318,7 +318,7 @@ def committable(lane: Lane[str]) -> tuple[list[int], int | None, Runs, bool]:
     return [each.record.offset for each in lane.finished], lane.offset, lane.ahead, lane.wants_ahead
 
 
-def test_nothing_beyond_what_waits_is_committed_before_kafka_is_known_to_keep_it() -> None:
+def test_nothing_beyond_a_waiting_record_is_committed_until_kafka_is_known_to_keep_metadata() -> None:
     lane = lane_of(*map(record, (0, 1, 2, 5)))
     lane.keeps_ahead = None
     apart(lane, "site", 1, 5)
@@ -329,7 +329,7 @@ def test_nothing_beyond_what_waits_is_committed_before_kafka_is_known_to_keep_it
     assert committable(lane) == ([2], 1, ((2, 3),), False)
 
 
-def test_where_kafka_does_not_keep_it_outputs_wait_for_those_of_earlier_records() -> None:
+def test_if_kafka_keeps_no_metadata_outputs_wait_for_earlier_records() -> None:
     lane = lane_of(*map(record, range(3)))
     lane.keeps_ahead = None
     apart(lane, "site", 0)
@@ -346,7 +346,7 @@ def test_where_kafka_does_not_keep_it_outputs_wait_for_those_of_earlier_records(
     assert committable(lane) == (list(range(count)), count, (), False)
 
 
-def test_an_old_record_among_new_ones_goes_though_as_many_outputs_wait_for_it_as_may() -> None:
+def test_an_old_record_in_the_main_strand_goes_even_if_the_most_outputs_wait_for_it() -> None:
     lane = lane_of(*map(record, range(7)))
     lane.keeps_ahead = False
     apart(lane, "site", 0)
@@ -360,7 +360,7 @@ def test_an_old_record_among_new_ones_goes_though_as_many_outputs_wait_for_it_as
     assert lane.has_work(lane.main)
 
 
-def test_a_new_owner_skips_what_is_decided_and_tells_it_further() -> None:
+def test_a_new_owner_skips_decided_records_and_commits_them_as_ahead_again() -> None:
     lane = lane_of(record(1), record(2), record(3))
     lane.begin(((2, 3), (4, 9)))
     lane.add(record(4))
@@ -377,7 +377,7 @@ def test_a_new_owner_skips_what_is_decided_and_tells_it_further() -> None:
     assert lane.offset == 10
 
 
-def test_what_is_decided_is_skipped_also_where_the_offset_has_passed_it_before_it_came() -> None:
+def test_a_decided_record_is_skipped_even_if_the_offset_passed_it_before_it_came() -> None:
     lane = lane_of(record(0))
     lane.begin(((1, 10),))
     finish(lane)
@@ -389,7 +389,7 @@ def test_what_is_decided_is_skipped_also_where_the_offset_has_passed_it_before_i
     assert lane.held_records == 1
 
 
-def test_nothing_goes_before_it_is_known_what_is_decided_ahead() -> None:
+def test_nothing_goes_until_it_is_known_what_is_decided_ahead() -> None:
     lane = lane_of(record(0))
     lane.knows_ahead = False
     lane.at_end(1)
@@ -399,7 +399,7 @@ def test_nothing_goes_before_it_is_known_what_is_decided_ahead() -> None:
     assert lane.has_work(lane.main)
 
 
-def test_what_does_not_fit_beside_the_offset_waits_for_the_strand_which_still_goes() -> None:
+def test_outputs_that_do_not_fit_in_the_metadata_wait_and_the_strand_still_goes() -> None:
     bounds = Bounds(lane_records=10_000, lane_bytes=10**9, chunk_records=4, chunk_bytes=10**6)
     lane = Lane[str](A, 1, bounds, keeps_ahead=True)
     offset, undecided = 0, []
@@ -426,7 +426,7 @@ def test_what_does_not_fit_beside_the_offset_waits_for_the_strand_which_still_go
     assert len(lane.finished) == len(lane._finished)
 
 
-def test_a_lane_full_of_what_waits_is_paused_and_one_that_has_room_is_not() -> None:
+def test_a_lane_full_of_waiting_records_is_paused_and_one_with_room_is_not() -> None:
     lane = lane_of(*map(record, range(4)))
     apart(lane, "site", 0, 1, 2)
     lane.committed()
@@ -440,7 +440,7 @@ def test_a_lane_full_of_what_waits_is_paused_and_one_that_has_room_is_not() -> N
     assert lane.is_full
 
 
-def test_what_only_was_in_line_goes_with_new_records_again() -> None:
+def test_untried_records_rejoin_the_main_strand_once_nothing_is_in_their_way() -> None:
     lane = lane_of(*map(record, range(4)))
     chunk = lane.dispatch(lane.main)
     lane.finish(lane.main, outputs(chunk.records[:2]))

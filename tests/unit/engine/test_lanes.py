@@ -86,7 +86,7 @@ def partitions(lanes: Iterable[Lane[str]]) -> list[Partition]:
 # the assignment
 
 
-def test_an_assignment_makes_lanes_and_a_later_one_makes_them_anew() -> None:
+def test_each_assignment_makes_new_lanes() -> None:
     group = Group(A, B)
     assert partitions(group.lanes) == [A, B]
     assert group.at(0) == [A, B]
@@ -125,7 +125,7 @@ def test_records_and_ends_of_partitions_that_are_not_ours_are_dropped() -> None:
     assert group.lane(A).offset == 7
 
 
-def test_lanes_that_are_dropped_take_their_place_at_a_gate_with_them() -> None:
+def test_dropped_lanes_leave_their_gate() -> None:
     group = Group(A, B)
     group.at(0)
     group.fail_all(DOWN, A, B)
@@ -162,7 +162,7 @@ def test_a_chunk_alone_backs_off_while_its_site_serves_others() -> None:
     assert group.view(A).message is None
 
 
-def test_a_chunk_that_gets_on_does_not_wait_longer_each_time() -> None:
+def test_a_chunk_that_makes_progress_does_not_back_off_longer_each_time() -> None:
     group = Group(A)
     for _ in range(3):
         assert group.at(group.now) == [A]
@@ -223,7 +223,7 @@ def test_all_go_on_at_once_when_the_probe_is_served() -> None:
     assert group.at(101) == [B, C]
 
 
-def test_all_go_on_when_any_lane_is_served_also_in_part() -> None:
+def test_all_go_on_when_any_lane_is_served_even_in_part() -> None:
     group = Group(A, B, C)
     group.at(100)
     group.fail_all(DOWN, A, B)
@@ -284,7 +284,7 @@ def test_retry_after_longer_than_known_makes_all_wait_as_long() -> None:
     assert group.at(131) == [A]
 
 
-def test_what_is_held_is_tried_in_its_own_interval() -> None:
+def test_a_held_chunk_is_tried_at_the_hold_interval() -> None:
     group = Group(A)
     for since in (100.0, 120.0, 140.0):
         assert group.at(since) == [A]
@@ -294,7 +294,7 @@ def test_what_is_held_is_tried_in_its_own_interval() -> None:
         assert group.at(since + 19.9) == []
 
 
-def test_what_is_held_is_tried_at_once_when_something_was_mended() -> None:
+def test_a_held_chunk_is_tried_at_once_after_try_again() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail_all(HELD, A, B)
@@ -311,7 +311,7 @@ def closed(group: Group, partition: Partition) -> set[str]:
     return set(group.flying[partition].closed)
 
 
-def test_new_records_are_told_what_is_known_to_be_down_after_a_probe_or_where_it_said_so() -> None:
+def test_chunks_of_new_records_name_the_sites_that_a_probe_or_their_own_answer_showed_to_be_down() -> None:
     group = Group(A, B)
     group.at(100)
     group.finish(B)
@@ -348,7 +348,7 @@ def apart(
     return Apart(strand, records, [frozenset([strand])] * len(records), work, trouble)
 
 
-def test_what_is_set_apart_waits_and_later_records_go_on_beside_it() -> None:
+def test_records_set_apart_wait_while_later_records_go_on() -> None:
     group = Group(A)
     group.feed(A, A)
     group.at(100)
@@ -370,7 +370,7 @@ def test_what_is_set_apart_waits_and_later_records_go_on_beside_it() -> None:
     assert group.lanes.gates == {}
 
 
-def test_what_waits_behind_others_goes_with_new_records_once_those_are_decided() -> None:
+def test_records_that_wait_for_others_rejoin_the_main_strand_once_those_are_decided() -> None:
     group = Group(A)
     group.feed(A, A)
     group.at(100)
@@ -385,7 +385,7 @@ def test_what_waits_behind_others_goes_with_new_records_once_those_are_decided()
     assert (group.flying[A].strand, [each.offset for each in group.flying[A].records]) == ("", [2, 3])
 
 
-def test_what_was_tried_keeps_what_was_done_for_it_whatever_waits_in_a_strand_of_its_name() -> None:
+def test_a_tried_chunk_keeps_its_work_when_another_of_its_kind_waits() -> None:
     group = Group(A)
     group.feed(A)
     group.at(100)
@@ -402,7 +402,7 @@ def test_what_was_tried_keeps_what_was_done_for_it_whatever_waits_in_a_strand_of
     assert (chunk.work, chunk.records[0].offset) == ("tried too", 2)
 
 
-def test_what_is_known_to_be_down_has_records_join_its_gate_untried() -> None:
+def test_records_of_a_site_known_to_be_down_join_its_gate_untried() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail(A, TOLD)
@@ -415,7 +415,7 @@ def test_what_is_known_to_be_down_has_records_join_its_gate_untried() -> None:
     assert group.flying[B].strand == ""
 
 
-def test_a_strand_has_no_more_than_its_share_of_the_workers_and_goes_in_turn() -> None:
+def test_strands_take_turns_and_use_only_their_share_of_the_workers() -> None:
     partitions = [Partition("orders", number) for number in range(6)]
     group = Group(*partitions, workers=8)
     group.at(100)
@@ -434,7 +434,7 @@ def test_a_strand_has_no_more_than_its_share_of_the_workers_and_goes_in_turn() -
 # what is told
 
 
-def test_the_next_due_is_the_soonest_of_what_time_alone_lets_go() -> None:
+def test_the_next_due_is_the_end_of_the_first_backoff() -> None:
     group = Group(A, B, C)
     assert group.lanes.next_due(100) == float("inf")
     group.at(100)
@@ -449,7 +449,7 @@ def test_the_next_due_is_the_soonest_of_what_time_alone_lets_go() -> None:
     assert group.lanes.next_due(131) == float("inf")
 
 
-def test_a_gate_wakes_though_the_lanes_own_backoff_is_longer() -> None:
+def test_a_gate_opens_for_a_probe_even_if_the_backoff_of_its_lane_is_longer() -> None:
     group = Group(A)
     group.at(100)
     group.fail(A, HELD)
@@ -481,7 +481,7 @@ def test_a_chunk_that_backs_off_alone_is_not_logged() -> None:
     assert group.log.entries == []
 
 
-def test_what_a_chunk_is_alone_with_is_logged_once_while_a_suspect_is_isolated() -> None:
+def test_isolating_a_suspect_is_logged_once() -> None:
     group = Group(A)
     for now in (100, 200, 300):
         group.at(now)
@@ -552,7 +552,7 @@ ANSWERS = st.sampled_from(
         max_size=40,
     )
 )
-def test_whatever_happens_the_lanes_keep_their_order_and_all_go_on_once_everything_serves(
+def test_whatever_happens_lanes_keep_their_order_and_all_go_on_once_everything_serves(
     steps: list[tuple[str, int, tuple[str, Trouble | None, frozenset[str]]]],
 ) -> None:
     everyone = (A, B, C)
