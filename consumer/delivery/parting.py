@@ -32,8 +32,8 @@ class Parting:
     _waiting: dict[Hashable, tuple[int, str]] = field(default_factory=dict)
     # By Kafka key, the site of the last draft that goes.
     _going: dict[bytes, str] = field(default_factory=dict)
-    # By placeholder strand, a Kafka key. The placeholder stands for the strand, if any, in which the draft that goes
-    # now with this key is set apart.
+    # By placeholder strand, a Kafka key. The placeholder stands for the strand, if any, in which the draft that
+    # goes now with this key is set apart.
     _behind: dict[str, bytes] = field(default_factory=dict)
     _untried: dict[str, list[Draft]] = field(default_factory=dict)
     _tried: dict[str, list[Draft]] = field(default_factory=dict)

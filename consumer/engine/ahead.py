@@ -78,7 +78,7 @@ def read(offset: int, text: str) -> Ahead:
     magic, _, rest = text.partition(" ")
     if magic != _MAGIC:
         is_later = magic.startswith("jirafe-consumer/")
-        raise NotOurs("it is of another version" if is_later else "another program wrote it")
+        raise NotOurs("another version wrote it" if is_later else "another program wrote it")
     crc, _, body = rest.partition(" ")
     parts = body.split(" ")
     if len(parts) != 5 or crc != f"{zlib.crc32(body.encode(errors='surrogatepass')):08x}":  # noqa: PLR2004

@@ -113,8 +113,8 @@ class Committer(Generic[W]):
                     "held",
                     on=topic,
                     cause="flood",
-                    reason=f"too many dead letters: {sum(letters)} of the next {len(letters)} records; fix what is "
-                    "upstream, or send SIGHUP to let them through",
+                    reason=f"too many dead letters: {sum(letters)} of the next {len(letters)} records; fix the "
+                    "cause upstream, or send SIGHUP to let them through",
                 )
         flooded = self.flooded
         return [lane for lane in lanes if lane.partition.topic not in flooded] if flooded else lanes

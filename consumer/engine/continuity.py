@@ -127,15 +127,15 @@ class Continuity:
             self._lost(
                 str(partition),
                 low - wanted,
-                f"{partition}: the log begins at {low}, behind the committed offset {wanted}: up to {low - wanted} "
+                f"{partition}: the log begins at {low}, after the committed offset {wanted}: up to {low - wanted} "
                 "records were deleted before they were read",
             )
         else:
             self._lost(
                 str(partition),
                 None,
-                f"{partition}: the log ends at {high}, before the committed offset {wanted}: it was cut or created "
-                "anew, and is read from its beginning",
+                f"{partition}: the log ends at {high}, before the committed offset {wanted}: it was truncated or "
+                "created again, and is read from its beginning",
             )
         return low
 

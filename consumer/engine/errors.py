@@ -48,4 +48,4 @@ class WriterFenced(WriterLost):
 
 
 class BeginAnew(Exception):
-    """The member must leave the group and join it again. The member itself sees to that: nobody else meets it."""
+    """The member must leave the group and join it again. The member catches it itself, so callers never see it."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 class FloodGuard:
     """Holds one topic once too many of `window` records in a row are dead letters; over `share` is too many.
 
-    It then holds until it is released: good records that come behind do not mend what is upstream.
+    It then holds until it is released: good records that follow do not prove that the cause is fixed.
     """
 
     def __init__(self, window: int, share: float) -> None:

@@ -31,7 +31,7 @@ class Gate:
         self._waiting.setdefault(who)
 
     def failed(self, who: Hashable, trouble: Trouble, due: Callable[[int], float]) -> None:
-        """Note that a lane's try failed; `due` gives the time of the next try after so many failures.
+        """Note that a lane's try failed; `due` gives the time of the next try after a number of failures.
 
         Lanes that fail together are one failure: only the first lane's and a probe's count.
         """

@@ -63,10 +63,10 @@ class GroupConsumer(Protocol):
         """Join the group; the callbacks are called within `poll`, `consume` and `close`."""
 
     def consume(self, num_messages: int, timeout: float) -> Sequence[Message]:
-        """Give up to so many records."""
+        """Give up to `num_messages` records, waiting for them up to `timeout` seconds."""
 
     def poll(self, timeout: float) -> Message | None:
-        """Give one record, waiting for it up to so many seconds."""
+        """Give one record, waiting for it up to `timeout` seconds."""
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         """Stop fetching from partitions."""
@@ -75,16 +75,16 @@ class GroupConsumer(Protocol):
         """Fetch from partitions again."""
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        """Give the group's committed offsets; negative for none. Blocks up to so many seconds."""
+        """Give the group's committed offsets; negative for none. Blocks up to `timeout` seconds."""
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
-        """Give the first offset of a log, and the one after its last. Blocks up to so many seconds."""
+        """Give the first offset of a log, and the one after its last. Blocks up to `timeout` seconds."""
 
     def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:
-        """Describe a topic. Blocks up to so many seconds."""
+        """Describe a topic. Blocks up to `timeout` seconds."""
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
-        """Stop reading partitions, of which the group leaves us the owner; drops what was fetched of them."""
+        """Stop reading partitions, and drop their fetched records. The group still assigns them to this member."""
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         """Read partitions from the offsets given. Without one the library goes on where it was, uncommitted too."""

@@ -403,7 +403,7 @@ class Member(Generic[W]):
         self._log.warning("lost", partitions=list(map(str, lost)))
 
     def _drain(self, partitions: list[Partition], seconds: float) -> None:
-        """Let chunks in flight finish and be committed, up to so many seconds; then drop the lanes."""
+        """Let chunks in flight finish and be committed, within `seconds`; then drop the lanes."""
         deadline = Deadline(seconds, self._clock.monotonic)
         leaving = [lane for lane in self._lanes if lane.partition in partitions]
         while (

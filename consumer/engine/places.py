@@ -143,7 +143,7 @@ class Places(Generic[W]):
                     self._learn(keeps_ahead=True)
                     runs = found.runs
                 else:
-                    self._ignore(lane.partition, "it is of an earlier topic of the same name")
+                    self._ignore(lane.partition, "it belongs to an earlier topic of the same name")
         elif lane.partition in self._tried:
             self._learn(keeps_ahead=False)
         lane.begin(runs)
@@ -157,12 +157,12 @@ class Places(Generic[W]):
             if not keeps_ahead:
                 self._log.warning(
                     "no_metadata",
-                    reason="Kafka does not keep what is written beside offsets in transactions: results wait for "
-                    "those of earlier records",
+                    reason="Kafka does not keep metadata of offsets that is committed in transactions: results "
+                    "wait until all earlier records are decided",
                 )
 
     def _ignore(self, partition: Partition, why: str) -> None:
-        reason = f"what is beside the committed offset is ignored, since {why}: records may get a second result"
+        reason = f"the metadata of the committed offset is ignored, because {why}: records may get a second result"
         self._log.error("ahead_ignored", partition=str(partition), reason=reason)
 
     def _read_from(self, starts: Mapping[Partition, int]) -> None:
@@ -173,7 +173,7 @@ class Places(Generic[W]):
             self._consumer.incremental_unassign([TopicPartition(*each) for each in starts])
             self._consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in starts.items()])
         except KafkaException as error:  # an eager assignment can't be changed in part
-            raise BeginAnew(f"partitions can't be read anew: {kafka_error(error).str()}") from None
+            raise BeginAnew(f"partitions can't be read again: {kafka_error(error).str()}") from None
         self.unread.difference_update(starts)
         self._reset.difference_update(starts)
         for lane in self._lanes:

@@ -18,27 +18,28 @@ W = TypeVar("W")
 """What a handler keeps on a chunk from one try to the next."""
 
 Names = frozenset[Hashable]
-"""What makes records wait for each other: whatever the handler chooses, such as a site, or a key of it."""
+"""What makes records wait for each other. The handler chooses it, such as a site, or a key at a site."""
 
 Behind = dict[Hashable, tuple[int, str]]
-"""By name, the first offset that waits for something outside of a chunk, and in which strand."""
+"""By name, the first waiting record with this name outside of a chunk: its offset and its strand."""
 
 
 @dataclass(slots=True)
 class Chunk(Generic[W]):
     """Records of one partition, delivered together, those that share a name in the order of their offsets.
 
-    It has at least one record. A chunk that is retried is the same object: it keeps its records, and may have got
-    further ones behind them. So `work` may be about the first of its records only. `work` and `attempts` are the
-    handler's own, for what it wants to remember from one try to the next. The engine does not read them. A new
-    chunk, also one made after an exception, begins with `work` None and `attempts` 0. The handler must not change
-    anything else. `epoch` tells this
-    assignment of the partition from earlier and later ones. `raised` counts the tries that ended in an exception.
+    It has at least one record. A chunk that is retried is the same object: it keeps its records, and may have more
+    records after them. So `work` may cover only the first of its records. `work` and `attempts` belong to the
+    handler, to remember things from one try to the next. The engine does not read them. A new chunk, even one made
+    after an exception, starts with `work` None and `attempts` 0. The handler must not change anything else.
+    `epoch` tells this assignment of the partition from earlier and later ones. `raised` counts the tries that
+    ended in an exception.
 
-    `strand` names the strand that the records were set apart in, and is empty for new ones. `behind` tells what
-    records wait outside of the chunk; None where none may be set apart. `closed` names what is known not to serve.
+    `strand` names the strand in which the records were set apart; it is empty for new records. `behind` tells
+    which records wait outside of the chunk; it is None if the handler must not set records apart. `closed` names
+    what is known to be down.
 
-    A chunk belongs to one thread at a time: to the worker that handles it, else to the main thread. Once `handle`
+    A chunk belongs to one thread at a time: the worker that handles it, otherwise the main thread. Once `handle`
     has returned, the handler must not touch it.
     """
 
@@ -53,7 +54,7 @@ class Chunk(Generic[W]):
     closed: frozenset[str] = frozenset()
 
     def waits_in(self, offset: int, names: Names) -> str | None:
-        """Name the strand outside of this chunk that has an earlier record of one of these names, if any has."""
+        """Name the strand outside of this chunk that has the first earlier record of one of these names."""
         found = [self.behind[name] for name in names if name in self.behind] if self.behind else []
         earlier = [each for each in found if each[0] < offset]
         return min(earlier)[1] if earlier else None
@@ -63,13 +64,13 @@ class Chunk(Generic[W]):
 class Trouble:
     """Why a chunk must be retried.
 
-    `waits_for` names what does not serve, and is not empty. Chunks that wait for the same thing share one backoff,
-    and one of them at a time probes. `cause` is a short name to count by, `message` a sentence for people.
+    `waits_for` names what is down, and is not empty. Chunks that wait for the same thing share one backoff, and
+    one of them probes at a time. `cause` is a short name to count by, `message` a sentence for people.
 
-    `retry_after` is in seconds, where a server asked for it. It is obeyed up to `Backoff.longest_retry_after`.
-    `held` marks what no waiting mends, only an operator: it is tried again in `Options.hold_interval`, and at once
-    when `Reload` says so. If either is set, every chunk that waits for the same thing waits as long, even if this
-    try named it in `served`.
+    `retry_after` is in seconds, if a server asked for it. It is obeyed up to `Backoff.longest_retry_after`. `held`
+    marks a trouble that only an operator can end: the chunk is tried again after `Options.hold_interval`, and at
+    once when `Reload` says so. If either is set, every chunk that waits for the same thing waits as long, even if
+    this try named it in `served`.
 
     `isolating` marks a chunk of which one record is suspected to be the cause. Such a chunk waits longer with each
     try, also while `waits_for` works for others.
@@ -86,12 +87,12 @@ class Trouble:
 # Without slots: in Python 3.11 a frozen class that has them can't be made as `Done[int](...)`.
 @dataclass(frozen=True)
 class Apart(Generic[W]):
-    """Records of a chunk that wait, while later ones go on: those of one strand.
+    """Records of a chunk that wait in one strand, while later records go on.
 
-    `names` has the names of each record, in the order of `records`: a later record that has one of them must wait
-    behind it, in a strand of its own or in the same. `work` is what was done for these records, None for nothing:
-    those may be handed over again together with new ones. `trouble` is what they met. Without one they go on as
-    soon as nothing is before them, and what `strand` names is not known to be down; where it is empty, with new
+    `names` has the names of each record, in the order of `records`. A later record that has one of them must wait
+    for it, in the same strand or another. `work` is the work done for these records. If it is None, they may be
+    handed over again together with new ones. `trouble` is why they wait. Without one, they go on as soon as no
+    earlier record is in their way, and `strand` is not known to be down. If `strand` is empty, they go on with new
     records.
     """
 
@@ -106,10 +107,9 @@ class Apart(Generic[W]):
 class Done(Generic[W]):
     """Every record of the chunk is decided, or set apart.
 
-    `chunk` is the one that was handed over. `outputs` has one output for each of its records that is decided, in
-    their order, and `apart` has all others; any other answer counts as if `handle` had raised. `served` names what
-    went through on this try, by the names that `Trouble.waits_for` uses: whoever waits for one of them goes on at
-    once.
+    `chunk` is the one that was handed over. `outputs` has one output for each decided record, in their order, and
+    `apart` has all other records. Any other answer counts as if `handle` had raised. `served` names what worked in
+    this try, by the names that `Trouble.waits_for` uses. All strands that wait for one of them go on at once.
     """
 
     chunk: Chunk[W]
@@ -120,7 +120,7 @@ class Done(Generic[W]):
 
 @dataclass(frozen=True)
 class Retry(Generic[W]):
-    """No record of the chunk goes on, for the reason that `trouble` gives.
+    """The whole chunk must be tried again; `trouble` says why.
 
     `chunk` and `served` are as in `Done`. A try may succeed in part: if `served` names what the trouble waits for,
     only this chunk backs off, and no other waits.
@@ -148,7 +148,7 @@ class Handler(Protocol[W]):
     What the engine guarantees:
 
     - New chunks of a partition come one at a time, in order. The next comes once this one is `Done`; it may come
-      before this one is committed. So do the chunks of each strand. Chunks of different partitions, or strands, are
+      before this one is committed. The same holds for each strand. Chunks of different partitions, or strands, are
       handled at the same time, on different threads.
     - A chunk that comes back as `Retry` is handed over again, once its backoff is over, until it comes back as
       `Done`.
@@ -161,16 +161,16 @@ class Handler(Protocol[W]):
     What a handler must keep to:
 
     - Block as long as it takes to deliver, but not to wait between tries: return `Retry`, and the engine waits.
-      While a worker is blocked, its partition stands still, and one chunk fewer is handled at the same time.
-    - Ask `still_ours()` before each thing that it does outside. Once the answer is no, it stays no: the partition
+      While a worker is blocked, its strand makes no progress, and one chunk fewer is handled at the same time.
+    - Ask `still_ours()` before each request or other effect. Once the answer is no, it stays no: the partition
       was taken away, or this process stood still for so long that it can't know. Then return any `Retry`: the
-      engine drops the chunk. The partition may have come back meanwhile, and another worker have the same records.
-    - Set apart what would keep others waiting, where the chunk allows it. A record must be set apart too where
-      `Chunk.waits_in` names a strand, and where an earlier record of the chunk is that has one of its names.
-    - Decide each record, whatever it holds. The last line of defence is the engine's: if `handle` raises, its
+      engine drops the chunk. The partition may have come back, and another worker may have the same records.
+    - Set records apart that would keep others waiting, if the chunk allows it. A record must also be set apart if
+      `Chunk.waits_in` names a strand for it, or if an earlier record set apart from the chunk has one of its names.
+    - Decide each record, whatever it contains. The engine is the last line of defence: if `handle` raises, the
       records are handed over again in smaller and smaller chunks, without `work`, until one record is found that
       raises alone. That one is handed to `give_up` after a few tries. A chunk whose handling raises MemoryError or
-      OSError is retried without end: those tell of this process, not of a record.
+      OSError is retried until it succeeds: those are faults of this process, not of a record.
     """
 
     def handle(self, chunk: Chunk[W], still_ours: Callable[[], bool]) -> Done[W] | Retry[W]:
@@ -180,7 +180,7 @@ class Handler(Protocol[W]):
         """
 
     def give_up(self, chunk: Chunk[W], error: Exception) -> Output:
-        """Decide the one record of a chunk that makes `handle` raise again and again; called on worker threads.
+        """Decide the only record of a chunk on which `handle` raises again and again; called on worker threads.
 
         `error` is what it raised last. If this raises too, the record is tried again later.
         """
@@ -188,16 +188,17 @@ class Handler(Protocol[W]):
     def brief(self, output: Output) -> Output:
         """Give a smaller output for the same record, with `is_brief`; called on the main thread, must not block.
 
-        Asked for where the results' topic refuses one for its size. If this raises, the output stays as it is. One
-        that is refused as brief holds its partition, and the trouble names the topic's limit.
+        Called if the results topic refuses an output for its size. If this raises, the output stays as it is. If
+        the brief output is refused too, its partition is held, and the trouble names the topic's limit.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class StrandView:
-    """Records that wait apart from those of their lane: how many, since when (in monotonic seconds), and for what.
+    """Records of a lane that were set apart: how many, since when (in monotonic seconds), and why.
 
-    `cause` and `message` are those of the trouble in the way, None where they are in line or in flight.
+    `cause` and `message` are those of the trouble they wait for, None if they wait for other records or are in
+    flight.
     """
 
     name: str
@@ -210,7 +211,7 @@ class StrandView:
 Change = Literal["assigned", "revoked", "lost"]
 """What happened to the assignment of partitions.
 
-They came to this member, were given up in order, or were taken away: other members may have them already.
+Assigned to this member, revoked after it could finish, or lost: other members may already own them.
 """
 
 
@@ -218,15 +219,16 @@ They came to this member, were given up in order, or were taken away: other memb
 class LaneView:
     """One assigned partition, as the engine sees it.
 
-    `waiting`, `in_flight` and `finished` count records held: not with the handler (new, or to be tried again), with
-    it, and decided but not committed. `held_bytes` is the size of all three's keys, values and headers. `is_paused`
-    tells that so much is held that no more is fetched. `oldest` and `newest` are offsets of held records, None when
-    nothing is held. `committed` is the offset (next to read) committed last on this assignment, None for none yet.
+    Three counts make up the records held: `waiting` (new, or to be tried again), `in_flight` (with the handler),
+    and `finished` (decided but not committed). `held_bytes` is the size of their keys, values and headers.
+    `is_paused` tells that the lane is full and fetches no more. `oldest` and `newest` are offsets of held records,
+    None if there are none. `committed` is the last offset (next to read) committed in this assignment, None if
+    there is none yet.
 
-    `waits_for`, `cause` and `message` are those of the trouble in the way of the oldest record that is not decided,
-    `held` tells that an operator must mend it, and `due` when it is tried again, in monotonic seconds; None when
-    nothing does. `ahead` counts the offsets that are decided beyond the one to commit, `strands` has what was set
-    apart.
+    `waits_for`, `cause` and `message` are those of the trouble that the oldest undecided record waits for. `held`
+    tells that an operator must act. `due` is when it is tried again, in monotonic seconds. If there is no trouble,
+    `held` is false and the others are None. `ahead` counts the offsets decided beyond the one to commit. `strands`
+    has the strands set apart.
     """
 
     partition: Partition
@@ -252,11 +254,11 @@ class LaneView:
 class MemberView:
     """The whole member at one moment of its main loop; `now` is in monotonic seconds.
 
-    `gates` names what does not serve, each with its trouble's message. `flooded` names the topics whose results are
-    held back, since too many of their records are dead letters. `commit_trouble` says why the last transaction was
+    `gates` names what is down, each with its trouble's message. `flooded` names the topics whose results are held
+    back, because too many of their records are dead letters. `commit_trouble` says why the last transaction was
     aborted, None once a commit succeeded. `losses` tells in sentences what was lost, until an operator
-    acknowledges it by a reload. `refusal` says why brokers refuse to talk to us, None once one did. `is_stopping`
-    tells that `Member.stop` was called.
+    acknowledges it by a reload. `refusal` says why brokers refuse to talk to this member, None once one accepts
+    it. `is_stopping` tells that `Member.stop` was called.
     """
 
     now: float

@@ -26,8 +26,8 @@ _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 class Writer:
     """Writes outputs to `topics`: of results, and of dead letters. Called by the thread that polls, and no other.
 
-    `call` makes a call that may never return, within so many seconds. `waiting` is called about once a second while
-    Kafka keeps us waiting, with a sentence that says for what and how long.
+    `call` limits the seconds of a call that may never return. `waiting` is called about once a second while Kafka
+    does not answer, with a sentence that says what the writer waits for, and how long it has waited.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is another's job

@@ -64,7 +64,7 @@ def test_any_other_text_is_refused_and_raises_nothing_else(text: str) -> None:
 def test_the_refusal_says_why() -> None:
     for text, why in (
         ("kafka-streams", "another program wrote it"),
-        ("jirafe-consumer/2 whatever", "it is of another version"),
+        ("jirafe-consumer/2 whatever", "another version wrote it"),
         ("jirafe-consumer/1 00000000 - x 0 - -", "it is damaged"),
     ):
         with pytest.raises(NotOurs, match=why):

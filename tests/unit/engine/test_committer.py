@@ -269,7 +269,7 @@ def test_a_flood_is_held_said_once_and_nothing_of_it_written(office: Office) -> 
             "on": "orders",
             "cause": "flood",
             "reason": "too many dead letters: 6 of the next 11 records; "
-            "fix what is upstream, or send SIGHUP to let them through",
+            "fix the cause upstream, or send SIGHUP to let them through",
         }
     ]
     assert office.committer.trouble is None

@@ -916,12 +916,12 @@ LOSSES = {
     "cut in front": (
         (50, 90),
         48,
-        "orders/0: the log begins at 50, behind the committed offset 2: up to 48 records",
+        "orders/0: the log begins at 50, after the committed offset 2: up to 48 records",
     ),
     "too short": (
         (0, 1),
         0,
-        "orders/0: the log ends at 1, before the committed offset 2: it was cut or created anew",
+        "orders/0: the log ends at 1, before the committed offset 2: it was truncated or created again",
     ),
 }
 
@@ -1006,9 +1006,9 @@ def test_what_an_earlier_owner_decided_ahead_is_skipped() -> None:
     ("beside", "why"),
     [
         ("another's", "another program wrote it"),
-        ("jirafe-consumer/2 later", "it is of another version"),
+        ("jirafe-consumer/2 later", "another version wrote it"),
         (write(0, Ahead(((1, 3),), TOPIC_ID))[:-1], "it is damaged"),
-        (write(0, Ahead(((1, 3),), str(Uuid(7, 7)))), "it is of an earlier topic of the same name"),
+        (write(0, Ahead(((1, 3),), str(Uuid(7, 7)))), "it belongs to an earlier topic of the same name"),
     ],
 )
 def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str, why: str) -> None:
@@ -1016,7 +1016,7 @@ def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str,
     assert scene.handler.seen == [[0, 1, 2, 3]]
     [said] = scene.logged("ahead_ignored")
     assert said["reason"] == (
-        f"what is beside the committed offset is ignored, since {why}: records may get a second result"
+        f"the metadata of the committed offset is ignored, because {why}: records may get a second result"
     )
 
 
