@@ -148,7 +148,6 @@ class Run:
             "JIRAFE_READ_TIMEOUT": "10",
             "CONSUMER_CHUNK_RECORDS": str(arguments.chunk_records),
             "CONSUMER_HTTP_ADDRESS": "off",
-            "CONSUMER_COMMIT_TIMEOUT": "8",
             "CONSUMER_BACKOFF_LONGEST": "0.5",
             # No event is given up: a storm may well strike the same one ten times.
             "CONSUMER_MAX_ATTEMPTS": "1000",

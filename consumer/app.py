@@ -58,7 +58,7 @@ def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
         settings.kafka,
         instance=settings.instance,
         host=settings.host,
-        commit_timeout=settings.stream.commit_timeout,
+        commit_timeout=settings.commit_timeout,
         log=LibraryLog(log),
     )
 
@@ -184,7 +184,7 @@ def make_delivery(
 def make_pace(settings: Settings) -> Pace:
     """Tell how replay and redrive try."""
     stream = settings.stream
-    return Pace(stream.workers, stream.max_attempts, make_backoff(settings), stream.commit_timeout)
+    return Pace(stream.workers, stream.max_attempts, make_backoff(settings), settings.commit_timeout)
 
 
 def make_checked_api(settings: Settings) -> CheckedApi:
@@ -232,7 +232,7 @@ def make_member(  # noqa: PLR0913, PLR0917 - each is another's job
         backoff=make_backoff(settings),
         workers=stream.workers,
         hold_interval=stream.backoff_longest,
-        commit_timeout=stream.commit_timeout,
+        commit_timeout=settings.commit_timeout,
         drain_timeout=DRAIN_TIMEOUT,
         grace_time=stream.grace_time,
         longest_silence=cluster.longest_silence,

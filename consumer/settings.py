@@ -54,6 +54,11 @@ _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TOPIC_PATTERN = re.compile(r"\^(?:[a-zA-Z0-9._\-*+?()|]|\\[.-]|\[\^?[a-zA-Z0-9._-]+\]){1,500}\$")
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 
+_TRANSACTION_MS = 5_000
+_SHORTEST_TRANSACTION_MS = 1_000
+# The rest is for the broker: it must not abort a transaction that is being committed.
+_COMMIT_SHARE = 0.8
+
 # Settings that are gone, and what to do instead.
 _REMOVED = {
     "JIRAFE_CONNECT_TIMEOUT": "connecting may take 5 seconds, and JIRAFE_READ_TIMEOUT limits the rest",
@@ -68,6 +73,7 @@ _REMOVED = {
     "CONSUMER_DRAIN_TIMEOUT": "a revoked partition's chunk in flight has 20 seconds to finish",
     "CONSUMER_TOPIC_PARTITIONS": "create topics with: jirafe-consumer topics create --partitions N",
     "CONSUMER_TOPIC_REPLICATION": "create topics with: jirafe-consumer topics create --replication N",
+    "CONSUMER_COMMIT_TIMEOUT": "a commit may take four fifths of KAFKA_TRANSACTION_TIMEOUT_MS, 5000 by default",
     "CONSUMER_LOG_FORMAT": "the log is text on a terminal, and JSON elsewhere",
 }
 
@@ -252,7 +258,6 @@ class Stream(_Group):
     backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
     max_attempts: Count = Field(10, description="maximum tries of an event that fails alone while others succeed")
     flood_window: Count = Field(1000, description="hold a topic if over half of this many records are dead letters")
-    commit_timeout: Seconds = Field(4, description="maximum duration of a transaction, in seconds")
     grace_time: Seconds = Field(25, description="seconds that chunks in flight have to finish after SIGTERM")
     http_address: Address = Field(
         "127.0.0.1:8000",
@@ -297,6 +302,11 @@ class Settings:
         self.kafka = {"bootstrap.servers": "localhost:9092", "group.id": "jirafe-consumer", **kafka}
         self.host = socket.gethostname()
         self.instance = self.kafka.get("group.instance.id") or f"{self.host}-{uuid.uuid4().hex[:8]}"
+
+    @property
+    def commit_timeout(self) -> float:
+        """Seconds that a commit may take; the broker aborts a transaction a little later."""
+        return _commit_timeout(self.kafka)
 
     @property
     def _topics_by_kind(self) -> dict[str, tuple[str, ...]]:
@@ -624,7 +634,7 @@ def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
     faults += _file_faults(kafka)
     faults += _registry_faults(stream)
     faults += _address_faults(loaded)
-    return faults + _time_faults(stream, kafka)
+    return faults + _time_faults(kafka)
 
 
 def _topic_faults(stream: Stream) -> list[str]:
@@ -648,13 +658,17 @@ def _topic_faults(stream: Stream) -> list[str]:
     return faults
 
 
-def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
+def _commit_timeout(kafka: Mapping[str, str]) -> float:
+    return _COMMIT_SHARE * int(kafka.get("transaction.timeout.ms", _TRANSACTION_MS)) / 1000
+
+
+def _time_faults(kafka: Mapping[str, str]) -> list[str]:
     is_long = "group.instance.id" in kafka or kafka.get("group.protocol") == "consumer"
     defaults = {
         "session.timeout.ms": 45_000 if is_long else 10_000,  # as the clients are made with
         "heartbeat.interval.ms": 3_000,
         "max.poll.interval.ms": 300_000,
-        "transaction.timeout.ms": 0,
+        "transaction.timeout.ms": _TRANSACTION_MS,
     }
     faults = [
         f"{_setting(name)}: must be a whole number of milliseconds."
@@ -669,22 +683,21 @@ def _time_faults(stream: Stream, kafka: Mapping[str, str]) -> list[str]:
             f"KAFKA_HEARTBEAT_INTERVAL_MS ({heartbeat}) is over half of KAFKA_SESSION_TIMEOUT_MS ({session}): the "
             "group could drop a member between two heartbeats."
         )
-    commit = stream.commit_timeout
-    turn = DRAIN_TIMEOUT + 2 * commit
+    turn = DRAIN_TIMEOUT + 2 * _commit_timeout(kafka)
     if turn * 1000 >= longest:
         faults.append(
             f"KAFKA_MAX_POLL_INTERVAL_MS ({longest}) must be over {turn * 1000:.0f}: {DRAIN_TIMEOUT:g} s and "
-            "twice CONSUMER_COMMIT_TIMEOUT: the group would drop a busy member."
+            "twice four fifths of KAFKA_TRANSACTION_TIMEOUT_MS: the group would drop a busy member."
         )
     elif session > longest:
         faults.append(
             f"KAFKA_SESSION_TIMEOUT_MS ({session}) is over KAFKA_MAX_POLL_INTERVAL_MS ({longest}): a session must "
             "fit into it."
         )
-    if "transaction.timeout.ms" in kafka and transaction <= commit * 1000:
+    if transaction < _SHORTEST_TRANSACTION_MS:
         faults.append(
-            f"KAFKA_TRANSACTION_TIMEOUT_MS ({transaction}) must be over {commit * 1000:.0f}, which is "
-            "CONSUMER_COMMIT_TIMEOUT: the broker would abort transactions before they are committed."
+            f"KAFKA_TRANSACTION_TIMEOUT_MS ({transaction}) must be at least {_SHORTEST_TRANSACTION_MS}: the broker "
+            "would abort transactions before they are committed."
         )
     return faults
 

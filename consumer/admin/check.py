@@ -311,7 +311,7 @@ def _transactions(deployment: Deployment) -> Finding:
             case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
                 fix = f"allow it Write of all transactional ids that begin with {cluster.group}-"
             case KafkaError.INVALID_TRANSACTION_TIMEOUT:
-                fix = "lower CONSUMER_COMMIT_TIMEOUT, or raise the broker's transaction.max.timeout.ms"
+                fix = "lower KAFKA_TRANSACTION_TIMEOUT_MS, or raise the broker's transaction.max.timeout.ms"
             case _:
                 fix = "transaction.state.log.replication.factor must be no more than there are brokers"
         return _failed("transactions", message, fix)

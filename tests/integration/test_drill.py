@@ -40,7 +40,7 @@ def produce_all(stand: Stand) -> None:
 @pytest.mark.real_broker("what a crash leaves is hidden from readers")
 def test_a_bad_night_is_found_out_mended_and_proven(stand: Stand) -> None:
     topic, poisoned = stand.orders_topic, MESSAGES // POISON_EVERY
-    quick = {"CONSUMER_CHUNK_RECORDS": "200", "CONSUMER_BACKOFF_LONGEST": "3600", "CONSUMER_COMMIT_TIMEOUT": "5"}
+    quick = {"CONSUMER_CHUNK_RECORDS": "200", "CONSUMER_BACKOFF_LONGEST": "3600"}
     member = stand.member(**quick)
     stand.await_assigned(member)
     produce_all(stand)

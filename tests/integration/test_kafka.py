@@ -125,7 +125,7 @@ def test_aborted_records_are_not_delivered_and_markers_leave_no_lag(stand: Stand
 
 def test_a_member_killed_at_any_time_doubles_no_result(stand: Stand) -> None:
     stand.produce(*orders(400))
-    quick = {"CONSUMER_CHUNK_RECORDS": "5", "CONSUMER_COMMIT_TIMEOUT": "2"}
+    quick = {"CONSUMER_CHUNK_RECORDS": "5", "KAFKA_TRANSACTION_TIMEOUT_MS": "2500"}
     for results in (30, 60, 90):
         member = stand.member(**quick)
         await_that("it commits", lambda least=results: sum(stand.committed().values()) >= least)  # type: ignore[misc]
@@ -154,7 +154,7 @@ def test_a_zombie_can_commit_nothing(stand: Stand) -> None:
 
 def test_each_of_three_brokers_restarts_while_messages_flow(cluster: ApacheKafka, on_three: Stand) -> None:
     stand = on_three
-    members = [stand.member(CONSUMER_CHUNK_RECORDS="5", CONSUMER_COMMIT_TIMEOUT="10") for _ in range(2)]
+    members = [stand.member(CONSUMER_CHUNK_RECORDS="5", KAFKA_TRANSACTION_TIMEOUT_MS="12000") for _ in range(2)]
     stand.await_assigned(members[0])
     produced = 0
 
@@ -184,7 +184,7 @@ def test_nothing_is_committed_while_too_few_replicas_are_in_sync(cluster: Apache
     cluster.stop_node(2, kindly=False)
     try:
         stand.produce(*orders(20))
-        member = stand.member(CONSUMER_COMMIT_TIMEOUT="5", KAFKA_MESSAGE_TIMEOUT_MS="4000")
+        member = stand.member(KAFKA_TRANSACTION_TIMEOUT_MS="6000", KAFKA_MESSAGE_TIMEOUT_MS="4000")
         await_that("events are delivered", lambda: bool(stand.accepted()))
         # The broker can't even abort then: the member stays in its group, and tries with new writers until it can.
         await_that("no result can be written", lambda: member.said('"event": "writer_lost"') > 1)

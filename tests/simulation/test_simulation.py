@@ -49,7 +49,7 @@ def test_faults_of_every_kind_are_injected() -> None:
 def test_a_part_of_the_faults_can_be_tried_alone() -> None:
     faults = World(13).faults
     assert run_one(13, []).injected == 0
-    assert 0 < run_one(13, faults[: len(faults) // 2]).injected < run_one(13).injected
+    assert 0 < run_one(13, faults[: len(faults) // 10]).injected < run_one(13).injected
 
 
 def test_every_mutant_applies() -> None:

@@ -121,7 +121,7 @@ def test_in_an_outage_members_start_and_nodes_can_be_drained() -> None:
 
 
 def test_a_member_has_the_time_to_stop(loaded: settings.Settings) -> None:
-    needed = loaded.stream.grace_time + loaded.stream.commit_timeout
+    needed = loaded.stream.grace_time + loaded.commit_timeout
     assert POD["terminationGracePeriodSeconds"] >= needed
     (limit,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), flags=re.MULTILINE)
     assert int(limit) >= needed

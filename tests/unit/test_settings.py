@@ -329,7 +329,7 @@ def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) 
 @pytest.mark.parametrize(
     ("environ", "fault"),
     [
-        ({"KAFKA_TRANSACTION_TIMEOUT_MS": "4000"}, "KAFKA_TRANSACTION_TIMEOUT_MS (4000) must be over 4000"),
+        ({"KAFKA_TRANSACTION_TIMEOUT_MS": "999"}, "KAFKA_TRANSACTION_TIMEOUT_MS (999) must be at least 1000"),
         ({"KAFKA_SESSION_TIMEOUT_MS": "200000", "KAFKA_MAX_POLL_INTERVAL_MS": "150000"}, "KAFKA_SESSION_TIMEOUT"),
         (
             {"KAFKA_SESSION_TIMEOUT_MS": "0x5000"},
@@ -604,3 +604,8 @@ def test_a_file_of_a_secret_that_others_can_read_is_a_caution(
     source = SettingsSource(None)
     said = [caution.message for caution in source.cautions(source.load())]
     assert said == [f"{file}, which JIRAFE_ACCESS_TOKEN_FILE names, can be read by others."] * is_said
+
+
+@pytest.mark.parametrize(("given", "seconds"), [({}, 4.0), ({"KAFKA_TRANSACTION_TIMEOUT_MS": "10000"}, 8.0)])
+def test_a_commit_ends_before_the_broker_aborts_its_transaction(given: dict[str, str], seconds: float) -> None:
+    assert load(None, given).commit_timeout == seconds
