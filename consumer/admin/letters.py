@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Message
 
-from consumer.admin.choice import ALL, Choice, Told
 from consumer.admin.deployment import Deployment
 from consumer.admin.ranges import Topics
 from consumer.admin.reading import read_settled
 from consumer.admin.redelivery import Redeliverer
+from consumer.admin.selection import ALL, Selection, Told
 from consumer.engine.kafka import to_record
 from consumer.engine.ports import W
 from consumer.engine.records import Output, Partition, Place, Range, Record, Redelivery
@@ -140,7 +140,7 @@ class Letters:
         self.foreign = 0
         """Records of the topic that are no letters of ours, so far."""
 
-    def find(self, wanted: Choice, look: Look) -> Iterator[Found]:
+    def find(self, wanted: Selection, look: Look) -> Iterator[Found]:
         """Give the letters that are meant, oldest first within each partition; `look` is told how far it is.
 
         Waits for open transactions, which may hide letters, or redrives of some. Raises Hidden if one does not end.
@@ -151,7 +151,7 @@ class Letters:
             if wanted.fits(_told(letter, contents)):
                 yield Found(letter, contents, redriven.get(str(letter.place), ""))
 
-    def by_time(self, wanted: Choice, look: Look) -> list[Found]:
+    def by_time(self, wanted: Selection, look: Look) -> list[Found]:
         """Give the letters that are meant in the order in which they failed, without what is in their records.
 
         Each takes about the room of its reason. Raises as `find`.
@@ -162,7 +162,7 @@ class Letters:
     def at(
         self,
         places: Collection[Place],
-        wanted: Choice = ALL,
+        wanted: Selection = ALL,
         look: Look = lambda _read, _total: None,
     ) -> list[Found]:
         """Give the letters of places, their own or of the record that failed; raises KafkaUnusable without one."""

@@ -18,7 +18,7 @@ class Stray(NamedTuple):
     times: int
 
 
-class _Watched(dict[str, Any]):
+class _Fields(dict[str, Any]):
     """An object of a document that notes which of its fields are asked for."""
 
     def __init__(self, fields: dict[str, Any], path: str) -> None:
@@ -47,7 +47,7 @@ class Spelling:
     """
 
     def __init__(self) -> None:
-        self._objects: list[_Watched] = []
+        self._objects: list[_Fields] = []
         self._meant: dict[tuple[str, str], str | None] = {}
         self._found: dict[tuple[str, str], Stray] = {}
 
@@ -59,7 +59,7 @@ class Spelling:
     def _watched(self, value: object, path: str) -> object:
         if isinstance(value, dict):
             fields = {name: self._watched(each, f"{path}.{name}".lstrip(".")) for name, each in value.items()}
-            self._objects.append(_Watched(fields, path))
+            self._objects.append(_Fields(fields, path))
             return self._objects[-1]
         if isinstance(value, list):
             return [self._watched(each, path) for each in value]
@@ -77,7 +77,7 @@ class Spelling:
                     first = self._found.get(key) or Stray(place, f"{each.path}.{name}".lstrip("."), meant, 0)
                     self._found[key] = first._replace(times=first.times + 1)
 
-    def _closest(self, of: _Watched, name: str) -> str | None:
+    def _closest(self, of: _Fields, name: str) -> str | None:
         key = (of.path, name)
         if key not in self._meant:
             if len(self._meant) >= _MOST:

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from consumer import app
-from consumer.admin.choice import Choice
 from consumer.admin.letters import Found, Letters, Look
 from consumer.admin.redelivery import Redeliverer
+from consumer.admin.selection import Selection
 from consumer.admin.story import contents
 from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
@@ -67,7 +67,7 @@ def dead_letters() -> None:
 )
 @in_a_form("one object a line")
 @click.pass_obj
-def list_command(source: SettingsSource, wanted: Choice, only_open: bool, form: Form) -> int:
+def list_command(source: SettingsSource, wanted: Selection, only_open: bool, form: Form) -> int:
     """List dead letters, and count them by kind.
 
     Oldest first. For each: when it failed, the place of the record, the reason, its type and number, and
@@ -176,7 +176,7 @@ def show(source: SettingsSource, place: Place) -> int:
 def redrive(
     source: SettingsSource,
     places: tuple[Place, ...],
-    wanted: Choice,
+    wanted: Selection,
     again: bool,
     rate: float | None,
     dry_run: bool,

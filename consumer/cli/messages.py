@@ -15,9 +15,9 @@ from rich.table import Table
 from consumer import app, settings
 from consumer.admin import preview as mapping
 from consumer.admin import produce
-from consumer.admin.choice import Choice, Told
 from consumer.admin.ranges import Topics
 from consumer.admin.reading import Start, read_topic
+from consumer.admin.selection import Selection, Told
 from consumer.admin.spelling import Spelling
 from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
@@ -235,7 +235,7 @@ def results(
     source: SettingsSource,
     follow: bool,
     form: Form,
-    wanted: Choice,
+    wanted: Selection,
     start: datetime | Literal["beginning", "end"],
     most: int | None,
     of: Place | None,

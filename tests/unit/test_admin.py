@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from consumer.admin.audit import AuditReport, Count, audit
-from consumer.admin.choice import Choice
 from consumer.admin.deployment import CLOCK_TOLERANCE
 from consumer.admin.lag import Looker
 from consumer.admin.letters import Found, Letters
 from consumer.admin.reading import await_visible, read_settled, read_topic
 from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
+from consumer.admin.selection import Selection
 from consumer.cli.lag import _shown as lag_shown
 from consumer.engine.records import Output, Partition, Range, Record, Redelivery
 from consumer.errors import Hidden
@@ -116,12 +116,12 @@ def test_dead_letters_wait_for_what_is_hidden_in_either_topic(topic: str) -> Non
         place = shelf.letter(record(offset))
         shelf.result(offset, redrive=f"{LETTERS}/0/{place}")
     Opened(shelf, Partition(topic, 0), 1, 5)
-    found = list(letters_of(shelf, patience=10).find(Choice(), ignored))
+    found = list(letters_of(shelf, patience=10).find(Selection(), ignored))
     assert [(each.letter.of.offset, each.redriven) for each in found] == [(n, "delivered") for n in range(3)]
     shelf.logs[Partition(topic, 0)].visible = 1
     shelf.on_idle = lambda: None
     with pytest.raises(Hidden, match=rf"^{topic} has a transaction that does not end"):
-        list(letters_of(shelf).find(Choice(), ignored))
+        list(letters_of(shelf).find(Selection(), ignored))
 
 
 def plan(**changed: Any) -> Plan:
@@ -334,7 +334,7 @@ def test_letters_are_those_of_the_topic_that_is_meant() -> None:
     for topic in ("orders", "carts", "orders"):
         shelf.letter(record(1, topic=topic))
     for topic in ("orders", "carts", "taxons"):
-        found = letters_of(shelf).find(Choice(topic=topic), ignored)
+        found = letters_of(shelf).find(Selection(topic=topic), ignored)
         places = [each.letter.place.offset for each in found]
         assert places == {"orders": [0, 2], "carts": [1], "taxons": []}[topic]
 
@@ -349,7 +349,7 @@ def test_letters_are_those_that_were_there_when_it_began() -> None:
 
     shelf.on_assign = came
     letters, looks = letters_of(shelf), list[tuple[int, int]]()
-    found = list(letters.find(Choice(), lambda read, total: looks.append((read, total))))
+    found = list(letters.find(Selection(), lambda read, total: looks.append((read, total))))
     # One came while the results were read, before the letters' own end was looked up; the next is left out.
     assert [each.letter.of.offset for each in found] == [0, 1, 9]
     assert all(read <= total for read, total in looks)
@@ -360,7 +360,7 @@ def test_letters_of_all_partitions_are_in_the_order_of_time() -> None:
     times = [5, 1, 9, 3, 3, 0, 8, 2]
     for index, at in enumerate(times):
         shelf.letter(record(index), at=at * 1000, partition=index % 3)
-    found = letters_of(shelf).by_time(Choice(), ignored)
+    found = letters_of(shelf).by_time(Selection(), ignored)
     assert [each.letter.failed_at for each in found] == [datetime.fromtimestamp(at, UTC) for at in sorted(times)]
     assert {each.letter.record.value for each in found} == {None}
     assert [each.contents.number for each in found] == ["R1"] * len(times)
@@ -403,7 +403,7 @@ def test_a_rate_holds_within_a_batch_too(rate: float | None, portions: list[int]
     batches = [len(wanted) for _, wanted in job.select(job.ranges()) if wanted]
     steps = list(job.run(job.ranges(), cast("Redeliverer[Any]", replayed), rate))
     letters, redriven = letters_of(shelf), Recorder()
-    found: list[Found] = list(letters.find(Choice(), ignored))
+    found: list[Found] = list(letters.find(Selection(), ignored))
     list(letters.redrive(found, cast("Redeliverer[Any]", redriven), 500, rate))
     assert batches == [7]
     assert (replayed.portions, redriven.portions) == (portions, portions)

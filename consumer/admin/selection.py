@@ -23,7 +23,7 @@ class Told(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """All that fit everything that is given. Times are those of the result, or of the failure."""
 
     kind: str | None = None
@@ -49,5 +49,5 @@ class Choice:
         )
 
 
-ALL = Choice()
+ALL = Selection()
 """Nothing is given: every one is meant."""
