@@ -31,10 +31,10 @@ run: .venv/ready ## run the service with the settings of the environment and .en
 	@$(BIN)/jirafe-consumer run
 
 test: .venv/ready ## run all tests, on a real Kafka if one is available, else on the embedded broker
-	@$(BIN)/pytest -n $(WORKERS) --hypothesis-profile=thorough $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --hypothesis-profile=thorough $(ARGS)
 
 test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if none is available
-	@TEST_BROKER=real $(BIN)/pytest -n $(WORKERS) --hypothesis-profile=thorough $(ARGS)
+	@TEST_BROKER=real $(BIN)/pytest -n $(WORKERS) --dist worksteal --hypothesis-profile=thorough $(ARGS)
 
 coverage: .venv/ready ## run the fast tests, and fail if they cover less than 95 % of the core
 	@$(BIN)/pytest -n $(WORKERS) -q --cov --cov-report=term tests/unit

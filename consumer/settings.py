@@ -56,6 +56,7 @@ _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 
 _TRANSACTION_MS = 5_000
 _SHORTEST_TRANSACTION_MS = 1_000
+_WITHIN_TRANSACTION = ("socket.timeout.ms", "message.timeout.ms")
 # The rest is for the broker: it must not abort a transaction that is being committed.
 _COMMIT_SHARE = 0.8
 
@@ -672,7 +673,7 @@ def _time_faults(kafka: Mapping[str, str]) -> list[str]:
     }
     faults = [
         f"{_setting(name)}: must be a whole number of milliseconds."
-        for name in defaults
+        for name in (*defaults, *_WITHIN_TRANSACTION)
         if name in kafka and not _MILLISECONDS.fullmatch(kafka[name])
     ]
     if faults:
@@ -694,6 +695,11 @@ def _time_faults(kafka: Mapping[str, str]) -> list[str]:
             f"KAFKA_SESSION_TIMEOUT_MS ({session}) is over KAFKA_MAX_POLL_INTERVAL_MS ({longest}): a session must "
             "fit into it."
         )
+    faults += [  # the library refuses them, but not before a member has partitions
+        f"{_setting(name)} ({kafka[name]}) must be at most KAFKA_TRANSACTION_TIMEOUT_MS ({transaction})."
+        for name in _WITHIN_TRANSACTION
+        if name in kafka and int(kafka[name]) > transaction
+    ]
     if transaction < _SHORTEST_TRANSACTION_MS:
         faults.append(
             f"KAFKA_TRANSACTION_TIMEOUT_MS ({transaction}) must be at least {_SHORTEST_TRANSACTION_MS}: the broker "

@@ -224,7 +224,7 @@ def test_a_broker_that_stands_still_costs_no_record(tmp_path: Path) -> None:
     with EmbeddedBroker() as broker, SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
         stand = Stand(broker.bootstrap_servers, api, tmp_path)
         try:
-            member = stand.member(KAFKA_TRANSACTION_TIMEOUT_MS="2500", KAFKA_SOCKET_TIMEOUT_MS="3000")
+            member = stand.member(KAFKA_TRANSACTION_TIMEOUT_MS="3000", KAFKA_SOCKET_TIMEOUT_MS="3000")
             stand.await_assigned(member)
             stand.produce(*orders(200))
             stand.await_results(20)

@@ -329,6 +329,11 @@ def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) 
 @pytest.mark.parametrize(
     ("environ", "fault"),
     [
+        ({"KAFKA_SOCKET_TIMEOUT_MS": "6000"}, "KAFKA_SOCKET_TIMEOUT_MS (6000) must be at most KAFKA_TRANSACTION_"),
+        (
+            {"KAFKA_MESSAGE_TIMEOUT_MS": "6000"},
+            "KAFKA_MESSAGE_TIMEOUT_MS (6000) must be at most KAFKA_TRANSACTION_",
+        ),
         ({"KAFKA_TRANSACTION_TIMEOUT_MS": "999"}, "KAFKA_TRANSACTION_TIMEOUT_MS (999) must be at least 1000"),
         ({"KAFKA_SESSION_TIMEOUT_MS": "200000", "KAFKA_MAX_POLL_INTERVAL_MS": "150000"}, "KAFKA_SESSION_TIMEOUT"),
         (
