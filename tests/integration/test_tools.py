@@ -612,7 +612,7 @@ class TestCheck:
         [
             ("CONSUMER_WORKERS", "0", "CONSUMER_WORKERS: must be greater than 0."),
             ("KAFKA_FOO_BAR", "1", 'KAFKA_FOO_BAR is wrong: No such configuration property: "foo.bar".'),
-            ("KAFKA_MESSAGE_TIMEOUT_MS", "-1", "KAFKA_MESSAGE_TIMEOUT_MS is wrong"),
+            ("KAFKA_RETRY_BACKOFF_MS", "-1", "KAFKA_RETRY_BACKOFF_MS is wrong"),
             ("KAFKA_TRANSACTION_TIMEOUT_MS", "1", "KAFKA_TRANSACTION_TIMEOUT_MS (1) must be at least 1000"),
             ("CONSUMER_CARTS_TOPIC", "^carts", "CONSUMER_CARTS_TOPIC: must be names of topics, or patterns"),
         ],
