@@ -1,1 +1,1 @@
-"""What operators work with, beside the service: nothing here is in the way of a record, and nothing prints."""
+"""Operators' tools that work beside the service: no record passes through this code, and nothing here prints."""

@@ -1,9 +1,9 @@
 """Proof from the topics themselves that every record of a range has exactly one result.
 
-Nothing but the topics is believed: the records are read, not counted by their offsets, which have gaps; what the
-results and dead letters say is held against them. What says another timestamp than the record at its place is of an
-earlier topic of the same name. It takes about nine bytes of memory for each offset of the range, and reads no topic
-twice.
+Only the topics count as evidence. The records are read, because offsets have gaps and can't be used to count. The
+results and dead letters are then compared with the records. A result or dead letter whose timestamp differs from
+that of the record at its place belongs to a deleted topic of the same name. An audit takes about nine bytes of
+memory for each offset of the range, and reads no topic twice.
 """
 
 import re
@@ -30,7 +30,7 @@ from consumer.errors import Hidden
 from schemas.codec import Codec, Undecodable
 
 MOST_PLACES = 10
-"""How many places of a trouble are named."""
+"""How many places are listed for each trouble."""
 
 # What was seen of one offset: one byte.
 RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN, OTHERS_FAILED = (1 << bit for bit in range(8))
@@ -42,7 +42,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Count(StrEnum):
-    """What is counted of a partition's records."""
+    """What is counted for each partition."""
 
     RECORDS = "records"
     ONE_RESULT = "one_result"
@@ -63,7 +63,7 @@ TROUBLES = (Count.MISSING, Count.DOUBLED, Count.WITHOUT_LETTER, Count.STRAY_LETT
 
 @dataclass(frozen=True, slots=True)
 class AuditProgress:
-    """How far a topic is read; `total` counts offsets, and there may be fewer records."""
+    """How much of a topic has been read. `total` counts offsets, so there may be fewer records."""
 
     topic: str
     read: int
@@ -72,10 +72,10 @@ class AuditProgress:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """What was found of one partition's range; a record at `committed` or later need not have its result yet.
+    """What was found in one partition's range.
 
-    `committed` is None where the group has none. `first` has the first offsets of each trouble. `ahead` tells what
-    is decided beyond `committed`, and must have its result too.
+    `committed` is the group's committed offset, None if there is none. Records from there on need no result yet,
+    except those in `ahead`, which are decided beyond it. `first` has the first offsets of each trouble.
     """
 
     range: Range
@@ -87,9 +87,9 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What was found, partition by partition; `notes` has sentences that bound what it proves.
+    """What was found in each partition. `notes` has sentences about the limits of the proof.
 
-    It is not complete where results or dead letters are behind a transaction that does not end.
+    `is_complete` is False if a transaction that does not end hides part of a topic that was read.
     """
 
     partitions: tuple[Audited, ...]
@@ -97,7 +97,7 @@ class AuditReport:
     notes: tuple[str, ...]
 
     def total(self, topic: str | None = None) -> Mapping[Count, int]:
-        """Give the sums, of one topic or of all."""
+        """Return the counts, summed over one topic or over all."""
         counts: Counter[Count] = Counter()
         for audited in self.partitions:
             if topic in (None, audited.range.topic):
@@ -106,13 +106,13 @@ class AuditReport:
 
     @property
     def is_proven(self) -> bool:
-        """Tell whether there is no trouble, and none can be hidden."""
+        """Whether there is no trouble, and none can be hidden."""
         total = self.total()
         return self.is_complete and not any(total[trouble] for trouble in TROUBLES)
 
 
 def with_result(seen: int, result: Mapping[str, Any], *, is_ours: bool) -> int:
-    """Add a result to what was seen of its offset; another group's counts for nothing, but explains a letter."""
+    """Add a result to what was seen of its offset. Another group's result only explains a dead letter."""
     failed = result["code"] != _OK
     if not is_ours:
         return seen | (OTHERS_FAILED if failed else 0)
@@ -122,7 +122,7 @@ def with_result(seen: int, result: Mapping[str, Any], *, is_ours: bool) -> int:
 
 
 def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
-    """Tell what an offset counts as by what was seen of it; `due` where its result must be there."""
+    """Return what an offset counts as, given what was seen of it. `due`: its result must exist."""
     if not seen & RECORD:
         return frozenset()  # a transaction's marker, aborted, or compacted away
     has_result, has_letter = bool(seen & RESULT), bool(seen & LETTER)
@@ -137,8 +137,8 @@ def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
         Count.REDRIVEN: bool(seen & REDRIVEN),
         Count.REPLAYED: bool(seen & REPLAYED),
         Count.WITHOUT_LETTER: bool(seen & FAILED) and not has_letter,
-        # Of what is not due the letter may be read when its result was not there yet.
-        # A topic of dead letters may be shared: it is then the other group's.
+        # If the record is not due, its letter may have been read although its result was not there yet.
+        # Groups may share a dead-letter topic: the letter may then be another group's.
         Count.STRAY_LETTER: has_letter and not seen & (FAILED | OTHERS_FAILED) and (due or has_result),
     }
     return frozenset(count for count, is_so in holds.items() if is_so)
@@ -150,13 +150,13 @@ def audit(
     topics: Mapping[str, Collection[int]],
     between: tuple[Position | None, Position | None],
 ) -> Iterator[AuditProgress | AuditReport]:
-    """Audit the records between two positions of topics, of some of their partitions (none: of all).
+    """Audit the records between two positions, in the given partitions of each topic (none given: in all).
 
-    Gives its progress as it goes, and the report at last. Raises KafkaUnusable, RegistryUnavailable.
+    Yields its progress, and the report last. Blocks while it reads. Raises KafkaUnusable, RegistryUnavailable.
     """
     topics_seen = Topics(deployment.cluster)
     ranges = [each for topic, numbers in topics.items() for each in topics_seen.resolve(topic, *between, numbers)]
-    # First what is committed: that has its results before the ends that are looked up after it.
+    # Read the committed offsets first. Their results were written before the ends that are looked up next.
     group = Group(topics_seen.admin, deployment.cluster.group)
     progress = group.progress([each.of for each in ranges])
     auditor = _Auditor(deployment, codec, topics_seen, ranges)
@@ -165,7 +165,7 @@ def audit(
 
 
 class _Auditor:
-    """Reads the topics, and keeps a byte for each offset of the ranges: what was seen of it."""
+    """Reads the topics, and keeps one byte for each offset of the ranges: what was seen of it."""
 
     def __init__(self, deployment: Deployment, codec: Codec, topics: Topics, ranges: Collection[Range]) -> None:
         self._deployment = deployment
@@ -182,17 +182,17 @@ class _Auditor:
         self._shortened: list[str] = []
 
     def read_all(self, start: Position | None) -> Iterator[AuditProgress]:
-        """Read records, results and dead letters; the latter two from where those of records at `start` may be."""
+        """Read records, results and dead letters; the last two from where those of records at `start` may begin."""
         for topic in dict.fromkeys(each.topic for each in self._ranges):
             yield from self._read(topic, [each for each in self._ranges if each.topic == topic], self._add_record)
-        # A result is later than its record, but by another clock.
+        # A result is later than its record, but another clock gave its time.
         since = start - CLOCK_TOLERANCE if isinstance(start, datetime) else None
         results, dead_letters = self._deployment.output_topics
         for topic, add in ((results, self._add_result), (dead_letters, self._add_letter)):
             yield from self._read(topic, self._written(topic, since), add)
 
     def _written(self, topic: str, since: datetime | None) -> list[Range]:
-        """Give all that was written to a topic, also in transactions that are only being committed now."""
+        """Return all that was written to a topic, including transactions that are still open."""
         places = [Partition(topic, number) for number in self._topics.partitions(topic)]
         firsts, ends = self._topics.firsts(places), self._topics.ends(places, committed=False)
         starts: Mapping[Partition, int | None] = self._topics.at(places, since) if since else firsts
@@ -242,7 +242,7 @@ class _Auditor:
             seen[at] = with_result(seen[at], result, is_ours=is_ours)
 
     def _is_of(self, place: Partition, at: int, timestamp: int) -> bool:
-        """Tell whether what was written of a place is of the record that is there now; counts what is not."""
+        """Whether a result or letter is for the record that is at the place now; counts those that are not."""
         is_so = not self._seen[place][at] & RECORD or self._timestamps[place][at] == timestamp
         self._earlier[place.topic] += not is_so
         return is_so
@@ -259,7 +259,7 @@ class _Auditor:
                 seen[at] |= LETTER
 
     def report(self, progress: Mapping[Partition, Progress]) -> AuditReport:
-        """Tell what was found."""
+        """Return what was found."""
         firsts = self._topics.firsts([each.of for each in self._ranges])
         found = tuple(self._audited(each, progress[each.of], firsts[each.of]) for each in self._ranges)
         total: Counter[Count] = Counter()
@@ -282,7 +282,7 @@ class _Auditor:
                     offsets += [of.start + match.start() for match in islice(matches, MOST_PLACES - len(offsets))]
         last = self._last_before.get(of.of)
         if last is not None and of.start == log_start and last + 1 < log_start:
-            # Results end before the log begins: what was between them is in neither.
+            # The results end before the log begins: the records in between are in neither.
             counts[Count.LOST], first[Count.LOST] = log_start - last - 1, [last + 1]
         said = {trouble: tuple(sorted(offsets)) for trouble, offsets in first.items()}
         return Audited(of, committed, counts, said, progress.ahead)
@@ -317,7 +317,7 @@ class _Auditor:
 
 
 def _due(of: Range, progress: Progress) -> Iterator[tuple[int, int, bool]]:
-    """Part a range, counted from its start, by whether records must have their result."""
+    """Split a range, counted from its start, by whether records must have their result."""
     size, at = of.end - of.start, 0
     runs = progress.ahead.runs if progress.ahead else ()
     for start, end in ((of.start, progress.offset or 0), *runs):

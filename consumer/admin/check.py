@@ -1,7 +1,7 @@
-"""A doctor for a deployment: asks everything that the service needs whether it is there and lets us in.
+"""Checks a deployment: whether everything that the service needs is there and grants us access.
 
-Nothing here disturbs the group or writes to a topic: what this client may do is what the broker says it may, and of
-a transaction there is only the beginning, under a transactional id that no member has.
+Nothing here disturbs the group or writes to a topic. Permissions are those that the broker reports. The check of
+transactions only prepares a transactional writer, under a transactional id that no member has.
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ from schemas.codec import Codec, RegistryUnavailable
 from schemas.registry import SchemaRegistry
 
 _LETTERS_KEPT = timedelta(days=7)
-# What a dead letter has more than its record: the reason, of 2000 characters, and where it is from.
+# Bytes that a dead letter has in addition to its record: the reason, up to 2000 characters, and the record's place.
 _LETTER_HEADERS = 16 * 1024
 
 
 class Verdict(StrEnum):
-    """How a check ended; a warning lets the service run."""
+    """How a check ended. With a warning, the service can still run."""
 
     OK = "ok"
     WARNING = "warning"
@@ -63,7 +63,7 @@ def _failed(check: str, message: str, fix: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckedApi:
-    """The API as the service would use it: `site` has the settings' credentials, None where none are set."""
+    """The API as the service would use it. `site` has the credentials of the settings, None if none are set."""
 
     url: str
     client: Client
@@ -78,9 +78,9 @@ def check(
     *,
     creates_topics: bool,
 ) -> Iterator[Finding]:
-    """Check everything, one after the other; raises nothing of what it finds. Blocks for seconds at each.
+    """Run every check in turn. Each may block for seconds. What is wrong becomes a finding, and is not raised.
 
-    `creates_topics` tells that the service creates what is missing.
+    `creates_topics`: the service creates topics that are missing.
     """
     cluster = deployment.cluster
     try:
@@ -133,7 +133,10 @@ class _Topics:
         self._configs = self._configured()
 
     def findings(self) -> Iterator[Finding]:
-        """Check each; fills `absent` and `allowed`, the operations that the broker allows, None if not told."""
+        """Check each topic.
+
+        Fills `absent`, and `allowed`: the permitted operations, None if the broker does not report them.
+        """
         for pattern in self._deployment.unmatched(self.consumed):
             fix = "correct the pattern, create a topic, or allow this client Describe of such topics"
             yield _warning("topic", f"no topic matches {pattern}.", fix)
@@ -218,19 +221,19 @@ class _Topics:
             )
 
     def _configured(self) -> dict[str, dict[str, str]]:
-        """Ask for the topics' own settings; a topic that has none to tell is left out."""
+        """Read the topics' configs. A topic whose config can't be read is left out."""
         asked = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in self.wanted]
         found = {}
         for resource, future in self._admin.describe_configs(asked, request_timeout=REACHED_WITHIN).items():
             try:
                 found[resource.name] = {name: entry.value for name, entry in future.result().items()}
             except KafkaException:
-                continue  # absent, or not for us to know
+                continue  # absent, or not allowed
         return found
 
 
 def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Finding]:
-    """See whether a topic's last records can be read; nothing is said of a topic that has none."""
+    """Check whether a topic's last records can be read. A topic without records has no finding."""
     try:
         found = sample(deployment.cluster, topic, codec)
     except KafkaUnusable as error:
@@ -299,7 +302,7 @@ def _group(deployment: Deployment, admin: AdminClient, consumed: list[str]) -> F
 
 
 def _transactions(deployment: Deployment) -> Finding:
-    """Begin to be a transactional writer, as a member does, with an id that no member has."""
+    """Start a transactional writer as a member does, but with an id that no member has."""
     cluster = deployment.cluster
     name = f"{cluster.group}-check"
     producer = cluster.make_producer({**cluster.producer_properties, "transactional.id": name})
@@ -322,7 +325,7 @@ def _transactions(deployment: Deployment) -> Finding:
 
 
 def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
-    """Ask where each of our schemas stands, over the connection that the service would have."""
+    """Look up the state of each of our schemas, over the same connection as the service."""
     if registry is None:
         yield _ok("registry", "none is set: records use the single-object encoding with local schemas")
         return
@@ -343,7 +346,7 @@ def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
 
 
 def _api(api: CheckedApi) -> Iterator[Finding]:
-    # Any answer will do: it is without credentials.
+    # The request has no credentials, so any answer will do.
     asked = datetime.now(UTC)
     answer = api.client.reach()
     here = asked + (datetime.now(UTC) - asked) / 2
@@ -360,7 +363,7 @@ def _api(api: CheckedApi) -> Iterator[Finding]:
 
 
 def _token(api: CheckedApi) -> Finding:
-    """Send an event that the API refuses for its form: it looks at the token before, and takes nothing in."""
+    """Send an event with an invalid form: the API checks the token first, and then refuses the event."""
     if api.site is None:
         message = "no site and token are set, so each message must carry jirafe.site_id and jirafe.access_token."
         return _warning("token", message, "set JIRAFE_SITE_ID and JIRAFE_ACCESS_TOKEN, if messages do not")

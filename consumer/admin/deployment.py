@@ -1,4 +1,4 @@
-"""What admin tools work on."""
+"""The deployment that admin tools work on."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -9,14 +9,14 @@ from typing import Any
 from consumer.engine.kafka import Cluster
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far the clocks of producers, brokers and members may differ. `check` warns of more, `audit` allows for it."""
+"""How much the clocks of producers, brokers and members may differ. `check` warns of more, `audit` tolerates it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A cluster with the consumer's topics: those it consumes, and those of its results and dead letters.
+    """A cluster and the consumer's topics on it: the consumed topics, and those of results and dead letters.
 
-    `topics` are consumed by name, and so are those whose whole name matches one of the `patterns`.
+    The consumed topics are `topics`, and all whose whole name matches one of the `patterns`.
     """
 
     cluster: Cluster
@@ -26,9 +26,9 @@ class Deployment:
     dead_letters_topic: str
 
     def input_topics(self) -> list[str]:
-        """List the topics that are consumed now: those named, and the existing ones that match a pattern.
+        """List the topics that are consumed now: the named ones, and the existing ones that match a pattern.
 
-        Blocks for seconds and raises KafkaUnusable where there are patterns.
+        If there are patterns, it asks the broker: it may block for seconds, and raises KafkaUnusable.
         """
         if not self.patterns:
             return list(self.topics)
@@ -53,5 +53,5 @@ class Deployment:
         return self.results_topic, self.dead_letters_topic
 
     def is_ours(self, result: Mapping[str, Any]) -> bool:
-        """Tell whether a result is our group's; one that does not say so is from before results told it."""
+        """Whether a result is our group's. Old results name no group: they count as ours."""
         return result["group"] in {None, self.cluster.group}

@@ -1,6 +1,6 @@
-"""Splits hub JSON into its documents, a block at a time: a file may be larger than memory.
+"""Splits hub JSON into its documents, one block at a time: a file may be larger than memory.
 
-A file holds one message, a list of messages, or messages one after the other, mostly one a line.
+A file holds one message, a list of messages, or a sequence of messages, usually one per line.
 """
 
 import codecs
@@ -13,10 +13,10 @@ import orjson
 from schemas.hub import HubError
 
 LARGEST = 64 * 1024 * 1024
-"""Bytes of the largest document: as JSON a message may be many times what it is in Kafka."""
+"""The size limit of a document, in bytes. A message in JSON may be many times larger than in Kafka."""
 
 _LINE = 64 * 1024
-# A text as a whole, or what opens and closes objects and lists. A text that is cut off matches its quote alone.
+# A whole string, or a bracket of an object or list. Of a string that is cut off, only the opening quote matches.
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _END_OF_WORD = re.compile(rb'[\s,:\]\[{}"]')
@@ -24,7 +24,7 @@ _BLANKS = re.compile(rb"[ \t\r\n]*")
 
 
 class FileDocument(NamedTuple):
-    """One JSON document, the first of its file with the number 1, and the line that it begins on."""
+    """One JSON document, its number in the file (from 1), and the line that it begins on."""
 
     number: int
     line: int
@@ -32,16 +32,16 @@ class FileDocument(NamedTuple):
 
 
 def read_documents(blocks: Iterable[bytes]) -> Iterator[FileDocument]:
-    """Give the documents of a file that comes in blocks, the elements of a list as if they were alone.
+    """Yield the documents of a file that comes in blocks. Each element of a list is a document of its own.
 
-    Holds one document and one block at a time. Raises HubError, which names the line, where it is no JSON, or where
-    a document is larger than `LARGEST`.
+    Holds one document and one block at a time. Raises HubError with the line if the text is not JSON, or if a
+    document is larger than `LARGEST`.
     """
     return _Splitter(blocks).documents()
 
 
 class _Splitter:
-    """What is read and not yet handed on: `buffer` from `at` on, which begins on `line`."""
+    """Splits a file. What is read but not yet returned is the buffer from `_at` on, which begins on `_line`."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
@@ -63,7 +63,7 @@ class _Splitter:
                 yield self._line_alone() or self._document()
 
     def _line_alone(self) -> FileDocument | None:
-        """Take the line at hand if it is a document, as it mostly is: that saves looking for the document's end."""
+        """Take the current line if it is one whole document, as it usually is: no search for the document's end."""
         end = self._buffer.find(b"\n", self._at, self._at + _LINE)
         if end < 0:
             return None
@@ -108,7 +108,7 @@ class _Splitter:
         return FileDocument(self._number, line, value)
 
     def _length(self) -> int:
-        """Find how long the document at hand is, reading what it takes."""
+        """Return the length of the current document. Reads as many blocks as that needs."""
         if self._buffer[self._at : self._at + 1] not in (b"{", b"["):
             return self._scalar()
         depth, scanned = 0, 0
@@ -131,7 +131,7 @@ class _Splitter:
                 return len(self._buffer) - self._at  # it has no end: the parser says what is missing
 
     def _scalar(self) -> int:
-        """Find how long a text, number or word is."""
+        """Return the length of a string, number or word."""
         is_text = self._buffer.startswith(b'"', self._at)
         while True:
             if is_text and (text := _TEXT.match(self._buffer, self._at)):
@@ -142,7 +142,7 @@ class _Splitter:
                 return len(self._buffer) - self._at
 
     def _next(self) -> bytes | None:
-        """Pass over blanks; gives the next byte, None at the end."""
+        """Skip blanks and return the next byte, None at the end."""
         while True:
             blanks = _BLANKS.match(self._buffer, self._at)
             self._take(blanks.end() - self._at if blanks else 0)
@@ -156,11 +156,11 @@ class _Splitter:
         self._at += length
 
     def _more(self) -> bool:
-        """Read a block behind what is left; False at the end."""
+        """Append the next blocks to what is left. Returns False at the end of the file."""
         left = len(self._buffer) - self._at
         if left > LARGEST:
             raise self._wrong(f"a message is larger than {LARGEST // 2**20} MiB")
-        # As much as there is already: what is long is not looked through again for each of its blocks.
+        # Read at least as much as is left, so that a long document is not scanned again for each of its blocks.
         blocks, size = [self._buffer[self._at :]], 0
         while size <= left and (block := next(self._blocks, b"")):
             blocks.append(block)

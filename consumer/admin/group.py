@@ -1,4 +1,4 @@
-"""The consumer group, seen from outside: its members, what they own, and what is committed."""
+"""The consumer group, seen from outside: its members, their partitions, and its committed offsets."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -37,7 +37,7 @@ T = TypeVar("T")
 class GroupMember:
     """One member of the group, and the partitions that it owns.
 
-    `id` tells it from all others; `instance_id` is the name that it keeps over a restart, None where it has none.
+    `id` is unique. `instance_id` is the name that a static member keeps over a restart, None if it has none.
     """
 
     id: str
@@ -49,10 +49,10 @@ class GroupMember:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """The group as its coordinator describes it; `state` is Kafka's word for it, in small letters.
+    """The group as its coordinator describes it. `state` is Kafka's name of the state, in lower case.
 
-    `may_join` is None where the broker does not tell. The embedded broker tells no members: then there are none,
-    also where the group is not empty.
+    `may_join` is None if the broker does not say. The embedded broker lists no members: `members` is then empty
+    even if the group has some.
     """
 
     state: str
@@ -63,9 +63,9 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is committed of a partition: its offset is next to read, None where none is.
+    """What the group has committed for a partition. `offset` is the next to read, None if none is committed.
 
-    `ahead` tells what is decided beyond the offset, None where nothing is said of that.
+    `ahead` has the offsets that are decided beyond it, None if there are none.
     """
 
     offset: int | None
@@ -73,7 +73,7 @@ class Progress:
 
     @classmethod
     def of(cls, place: TopicPartition) -> "Progress":
-        """Read what the broker tells; what another program wrote beside the offset is left out."""
+        """Read the broker's answer. Metadata that another program committed with the offset is ignored."""
         if place.offset < 0:
             return cls(None)
         try:
@@ -84,14 +84,14 @@ class Progress:
 
 
 class Group:
-    """A group, asked for through an admin client; every method raises KafkaUnusable where Kafka does not answer."""
+    """A group, accessed through an admin client. Every method may block for seconds, and raises KafkaUnusable."""
 
     def __init__(self, admin: AdminClient, name: str) -> None:
         self.name = name
         self._admin = admin
 
     def describe(self) -> Described:
-        """Give the group's state and members; a group that is not there is dead."""
+        """Return the group's state and members. A group that does not exist is `dead`."""
 
         def describe() -> Described:
             found = self._admin.describe_consumer_groups(
@@ -117,14 +117,14 @@ class Group:
         return self._answered(describe)
 
     def committed(self, places: Collection[Partition], *, settled: bool = False) -> dict[Partition, int | None]:
-        """Give the offset that is committed of each partition, next to read; None where none is.
+        """Return the committed offset of each partition, which is the next to read; None if there is none.
 
-        With `settled` it waits for transactions that may still commit others.
+        With `settled`, it waits for open transactions that may still commit other offsets.
         """
         return {place: done.offset for place, done in self.progress(places, settled=settled).items()}
 
     def progress(self, places: Collection[Partition], *, settled: bool = False) -> dict[Partition, Progress]:
-        """Give what is committed of each partition: its offset, and what is decided beyond it."""
+        """Return what is committed for each partition: its offset, and what is decided beyond it."""
 
         def committed() -> dict[Partition, Progress]:
             asked = ConsumerGroupTopicPartitions(self.name, [TopicPartition(*place) for place in places])
@@ -139,12 +139,12 @@ class Group:
         return self._answered(committed) if places else {}
 
     def check_empty(self) -> None:
-        """Raise GroupNotEmpty if the group has any."""
+        """Raise GroupNotEmpty if the group has members."""
         if not self.describe().is_empty:
             raise self._has_members()
 
     def alter(self, offsets: Mapping[Partition, int]) -> None:
-        """Commit offsets for the group; raises GroupNotEmpty if it has any."""
+        """Commit offsets for the group. Raises GroupNotEmpty if it has members."""
 
         def alter() -> None:
             places = [TopicPartition(*place, offset) for place, offset in offsets.items()]
@@ -155,7 +155,7 @@ class Group:
         self._answered(alter)
 
     def delete(self) -> None:
-        """Forget the group and its offsets; it must have no members."""
+        """Delete the group and its offsets. It must have no members."""
 
         def delete() -> None:
             self._admin.delete_consumer_groups([self.name], request_timeout=REACHED_WITHIN)[self.name].result()
@@ -163,7 +163,7 @@ class Group:
         self._answered(delete)
 
     def _answered(self, ask: Callable[[], T]) -> T:
-        """Ask until there is an answer: a coordinator that has just been found, or moved, gives none at first."""
+        """Ask until there is an answer: a coordinator that was just found, or has moved, may not answer yet."""
         deadline = Deadline(REACHED_WITHIN)
         while True:
             try:
@@ -181,7 +181,7 @@ class Group:
 
 
 def _without_error(answer: ConsumerGroupTopicPartitions) -> list[TopicPartition]:
-    """Give the partitions of an answer; raises KafkaException for an error of one."""
+    """Return the partitions of an answer. Raises KafkaException if one has an error."""
     places = answer.topic_partitions or []
     for place in places:
         if place.error:

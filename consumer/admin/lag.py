@@ -16,13 +16,14 @@ from consumer.errors import Hidden
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """One partition: `committed` is next to read, None where the group has committed nothing of it.
+    """The lag of one partition.
 
-    `end` is where readers come to; `hidden` counts the offsets after it, which open transactions hide.
-    `records` counts offsets, of which some may have no record; it is 0 where none has. `oldest` is the time of
-    the first record that is not finished, None where all are, or where it has none that can be told. `lost` counts
-    offsets that retention took away before they were consumed. Of the `records`, `ahead` are decided already: only
-    the committed offset is held, by what `holdup` tells.
+    - `committed`: the next offset to read, None if the group has committed nothing.
+    - `end`: where readers stop. `hidden` counts the offsets after it, which open transactions hide.
+    - `records`: the number of offsets to read. Some may have no record; it is 0 if none has one.
+    - `oldest`: the time of the first unfinished record, None if there is none or its time can't be read.
+    - `lost`: the number of offsets that retention deleted before they were consumed.
+    - `ahead`: how many of the `records` are decided already, although `holdup` holds the committed offset.
     """
 
     topic: str
@@ -48,25 +49,25 @@ class Look:
 
     @property
     def records(self) -> int:
-        """Offsets behind, in all."""
+        """The lag of all partitions, in offsets."""
         return sum(lag.records for lag in self.lags)
 
     @property
     def hidden(self) -> int:
-        """Offsets that open transactions hide, in all."""
+        """The number of offsets that open transactions hide, in all partitions."""
         return sum(lag.hidden for lag in self.lags)
 
     @property
     def oldest(self) -> datetime | None:
-        """The time of the oldest record that is not finished."""
+        """The time of the oldest unfinished record, None if there is none."""
         return min((lag.oldest for lag in self.lags if lag.oldest), default=None)
 
     def behind(self, oldest: datetime | None) -> timedelta:
-        """How long ago a time was; nothing for none."""
+        """How long before this look a time was; zero for None."""
         return max(self.at - oldest, timedelta(0)) if oldest else timedelta(0)
 
     def as_json(self, name: str) -> dict[str, Any]:
-        """Give it as JSON has it; `name` is the group's."""
+        """Return the look as a JSON object. `name` is the group's name."""
         return {
             "at": self.at,
             "group": name,
@@ -84,7 +85,7 @@ class Look:
         }
 
     def partition_as_json(self, of: Lag) -> dict[str, Any]:
-        """Give one partition as JSON has it, without its owner."""
+        """Return one partition as a JSON object, without its owner."""
         return {
             "topic": of.topic,
             "partition": of.partition,
@@ -115,7 +116,7 @@ def _member(member: GroupMember) -> dict[str, Any]:
 
 
 class Looker:
-    """Looks at a deployment's group from outside; `look` raises KafkaUnusable."""
+    """Looks at a deployment's group from outside. `look` may block for seconds, and raises KafkaUnusable."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -123,9 +124,9 @@ class Looker:
         self._group = Group(self._topics.admin, deployment.cluster.group)
 
     def look(self, *, settled: bool = False) -> Look:
-        """Give the lag of every partition that is consumed.
+        """Return the lag of every consumed partition.
 
-        With `settled` it waits first for what open transactions hide, as long as one may last.
+        With `settled`, it first waits for open transactions, at most as long as one may last.
         """
         described = self._group.describe()
         owners = {place: member for member in described.members for place in member.owns}
@@ -137,7 +138,7 @@ class Looker:
         cluster = self._deployment.cluster
         written = self._topics.ends(places, committed=False)
         if settled:
-            with suppress(Hidden):  # what still is hidden then is counted as such
+            with suppress(Hidden):  # what is still hidden is counted as hidden
                 await_visible(cluster, written)
         firsts, progress = self._topics.firsts(places), self._group.progress(places)
         committed = {place: done.offset for place, done in progress.items()}
@@ -146,7 +147,7 @@ class Looker:
         for place in places:
             start = max(committed[place] or 0, firsts[place])
             left[place] = Range(*place, start, max(start, ends[place]))
-        # Between the offsets there may be markers of transactions alone: only a look tells.
+        # The offsets may hold only transaction markers. Only reading shows whether there is a record.
         unfinished = read_firsts(cluster, list(left.values()))
         lags = []
         for place, (_, _, start, end) in left.items():
