@@ -1,4 +1,4 @@
-"""Dead letters: found in their topic, looked at, and delivered again."""
+"""Dead letters: finds them in their topic, decodes them, and delivers them again."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -24,14 +24,14 @@ _OK = 200
 _INT, _LONG = 2**31 - 1, 2**63 - 1
 
 Look = Callable[[int, int], None]
-"""Is told how many records are read, and of how many."""
+"""Called with the number of records read so far, and the number in all."""
 
 
 class Letter(NamedTuple):
     """One dead letter: its own `place` (TOPIC/PARTITION/OFFSET), and the record as it was when it failed.
 
-    `kind` and `reason` say why, `attempts` how often it was tried, `redrives` how often it was redriven before, and
-    `replay` which replay left it, None for none.
+    `kind` and `reason` say why it failed. `attempts` counts the tries, `redrives` the earlier redrives. `replay` is the
+    id of the replay that wrote the letter, None if it was no replay.
     """
 
     place: Place
@@ -50,7 +50,10 @@ class Letter(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What is in a letter's record, as far as it decodes: its message, the type, and the number or id."""
+    """The decoded record of a letter: its message, the type, and the number or id.
+
+    If the record can't be decoded, `message` is None and `number` is its key.
+    """
 
     message: Mapping[str, Any] | None
     message_type: str
@@ -58,8 +61,8 @@ class Contents(NamedTuple):
 
 
 def read_letter(record: Record) -> Letter | None:
-    """Read a record of the dead-letter topic; None if we did not write it."""
-    # Ours are the last of their names: the record may have had such headers before.
+    """Parse a record of the dead-letter topic. Returns None if the consumer did not write it."""
+    # Our headers come last: the original record may have had headers of the same names.
     ours: dict[str, str] = {}
     headers = list(record.headers)
     while headers and headers[-1][0].startswith(_PREFIX):
@@ -69,7 +72,7 @@ def read_letter(record: Record) -> Letter | None:
             break
         ours[name] = (value or b"").decode(errors="replace")
         if name == "dlq.reason":
-            break  # it is the first of ours
+            break  # our headers begin with this one
     try:
         original = Record(
             ours["dlq.topic"],
@@ -96,7 +99,7 @@ def read_letter(record: Record) -> Letter | None:
 
 
 def _number(text: str, largest: int = _LONG) -> int:
-    """Read a number that what we publish has room for; raises ValueError."""
+    """Parse a number that fits into the field of a result. Raises ValueError."""
     number = int(text)
     if not -largest - 1 <= number <= largest:
         raise ValueError(text)
@@ -104,7 +107,7 @@ def _number(text: str, largest: int = _LONG) -> int:
 
 
 def contents_of(letter: Letter, codec: Codec, *, needed: bool) -> Contents:
-    """Decode a letter's record, where it decodes; raises RegistryUnavailable only where it is needed."""
+    """Decode a letter's record if that is possible. Raises RegistryUnavailable only if `needed`."""
     number = (letter.record.key or b"").decode(errors="replace")
     try:
         message = codec.decode_message(letter.record.value or b"", letter.record.headers)
@@ -123,7 +126,7 @@ def _told(letter: Letter, contents: Contents) -> Told:
 
 
 class Found(NamedTuple):
-    """A letter with its contents. `redriven` tells what became of it since: delivered, failed, or nothing ("")."""
+    """A letter with its contents. `redriven` is how its redrive ended: delivered, failed, or "" for none."""
 
     letter: Letter
     contents: Contents
@@ -131,19 +134,20 @@ class Found(NamedTuple):
 
 
 class Letters:
-    """The dead-letter topic; methods raise KafkaUnusable, RegistryUnavailable."""
+    """The dead-letter topic. Methods block while they read, and raise KafkaUnusable or RegistryUnavailable."""
 
     def __init__(self, deployment: Deployment, codec: Codec) -> None:
         self._deployment = deployment
         self._codec = codec
         self._topics = Topics(deployment.cluster)
         self.foreign = 0
-        """Records of the topic that are no letters of ours, so far."""
+        """The number of records seen so far that are not letters of this consumer."""
 
     def find(self, wanted: Selection, look: Look) -> Iterator[Found]:
-        """Give the letters that are meant, oldest first within each partition; `look` is told how far it is.
+        """Yield the selected letters, oldest first within each partition. `look` is called with the progress.
 
-        Waits for open transactions, which may hide letters, or redrives of some. Raises Hidden if one does not end.
+        Waits for open transactions, because they may hide letters or the results of redrives. Raises Hidden if one
+        does not end.
         """
         redriven = self._redriven(look)
         for letter in self._letters(look):
@@ -152,9 +156,9 @@ class Letters:
                 yield Found(letter, contents, redriven.get(str(letter.place), ""))
 
     def by_time(self, wanted: Selection, look: Look) -> list[Found]:
-        """Give the letters that are meant in the order in which they failed, without what is in their records.
+        """Return the selected letters in the order in which they failed, without their records' contents.
 
-        Each takes about the room of its reason. Raises as `find`.
+        Each takes little more memory than its reason. Raises what `find` raises.
         """
         found = [_without_record(each) for each in self.find(wanted, look)]
         return sorted(found, key=lambda each: (each.letter.failed_at, each.letter.place))
@@ -165,7 +169,10 @@ class Letters:
         wanted: Selection = ALL,
         look: Look = lambda _read, _total: None,
     ) -> list[Found]:
-        """Give the letters of places, their own or of the record that failed; raises KafkaUnusable without one."""
+        """Return the letters at these places, which are letters' own places or those of the failed records.
+
+        Raises KafkaUnusable if a place has no letter, and what `find` raises.
+        """
         chosen = set(places)
         found = [each for each in self.find(wanted, look) if chosen & {each.letter.place, each.letter.of}]
         without = chosen - {place for each in found for place in (each.letter.place, each.letter.of)}
@@ -187,7 +194,7 @@ class Letters:
                 yield letter
 
     def _redriven(self, look: Look) -> dict[str, str]:
-        """Tell, from the results, which letters were delivered again, and how that ended."""
+        """Read from the results which letters were redriven, and how that ended: place -> delivered or failed."""
         ended: dict[str, str] = {}
         for message in self._messages(self._deployment.results_topic, look):
             try:
@@ -199,7 +206,7 @@ class Letters:
         return ended
 
     def _messages(self, topic: str, look: Look) -> Iterator[Message]:
-        """Read a topic to its present end, also what is behind open transactions, once they end."""
+        """Read a topic to its present end. Waits for open transactions, and reads what they commit."""
         places = [Partition(topic, number) for number in self._topics.partitions(topic)]
         firsts, ends = self._topics.firsts(places), self._topics.ends(places, committed=False)
         ranges = [Range(*place, firsts[place], ends[place]) for place in places]
@@ -212,9 +219,10 @@ class Letters:
     def redrive(
         self, found: Iterable[Found], redeliverer: Redeliverer[W], at_once: int, rate: float | None
     ) -> Iterator[tuple[Output, ...]]:
-        """Deliver letters again, `at_once` at most in a transaction; `rate` bounds them a second.
+        """Deliver letters again, at most `at_once` per transaction and `rate` per second. Blocks.
 
-        Each has a result that names it; one that fails again is a new letter. Raises Interrupted, GaveUp.
+        Each letter gets a result that names it. One that fails again becomes a new letter. Raises Interrupted,
+        GaveUp.
         """
         most = max(1, min(at_once, int(rate))) if rate else at_once
         letters = iter(found)
@@ -233,5 +241,5 @@ def _without_record(found: Found) -> Found:
 
 
 def _again(letter: Letter) -> Record:
-    """Give the record of a letter, marked as redriven."""
+    """Return the record of a letter, marked as a redrive."""
     return letter.record._replace(redelivery=Redelivery(None, str(letter.place), letter.attempts, letter.redrives))

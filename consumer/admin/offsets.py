@@ -1,4 +1,4 @@
-"""Where the stopped group is to go on: its committed offsets, moved to another place."""
+"""Moves the committed offsets of the stopped group: where it will continue."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ Target = Literal["earliest", "latest"] | Position
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One partition: from the offset that is committed, None where none is, to another.
+    """The move of one partition from its committed offset (None if there is none) to another.
 
-    `first` is the offset of its first record, where a group that has committed nothing begins.
+    `first` is the offset of its first record. A group without a committed offset starts there.
     """
 
     topic: str
@@ -28,21 +28,22 @@ class Move:
 
     @property
     def by(self) -> int:
-        """Offsets forward, or, if negative, back, from where the group would go on; some may have no record."""
+        """How many offsets the group moves forward, or back if negative. Some may have no record."""
         return self.to - max(self.committed or 0, self.first)
 
 
 class Offsets:
-    """The group's offsets; methods raise KafkaUnusable."""
+    """The group's offsets. Methods may block for seconds, and raise KafkaUnusable."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._topics = Topics(cluster)
         self.group = Group(self._topics.admin, cluster.group)
 
     def moves(self, topics: Mapping[str, Collection[int]], target: Target) -> list[Move]:
-        """Tell what a reset of topics would do, of some of their partitions (none: of all); changes nothing.
+        """Return what a reset would do to the given partitions of each topic (none given: to all); changes nothing.
 
-        A time without a record then or later is the end. Nothing is skipped that is not committed yet.
+        A time after the last record means the end. The end is that of committed records: no record of an open
+        transaction is skipped.
         """
         places = [
             Partition(topic, each)
@@ -66,7 +67,7 @@ class Offsets:
         return [Move(*place, firsts[place], committed[place], to[place]) for place in places]
 
     def make(self, moves: Collection[Move]) -> None:
-        """Commit what moves say; raises GroupNotEmpty while the group has any."""
+        """Commit the moves. Raises GroupNotEmpty while the group has members."""
         self.group.alter({Partition(move.topic, move.partition): move.to for move in moves})
 
 

@@ -1,7 +1,7 @@
-"""What messages would send, and why: their events and notifications, without sending anything.
+"""Shows what messages would send, and why: their events and notifications. Sends nothing.
 
-The mapping itself tells where each field of an event comes from: the message's values are marked with their places
-before they are mapped (see `jirafe.sourced`).
+The message's values are marked with their places before they are mapped (see `jirafe.sourced`). So each field of an
+event shows where it comes from, and no rule of the mapping is written twice.
 """
 
 import re
@@ -21,7 +21,7 @@ from schemas.hub import HubError
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 _ENVELOPE = ("message", "message_id", "request_id")
 _PARAMETERS = ("parameters", "payload.parameters")
-# The two lists of a change are what was before and after: these are no members of one list.
+# The two entries of a change in `diff` are its old and new value, so they keep their indices.
 _INDEX = re.compile(r"(\bdiff\.\w+\[\d+\])|\[\d+\]", re.ASCII)
 _FIXED = ("status", "is_product", "is_sku", "discount_price")
 
@@ -39,10 +39,10 @@ class Field:
 class Preview:
     """What one message would send.
 
-    `events` are pairs of a kind's name and a body, and `fields` explain each value of their bodies, event by
-    event. `decisive` says what the choice of events hangs on, `notes` what was assumed, or why there is no event.
-    `outdone` are places in the message that others went before or that do not apply, `unknown` those that the
-    mapping has no use for.
+    `events` are pairs of a kind's name and a body, and `fields` explain each value of each event's body. `decisive`
+    has the values that the choice of events depends on. `notes` say what was assumed, or why there is no event.
+    `outdone` are places in the message that were not used because others have priority or because they don't apply.
+    `unknown` are places that the mapping never reads.
     """
 
     message_id: str = ""
@@ -61,7 +61,7 @@ class Preview:
         return any(notification["level"] == "error" for notification in self.notifications)
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as JSON has it: without the explanations."""
+        """Return the preview as a JSON object, without the explanations."""
         notes = {"notes": self.notes} if self.notes else {}
         return {
             "message_id": self.message_id,
@@ -74,10 +74,10 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a preview goes by, beside the message.
+    """What a preview needs in addition to the message.
 
-    `defaults` are parameters that go behind the message's, `overrides` those that go before them. `timestamp` is
-    the record's, in milliseconds since 1970, and `stamped` says where that comes from.
+    The message's parameters override `defaults`, and `overrides` override both. `timestamp` is the record's, in
+    milliseconds since 1970, and `stamped` says where it comes from.
     """
 
     defaults: Mapping[str, str]
@@ -87,7 +87,7 @@ class Given:
 
 
 def files_of(names: Iterable[str]) -> Iterator[str]:
-    """List files: of a folder all that have hub messages by their names (.json, .jsonl, .ndjson), in order."""
+    """List files. A folder stands for all its files named .json, .jsonl or .ndjson, in order."""
     for name in names:
         if name != "-" and Path(name).is_dir():
             yield from (str(path) for path in sorted(Path(name).rglob("*")) if path.suffix in _SUFFIXES)
@@ -96,7 +96,7 @@ def files_of(names: Iterable[str]) -> Iterator[str]:
 
 
 def of_file(name: str, blocks: Iterable[bytes], given: Given) -> Iterator[tuple[str, Preview]]:
-    """Preview all messages of a file, each with where it is; what can't be read is a preview with an error."""
+    """Preview all messages of a file, each with its place. A message that can't be read gets an error."""
     documents = read_documents(blocks)
     try:
         first = next(documents, None)
@@ -114,7 +114,7 @@ def of_file(name: str, blocks: Iterable[bytes], given: Given) -> Iterator[tuple[
 
 
 def of_document(document: object, given: Given) -> Preview:
-    """Preview one message, in the hub's JSON or in Avro's; what can't be read is a preview with an error."""
+    """Preview one message, in the hub's JSON or in Avro's. If it can't be read, the preview has an error."""
     read: dict[str, object] = {}
 
     def mark(value: object, place: str) -> object:
@@ -126,7 +126,7 @@ def of_document(document: object, given: Given) -> Preview:
     except HubError as error:
         return _unreadable(Preview(), str(error))
     shown, used = _mapped(message, given, read)
-    # What an event would have used that could not be made is not known.
+    # If an event could not be made, it is unknown which values it would have used.
     whole = message if is_avro(document) else document
     unused = _unused(whole, "", read if shown.is_faulty else used)[0]
     outdone = [place for place in unused if any(_is_inside(known, place) for known in read)]
@@ -143,7 +143,7 @@ def of_message(message: Mapping[str, Any], given: Given) -> Preview:
 
 
 def _mapped(message: Mapping[str, Any], given: Given, read: Mapping[str, object]) -> tuple[Preview, set[str]]:
-    """Preview a message; gives the places of marked values that were used, too."""
+    """Preview a message. Also returns the places of the marked values that were used."""
     shown, used = Preview(message["message_id"], message["message"]), set[str]()
     parameters = {**given.defaults, **message["parameters"], **given.overrides}
     timestamp = marked(given.timestamp, given.stamped)
@@ -221,9 +221,9 @@ def _plain(value: Any) -> Any:
 
 
 def _unused(value: Any, place: str, used: Collection[str]) -> tuple[list[str], bool]:
-    """List the places inside a document of which nothing was used, and tell whether all of it is such.
+    """List the unused places inside a document, and whether the whole document is unused.
 
-    What says nothing is left out: null, and yes or no, which only say how to take other values.
+    Empty values are left out, and so are booleans, which only say how to read other values.
     """
     if value in (None, "", [], {}) or isinstance(value, bool) or place in _PARAMETERS:
         return [], True
@@ -246,5 +246,5 @@ def _is_inside(place: str, other: str) -> bool:
 
 
 def _named_once(places: Iterable[str]) -> list[str]:
-    """Name the same place of all members of a list once."""
+    """Replace list indices by `[]`, and drop the duplicates that this makes."""
     return list(dict.fromkeys(_INDEX.sub(lambda found: found[1] or "[]", place) for place in places))

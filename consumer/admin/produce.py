@@ -1,7 +1,7 @@
-"""Puts hub JSON into Kafka: validated, encoded, keyed by number or id.
+"""Produces hub JSON to Kafka: validates it, encodes it, and sets the number or id as the key.
 
-All is validated before the first is sent, and few messages are in memory at a time: what is encoded waits in a
-temporary file.
+All messages are validated before the first is sent. Encoded messages wait in a temporary file, so that few are in
+memory at a time.
 """
 
 import marshal
@@ -27,13 +27,13 @@ _BLOCK = 256 * 1024
 _LARGEST = 1_000_000  # librdkafka's default
 
 QUEUED: dict[str, object] = {"queue.buffering.max.kbytes": 32 * 1024}
-"""What bounds the messages that wait in the producer, which would hold a gigabyte."""
+"""Limits the messages that wait in the producer. Its default is a gigabyte."""
 
 
 class Encoded(NamedTuple):
     """A message ready to be produced; `kind` names its schema: cart, order, product or taxon.
 
-    `place` tells people where it is from; empty where it is from no file.
+    `place` says where it comes from, for people; it is empty if it does not come from a file.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Encoded(NamedTuple):
 
 
 def largest_sent(properties: Mapping[str, str]) -> int:
-    """Tell how many bytes of key and value a producer of these properties sends at most."""
+    """Return how many bytes of key and value a producer with these properties sends at most."""
     given = properties.get("message.max.bytes", "")
     return int(given) if given.isdecimal() else _LARGEST
 
@@ -51,9 +51,10 @@ def largest_sent(properties: Mapping[str, str]) -> int:
 def encode_all(
     source: str, blocks: Iterable[bytes], codec: Codec, largest: int, spelling: Spelling
 ) -> Iterator[Encoded]:
-    """Encode all messages of one source of hub JSON, one after the other; `largest` bytes of key and value.
+    """Encode all messages of one source of hub JSON, in order.
 
-    Raises HubError, which names the source and the place. `spelling` hears what is read of each.
+    `largest` is the limit of a message's key and value, in bytes. `spelling` watches which fields are read. Raises
+    HubError, which names the source and the place.
     """
     documents = read_documents(blocks)
     try:
@@ -71,7 +72,7 @@ def encode_all(
 
 
 class _Placed(HubError):
-    """A sentence that names its place already."""
+    """A HubError whose sentence already names the place."""
 
 
 def _is_last(documents: Iterator[FileDocument]) -> bool:
@@ -97,7 +98,7 @@ def _encoded(place: str, document: FileDocument, codec: Codec, largest: int, spe
 
 @contextmanager
 def opened(name: str, standard_input: IO[bytes]) -> Iterator[Iterator[bytes]]:
-    """Give the blocks of a file, or of standard input for `-`; raises OSError."""
+    """Open a file, or standard input for `-`, and yield its blocks. Raises OSError."""
     if name == "-":
         yield iter(lambda: standard_input.read(_BLOCK), b"")
         return
@@ -106,7 +107,7 @@ def opened(name: str, standard_input: IO[bytes]) -> Iterator[Iterator[bytes]]:
 
 
 class Spool:
-    """Messages with their topics, kept in a temporary file until all of them are known to be right."""
+    """Messages with their topics, kept in a temporary file until all of them are validated."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with the spool
@@ -135,7 +136,10 @@ class Spool:
 
 
 def produce(producer: Producer, messages: Iterable[tuple[str, Encoded]]) -> int:
-    """Produce messages, each to its topic, and wait until the broker has them; raises NotProduced."""
+    """Produce each message to its topic, and return their number. Blocks until the broker has them.
+
+    Raises NotProduced.
+    """
     why, failed, count = "no answer from the broker", 0, 0
 
     def fail(error: KafkaError, place: str) -> None:

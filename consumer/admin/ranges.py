@@ -1,4 +1,4 @@
-"""Places in topics: what a user writes for one, and what offsets a range between two of them has."""
+"""Positions in topics: parses what a user writes for one, and finds the offsets between two of them."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -22,11 +22,11 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class NotAPosition(ValueError):
-    """What was written is neither a time nor an offset; the sentence, without a stop, says what to write."""
+    """The text is neither a time nor an offset. The message, without a full stop, says what to write."""
 
 
 def parse_time(text: str, now: datetime) -> datetime:
-    """Read a moment: ISO 8601 with a zone, a date (its midnight in UTC), or how long ago; raises NotAPosition."""
+    """Parse a time: ISO 8601 with a zone, a date (midnight in UTC), or how long ago. Raises NotAPosition."""
     text = text.strip()
     try:
         if ago := _AGO.fullmatch(text):
@@ -44,12 +44,12 @@ def parse_time(text: str, now: datetime) -> datetime:
 
 
 def parse_position(text: str, now: datetime) -> Position:
-    """Read a place: an offset where there are digits alone, else a moment; raises NotAPosition."""
+    """Parse a position: an offset if there are only digits, else a time. Raises NotAPosition."""
     return int(text) if _OFFSET.fullmatch(text) else parse_time(text, now)
 
 
 def lasting(text: str, now: datetime) -> str:
-    """Give the words of a place that mean the same later: how long ago becomes a moment; raises NotAPosition."""
+    """Write a position so that it means the same later: "2h" becomes a fixed time. Raises NotAPosition."""
     place = parse_position(text, now)
     if isinstance(place, int) or not _AGO.fullmatch(text.strip()):
         return text
@@ -57,7 +57,7 @@ def lasting(text: str, now: datetime) -> str:
 
 
 def moment_of(timestamp: int) -> datetime | None:
-    """Give a record's timestamp as a time; None where it has none, or one out of bounds.
+    """Convert a record's timestamp (ms) to a time. Returns None if it has none, or one that is out of range.
 
     Some producers write micro- or nanoseconds.
     """
@@ -68,7 +68,7 @@ def moment_of(timestamp: int) -> datetime | None:
 
 
 class Topics:
-    """Where a broker's topics have their records; every method raises KafkaUnusable where it does not answer."""
+    """Looks up the offsets of topics. Every method may block for seconds, and raises KafkaUnusable."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.admin, _ = cluster.reach()
@@ -77,11 +77,11 @@ class Topics:
     def resolve(
         self, topic: str, start: Position | None, end: Position | None, partitions: Collection[int] = ()
     ) -> list[Range]:
-        """Give the ranges of a topic's partitions between two places, its first and its present end by default.
+        """Return the ranges of a topic's partitions between two positions, by default all of each partition.
 
-        A moment is the first record of that time or later. A range is never wider than what is there, up to
-        the end of what is committed; it is empty where nothing is. No partitions: all of them. Raises KafkaUnusable
-        also for a range that is reversed, or begins behind the end of all of them.
+        A time means the first record at or after it. A range is cut to the records that exist, up to the end of
+        those that are committed, and may be empty. If no partitions are given, it returns all. Raises KafkaUnusable
+        also if the range is reversed, or starts after the end of every partition.
         """
         _check_order(start, end)
         places = [Partition(topic, number) for number in self.chosen(topic, partitions)]
@@ -98,7 +98,7 @@ class Topics:
     def written(
         self, topic: str, end: Position | None, partitions: Collection[int] = ()
     ) -> Mapping[Partition, int]:
-        """Give where what was written before a place ends, in each partition, also what is not committed yet."""
+        """Return where the records before a position end, in each partition, including uncommitted ones."""
         places = [Partition(topic, number) for number in self.chosen(topic, partitions)]
         ends = self.ends(places, committed=False)
         asked = self._at(end, ends, ends)
@@ -122,31 +122,31 @@ class Topics:
         return sorted(find_topic(self._cluster, topic).partitions)
 
     def chosen(self, topic: str, partitions: Collection[int]) -> list[int]:
-        """Give the numbers of the chosen partitions, all if none was; raises KafkaUnusable for a wrong one."""
+        """Return the given partitions, or all if none are given. Raises KafkaUnusable if one does not exist."""
         numbers = self.partitions(topic)
         if unknown := sorted(set(partitions) - set(numbers)):
             raise KafkaUnusable(f"the topic {topic} has no partition {unknown[0]}: it has {len(numbers)}, from 0.")
         return sorted(set(partitions)) or numbers
 
     def firsts(self, places: Collection[Partition]) -> dict[Partition, int]:
-        """Give the offset of each partition's first record, or of the next where it has none."""
+        """Return the offset of each partition's first record, or of the next one if it is empty."""
         return {place: offset for place, (offset, _) in self._listed(places, OffsetSpec.earliest()).items()}
 
     def ends(self, places: Collection[Partition], *, committed: bool = True) -> dict[Partition, int]:
-        """Give the offset after each partition's last record, committed or, else, written at all."""
+        """Return the offset after each partition's last record: the last committed, or else the last written."""
         return read_ends(self._cluster, places, committed=committed)
 
     def at(self, places: Collection[Partition], moment: datetime) -> dict[Partition, int | None]:
-        """Give the offset of each partition's first record of a time or later, None where it has none."""
+        """Return the offset of each partition's first record at or after a time, None if there is none."""
         asked = max(0, int(moment.timestamp() * 1000))  # negative times mean something else to Kafka
-        # Where there is none Kafka answers with the offset -1, the embedded broker with 0: neither has a time.
+        # If there is none, Kafka answers with the offset -1 and the embedded broker with 0, both without a time.
         return {
             place: offset if timestamp >= asked else None
             for place, (offset, timestamp) in self._listed(places, OffsetSpec.for_timestamp(asked)).items()
         }
 
     def _listed(self, places: Collection[Partition], spec: OffsetSpec) -> dict[Partition, tuple[int, int]]:
-        """Ask for offsets; each comes with the time of its record, if it is that of one."""
+        """Look up offsets, each with the timestamp of its record, or -1 if it is not the offset of one."""
         if not places:
             return {}
         asked = {TopicPartition(*place): spec for place in places}
@@ -164,7 +164,7 @@ class Topics:
 
 
 def _check_order(start: Position | None, end: Position | None) -> None:
-    # Which offset a moment is at is another question for each partition.
+    # A time and an offset can't be compared: a time is at another offset in each partition.
     both_offsets = isinstance(start, int) and isinstance(end, int) and start > end
     both_moments = isinstance(start, datetime) and isinstance(end, datetime) and start > end
     if both_offsets or both_moments:

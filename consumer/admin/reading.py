@@ -1,8 +1,8 @@
 """Reads topics from outside the group: nothing is committed, no member is disturbed.
 
-What is behind an open transaction is hidden from readers, and may be committed yet. So whoever lists what is in a
-topic reads it by `read_settled`, or asks `await_visible` first: both wait as long as any transaction may last, and
-raise Hidden rather than leave something out without a word.
+Records behind an open transaction are hidden from readers, and may still be committed. So code that lists the
+records of a topic uses `read_settled`, or calls `await_visible` first. Both wait as long as a transaction may last,
+and then raise Hidden, so that nothing is left out silently.
 """
 
 import time
@@ -30,21 +30,21 @@ _WAIT = 0.2
 _PAUSE = 0.5
 _MORE_THAN_A_TRANSACTION = 5.0
 _AT_A_TIME = 500
-# For a whole range: what is fetched ahead of each partition is a multiple of this, as far as it is compressed.
+# For reading whole ranges. Compressed records can take a multiple of this in memory, per partition.
 _AHEAD: dict[str, object] = {"fetch.message.max.bytes": 262_144}
-# For a look at one record: little is fetched, and it is not waited for more.
+# For reading one record: fetch little, and do not wait for more.
 _AT_ONCE: dict[str, object] = {"fetch.wait.max.ms": 10, "fetch.message.max.bytes": 16_384}
 
 
 Start = Literal["beginning", "end"] | Mapping[Partition, int | None]
-"""Where to read from: an offset of each partition, None for its end."""
+"""Where to start reading: at the beginning, at the end, or at an offset per partition (None: its end)."""
 
 
 def read_topic(cluster: Cluster, topic: str, *, start: Start, follow: bool) -> Iterator[Record | None]:
-    """Give a topic's committed records, to its present end, or, with `follow`, for ever.
+    """Yield a topic's committed records up to its present end, or, with `follow`, without end.
 
-    While it follows, a None now and then lets the caller look at other things. Raises KafkaUnusable, and Hidden for
-    what does not become visible before the end.
+    With `follow`, it yields None while no record comes, so that the caller gets control. Raises KafkaUnusable, and
+    without `follow` Hidden if records before the end do not become visible.
     """
     places = [Partition(topic, number) for number in find_topic(cluster, topic).partitions]
     if follow:
@@ -79,7 +79,7 @@ def _follow(cluster: Cluster, starts: Mapping[Partition, int]) -> Iterator[Recor
 
 
 def find_topic(cluster: Cluster, topic: str) -> TopicMetadata:
-    """Give what the broker says of a topic; raises KafkaUnusable where it is absent."""
+    """Return the broker's metadata of a topic. Raises KafkaUnusable if the topic is absent or can't be read."""
     _, topics = cluster.reach()
     found = topics.get(topic)
     if found is None:
@@ -90,10 +90,10 @@ def find_topic(cluster: Cluster, topic: str) -> TopicMetadata:
 
 
 def read_ranges(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[Message]]:
-    """Give the committed records of ranges in batches, in order within each partition, until all are read.
+    """Yield the committed records of ranges in batches, in order within each partition, until all are read.
 
-    Where a range ends behind a transaction that is open, it waits for the transaction's end; an empty batch now
-    and then lets the caller look at other things. Raises KafkaUnusable.
+    If an open transaction hides the end of a range, it waits until the transaction ends. It yields an empty batch
+    while no record comes, so that the caller gets control. Raises KafkaUnusable.
     """
     left = {each.of: each.end for each in ranges if each.start < each.end}
     with _reader(cluster, **_AHEAD) as consumer:
@@ -106,7 +106,7 @@ def read_ranges(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[Me
                 end, offset = left.get(place, 0), message.offset() or 0
                 if offset < end:
                     batch.append(message)
-                # Any record may be the last: what follows may be markers of transactions, or compacted away.
+                # No record may follow this one: transaction markers and compaction leave offsets without records.
                 if offset >= end - 1:
                     ends[place] = offset + 1
             read = [place for place, offset in ends.items() if offset >= left.get(place, offset + 1)]
@@ -117,14 +117,14 @@ def read_ranges(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[Me
 
 
 def patience(cluster: Cluster) -> float:
-    """Tell in how many seconds any open transaction ends: a little longer than the broker lets one live."""
+    """Return how many seconds to wait for an open transaction: a little more than its timeout."""
     return cluster.transaction_timeout + _MORE_THAN_A_TRANSACTION
 
 
 def read_settled(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[Message]]:
-    """Give the records of ranges as `read_ranges` does, and wait for what open transactions hide, but not for ever.
+    """Yield the records of ranges as `read_ranges` does, but with a limit on the wait for open transactions.
 
-    Raises Hidden once nothing came for as long as a transaction may last, and KafkaUnusable.
+    Raises Hidden if no record came for as long as a transaction may last, and KafkaUnusable.
     """
     deadline = Deadline(patience(cluster))
     for batch in read_ranges(cluster, ranges):
@@ -132,13 +132,13 @@ def read_settled(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[M
         if batch:
             deadline = Deadline(patience(cluster))
         elif not deadline.left:
-            cluster.reach()  # no broker, no word on transactions
+            cluster.reach()  # raises KafkaUnusable: an absent broker is not a transaction
             topics = ", ".join(dict.fromkeys(each.topic for each in ranges))
             raise Hidden(f"{topics} has a transaction that does not end; records behind it are hidden.")
 
 
 def await_visible(cluster: Cluster, ends: Mapping[Partition, int]) -> None:
-    """Wait until readers see all before these offsets, which were written; raises Hidden, KafkaUnusable."""
+    """Block until readers can see everything before these offsets. Raises Hidden, KafkaUnusable."""
     deadline = Deadline(patience(cluster))
     while True:
         seen = read_ends(cluster, ends)
@@ -154,9 +154,10 @@ def await_visible(cluster: Cluster, ends: Mapping[Partition, int]) -> None:
 
 
 def read_ends(cluster: Cluster, places: Collection[Partition], *, committed: bool = True) -> dict[Partition, int]:
-    """Give the offset after each partition's last record, committed or, else, written; raises KafkaUnusable.
+    """Return the offset after each partition's last record: the last committed one, or else the last written.
 
-    It is where a reader comes to: the embedded broker's own answer is the last batch's first record.
+    It is found by reading, because the embedded broker reports the first offset of the last batch instead. Raises
+    KafkaUnusable.
     """
     found: dict[Partition, int] = {}
     isolation = "read_committed" if committed else "read_uncommitted"
@@ -171,7 +172,7 @@ def read_ends(cluster: Cluster, places: Collection[Partition], *, committed: boo
 
 
 def read_firsts(cluster: Cluster, ranges: Collection[Range]) -> dict[Partition, Record]:
-    """Give the first committed record of each range that has one; raises KafkaUnusable."""
+    """Return the first committed record of each range that has one. Raises KafkaUnusable."""
     left = {each.of: each.end for each in ranges if each.start < each.end}
     found: dict[Partition, Record] = {}
     with _reader(cluster, **_AT_ONCE) as consumer:
@@ -193,7 +194,7 @@ def read_firsts(cluster: Cluster, ranges: Collection[Range]) -> dict[Partition, 
 
 
 def _check(cluster: Cluster, deadline: Deadline) -> None:
-    """Raise KafkaUnusable if a look takes too long: the library waits for an absent broker without a word."""
+    """Raise KafkaUnusable if reading takes too long: the library waits silently for an absent broker."""
     if not deadline.left:
         raise KafkaUnusable(
             f"no Kafka broker answers at {cluster.servers} (nothing within {REACHED_WITHIN:.0f} seconds)."
@@ -215,9 +216,9 @@ def _reader(cluster: Cluster, **properties: object) -> Iterator[Consumer]:
 
 
 def _polled(consumer: Consumer) -> tuple[list[Message], dict[Partition, int]]:
-    """Wait a little for records; gives them, and the offset of the end of each partition that came to it."""
+    """Wait briefly for records. Returns them, and the end offset of each partition that reached its end."""
     messages, ends = [], {}
-    # To consume so many at once would wait for all of them.
+    # `consume` alone would wait until it has that many.
     first = consumer.poll(_WAIT)
     for message in [] if first is None else [first, *consumer.consume(_AT_A_TIME, 0)]:
         error = message.error()

@@ -1,7 +1,7 @@
-"""Delivers records again, beside the group: in rounds, each published in one transaction.
+"""Delivers records again, outside the group: in rounds, each published in one transaction.
 
-Order per partition holds: a round has one chunk of each partition, and the next round begins once all of it is
-published. A round that is not published is as if it had not been, but for what the API got.
+The order within each partition is kept: a round has one chunk of each partition, and the next round starts once
+this one is published. A round that is not published leaves no trace, except the events that the API got.
 """
 
 import random
@@ -27,14 +27,14 @@ _LOOK = 0.1
 
 
 class GivesUp(Handler[W], Protocol[W]):
-    """A handler that can give up what alone stands in a redelivery's way."""
+    """A handler that can give up single events that block a redelivery."""
 
     def give_up_suspects(self, chunk: Chunk[W], message: str) -> bool:
-        """Give up events that fail alone while their sites serve; tells whether any is. May block."""
+        """Give up events that fail while their site accepts others. Returns whether there were any. May block."""
 
 
 class Watcher:
-    """Who runs it: sets `stopped` to have it stop soon, and is told why it waits, and for how many seconds."""
+    """The caller's side of a redelivery. Set `stopped` to stop it. `on_wait` gets the reason and the seconds."""
 
     def __init__(self, on_wait: Callable[[str, float], None]) -> None:
         self.stopped = False
@@ -43,7 +43,7 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a redelivery tries: chunks at the same time, tries before it gives up, and the delays between them."""
+    """How a redelivery tries: parallel chunks, attempts before it gives up, and the delays between them."""
 
     workers: int
     max_attempts: int
@@ -52,12 +52,12 @@ class Pace:
 
 
 class Redeliverer(Generic[W]):
-    """Delivers and publishes records; `name` tells this run from others: two of one name fence each other."""
+    """Delivers and publishes records. `name` identifies this run: a second run with the same name fences it."""
 
     def __init__(
         self, deployment: Deployment, handler: GivesUp[W], pace: Pace, name: str, watcher: Watcher
     ) -> None:
-        """Reach the broker at once; raises KafkaUnusable."""
+        """Connect to the broker. May block for seconds; raises KafkaUnusable."""
         cluster = deployment.cluster
         self._watcher = watcher
         self._handler = handler
@@ -67,7 +67,7 @@ class Redeliverer(Generic[W]):
             pace.workers, lambda chunk: defence.handle(chunk, lambda: not watcher.stopped)
         )
         group = f"{cluster.group}.{name}"
-        # For its name alone: the offsets that are committed with results are this group's, which has no members.
+        # Only needed for its metadata: offsets are committed with the results to this group, which has no members.
         consumer = cluster.make_consumer({**cluster.client_properties(name), "group.id": group})
         self._metadata = consumer.consumer_group_metadata()
         consumer.close()
@@ -79,11 +79,10 @@ class Redeliverer(Generic[W]):
             raise KafkaUnusable(f"results can't be written: {error}.") from None
 
     def deliver(self, records: Iterable[Record]) -> list[Output]:
-        """Deliver records, which are in order within each partition; blocks until each has its output.
+        """Deliver records, which must be in order within each partition. Blocks until each has its output.
 
-        An event that the API fails alone, `max_attempts` times while it serves, is given up.
-        Raises Interrupted, and GaveUp where credentials of the settings are refused, or the API takes nothing for
-        so many tries.
+        An event that fails `max_attempts` times while the API accepts others is given up. Raises Interrupted, and
+        GaveUp if the API refuses credentials of the settings, or accepts nothing in `max_attempts` tries.
         """
         chunks: dict[Partition, deque[Chunk[W]]] = {}
         for record in records:
@@ -116,7 +115,7 @@ class Redeliverer(Generic[W]):
         return outputs
 
     def _tried(self, chunks: Sequence[Chunk[W]]) -> list[Done[W] | Retry[W] | Raised[W]]:
-        """Try chunks once, all at a time."""
+        """Try each chunk once, all in parallel."""
         for chunk in chunks:
             self._workers.submit(chunk)
         answers: list[Done[W] | Retry[W] | Raised[W]] = []
@@ -127,7 +126,7 @@ class Redeliverer(Generic[W]):
         return answers
 
     def _give_up(self, retries: Sequence[Retry[W] | Raised[W]], failures: int) -> None:
-        """Give up events that fail alone while the API serves; raises GaveUp where there is none."""
+        """Give up events that fail while the API accepts others. Raises GaveUp if there are none."""
         given_up = [self._handler.give_up_suspects(retry.chunk, retry.trouble.message) for retry in retries]
         if not any(given_up):
             raise GaveUp(f"{retries[0].trouble.message}, {failures} times in a row")
@@ -143,7 +142,7 @@ class Redeliverer(Generic[W]):
         self.wait(delay)
 
     def wait(self, seconds: float) -> None:
-        """Wait, and look meanwhile; raises Interrupted."""
+        """Block for some seconds. Raises Interrupted as soon as the watcher is stopped."""
         deadline = Deadline(seconds)
         while True:
             if self._watcher.stopped:
@@ -153,7 +152,7 @@ class Redeliverer(Generic[W]):
             time.sleep(min(_LOOK, deadline.left))
 
     def publish(self, outputs: Sequence[Output], offsets: Mapping[Partition, int]) -> None:
-        """Publish outputs, with offsets of this run's own group, in one transaction; raises GaveUp."""
+        """Publish outputs, and offsets of this run's own group, in one transaction. Blocks; raises GaveUp."""
         deadline = Deadline(self._pace.commit_timeout)
         while True:
             try:

@@ -1,7 +1,7 @@
-"""A replay: records of a topic delivered again, beside the group, whose offsets and members it leaves alone.
+"""A replay: delivers records of a topic again, outside the group, without touching its offsets or members.
 
-Its place is committed, with the results, as the offsets of a group without members that bears the replay's id;
-so a replay that was stopped goes on where its last result is, from whatever machine.
+It commits its position together with the results, as the offsets of a group without members that is named after the
+replay's id. So a stopped replay can continue after its last result, on any machine.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ _SITE_ID = "jirafe.site_id"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to replay: records of a topic from a place on and before another, and which of them.
+    """What to replay: the records of a topic between two positions (start included), and which of them.
 
-    `written` is how the user wrote it: the same words are the same replay.
+    `written` is the text that the user wrote. The same text means the same replay.
     """
 
     topic: str
@@ -39,13 +39,13 @@ class Plan:
 
     @property
     def id(self) -> str:
-        """A short name, the same for the same words."""
+        """A short name, the same for the same text."""
         return hashlib.sha256(self.written.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayStep:
-    """How far a replay is: offsets passed since the last step, records that were passed over, and outputs."""
+    """The progress since the last step: offsets passed, records that were not selected, and outputs."""
 
     passed: int
     left_out: int
@@ -53,7 +53,7 @@ class ReplayStep:
 
 
 class Replay:
-    """One replay; `own_site` is that of messages which name none. Methods raise KafkaUnusable."""
+    """One replay. `own_site` is the site of messages that name none. Methods block, and raise KafkaUnusable."""
 
     def __init__(self, cluster: Cluster, codec: Codec, plan: Plan, own_site: str | None) -> None:
         self.plan = plan
@@ -66,9 +66,9 @@ class Replay:
         self._own = Group(self._topics.admin, f"{self._group}.{self.name}")
 
     def ranges(self) -> list[Range]:
-        """Tell what there is to replay: no record that the group has not committed yet.
+        """Return the ranges to replay, which end at the group's committed offsets.
 
-        Waits for open transactions that hide a part of it; raises Hidden if one does not end.
+        Waits for open transactions that hide a part of them. Raises Hidden if one does not end.
         """
         plan = self.plan
         await_visible(self._cluster, self._topics.written(plan.topic, plan.end, plan.partitions))
@@ -77,9 +77,9 @@ class Replay:
         return [each._replace(end=max(each.start, min(each.end, committed[each.of] or 0))) for each in ranges]
 
     def resumed(self, ranges: list[Range]) -> list[Range] | None:
-        """Give what is left of ranges where this replay was stopped; None if it was not begun, or is done.
+        """Return what is left of ranges after this replay was stopped; None if it was not started, or is done.
 
-        What is left is sure only once a `Redeliverer` of its name has fenced an earlier run.
+        The answer is reliable only after a `Redeliverer` with the replay's name has fenced an earlier run.
         """
         committed = self._own.committed([each.of for each in ranges], settled=True)
         if all(offset is None for offset in committed.values()):
@@ -91,15 +91,15 @@ class Replay:
         return left
 
     def begin(self, ranges: list[Range]) -> None:
-        """Note where it begins, so that it can be resumed."""
+        """Commit where the replay starts, so that it can be resumed."""
         self._own.alter({each.of: each.start for each in ranges})
 
     def end(self) -> None:
-        """Forget its place: it is done."""
+        """Delete the replay's position: it is done."""
         self._own.delete()
 
     def select(self, ranges: list[Range]) -> Iterator[tuple[int, list[Record]]]:
-        """Read ranges in batches: how many records each had, and those to be replayed; changes nothing."""
+        """Yield each batch's number of records, and those of them to replay. Changes nothing."""
         redelivery = Redelivery(replay=self.plan.id)
         for batch in read_settled(self._cluster, ranges):
             records = [to_record(message) for message in batch]
@@ -109,7 +109,7 @@ class Replay:
             )
 
     def run(self, ranges: list[Range], redeliverer: Redeliverer[W], rate: float | None) -> Iterator[ReplayStep]:
-        """Deliver and publish; `rate` bounds the records a second. Raises Interrupted, GaveUp."""
+        """Deliver and publish, at most `rate` records per second. Blocks; raises Interrupted, GaveUp."""
         at = {each.of: each.start for each in ranges}
         ends = {each.of: each.end for each in ranges}
         for read, wanted in self.select(ranges):
@@ -147,7 +147,7 @@ class Replay:
 
 
 def _portions(records: list[Record], rate: float | None) -> Iterator[list[Record]]:
-    """Cut records into what may go in one second."""
+    """Split records into portions, each at most what `rate` allows in one second."""
     most = max(1, int(rate)) if rate else max(1, len(records))
     for begin in range(0, len(records), most):
         yield records[begin : begin + most]

@@ -1,4 +1,4 @@
-"""A look at the last records of topics: whether they can be read, and why not."""
+"""Samples the last records of a topic: whether they can be read, and why not."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ _OF_EACH_PARTITION = 20
 
 @dataclass(slots=True)
 class Sample:
-    """What was found of a topic's last records, some of each partition; null values are left out.
+    """What was found in the last records of each partition of a topic. Records without a value are not counted.
 
-    `read` can be read, `lacking` name a schema by an id while no registry is set. `reason` says of one that can't
-    be read why.
+    `read` is the number that can be read. `lacking` is the number that name a schema by an id although no registry
+    is set. `reason` says why one of the others can't be read.
     """
 
     records: int = 0
@@ -27,7 +27,7 @@ class Sample:
 
 
 def sample(cluster: Cluster, topic: str, codec: Codec) -> Sample:
-    """Look at a topic's last records; blocks for seconds. Raises KafkaUnusable, RegistryUnavailable."""
+    """Read a topic's last records. Blocks for seconds; raises KafkaUnusable, RegistryUnavailable."""
     topics, found = Topics(cluster), Sample()
     places = [Partition(topic, number) for number in topics.partitions(topic)]
     firsts, ends = topics.firsts(places), topics.ends(places)
@@ -38,7 +38,7 @@ def sample(cluster: Cluster, topic: str, codec: Codec) -> Sample:
             if (record := to_record(message)).value is not None:
                 _note(found, record.value, record.headers, codec)
         if not deadline.left:
-            break  # what is left is behind a transaction that is open
+            break  # an open transaction hides the rest
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which results or dead letters are meant: the same words for both."""
+"""Selects results or dead letters, by the same criteria for both."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from consumer.engine.records import Partition
 
 
 class Told(NamedTuple):
-    """What a result or dead letter tells of its record: where it was, what it had, what became of it, and when.
+    """What a selection compares: facts about a result or dead letter, and about its record.
 
-    `kind` is a dead letter's alone, "" else.
+    `kind` is that of a dead letter, and "" for a result.
     """
 
     of: Partition
@@ -24,7 +24,7 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """All that fit everything that is given. Times are those of the result, or of the failure."""
+    """Criteria that must all match; None matches all. Times are those of the result, or of the failure."""
 
     kind: str | None = None
     topic: str | None = None
@@ -36,7 +36,7 @@ class Selection:
     until: datetime | None = None
 
     def fits(self, told: Told) -> bool:
-        """Tell whether it is meant."""
+        """Return whether a result or dead letter is selected."""
         return (
             self.kind in (None, told.kind)
             and self.topic in (None, told.of.topic)
@@ -50,4 +50,4 @@ class Selection:
 
 
 ALL = Selection()
-"""Nothing is given: every one is meant."""
+"""The selection without criteria: it matches everything."""

@@ -1,4 +1,4 @@
-"""Fields of hub JSON that nobody reads, and that look as if they were meant for one that is read."""
+"""Finds probably misspelled fields in hub JSON: nothing reads them, but they resemble a field that is read."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _SEPARATORS = re.compile(r"[^a-z0-9]")
 
 
 class Stray(NamedTuple):
-    """A field that is not read: where it first was, the field that may be meant, and how often it was."""
+    """A field that is not read: its first place, its path, the field that may be meant, and how often it came."""
 
     place: str
     path: str
@@ -19,7 +19,7 @@ class Stray(NamedTuple):
 
 
 class _Fields(dict[str, Any]):
-    """An object of a document that notes which of its fields are asked for."""
+    """An object of a document that records which of its fields are read."""
 
     def __init__(self, fields: dict[str, Any], path: str) -> None:
         super().__init__(fields)
@@ -40,10 +40,10 @@ class _Fields(dict[str, Any]):
 
 
 class Spelling:
-    """Watches how documents are read, so that it needs no list of what is known.
+    """Watches which fields of a document are read, so it needs no list of known fields.
 
-    Hubs send many fields that nobody needs. One counts as misspelled if it resembles a field that is looked for and
-    is not there.
+    Hubs send many fields that are not needed. A field counts as misspelled only if it resembles a field that the
+    reader looked for and did not find.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Spelling:
         self._found: dict[tuple[str, str], Stray] = {}
 
     def watched(self, document: object) -> object:
-        """Give a document as it is, to be read in its place."""
+        """Return an equal document that records what is read. Read that one instead."""
         self._objects.clear()
         return self._watched(document, "")
 
@@ -66,10 +66,10 @@ class Spelling:
         return value
 
     def note(self, place: str) -> None:
-        """Note what was left unread of the document that was watched last, once it has been read."""
+        """Record the unread fields of the last watched document. Call it once the document has been read."""
         for each in self._objects:
             if not each.asked:
-                continue  # it is in a field that is not read, which is what there is to say
+                continue  # it is inside a field that is not read, and only that field is reported
             for name in each.keys() - each.asked:
                 meant = self._closest(each, name)
                 if meant and dict.get(each, meant) is None:
@@ -90,7 +90,7 @@ class Spelling:
         return self._meant[key]
 
     def strays(self) -> Iterator[Stray]:
-        """Give what was found, in the order in which it came."""
+        """Yield the stray fields in the order in which they were found."""
         yield from self._found.values()
 
 
@@ -99,7 +99,7 @@ def _plain(name: str) -> str:
 
 
 def _distance(one: str, other: str) -> int:
-    """Count the slips between two words: a letter left out, added, changed, or two of them swapped."""
+    """Count the typing errors between two words: letters left out, added, changed or swapped with the next."""
     before, last = list[int](), list(range(len(other) + 1))
     for i, a in enumerate(one, 1):
         row = [i]

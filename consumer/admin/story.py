@@ -1,6 +1,6 @@
-"""The story of a record: what it holds, what it would send, and what became of it; and what failed last.
+"""The story of a record: what it holds, what it would send, and what became of it. Also the last dead letters.
 
-All of it is read from the topics, by whoever runs the tool: members are not asked, and nothing is changed.
+All of it is read from the topics. No member is asked, and nothing is changed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from consumer.errors import KafkaUnusable
 from schemas.codec import Codec, RegistryUnavailable, Undecodable
 
 LOOKED_WITHIN = 30.0
-"""Seconds that the results and dead letters of a record are looked for."""
+"""The time limit of the search for a record's results and dead letters, in seconds."""
 
 _RECENT = 20
 _STAMPED = "the record's timestamp"
@@ -30,8 +30,8 @@ _STAMPED = "the record's timestamp"
 class Story:
     """What is known of a place.
 
-    `record` is None where there is none, and `reason` says why. `results` and `letters` are in the order in which
-    they were written. `is_whole` is false where there were too many to look through in time.
+    `record` is None if there is none at the place, and `reason` says why. `results` and `letters` are in the order
+    in which they were written. `is_whole` is False if the time limit ended the search.
     """
 
     place: Place
@@ -43,7 +43,7 @@ class Story:
 
 
 def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
-    """Read all that the topics have of a place. Blocks for seconds, up to `LOOKED_WITHIN` and some more.
+    """Read all that the topics have about a place. Blocks for up to `LOOKED_WITHIN` seconds and a few more.
 
     Raises KafkaUnusable, RegistryUnavailable.
     """
@@ -54,7 +54,7 @@ def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
     story = Story(place, record, reason)
     since = moment_of(record.timestamp) if record else None
     if since and since > datetime.now(UTC):
-        since = None  # its producer's clock tells nothing of when the result was written
+        since = None  # the producer's clock is wrong, so it does not bound the time of the result
     deadline = Deadline(LOOKED_WITHIN)
     for written in _written(deployment, topics, deployment.results_topic, since, deadline, story):
         try:
@@ -71,7 +71,7 @@ def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
 
 
 def recent_letters(deployment: Deployment) -> list[Letter]:
-    """Give the dead letters that were written last, the newest first; raises KafkaUnusable."""
+    """Return the last dead letters, newest first. Blocks for seconds; raises KafkaUnusable."""
     topics, topic = Topics(deployment.cluster), deployment.dead_letters_topic
     places = [Partition(topic, number) for number in topics.partitions(topic)]
     firsts, ends = topics.firsts(places), topics.ends(places)
@@ -82,7 +82,7 @@ def recent_letters(deployment: Deployment) -> list[Letter]:
 
 
 def contents(record: Record, codec: Codec, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Give what a record holds and what it would send now, as JSON has it, without access tokens.
+    """Return what a record holds and what it would send now, as a JSON object without access tokens.
 
     `parameters` are those of the settings.
     """
@@ -112,7 +112,7 @@ def contents(record: Record, codec: Codec, parameters: Mapping[str, str]) -> dic
 
 
 def _record(deployment: Deployment, topics: Topics, place: Place) -> tuple[Record | None, str]:
-    """Read the record of a place; where there is none, tell why."""
+    """Return the record at a place, or None and the reason."""
     first, end = topics.firsts([place.of])[place.of], topics.ends([place.of])[place.of]
     if place.offset < first:
         return None, f"the log begins at {first}: the record was deleted, usually by retention"
@@ -128,7 +128,7 @@ def _record(deployment: Deployment, topics: Topics, place: Place) -> tuple[Recor
 def _written(  # noqa: PLR0913, PLR0917 - each is another's
     deployment: Deployment, topics: Topics, topic: str, since: datetime | None, deadline: Deadline, story: Story
 ) -> Iterator[Record]:
-    """Give a topic's records from a time on, as long as there is time."""
+    """Yield a topic's records from a time on, until the deadline."""
     places = [Partition(topic, number) for number in topics.partitions(topic)]
     ends = topics.ends(places)
     starts: Mapping[Partition, int | None] = (

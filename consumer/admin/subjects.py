@@ -1,4 +1,4 @@
-"""Our schemas in a Schema Registry: where each of them stands there, and putting there what is new."""
+"""Our schemas in a Schema Registry: looks up the state of each, and registers new ones."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,10 +9,10 @@ from schemas.registry import SchemaRefused, SchemaRegistry
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Where our schema `schema` stands in the registry.
+    """The state of our schema `schema` in the registry.
 
-    `registered`: it is there, with its id and version; `added`: so it is now; `new`: it is not, and may come;
-    `incompatible`: it may not, for the registry's `reason`.
+    `registered`: it was there already, with an id and a version. `added`: it was registered just now. `new`: it is
+    not there, but can be registered. `incompatible`: it can't be registered; `reason` quotes the registry.
     """
 
     subject: str
@@ -24,12 +24,12 @@ class Subject:
 
 
 def check(registry: SchemaRegistry) -> list[Subject]:
-    """Ask where each of our schemas stands; nothing is changed. Raises RegistryUnavailable."""
+    """Look up the state of each of our schemas; changes nothing. Blocks; raises RegistryUnavailable."""
     return [_checked(registry, name) for name in OWN_SCHEMAS]
 
 
 def register(registry: SchemaRegistry) -> list[Subject]:
-    """Register what is new, nothing at all if one is incompatible; raises RegistryUnavailable."""
+    """Register our new schemas, but none if one is incompatible. Blocks; raises RegistryUnavailable."""
     subjects = check(registry)
     if any(subject.state == "incompatible" for subject in subjects):
         return subjects
@@ -55,7 +55,7 @@ def _added(registry: SchemaRegistry, name: str) -> Subject:
     try:
         schema_id = registry.register(name, schema)
     except SchemaRefused as error:
-        # It was checked against the latest version alone, and a registry may ask for more.
+        # The check compared it only with the latest version, but a registry may compare it with all.
         return Subject(subject, name, "incompatible", reason=error.reason)
     found = registry.registered(name, schema)
     return Subject(subject, name, "added", schema_id, found.version if found else None)

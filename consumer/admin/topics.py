@@ -10,13 +10,13 @@ from consumer.engine.kafka import LARGEST_DEAD_LETTER, REACHED_WITHIN, kafka_err
 from consumer.errors import KafkaUnusable
 
 PARTITIONS = 6
-"""Partitions of a topic that is created, unless others are asked for."""
+"""The default number of partitions of a topic that is created."""
 
 BROKERS_DEFAULT = -1
 
 
 def missing_topics(deployment: Deployment, topics: Iterable[str]) -> list[str]:
-    """Tell which topics are missing. Blocks for seconds; raises KafkaUnusable."""
+    """Return the topics that are missing. Blocks for seconds; raises KafkaUnusable."""
     _, present = deployment.cluster.reach()
     return [topic for topic in topics if topic not in present]
 
@@ -28,10 +28,10 @@ def prepare_topics(
     partitions: int = PARTITIONS,
     replication: int = BROKERS_DEFAULT,
 ) -> list[str]:
-    """Create the topics that are missing; gives those created. Blocks for seconds; raises KafkaUnusable.
+    """Create the topics that are missing, and return those created. Blocks for seconds; raises KafkaUnusable.
 
-    Topics that we write to are created large enough for any record: results have its key, dead letters its value
-    too. `replication` -1 is the broker's default.
+    The topics of results and dead letters get a `max.message.bytes` that is large enough for any record: results
+    carry its key, dead letters its value too. `replication` -1 means the broker's default.
     """
     admin, present = deployment.cluster.reach()
     largest = {"max.message.bytes": str(LARGEST_DEAD_LETTER)}
@@ -55,7 +55,7 @@ def prepare_topics(
 
 
 def require_topics(deployment: Deployment, topics: Iterable[str]) -> None:
-    """Raise KafkaUnusable if topics are missing."""
+    """Raise KafkaUnusable if topics are missing. Blocks for seconds."""
     if missing := missing_topics(deployment, topics):
         raise KafkaUnusable(
             f"topics are missing at {deployment.cluster.servers}: {', '.join(missing)}; create them with "
