@@ -30,8 +30,8 @@ Look = Callable[[int, int], None]
 class Letter(NamedTuple):
     """One dead letter: its own `place` (TOPIC/PARTITION/OFFSET), and the record as it was when it failed.
 
-    `kind` and `reason` say why it failed. `attempts` counts the tries, `redrives` the earlier redrives. `replay` is the
-    id of the replay that wrote the letter, None if it was no replay.
+    `kind` and `reason` say why it failed. `attempts` counts the tries, `redrives` the earlier redrives. `replay` is
+    the id of the replay that wrote the letter, None if it was no replay.
     """
 
     place: Place

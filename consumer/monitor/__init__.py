@@ -1,1 +1,1 @@
-"""What a member tells of itself: metrics, a status page, probes. `Monitor` implements the engine's hooks."""
+"""How a member reports on itself: metrics, a status page, probes. `Monitor` implements the engine's hooks."""

@@ -1,4 +1,4 @@
-"""The last records that became dead letters, for those who ask what went wrong: a bounded list."""
+"""A bounded list of the last records that became dead letters, for the status page."""
 
 import time
 from collections import deque
@@ -21,14 +21,14 @@ class Failure:
 
 
 class Failures:
-    """The last failures. One thread notes them, any thread may ask. `epoch_ms` tells the time."""
+    """The last failures. One thread adds them, any thread may read them. `epoch_ms` is the clock."""
 
     def __init__(self, epoch_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._epoch_ms = epoch_ms
         self._last: deque[Failure] = deque(maxlen=_KEPT)
 
     def note(self, outputs: Iterable[Output]) -> None:
-        """Note those of the outputs that have a dead letter."""
+        """Add the outputs that have a dead letter."""
         for output in outputs:
             if letter := output.dead_letter:
                 self._last.append(Failure(output.record.place, letter.kind, letter.reason, self._epoch_ms()))

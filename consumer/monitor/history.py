@@ -1,4 +1,4 @@
-"""The last minutes, for small charts: what a member did between one moment and the next."""
+"""The last minutes of a member, for small charts: a series of points at equal intervals."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ _MEDIAN, _MOST = 0.5, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was counted until a moment (`at`, monotonic), and the lag then; None while it is not known."""
+    """The totals at a moment (`at`, in monotonic seconds), and the lag then; None while it is not known."""
 
     at: float
     totals: Totals
@@ -24,9 +24,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was between two readings: rates a second, and how long requests took, in seconds.
+    """What happened between two readings: rates per second, and the durations of requests in seconds.
 
-    Of requests `median` is the middle, and `most` what 95 % of them did not exceed; None where there was none.
+    `median` and `most` are the 50th and the 95th percentile of the durations, None if there was no request.
     """
 
     at: float
@@ -39,7 +39,7 @@ class Point:
 
 
 def point(before: Reading, after: Reading) -> Point:
-    """Tell what was between two readings."""
+    """Return the point between two readings."""
     seconds, old, new = after.at - before.at, before.totals, after.totals
     buckets = [(bound, count - was) for (bound, count), (_, was) in zip(new.latency, old.latency, strict=True)]
     return Point(
@@ -54,9 +54,9 @@ def point(before: Reading, after: Reading) -> Point:
 
 
 def quantile(share: float, buckets: Sequence[tuple[float, float]]) -> float | None:
-    """Estimate a quantile, as Prometheus does: linear in its bucket; None if nothing was counted.
+    """Estimate a quantile as Prometheus does, linearly within its bucket; None if nothing was counted.
 
-    `buckets` has upper bounds, the last infinite, each with how many were up to it.
+    `buckets` has pairs of an upper bound and the count of values up to it. The last bound is infinite.
     """
     rank = share * buckets[-1][1]
     if not rank:
@@ -66,11 +66,11 @@ def quantile(share: float, buckets: Sequence[tuple[float, float]]) -> float | No
         if count >= rank:
             return lower + (bound - lower) * (rank - below) / (count - below)
         lower, below = bound, count
-    return lower  # over the last finite bound: at least that
+    return lower  # it is above the last finite bound, so at least that bound
 
 
 class History:
-    """Keeps the points of the last ten minutes. One thread takes them, any thread may ask."""
+    """Keeps the points of the last ten minutes. One thread takes them, any thread may read them."""
 
     def __init__(self, read: Callable[[], Reading]) -> None:
         self._read = read
@@ -83,7 +83,7 @@ class History:
         return list(self._points.copy())
 
     def take(self) -> None:
-        """Take a point: what was since the last reading."""
+        """Take a reading, and add the point since the last one."""
         reading = self._read()
         self._points.append(point(self._last, reading))
         self._last = reading

@@ -1,4 +1,4 @@
-"""Says in the log that messages become dead letters: a line at once, then one a while for each kind."""
+"""Logs that messages become dead letters: the first of a kind at once, then at intervals."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from consumer.engine.kafka import Logger
 from consumer.engine.records import DeadLetter, Output, Record, Trace
 
 QUIET_SECONDS = 30.0
-"""At most one line for each kind in so many seconds."""
+"""The shortest time between two log lines for one kind, in seconds."""
 
 
 @dataclass(slots=True)
 class _Held:
-    """A kind's dead letters since its last line: how many, with one of them; the next line is due at `due`."""
+    """A kind's dead letters since its last line: their number, and an example. The next line is due at `due`."""
 
     due: float
     count: int = 0
@@ -20,10 +20,10 @@ class _Held:
 
 
 class LetterLog:
-    """Tells of dead letters, on the main thread. `clock` is in monotonic seconds.
+    """Logs dead letters. Called on the main thread. `clock` is in monotonic seconds.
 
-    What a line leaves out is counted in the next of its kind, which `tick` says once it is due, and `close` at the
-    end.
+    Letters that get no line of their own are counted in the next line of their kind. `tick` writes that line once
+    it is due, and `close` at the end.
     """
 
     def __init__(self, log: Logger, clock: Callable[[], float]) -> None:
@@ -32,7 +32,7 @@ class LetterLog:
         self._held: dict[str, _Held] = {}
 
     def note(self, outputs: Iterable[Output]) -> None:
-        """Take outputs that were committed, and tell what is due."""
+        """Count the dead letters of committed outputs, and log the kinds that are due."""
         for output in outputs:
             if letter := output.dead_letter:
                 held = self._held.setdefault(letter.kind, _Held(self._clock()))
@@ -41,7 +41,7 @@ class LetterLog:
         self.tick()
 
     def tick(self) -> None:
-        """Tell what is due, and forget kinds that have been quiet."""
+        """Log the kinds that are due, and forget those without new letters."""
         now = self._clock()
         for kind, held in list(self._held.items()):
             if now >= held.due:
@@ -50,7 +50,7 @@ class LetterLog:
                     self._held[kind] = _Held(now + QUIET_SECONDS)
 
     def close(self) -> None:
-        """Tell what is left."""
+        """Log the letters that no line has counted yet."""
         for kind, held in self._held.items():
             self._told(kind, held)
         self._held.clear()
@@ -71,7 +71,7 @@ class LetterLog:
 
 
 def _ids(trace: Trace) -> dict[str, str]:
-    """Give the ids by which logs and traces are joined: those of the span that the record was sent in."""
+    """Return the ids that link a log line to a trace: those of the span that the record was sent in."""
     if not trace:
         return {}
     _, trace_id, span_id, _ = trace[0][1].split("-")

@@ -1,6 +1,6 @@
-"""The HTTP listener below the status server: bounded in connections, threads and time, and asked by its own names.
+"""The HTTP listener of the status server: limits connections, threads and time, and checks host names.
 
-Python's own server, since those that could replace it bound the silence of a client, not the time it takes in all.
+It builds on Python's own server. Other servers limit how long a client is silent, but not how long it takes in all.
 """
 
 import base64
@@ -21,61 +21,61 @@ from types import MappingProxyType
 from typing import Any
 
 MOST_CONNECTIONS = 32
-"""Connections at once, each with its thread."""
+"""The most connections at a time. Each has its own thread."""
 
 _SLOT_WITHIN = 1.0
 _NOT_PUBLIC = (".internal", ".local", ".svc")
 
 
 class Listener(ThreadingHTTPServer):
-    """Listens at `host` and `port`, and has `answer` answer each request, on a separate thread.
+    """Listens at `host` and `port`, and calls `answer` for each request, on a separate thread.
 
-    A connection has one request, and `patience` seconds for all of it, however its client drips or reads. When
-    there are `MOST_CONNECTIONS`, the oldest makes room for the next: an honest client is done within milliseconds,
-    so probes are answered even while slow clients try to hold every connection.
+    A connection serves one request, and is dropped after `patience` seconds, however slowly its client sends or
+    reads. When there are `MOST_CONNECTIONS`, the oldest is dropped for the next one. An honest client needs only
+    milliseconds, so probes are answered even while slow clients try to hold every connection.
     """
 
     daemon_threads = True
-    request_queue_size = 1024  # wait in the kernel until they are taken
+    request_queue_size = 1024  # connections that wait in the kernel until they are accepted
 
     def __init__(self, host: str, port: int, answer: Callable[["Request"], None], *, patience: float) -> None:
-        """Listen at once, and answer from `start` on; raises OSError."""
+        """Bind and listen. Requests are answered after `start`. Raises OSError."""
         self._patience = patience
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, float] = {}  # until when each may be; the oldest is the first
+        self._open: dict[socket.socket, float] = {}  # when each is dropped, oldest first
         self._slots = threading.Semaphore(MOST_CONNECTIONS)
         super().__init__((host, port), partial(Request, answer))
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL that it listens at."""
         host, port = self.server_address[:2]
         return f"http://{host!s}:{port}/"
 
     def start(self) -> None:
-        """Answer requests, until `close`."""
+        """Start to answer requests, on a thread of its own, until `close`."""
         threading.Thread(target=self.serve_forever, name="status-server", daemon=True).start()
 
     def close(self) -> None:
-        """Stop listening, and drop every connection; waits until the listener has stopped."""
+        """Stop listening, and drop every connection. Blocks until the listener has stopped."""
         self.shutdown()
         self.server_close()
         self._drop_until(float("inf"))
 
-    # What the classes above call.
+    # The base classes call the methods below.
 
     def server_bind(self) -> None:
         """Bind the socket."""
-        # The class above asks for the host's full name, which may wait for a name server. We do not need it.
+        # HTTPServer looks up the host's full name here, which may wait for a name server. We do not need it.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def service_actions(self) -> None:
-        """Drop what has taken too long; called at least twice a second."""
+        """Drop the connections whose time is over. Called at least twice a second."""
         self._drop_until(time.monotonic())
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give a connection its thread, and its time."""
+        """Start a connection's thread and its time limit."""
         if not self._slots.acquire(blocking=False):
             self._drop_oldest()
             if not self._slots.acquire(timeout=_SLOT_WITHIN):
@@ -87,7 +87,7 @@ class Listener(ThreadingHTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection, and make room for another."""
-        with self._lock:  # before it is closed: its number may be another's then
+        with self._lock:  # before it is closed: another connection may then get its number
             had_slot = self._open.pop(request, None) is not None
         super().shutdown_request(request)
         if had_slot:
@@ -113,13 +113,13 @@ class Listener(ThreadingHTTPServer):
 
 
 def _cut(connection: socket.socket) -> None:
-    """End a connection in both directions. Its thread, which waits for it, wakes up and closes it."""
+    """Shut a connection down in both directions. Its thread wakes up and closes it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request, on its thread. `path` and `headers` are the client's words; `send` answers."""
+    """One request, on its own thread. `path` and `headers` come from the client unchecked. `send` answers."""
 
     server_version, sys_version = "jirafe-consumer", ""
 
@@ -159,7 +159,7 @@ class Request(BaseHTTPRequestHandler):
 
 
 def content_policy(page: str) -> str:
-    """Allow a page its own script and style, by their hashes, and requests to its server; nothing else."""
+    """Build a policy that allows a page its own script and style (by hash), requests to its server, no more."""
     allowed = {
         tag: " ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -174,15 +174,16 @@ def content_policy(page: str) -> str:
 
 
 class Names:
-    """By which names we may be asked. Any thread may ask, and none waits.
+    """The host names that requests may use. Any thread may call, and no method blocks.
 
-    A web page elsewhere can point its own name at our address, and then read our answers in a visitor's browser
-    (DNS rebinding). The Host header gives it away: browsers always send it, with the name that was asked for. So a
-    request without it is no browser's, and one by an IP address went to that address.
+    A foreign web page can make its own name resolve to our address, and then read our answers in a visitor's
+    browser (DNS rebinding). The Host header reveals this, because browsers always send it with the name in the URL.
+    A request without the header does not come from a browser. A request with an IP address was really sent to that
+    address.
     """
 
     def __init__(self, listens_at: str) -> None:
-        """Take the name or address to listen at as one of ours."""
+        """Accept the name or address that we listen at. Starts a thread that looks up this host's full name."""
         self._own = frozenset({"localhost", listens_at.lower(), socket.gethostname().lower()})
         threading.Thread(target=self._learn, name="own-name", daemon=True).start()
 
@@ -190,13 +191,13 @@ class Names:
         self._own |= {socket.getfqdn().lower()}  # may wait for a name server
 
     def is_ours(self, request: Request) -> bool:
-        """Tell whether this machine was asked for: by address, as localhost, or by its own name."""
+        """Return whether the request names this machine: by IP address, as localhost, or by its own name."""
         return all(name in self._own or _is_address(name) for name in _asked_for(request))
 
     def is_local(self, request: Request) -> bool:
-        """Tell whether this machine was asked for, or a name that public DNS does not have.
+        """Return whether the request names this machine, or has a name that can't be in the public DNS.
 
-        By those a service is found in a cluster or a compose file: `consumer`, `consumer.shop.svc`.
+        Services in a cluster or a compose file have such names: `consumer`, `consumer.shop.svc`.
         """
         return self.is_ours(request) or all(
             (bool(name) and "." not in name) or name.endswith(_NOT_PUBLIC) for name in _asked_for(request)
@@ -204,7 +205,7 @@ class Names:
 
 
 def _asked_for(request: Request) -> list[str]:
-    """Give the names in the Host headers, without ports: one as a rule."""
+    """Return the names in the Host headers, without ports. Usually there is one."""
     return [_without_port(host.strip().lower()) for host in request.headers.get_all("Host", [])]
 
 

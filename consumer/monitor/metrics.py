@@ -44,9 +44,9 @@ _KINDS = (
 
 
 class _Bounded:
-    """The children of a counter with one label, each made once: all are there from the start, with zero.
+    """The children of a counter with one label. All of them exist from the start, with zero.
 
-    What is not among the values counts as `other`.
+    Any value that is not in `values` counts as `other`.
     """
 
     def __init__(self, counter: Counter, values: Iterable[str]) -> None:
@@ -58,7 +58,7 @@ class _Bounded:
 
 
 class _Names:
-    """Names as a label: the first so many are kept, all others are `other`; any thread may ask."""
+    """Bounds the values of a label: keeps the first `most` names, and maps all others to `other`. Thread-safe."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -74,10 +74,10 @@ class _Names:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What was counted since the start.
+    """The counts since the start.
 
-    `latency` has, for each upper bound in seconds, how many requests took no longer. `kinds` counts the dead
-    letters by kind; kinds without any are left out.
+    `latency` has pairs of an upper bound in seconds and the number of requests that took no longer. `kinds` counts
+    the dead letters by kind, without the kinds that have none.
     """
 
     results: float
@@ -88,9 +88,9 @@ class Totals:
 
 
 class Metrics:
-    """What one member counts and measures, collected by `registry`; any thread may call.
+    """The metrics of one member, collected from `registry`. Any thread may call.
 
-    The gauges show what the `status` comes to at the time they are collected.
+    The gauges are computed from `status` at the time of collection.
     """
 
     def __init__(self, status: Callable[[], MemberStatus]) -> None:
@@ -157,16 +157,16 @@ class Metrics:
         self._batch.observe(exchange.events)
 
     def decided(self, events: Mapping[tuple[str, str], int]) -> None:
-        """Count events that are decided, by kind and outcome."""
+        """Count decided events, by kind and outcome."""
         for (kind, outcome), count in events.items():
             self._events.labels(kind, outcome).inc(count)
 
     def retried(self, cause: str) -> None:
-        """Count a chunk that is to be retried."""
+        """Count a chunk that will be retried."""
         self._causes[cause].inc()
 
     def committed(self, results: int, dead_letters: Iterable[str], seconds: float) -> None:
-        """Count what a transaction had: its results in all, and the kinds of its dead letters."""
+        """Count a committed transaction: its results, and its dead letters by kind. It took `seconds`."""
         failed = 0
         for kind in dead_letters:
             self._letters[kind].inc()
@@ -184,16 +184,16 @@ class Metrics:
         self._rebalances.labels(change).inc()
 
     def lost(self, topic: str, records: int) -> None:
-        """Count a loss, and the records that are known to be lost by it."""
+        """Count a loss, and the number of records that it is known to have lost."""
         self._losses.labels(topic).inc()
         self._lost.labels(topic).inc(records)
 
     def rejoined(self) -> None:
-        """Count a new beginning."""
+        """Count that the member leaves the group to join again."""
         self._rejoins.inc()
 
     def totals(self) -> Totals:
-        """Add up what was counted so far."""
+        """Return the counts so far."""
         kinds = {
             labels["kind"]: value for name, labels, value in _samples(self._dead_letters) if name.endswith("_total")
         }
@@ -221,7 +221,7 @@ def _sum(counter: Counter) -> float:
 
 
 class _Gauges(Collector):
-    """What a member is like now, as its status says."""
+    """The gauges of a member, computed from its status."""
 
     def __init__(self, status: Callable[[], MemberStatus]) -> None:
         self._status = status

@@ -1,4 +1,4 @@
-"""What a member tells of itself, and whom the engine tells it."""
+"""The monitor of a member: implements the engine's hooks, and keeps metrics, failures and the status."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,11 +23,11 @@ _INTERVALS_MISSED = 3
 class Monitor(Hooks):
     """Watches one member. The engine calls the hooks; any thread may read `metrics`, `failures` and `status`.
 
-    `make_admin` makes the client that asks where logs end that the consumer does not fetch. It is called on the
-    main thread, once there is something to ask, and what it raises ends the member. Statistics come every
-    `statistics_interval` seconds, 0 for never; once three have not come, no broker counts as connected. `letters`
-    says in the log that messages become dead letters; `close` has it say the rest. `committed` hears of
-    transactions too.
+    `make_admin` makes the client that looks up the ends of logs that the consumer does not fetch. It is called on
+    the main thread, once there is something to look up. An error that it raises ends the member. Statistics come
+    every `statistics_interval` seconds, 0 means never. If three are missing, no broker counts as connected.
+    `letters` logs that messages become dead letters, and `close` logs the rest. `committed` is also called for each
+    transaction.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Monitor(Hooks):
 
     @property
     def status(self) -> MemberStatus:
-        """How the member was at the last view. `turned_at` is newer: the main loop's last turn or new beginning."""
+        """The status at the last view. Only `turned_at` is newer: the main loop's last turn or rejoin."""
         return replace(self._status, turned_at=self._turned_at)
 
     def received(self, records: Mapping[str, int]) -> None:
@@ -58,11 +58,11 @@ class Monitor(Hooks):
         self.metrics.received(records)
 
     def retried(self, trouble: Trouble) -> None:
-        """Count a chunk that is to be retried, by the cause."""
+        """Count a chunk that will be retried, by its cause."""
         self.metrics.retried(trouble.cause)
 
     def committed(self, outputs: Sequence[Output], seconds: float) -> None:
-        """Count what a transaction had, and note its dead letters."""
+        """Count a committed transaction, and record its dead letters."""
         kinds = [output.dead_letter.kind for output in outputs if output.dead_letter]
         self.metrics.committed(len(outputs), kinds, seconds)
         self.failures.note(outputs)
@@ -75,7 +75,7 @@ class Monitor(Hooks):
         self.metrics.aborted()
 
     def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:
-        """Count a change of the assignment, unless no partition came or went: the group tells of those too."""
+        """Count a change of the assignment. A rebalance that changes no partition is not counted."""
         if any(True for _ in partitions):
             self.metrics.rebalanced(change)
 
@@ -90,21 +90,21 @@ class Monitor(Hooks):
         self._status = replace(self._status, not_ready=(REJOINING,), lanes=())
 
     def statistics(self, text: str) -> None:
-        """Take librdkafka's statistics of the consumer."""
+        """Read the statistics of the consumer, librdkafka's JSON."""
         self._observer.note(text)
 
     def is_view_due(self, now: float) -> bool:
-        """Tell whether a second has passed since the last view. Asked on every turn, so it notes the turn too."""
+        """Whether a second has passed since the last view. Called on every turn, and records that turn's time."""
         self._turned_at = now
         return now >= self._view_due
 
     def viewed(self, view: MemberView) -> None:
-        """Make the status of a view, and say what is due of dead letters."""
+        """Compute the status from a view, and log the dead letters that are due."""
         self._turned_at = view.now
         self._view_due = view.now + _VIEW_INTERVAL
         self._status = self._observer.look(view)
         self._letters.tick()
 
     def close(self) -> None:
-        """Say what is left to say; on the main thread, once the member has ended."""
+        """Log the remaining dead letters. Called on the main thread, once the member has ended."""
         self._letters.close()

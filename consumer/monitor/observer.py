@@ -1,4 +1,4 @@
-"""Makes a status of the engine's view: adds what the view can't tell, and words what stands in the way.
+"""Turns the engine's view into a status: adds what the view does not have, and says what a lane waits for.
 
 Everything runs on the main thread. The status is immutable.
 """
@@ -20,10 +20,11 @@ _UNKNOWN = Reach(None, None)
 
 
 class Observer:
-    """Keeps what a view can't tell: where logs end, and since when the oldest record is held.
+    """Keeps what a view does not have: the ends of logs, and since when the oldest record is held.
 
-    `make_admin` makes the client that asks for the ends that the statistics tell nothing new of: those of paused
-    partitions, and of all once no statistics have come for `patience` seconds. None: there are no statistics.
+    `make_admin` makes the client that looks up the ends that the statistics do not update: those of paused
+    partitions, and those of all partitions once no statistics have come for `patience` seconds. `patience` is None
+    if there are never statistics.
     """
 
     def __init__(self, make_admin: Callable[[], AdminClient], patience: float | None) -> None:
@@ -38,13 +39,13 @@ class Observer:
         self._marks: dict[tuple[Partition, int], deque[tuple[int, float]]] = {}
 
     def note(self, statistics: str) -> None:
-        """Take librdkafka's statistics, and ask where the logs of paused partitions end."""
+        """Read librdkafka's statistics, and look up the ends of paused partitions."""
         self._statistics = read_statistics(statistics)
         self._are_new = True
         self._log_ends.ask(self._paused)
 
     def look(self, view: MemberView) -> MemberStatus:
-        """Tell how the member is."""
+        """Return the member's status."""
         if self._are_new and self._patience is not None:
             self._until = view.now + self._patience
         self._are_new = False
@@ -54,7 +55,7 @@ class Observer:
         ends = self._ends | self._log_ends.answers()
         if are_old:
             self._log_ends.ask(unknown)
-        # Once it is fetched again the library knows better: the log may have been cut since we asked.
+        # Drop the ends of partitions that are fetched again: statistics are newer, and the log may have been cut.
         self._ends = {partition: ends[partition] for partition in unknown if partition in ends}
         assignments = [(lane.partition, lane.epoch) for lane in view.lanes]
         self._marks = {assignment: self._marks.get(assignment, deque()) for assignment in assignments}
@@ -80,7 +81,7 @@ class Observer:
             in_flight=lane.in_flight,
             finished=lane.finished,
             held_bytes=lane.held_bytes,
-            # A new lane is paused too, for a moment, but not because it is full.
+            # A new lane is also paused for a moment, but not because it is full.
             is_paused=lane.is_paused and lane.oldest is not None,
             waits_for=lane.waits_for,
             message=message,
@@ -99,13 +100,13 @@ class Observer:
         return self._hidden.setdefault(partition, now)
 
     def _reach(self, lane: LaneView) -> Reach:
-        """Tell how far a lane is. The records it holds come before those the library hands over next."""
+        """Return how far a lane is. The records it holds come before those that the library hands over next."""
         told = self._statistics.reaches.get(lane.partition, _UNKNOWN)
         reach = replace(told, end=_latest(told.end, self._ends.get(lane.partition)))
         return replace(reach, next=_latest(told.next, lane.committed) if lane.oldest is None else lane.oldest)
 
     def _since(self, lane: LaneView, now: float) -> float | None:
-        """Tell when the oldest record held was first seen: marks tell how far the lane was, and when."""
+        """Return when the oldest held record was first seen. Each mark is a newest offset, and when it was seen."""
         marks = self._marks[lane.partition, lane.epoch]
         if lane.oldest is None or lane.newest is None:
             marks.clear()
@@ -122,7 +123,7 @@ def _latest(*offsets: int | None) -> int | None:
 
 
 def _not_ready(view: MemberView) -> tuple[str, ...]:
-    """Say why the member does not deliver all it is given; one sentence for each reason."""
+    """Return why the member does not deliver all its records, one sentence for each reason."""
     reasons = [f"{name}: {message}" for name, message in view.gates.items()]
     reasons += [f"{topic}: {_FLOODED}" for topic in view.flooded]
     if view.commit_trouble is not None:
@@ -134,7 +135,7 @@ def _not_ready(view: MemberView) -> tuple[str, ...]:
 
 
 def _obstacle(lane: LaneView, view: MemberView) -> tuple[State, str | None, float | None]:
-    """Tell a lane's state, with the message of what stands in its way and the time of the next try."""
+    """Return a lane's state, the message of what blocks it, and the time of the next try."""
     if lane.finished and lane.partition.topic in view.flooded:
         return "flood", None, None
     if lane.finished and view.commit_trouble is not None:
@@ -143,7 +144,7 @@ def _obstacle(lane: LaneView, view: MemberView) -> tuple[State, str | None, floa
 
 
 def _state(lane: LaneView) -> State:
-    """Tell what a lane does or waits for, its results aside."""
+    """Return what a lane does or waits for, apart from its results."""
     if lane.waits_for is not None and lane.cause == _REGISTRY:
         return "registry"
     if lane.held:

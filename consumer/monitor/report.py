@@ -1,4 +1,4 @@
-"""What the page shows, as a JSON document: the member, its lanes, the last minutes, and what went wrong. Pure."""
+"""Builds the JSON document that the page shows: the member, its lanes, the last minutes, and the failures. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from consumer.monitor.metrics import Totals
 from consumer.monitor.status import NOT_ASSIGNED, LaneStatus, MemberStatus
 
 STUCK_AFTER = 120.0
-"""Seconds without a word of the main loop after which a member is called stuck.
+"""A member counts as stuck if its main loop has not reported for this many seconds. Then only a restart helps.
 
-Only a restart helps then. What it waits for, be it Kafka, it waits for in turns, and says so at each.
+The main loop reports on every turn, even while it waits for Kafka or anything else.
 """
 
 _TOP_KINDS = 5
@@ -23,7 +23,7 @@ Overall = Literal["stuck", "stopping", "unassigned", "held", "waiting", "working
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Which member this is; `started_ms` in milliseconds since 1970."""
+    """The identity of a member. `started_ms` is in milliseconds since 1970."""
 
     version: str
     group: str
@@ -32,13 +32,13 @@ class About:
 
 
 def is_stuck(status: MemberStatus, now: float) -> bool:
-    """Tell whether the main loop makes no progress; `now` is in seconds of the monotonic clock."""
+    """Return whether the main loop has stopped. `now` is in seconds of the monotonic clock."""
     return now - status.turned_at > STUCK_AFTER
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A member at one moment: `now` in seconds of the monotonic clock, `now_ms` in milliseconds since 1970."""
+    """A member at one moment. `now` is in seconds of the monotonic clock, `now_ms` in milliseconds since 1970."""
 
     now: float
     now_ms: int
@@ -49,7 +49,7 @@ class Seen:
 
 
 def report(about: About, seen: Seen) -> dict[str, Any]:
-    """Make the document."""
+    """Build the document."""
     now, now_ms, status, totals = seen.now, seen.now_ms, seen.status, seen.totals
     lanes = status.lanes
     lags = [lane.lag for lane in lanes if lane.lag is not None]
@@ -100,7 +100,7 @@ def report(about: About, seen: Seen) -> dict[str, Any]:
 
 
 def overall(seen: Seen) -> Overall:
-    """Name the worst state that the member is in."""
+    """Return the worst state that the member is in."""
     states = {lane.state for lane in seen.status.lanes}
     if is_stuck(seen.status, seen.now):
         return "stuck"
@@ -118,7 +118,7 @@ def overall(seen: Seen) -> Overall:
 
 
 def _waits(lanes: Sequence[LaneStatus], now: float) -> list[dict[str, Any]]:
-    """Sum up what stands in the way, with the lanes that wait for it."""
+    """Summarize what lanes wait for, with the number of lanes that wait for each."""
     waits: dict[tuple[str, str | None, str | None], list[LaneStatus]] = {}
     for lane in lanes:
         if lane.state not in ("idle", "working"):

@@ -17,7 +17,7 @@ from consumer.monitor.status import MemberStatus
 STUCK = f"the main loop has not reported for over {STUCK_AFTER:.0f} s: restart this member, no record is lost"
 
 PATIENCE = 10.0
-"""Seconds from a connection's beginning to its end. What takes longer is dropped."""
+"""The time limit of a connection, in seconds. A connection that takes longer is dropped."""
 
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
@@ -30,18 +30,19 @@ _MISDIRECTED = (
 
 
 class StatusServer:
-    """An HTTP server at `address` (HOST:PORT), in its own threads. It reads what `monitor` has at each request.
+    """An HTTP server at `address` (HOST:PORT), on its own threads. It reads the state of `monitor` at each request.
 
-    It is read-only: nothing can be changed through it, and no secret is in its answers. They are still not for
-    everyone: the page and its document tell why messages failed, in words that may be a customer's. So they are
-    given only to those who ask for this machine: by an IP address, as localhost, by the machine's own name, or by
-    the name in `address`. What is for machines (metrics and probes) has counts, and what is waited for. It is also
-    given to those who ask by a name that public DNS does not have, as a service is found in a cluster: no web
-    page elsewhere can have such a name, and monitoring works without a setting.
+    It is read-only, and its answers have no secrets. But the page and its document say why messages failed, and may
+    quote customers' data. So they are served only to requests that name this machine: by an IP address, as
+    localhost, by the machine's own name, or by the name in `address`.
+
+    Metrics and probes have only counts, and what the member waits for. They are also served to requests with a name
+    that can't be in the public DNS, such as a service's name in a cluster. No foreign web page can have such a
+    name, and monitoring works without a setting.
     """
 
     def __init__(self, address: str, about: About, monitor: Monitor) -> None:
-        """Listen at once; raises OSError."""
+        """Start to listen and answer. Raises OSError."""
         host, _, port = address.rpartition(":")
         self._about = about
         self._monitor = monitor
@@ -56,11 +57,11 @@ class StatusServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL that it listens at."""
         return self._listener.url
 
     def close(self) -> None:
-        """Stop listening; waits until the server has stopped."""
+        """Stop listening. Blocks until the server has stopped."""
         self._closed.set()
         self._listener.close()
 
@@ -78,7 +79,7 @@ class StatusServer:
             case "/status.json":
                 request.send(_JSON, json.dumps(self._report(now, status)).encode())
             case "/metrics":
-                # What else clients write in the header has made the encoder raise. Both formats say the same.
+                # Other texts in this header have made the encoder raise. Both formats have the same content.
                 accepted = request.headers.get("Accept", "")
                 encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accepted else "")
                 request.send(content_type, encode(self._monitor.metrics.registry))

@@ -1,8 +1,8 @@
 """How far the consumer has read its logs, and where they end.
 
 Read from librdkafka's statistics (https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md). Its own
-`consumer_lag` is of no use here: it never hears of offsets that a transaction commits. It learns the end of a log
-from fetches, so for a paused partition its end is as old as the pause. Those ends we ask for.
+`consumer_lag` can't be used, because librdkafka does not see the offsets that a transaction commits. It learns the
+end of a log from fetches, so the end of a paused partition is as old as the pause. `LogEnds` looks those ends up.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,10 +20,10 @@ from consumer.engine.records import Partition
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """One partition: the offset handed over next, and the end of the log for readers of committed records.
+    """One partition: the next offset to hand over, and the end of the log for readers of committed records.
 
-    Both count the control records that transactions leave in a log: at the end the two are the same. `hidden` is
-    the number of offsets behind that end, which wait for a transaction that is open.
+    Both include the control records that transactions leave in a log, so they are equal when all is read. `hidden`
+    is the number of offsets after that end, which an open transaction hides.
     """
 
     next: int | None
@@ -33,7 +33,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A consumer's statistics: the number of brokers it is connected to (None while not known), its partitions."""
+    """A consumer's statistics: the number of connected brokers (None while not known), and its partitions."""
 
     brokers: int | None
     reaches: Mapping[Partition, Reach]
@@ -42,8 +42,8 @@ class Statistics:
 def read_statistics(text: str) -> Statistics:
     """Read librdkafka's statistics, a JSON document."""
     told = orjson.loads(text)
-    # The group's coordinator has a connection of its own ("logical"), to a broker that is listed anyway. While
-    # nothing is fetched, it may be the only one.
+    # The connection to the group's coordinator ("logical") goes to a broker that is listed too. While nothing is
+    # fetched, it may be the only connection.
     up = [broker["source"] for broker in told["brokers"].values() if broker["state"] == "UP"]
     brokers = sum(source != "logical" for source in up) or min(1, len(up))
     reaches = {
@@ -56,7 +56,7 @@ def read_statistics(text: str) -> Statistics:
 
 
 def _reach(partition: Mapping[str, Any]) -> Reach:
-    # Records that are fetched may not be handed over yet. If there are none, the next fetch is what comes next.
+    # Fetched records that are not handed over yet come next. If there are none, the next fetch does.
     upcoming = partition["app_offset"] if partition["fetchq_cnt"] else partition["next_offset"]
     end, high = _known(partition["ls_offset"]), _known(partition["hi_offset"])
     return Reach(_known(upcoming), end, max(0, high - end) if high is not None and end is not None else 0)
@@ -67,9 +67,9 @@ def _known(offset: int) -> int | None:
 
 
 class LogEnds:
-    """Asks the brokers where logs end, without waiting for the answers; for one thread.
+    """Looks up the ends of logs without waiting for the answers. For use on one thread.
 
-    `make_admin` makes the client, which has its own connections, once there is something to ask.
+    `make_admin` makes the client, which has its own connections. It is called once there is something to look up.
     """
 
     def __init__(self, make_admin: Callable[[], AdminClient]) -> None:
@@ -78,7 +78,7 @@ class LogEnds:
         self._asked: dict[TopicPartition, Future[ListOffsetsResultInfo]] = {}
 
     def ask(self, partitions: Iterable[Partition]) -> None:
-        """Ask for the ends of these, unless earlier answers are still to come."""
+        """Request the ends of these partitions, unless an earlier request is not answered yet. Does not block."""
         latest = OffsetSpec.latest()
         requests = {TopicPartition(*partition): latest for partition in partitions}
         if requests and not self._asked:
@@ -88,7 +88,7 @@ class LogEnds:
             )
 
     def answers(self) -> dict[Partition, int]:
-        """Take the answers that have come. A partition whose end could not be told is left out."""
+        """Return the answers that have come. A partition whose lookup failed is left out. Does not block."""
         ends: dict[Partition, int] = {}
         for place, future in list(self._asked.items()):
             if future.done():
@@ -96,5 +96,5 @@ class LogEnds:
                 try:
                     ends[Partition(place.topic, place.partition)] = future.result().offset
                 except KafkaException:
-                    self._admin = None  # the broker is away, or wants other credentials: the consumer says so
+                    self._admin = None  # the broker is away, or wants other credentials: the consumer reports that
         return ends

@@ -1,4 +1,4 @@
-"""How a member is, as its main loop last saw it: immutable, so that any thread may read it."""
+"""The status of a member, as its main loop last saw it. Immutable, so any thread may read it."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -9,17 +9,21 @@ from consumer.engine.records import Partition
 State = Literal["idle", "working", "backoff", "site", "credentials", "registry", "flood", "commit"]
 """What a lane does, or waits for.
 
-`idle` has nothing to do. `working` has a chunk in flight, or one that may go. `backoff` retries its own chunk
-later. `site` waits for a site for which the API does not work, `credentials` for an operator to fix them,
-`registry` for the Schema Registry. `flood` has results that are held back, `commit` has results that can't be
-written.
+- `idle`: it has nothing to do.
+- `working`: a chunk is in flight, or ready to go.
+- `backoff`: it retries its own chunk later.
+- `site`: it waits for a site for which the API does not work.
+- `credentials`: it waits until an operator has fixed the credentials.
+- `registry`: it waits for the Schema Registry.
+- `flood`: its results are held back.
+- `commit`: its results can't be written.
 """
 
 STATES: tuple[State, ...] = get_args(State)
 
 
 SILENT_AFTER = 5.0
-"""Seconds without a word of the main loop after which a member is not called ready. It reports every second."""
+"""A member is not ready if its main loop has not reported for this many seconds. It reports every second."""
 
 NOT_ASSIGNED = "no partition is assigned"
 NOT_CONNECTED = "Kafka: no broker is connected"
@@ -32,15 +36,14 @@ class LaneStatus:
     """One assigned partition. Times are in seconds of the monotonic clock.
 
     `position` is the offset of the next record to finish. `lag` is the number of offsets from there to the end of
-    the log. Both are None while not known. `waiting`, `in_flight` and `finished` count the records held, and
-    `held_bytes` is their size. `is_paused` tells that no more are fetched, since the lane is full.
+    the log. Both are None while not known. `waiting`, `in_flight` and `finished` count the held records, and
+    `held_bytes` is their size. `is_paused`: the lane is full, so no more records are fetched.
 
-    `hidden` is the number of offsets behind another writer's open transaction, which nobody can read yet, since the
-    moment `hidden_since`.
+    `hidden` is the number of offsets that another writer's open transaction hides, since `hidden_since`.
 
-    `waits_for` and `message` say what stands in the way, and `due` when it is tried again. `oldest_since` is when
-    the oldest record held came in. `ahead` counts the offsets that are decided beyond `position`, `strands` has the
-    records that wait apart while others go on.
+    `waits_for` and `message` say what blocks the lane, and `due` when it tries again. `oldest_since` is when the
+    oldest held record came in. `ahead` counts the offsets that are decided beyond `position`. `strands` has the
+    records that wait separately while others are delivered.
     """
 
     partition: Partition
@@ -64,12 +67,12 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """A member. `turned_at` is when its main loop was last heard of, in seconds of the monotonic clock.
+    """The status of a member. `turned_at` is the last turn of its main loop, in seconds of the monotonic clock.
 
-    `not_ready` has the reasons why it does not deliver all it is given; it is empty if it does. `brokers` is the
-    number of brokers it is connected to, None while not known. It holds until `brokers_until`: a connection that
-    nothing has been heard of since is none. None there: it is never told. `refusal` is what a broker said last that
-    refused to talk to us.
+    `not_ready` has the reasons why it does not deliver all its records, and is empty if it does. `brokers` is the
+    number of connected brokers, None while not known. From `brokers_until` on, without new statistics, it counts as
+    0; None means that there are no statistics. `refusal` is the error of a broker that refused
+    us, None once one accepts us.
     """
 
     turned_at: float
@@ -81,7 +84,7 @@ class MemberStatus:
     refusal: str | None = None
 
     def as_of(self, now: float) -> "MemberStatus":
-        """Tell what it comes to at a later moment, if nothing was heard meanwhile."""
+        """Return the status at a later moment, if nothing was reported in between."""
         brokers, silence = self.brokers, now - self.turned_at
         reasons = []
         if silence > SILENT_AFTER:
