@@ -1,4 +1,4 @@
-"""From settings to parts that are ready to run: the only place where they are put together."""
+"""Builds the parts of the program from the settings. Only this module puts them together."""
 
 import time
 from collections import Counter
@@ -53,7 +53,7 @@ _LONGEST_RETRY_AFTER = 300.0
 
 
 def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
-    """Tell how Kafka is reached; the library's own log lines go to `log`, to nobody if there is none."""
+    """Make the cluster. The Kafka library's log lines go to `log`, and are dropped without one."""
     return Cluster(
         settings.kafka,
         instance=settings.instance,
@@ -64,7 +64,7 @@ def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
 
 
 def make_deployment(settings: Settings, log: Logger | None = None) -> Deployment:
-    """Tell the admin tools what they work on."""
+    """Make the deployment that the admin tools work on."""
     stream = settings.stream
     return Deployment(
         make_cluster(settings, log),
@@ -76,7 +76,10 @@ def make_deployment(settings: Settings, log: Logger | None = None) -> Deployment
 
 
 def have_topics(settings: Settings, topics: Sequence[str], log: Logger | None = None) -> list[str]:
-    """Create the topics that are missing, if the settings allow it; gives those created. Raises KafkaUnusable."""
+    """Create the missing topics if the settings allow it, and return those created. Blocks for seconds.
+
+    Raises KafkaUnusable, also if topics are missing and must not be created.
+    """
     deployment = make_deployment(settings, log)
     if settings.stream.create_topics:
         return prepare_topics(deployment, topics)
@@ -85,7 +88,7 @@ def have_topics(settings: Settings, topics: Sequence[str], log: Logger | None = 
 
 
 def make_codec(settings: Settings) -> Codec:
-    """Make the codec: with a registry where one is set, else with local schemas alone; raises SettingsError."""
+    """Make the codec: with a registry if one is set, else with local schemas only. Raises SettingsError."""
     try:
         return Codec(make_registry(settings), settings.stream.schemas_folder)
     except ValueError as error:
@@ -95,7 +98,7 @@ def make_codec(settings: Settings) -> Codec:
 
 
 def make_registry(settings: Settings) -> SchemaRegistry | None:
-    """Make the Schema Registry's client, None where no registry is set."""
+    """Make the Schema Registry's client, None if no registry is set."""
     stream = settings.stream
     if stream.schema_registry_url is None:
         return None
@@ -111,10 +114,11 @@ def make_registry(settings: Settings) -> SchemaRegistry | None:
 
 
 def _subjects(settings: Settings) -> dict[str, str]:
-    """Name the subject of each of our schemas as the strategies of Confluent's serializers do.
+    """Return the subject of each of our schemas, named by the strategies of Confluent's serializers.
 
-    A topic of one kind has `<topic>-value` (TopicNameStrategy), one of several kinds `<topic>-<record>` for each
-    (TopicRecordNameStrategy). A kind of which no topic is named has `<record>` (RecordNameStrategy).
+    A topic with one kind of message has `<topic>-value` (TopicNameStrategy). A topic with several kinds has
+    `<topic>-<record>` for each (TopicRecordNameStrategy). A kind that has only patterns, and so no topic name, has
+    `<record>` (RecordNameStrategy).
     """
     topics = {**settings.topics_by_kind, "result": settings.stream.results_topic}
     shared = Counter(topics.values())
@@ -130,11 +134,11 @@ def _subjects(settings: Settings) -> dict[str, str]:
 
 
 def make_tracing(log: Logger) -> "OpenTelemetry | None":
-    """Make what makes spans; None if the environment names no endpoint, or OpenTelemetry is not installed."""
+    """Set up tracing. Returns None if the environment names no endpoint, or OpenTelemetry is not installed."""
     if not wants_tracing():
         return None
     try:
-        # Loaded only here: they take long to load, and are of an extra.
+        # Loaded only here, because they are slow to load and come with an extra.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -142,13 +146,13 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
 
         from consumer.tracing import OpenTelemetry  # noqa: PLC0415
     except ImportError:
-        # A cluster may give these variables to every container.
+        # A cluster may set these variables in every container, so this is no error.
         log.warning(
             "no_tracing",
             reason="an OTLP endpoint is set, and OpenTelemetry is not installed: install jirafe-consumer[otel]",
         )
         return None
-    # What the environment says of the service goes before its name.
+    # Attributes from the environment override this service name.
     resource = Resource({"service.name": "jirafe-consumer"}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -158,7 +162,7 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
 def make_client(
     settings: Settings, monitor: Monitor | None = None, tracing: "OpenTelemetry | None" = None
 ) -> Client:
-    """Make the API's client; its exchanges are noted by the monitor, if there is one."""
+    """Make the API's client. The monitor, if there is one, counts its requests."""
     api = settings.api
     observe = monitor.metrics.exchanged if monitor else _unobserved
     return Client(api.url, timeout=api.read_timeout, observe=observe, tracing=tracing)
@@ -171,7 +175,7 @@ def _unobserved(_exchange: Exchange) -> None:
 def make_delivery(
     settings: Settings, codec: Codec, monitor: Monitor | None = None, tracing: "OpenTelemetry | None" = None
 ) -> Delivery:
-    """Make what delivers chunks. A command that says itself what it did has no use for a monitor."""
+    """Make what delivers chunks. Commands pass no monitor, because they report the outcome themselves."""
     stream = settings.stream
     rules = Rules(_MAX_REQUEST_BYTES, stream.max_attempts, stream.max_attempts * stream.backoff_longest)
     client, defaults = make_client(settings, monitor, tracing), make_defaults(settings)
@@ -182,19 +186,19 @@ def make_delivery(
 
 
 def make_pace(settings: Settings) -> Pace:
-    """Tell how replay and redrive try."""
+    """Make the pace of replays and redrives."""
     stream = settings.stream
     return Pace(stream.workers, stream.max_attempts, make_backoff(settings), settings.commit_timeout)
 
 
 def make_checked_api(settings: Settings) -> CheckedApi:
-    """Tell `check` how the service would use the API."""
+    """Make the API client for `check`, with the settings that the service would use."""
     site_id, token = settings.api.site_id, settings.access_token
     return CheckedApi(settings.api.url, make_client(settings), Site(site_id, token) if site_id and token else None)
 
 
 def make_monitor(cluster: Cluster, log: Logger, tracing: "OpenTelemetry | None" = None) -> Monitor:
-    """Make what watches one member."""
+    """Make the monitor of one member."""
     interval_ms = str(cluster.consumer_properties["statistics.interval.ms"])
     seconds = int(interval_ms) / 1000 if interval_ms.isdecimal() else 0.0  # the library refuses what is none
     letters, committed = LetterLog(log, time.monotonic), tracing.committed if tracing else None
@@ -202,13 +206,13 @@ def make_monitor(cluster: Cluster, log: Logger, tracing: "OpenTelemetry | None" 
 
 
 def make_defaults(settings: Settings) -> Defaults:
-    """Tell what applies where a message says nothing."""
+    """Make the defaults for messages that lack credentials or parameters."""
     credentials = Credentials(settings.api.site_id, settings.access_token)
     return Defaults(credentials, settings.parameters, settings.api.sites)
 
 
 def make_backoff(settings: Settings) -> Backoff:
-    """Tell when to try again."""
+    """Make the backoff: how long to wait before the next try."""
     longest = settings.stream.backoff_longest
     return Backoff(longest / _DELAYS, longest, _LONGEST_RETRY_AFTER)
 
@@ -244,11 +248,11 @@ def make_member(  # noqa: PLR0913, PLR0917 - each is another's job
 
 
 class Reloader:
-    """Takes over changed settings in place, from where they came from.
+    """Reloads settings from their source, and applies what can change without a restart.
 
-    `running` is what the member was made with, `cluster` what makes its clients. Credentials of the API and
-    parameters are taken over at once; what Kafka is reached with, also where only a file of it changed, by new
-    clients. All else takes a restart.
+    `running` are the settings that the member was made with. `cluster` makes its clients. The API's credentials and
+    parameters apply at once. The settings of the connection to Kafka apply by making new clients, also if only the
+    content of a file (such as a certificate) has changed. All other settings need a restart.
     """
 
     def __init__(
@@ -261,7 +265,7 @@ class Reloader:
         self._log = log
 
     def reload(self, *, asked: bool) -> Reloaded:
-        """Take over what changed; called on the main thread."""
+        """Apply what changed. Called on the main thread. Settings that are refused are logged, and not raised."""
         if not (asked or self._source.has_changed()):
             return Reloaded()
         files = self._source.changed_files()
@@ -287,7 +291,7 @@ class Reloader:
         return Reloaded(try_again=asked or bool(taken), reconnect=reconnect)
 
     def _use(self, properties: Mapping[str, str]) -> None:
-        """Have clients made with other properties; raises SettingsError if none can be."""
+        """Use these properties for new clients. Raises SettingsError if no client can be made with them."""
         before = self._cluster.properties
         self._cluster.use(properties)
         try:
@@ -298,8 +302,8 @@ class Reloader:
 
 
 def make_status_server(address: str, settings: Settings, monitor: Monitor) -> StatusServer:
-    """Serve what a member tells, from now on; raises OSError."""
-    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # one more series each, of no use
+    """Start the status server. Raises OSError."""
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # useless: one more series each
     about = About(
         version=version("jirafe-consumer"),
         group=settings.kafka["group.id"],

@@ -1,11 +1,11 @@
-r"""What may reach a terminal: everything that is printed passes here.
+r"""Makes output safe for terminals. Everything that is printed passes through here.
 
-Texts of messages, keys, headers and the API's answers are written by strangers. A terminal takes some characters
-as orders (move the cursor, set the title, fill the clipboard) or lets them turn the line around. These are shown
-as `\u001b`: to be seen on a terminal, and in JSON an escape that is read as the same value.
+Texts of messages, keys, headers and the API's answers come from strangers. A terminal obeys some characters as
+commands (move the cursor, set the title, fill the clipboard), and others reverse the text of a line. They are shown
+as `\u001b`. That is visible on a terminal, and in JSON it is an escape for the same character.
 
-The commands' streams are `Guarded`, so no command can forget it. Only `Console`, which cleans each piece of text by
-itself, writes its own colours past the guard.
+The commands' streams are `Guarded`, so no command can forget this. Only `Console` bypasses the guard, to write its
+own colours. It cleans each piece of text itself.
 """
 
 import csv
@@ -22,8 +22,9 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-# C0 but tab and line end, DEL, C1; then what turns, hides or breaks text: the bidi marks and overrides, separators
-# of lines, what has no width, and Unicode's tags. Joiners (U+200C, U+200D) stay: scripts and emoji need them.
+# Control characters: C0 except tab and line feed, DEL, C1. Then characters that reverse, hide or break text: bidi
+# marks and overrides, line separators, zero-width characters, Unicode's tags. Joiners (U+200C, U+200D) stay:
+# scripts and emoji need them.
 _ORDERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
@@ -31,7 +32,7 @@ _ORDERS = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Write what a terminal would obey in a form that it shows, as JSON does: `\u001b`."""
+    r"""Escape the characters that a terminal would obey, as JSON does: `\u001b`."""
     return _ORDERS.sub(_written, text)
 
 
@@ -41,73 +42,73 @@ def _written(found: "re.Match[str]") -> str:
 
 
 class Guarded(io.TextIOBase):
-    """A stream of text that shows what a terminal would obey. What it guards is `unguarded`."""
+    """A text stream that escapes what a terminal would obey. `unguarded` is the stream that it writes to."""
 
     def __init__(self, unguarded: TextIO) -> None:
         self.unguarded = unguarded
 
     def write(self, text: str | bytes) -> int:
-        """Write text, made visible; also as UTF-8, as click has it for shells that complete a command."""
+        """Write text, escaped. Also takes UTF-8 bytes, which click writes for shell completion."""
         if isinstance(text, bytes):
             text = text.decode(errors="replace")
         self.unguarded.write(visible(text))
         return len(text)
 
     def writable(self) -> bool:
-        """Tell that it is written to."""
+        """Return True."""
         return True
 
     def flush(self) -> None:
-        """Have what was written reach its reader."""
+        """Flush the guarded stream."""
         self.unguarded.flush()
 
     def fileno(self) -> int:
-        """Give the descriptor of what is guarded."""
+        """Return the file descriptor of the guarded stream."""
         return self.unguarded.fileno()
 
     def isatty(self) -> bool:
-        """Tell whether it is a terminal."""
+        """Return whether the guarded stream is a terminal."""
         return self.unguarded.isatty()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of what is guarded."""
+        """The encoding of the guarded stream."""
         return self.unguarded.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """What is done with a character that the encoding lacks."""
+        """How the guarded stream handles characters that its encoding lacks."""
         return self.unguarded.errors
 
 
 def guard() -> None:
-    """Have all that this process prints made visible, from now on."""
+    """Guard stdout and stderr of this process from now on."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may lack letters that a message has
+            stream.reconfigure(errors="backslashreplace")  # its encoding may lack some letters
             setattr(sys, name, Guarded(stream))
 
 
 def unguarded(stream: TextIO) -> TextIO:
-    """Give the stream behind a guard, and behind the stand-in that rich puts up while it shows progress."""
+    """Return the stream behind a guard, and behind the proxy that rich sets up while it shows progress."""
     stream = getattr(stream, "rich_proxied_file", stream)
     return stream.unguarded if isinstance(stream, Guarded) else stream
 
 
 class Console(rich.console.Console):
-    """A console whose own colours and moves reach the terminal, and no other's."""
+    """A console that escapes all control characters except its own colours and cursor moves."""
 
     def __init__(self, *, to_stderr: bool = False, soft_wrap: bool = False) -> None:
         stream = unguarded(sys.stderr if to_stderr else sys.stdout)
         super().__init__(file=stream, highlight=False, soft_wrap=soft_wrap)
 
     def render_str(self, text: str, **style: Any) -> Text:
-        """Take a text, made visible before it is laid out."""
+        """Convert text, escaped before it is laid out."""
         return super().render_str(visible(text), **style)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Lay out; the last look at each piece of text, wherever it comes from."""
+        """Lay out, and escape each piece of text, wherever it comes from."""
         for segment in super().render(renderable, options):
             if segment.control or not _ORDERS.search(segment.text):
                 yield segment
@@ -116,15 +117,15 @@ class Console(rich.console.Console):
 
 
 def print_json(value: object, *, indent: bool = False) -> None:
-    """Print a value as JSON: on one line, or indented for people. Raises TypeError for what JSON can't hold."""
+    """Print a value as JSON: on one line, or indented for people. Raises TypeError if JSON can't hold it."""
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
     _write(str(orjson.dumps(value, option=options), "utf-8"))
 
 
 class Csv:
-    """Rows of comma-separated values, as RFC 4180 has them but for plain line ends; the names come first.
+    """Prints rows of comma-separated values as in RFC 4180, but with plain line ends. The header row comes first.
 
-    Times are as in JSON, true and false too, and what is None is empty.
+    Times and booleans are written as in JSON. None is an empty cell.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -132,7 +133,7 @@ class Csv:
         self._print(columns)
 
     def row(self, values: Mapping[str, object]) -> None:
-        """Print a row: of these values those that have a column; raises KeyError where one is missing."""
+        """Print a row. Values without a column are left out. Raises KeyError if a column has no value."""
         self._print([_cell(values[name]) for name in self._columns])
 
     @staticmethod
@@ -155,7 +156,7 @@ def _cell(value: object) -> str:
 
 
 def _write(text: str) -> None:
-    # While progress is shown, sys.stdout is rich's, which would show the line among its own.
+    # While progress is shown, sys.stdout is rich's proxy, which would mix this line into its own output.
     stream = cast("TextIO", getattr(sys.stdout, "rich_proxied_file", sys.stdout))
     stream.write(visible(text))
     stream.flush()

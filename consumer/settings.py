@@ -2,7 +2,7 @@
 
 `KAFKA_*` reaches every property of librdkafka: KAFKA_SESSION_TIMEOUT_MS sets `session.timeout.ms`
 (https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md). `JIRAFE_*` configures the API's side,
-`CONSUMER_*` the consumer itself. A secret may be in a file that NAME_FILE names.
+`CONSUMER_*` the consumer itself. A secret may be in a file: the setting NAME_FILE then has the path of the file.
 """
 
 import difflib
@@ -43,24 +43,24 @@ _FIXED = {
 _RUNS_CODE = ("plugin.library.paths", "ssl.engine.", "ssl.providers", "sasl.kerberos.kinit.cmd")
 _NAMES_A_FILE = (".location", ".keytab", ".file")
 
-# The settings that are secrets, each with the name of the file that may hold it.
+# The settings that hold the path of a secret's file. The first group is the setting of the secret itself.
 _SECRET_FILE = re.compile(
     r"(JIRAFE_ACCESS_TOKEN|CONSUMER_SCHEMA_REGISTRY_PASSWORD|KAFKA_(?:.+_)?(?:PASSWORD|PASSPHRASE|SECRET|KEY_PEM))_FILE"
 )
 _LARGEST_SECRET = 64 * 1024
 _OF_KAFKA_ITSELF = ("__consumer_offsets", "__transaction_state")
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-# What means the same to librdkafka's expressions (POSIX), the brokers' (RE2/J) and Python's.
+# Only syntax that means the same in the regular expressions of librdkafka (POSIX), brokers (RE2/J) and Python.
 _TOPIC_PATTERN = re.compile(r"\^(?:[a-zA-Z0-9._\-*+?()|]|\\[.-]|\[\^?[a-zA-Z0-9._-]+\]){1,500}\$")
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 
 _TRANSACTION_MS = 5_000
 _SHORTEST_TRANSACTION_MS = 1_000
 _WITHIN_TRANSACTION = ("socket.timeout.ms", "message.timeout.ms")
-# The rest is for the broker: it must not abort a transaction that is being committed.
+# The share of the transaction timeout that a commit may take. The broker must not abort it during the commit.
 _COMMIT_SHARE = 0.8
 
-# Settings that are gone, and what to do instead.
+# Settings that were removed, and what to do instead.
 _REMOVED = {
     "JIRAFE_CONNECT_TIMEOUT": "connecting may take 5 seconds, and JIRAFE_READ_TIMEOUT limits the rest",
     "JIRAFE_MAX_REQUEST_BYTES": "a request has at most 10 MiB, the API's own limit",
@@ -80,7 +80,7 @@ _REMOVED = {
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether a text from outside was UTF-8. Python marks the bytes that were not, and can't write them."""
+    """Return whether a text from outside was valid UTF-8. Python reads other bytes as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -121,7 +121,7 @@ Url = Annotated[str, AfterValidator(_http_url)]
 OFF = "off"
 
 DRAIN_TIMEOUT = 20.0
-"""Seconds that chunks in flight of a revoked partition have to finish."""
+"""How long chunks in flight may take to finish when their partition is revoked, in seconds."""
 
 
 def _host_and_port(text: str) -> str:
@@ -145,7 +145,7 @@ def _topic(text: str) -> str:
 def _topic_or_pattern(text: str) -> str:
     if not is_pattern(text):
         return _topic(text)
-    # An | outside of parentheses would split the pattern: ^ would apply to one part only, $ to the other.
+    # A | outside parentheses would split the pattern: ^ would apply only to the first part, $ only to the last.
     depth, is_split = 0, False
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -163,12 +163,12 @@ def _topic_or_pattern(text: str) -> str:
 
 
 def is_pattern(topic: str) -> bool:
-    """Tell whether this is a pattern of topics' names, and not a name."""
+    """Return whether this is a pattern of topic names, rather than a name."""
     return topic.startswith("^")
 
 
 def matches(subscribed: str, topic: str) -> bool:
-    """Tell whether a name is this topic, or a pattern includes it."""
+    """Return whether `topic` has this name, or matches this pattern."""
     return re.fullmatch(subscribed, topic) is not None if is_pattern(subscribed) else subscribed == topic
 
 
@@ -179,7 +179,7 @@ def _listed_once(topics: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _folder(path: Path) -> Path:
-    # Not the path's own: that raises where a name is longer than any can be.
+    # Path.is_dir would raise an OSError if a name is too long.
     if not os.path.isdir(path):
         raise ValueError(f"must be a folder, and {path} is not one")
     return path
@@ -268,7 +268,7 @@ class Stream(_Group):
 
 
 PARAMETERS = ("jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url")
-"""The parameters of messages that have a setting for messages without them."""
+"""The message parameters whose default is a setting."""
 
 TAKEN_IN_PLACE = frozenset(
     {
@@ -278,13 +278,13 @@ TAKEN_IN_PLACE = frozenset(
         *(name.upper().replace(".", "_") for name in PARAMETERS),
     }
 )
-"""The settings that a running member takes over. All others need a restart, except those of `reconnects`."""
+"""The settings that a running member applies at once. Of all others, only those of `reconnects` need no restart."""
 
 _RECONNECTING = ("KAFKA_SASL_", "KAFKA_SSL_", "KAFKA_SECURITY_PROTOCOL", "KAFKA_BOOTSTRAP_SERVERS")
 
 
 def reconnects(name: str) -> bool:
-    """Tell whether a running member takes a setting over by connecting to Kafka again."""
+    """Return whether a running member applies this setting by connecting to Kafka again."""
     return name.startswith(_RECONNECTING)
 
 
@@ -292,9 +292,9 @@ GROUPS: dict[str, type[_Group]] = {"JIRAFE_": Api, "CONSUMER_": Stream}
 
 
 class Settings:
-    """All settings: `api`, `stream`, and `kafka`, librdkafka's properties as they were given.
+    """All settings: `api`, `stream`, and `kafka`, which has librdkafka's properties.
 
-    `host` is this machine's name. `instance` names this process, or the static member that it is.
+    `host` is this machine's name. `instance` is `group.instance.id` if that is set, else a name for this process.
     """
 
     def __init__(self, api: Api, stream: Stream, kafka: dict[str, str]) -> None:
@@ -306,7 +306,7 @@ class Settings:
 
     @property
     def commit_timeout(self) -> float:
-        """Seconds that a commit may take; the broker aborts a transaction a little later."""
+        """How long a commit may take, in seconds. It is a little shorter than the broker's transaction timeout."""
         return _commit_timeout(self.kafka)
 
     @property
@@ -321,7 +321,7 @@ class Settings:
 
     @property
     def topics_by_kind(self) -> dict[str, str]:
-        """The topic that a message of each kind is produced to: the first that is named, if any is."""
+        """The topic that each kind's messages are produced to: its first named one, if there is one."""
         found: dict[str, str] = {}
         for kind, topics in self._topics_by_kind.items():
             names = [topic for topic in topics if not is_pattern(topic)]
@@ -330,12 +330,12 @@ class Settings:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics that are consumed by name. One may be that of several kinds."""
+        """The topics that are consumed by name. Several kinds may share one."""
         return tuple(topic for topic in self._subscribed if not is_pattern(topic))
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The patterns of further topics that are consumed; each must match a whole name."""
+        """The patterns of topics that are consumed. A topic matches only with its whole name."""
         return tuple(topic for topic in self._subscribed if is_pattern(topic))
 
     @property
@@ -344,17 +344,17 @@ class Settings:
 
     @property
     def access_token(self) -> str | None:
-        """The API's token, in clear."""
+        """The API's access token, in plain text."""
         return self.api.access_token.get_secret_value() if self.api.access_token else None
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What applies to messages that lack a parameter, by the parameter's dotted name."""
+        """The defaults of message parameters, by their dotted names."""
         given = {name: getattr(self.api, name.removeprefix("jirafe.")) for name in PARAMETERS}
         return {name: value for name, value in given.items() if value is not None}
 
     def with_defaults_of(self, other: "Settings") -> "Settings":
-        """Give these settings with what another has of those that are taken over in place."""
+        """Return these settings, with the other's values for the settings that apply without a restart."""
         fields = (name.removeprefix("JIRAFE_").lower() for name in TAKEN_IN_PLACE)
         kept = {name: value for name, value in self.kafka.items() if not reconnects(_setting(name))}
         taken = {name: value for name, value in other.kafka.items() if reconnects(_setting(name))}
@@ -366,12 +366,12 @@ class Settings:
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files that the connection to Kafka is made with, by the setting that names each."""
+        """The files that the connection to Kafka uses, by the setting that names each."""
         return _files({_setting(name): value for name, value in self.kafka.items()})
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
-    """Name the settings that differ, as they are written in the environment."""
+    """Return the names of the settings that differ, as in the environment."""
     names = []
     for prefix, a, b in (("JIRAFE_", one.api, other.api), ("CONSUMER_", one.stream, other.stream)):
         names += [prefix + name.upper() for name in type(a).model_fields if getattr(a, name) != getattr(b, name)]
@@ -380,7 +380,7 @@ def differences(one: Settings, other: Settings) -> list[str]:
 
 
 def wants_tracing(environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether the environment names a place to send traces to, as OpenTelemetry's SDKs have it.
+    """Return whether the environment names an endpoint for traces, by the rules of OpenTelemetry's SDKs.
 
     https://opentelemetry.io/docs/specs/otel/protocol/exporter/
     """
@@ -390,7 +390,7 @@ def wants_tracing(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 class Caution(NamedTuple):
-    """A risk for a secret that does not stop the service, and how to fix it."""
+    """A risk for a secret, and how to fix it. It does not stop the service."""
 
     message: str
     fix: str
@@ -399,7 +399,7 @@ class Caution(NamedTuple):
 class SettingsSource:
     """Where settings come from: the environment, and an env file that may change while the service runs.
 
-    `by_chance`: nobody named the file; it was found in the current folder.
+    `by_chance`: the user did not name the file, and it was found in the current folder.
     """
 
     def __init__(self, env_file: Path | None, *, by_chance: bool = False) -> None:
@@ -412,7 +412,8 @@ class SettingsSource:
 
     def load(self) -> Settings:
         """Read the settings; raises SettingsError."""
-        # Before they are read: what changes meanwhile is read again. Those too that make the settings be refused.
+        # Stamp the files before they are read, so that a change during the reading is noticed. Do so even if the
+        # settings are then refused.
         self._seen = {self._env_file: _stamp(self._env_file)} if self._env_file else {}
         given = _given(self._env_file, os.environ)
         self._secrets = _secret_files(given)
@@ -422,7 +423,7 @@ class SettingsSource:
         return loaded
 
     def cautions(self, loaded: Settings) -> list[Caution]:
-        """Find risks for the loaded secrets, and for the file that they come from."""
+        """Return the risks for the loaded secrets: unencrypted connections, and files that others can read."""
         found = list(_unencrypted(loaded))
         if self._env_file and _others_may_read(self._env_file):
             message = f"the env file {self._env_file} can be read by others, and holds secrets."
@@ -435,9 +436,10 @@ class SettingsSource:
         return found
 
     def has_changed(self) -> bool:
-        """Tell whether the env file, or a file that settings name, changed since the last look.
+        """Return whether the env file, or a file that settings name, changed since the last `load`.
 
-        Looks at the files of secrets and of TLS to Kafka, at most once a second.
+        Those are the files of secrets and of TLS to Kafka. It checks at most once a second, and in between returns
+        False.
         """
         if time.monotonic() < self._look_at:
             return False
@@ -445,7 +447,7 @@ class SettingsSource:
         return any(_stamp(path) != stamp for path, stamp in self._seen.items())
 
     def changed_files(self) -> set[Path]:
-        """Give the files that changed since settings were last accepted."""
+        """Return the files that changed since settings were last accepted."""
         return {path for path, stamp in self._loaded.items() if _stamp(path) != stamp}
 
 
@@ -456,31 +458,31 @@ Stamp = tuple[int, int] | None
 def _stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
-    except (OSError, ValueError):  # a name with a zero byte is a ValueError
+    except (OSError, ValueError):  # a name with a zero byte raises ValueError
         return None
     return status.st_mtime_ns, status.st_size
 
 
 def _given(env_file: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Give our settings without blanks around them; the environment wins over the file."""
+    """Return our settings, stripped of blanks. The environment overrides the file."""
     given = {**_file(env_file), **environ}
     return {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
 
 
 def _files(given: Mapping[str, str]) -> dict[str, Path]:
-    """Give the files for TLS and login to Kafka, by the setting that names each."""
+    """Return the files for TLS and login to Kafka, by the setting that names each."""
     named = {_setting(_property(name)): Path(value) for name, value in given.items() if name.startswith("KAFKA_")}
     return {name: path for name, path in named.items() if reconnects(name) and name.endswith("_LOCATION")}
 
 
 def _secret_files(given: Mapping[str, str]) -> dict[str, Path]:
-    """Give the files of secrets, by the setting whose value each has."""
+    """Return the files of secrets, by the setting whose value each file holds."""
     found = ((_SECRET_FILE.fullmatch(_canonical(name)), value) for name, value in given.items())
     return {match[1]: Path(value) for match, value in found if match}
 
 
 def _with_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Replace the names of secret files by their contents; also gives the faults."""
+    """Replace the paths of secret files by their contents. Also returns the faults."""
     values = {name: value for name, value in given.items() if not _SECRET_FILE.fullmatch(_canonical(name))}
     names = {_canonical(name) for name in values}
     faults = []
@@ -496,10 +498,10 @@ def _with_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _secret(path: Path) -> str:
-    """Read a secret from its file; raises ValueError that says what is wrong with the file, and nothing of it."""
+    """Read a secret from its file. Raises ValueError, which says what is wrong but quotes no content."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("is not a regular file")  # another may never end, or never begin
+            raise ValueError("is not a regular file")  # others, such as a pipe, may block or never end
         with path.open("rb") as file:
             content = file.read(_LARGEST_SECRET + 1)
     except FileNotFoundError:
@@ -522,10 +524,10 @@ def _canonical(name: str) -> str:
 
 
 def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_chance: bool = False) -> Settings:
-    """Read the settings; the environment wins over the file. Raises SettingsError with all faults.
+    """Read the settings. The environment overrides the file. Raises SettingsError, which lists the faults found.
 
-    What makes librdkafka run code is refused from a file that others can write, or that was only found in the
-    current folder.
+    Settings that make librdkafka run code are refused if they come from a file that others can write, or that was
+    found in the current folder by chance.
     """
     in_file = {name: value for name, value in _file(env_file).items() if name not in environ}
     given = _given(env_file, environ)
@@ -600,7 +602,7 @@ def _others_may_read(path: Path) -> bool:
         file = path.stat()
     except OSError:
         return False
-    # A file of root's is for the group that the service is in.
+    # A file that root owns may be meant for the service's group, so the group may read it.
     others = stat.S_IROTH | (stat.S_IRGRP if file.st_uid == os.geteuid() else 0)
     return stat.S_ISREG(file.st_mode) and bool(file.st_mode & others)
 
@@ -629,7 +631,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
-    """Say which settings can't work together."""
+    """Return the faults of settings that can't work together."""
     stream = loaded.stream
     faults = _topic_faults(stream)
     faults += _file_faults(kafka)
@@ -639,7 +641,7 @@ def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
 
 
 def _topic_faults(stream: Stream) -> list[str]:
-    """Say which topics must not be consumed, or not be the same."""
+    """Return the faults of topics that must not be consumed, or must not be the same."""
     results, letters = stream.results_topic, stream.dead_letters_topic
     faults = []
     if results == letters:
@@ -709,7 +711,7 @@ def _time_faults(kafka: Mapping[str, str]) -> list[str]:
 
 
 def _file_faults(kafka: Mapping[str, str]) -> list[str]:
-    """Name missing files: the library would only look when it needs them."""
+    """Return the missing files. The library would notice them only when it needs them."""
     faults = []
     for name, value in kafka.items():
         if name.endswith(_NAMES_A_FILE) and value != "probe" and not os.access(value, os.R_OK):
@@ -719,10 +721,10 @@ def _file_faults(kafka: Mapping[str, str]) -> list[str]:
 
 
 def _address_faults(loaded: Settings) -> list[str]:
-    """Say if our status page has the address of another service."""
+    """Return a fault if the status page has the address of another service."""
     address = loaded.stream.http_address
     if "http_address" not in loaded.stream.model_fields_set or address == OFF:
-        return []  # nobody asked for it: where the port is taken it is left out
+        return []  # the default is not checked: without a free port there is no page
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     asked = {"JIRAFE_URL": loaded.api.url, "CONSUMER_SCHEMA_REGISTRY_URL": loaded.stream.schema_registry_url or ""}
@@ -734,7 +736,7 @@ def _address_faults(loaded: Settings) -> list[str]:
             try:
                 theirs = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
             except ValueError:
-                continue  # the library says so
+                continue  # the library reports it
             here = _is_loopback(parts.hostname or "") and (host in {"0.0.0.0", "::"} or _is_loopback(host))  # noqa: S104 - named, not listened at
             if theirs == int(port) and (here or parts.hostname == host):
                 faults.append(f"CONSUMER_HTTP_ADDRESS ({address}) is the address in {name}: choose another port.")
@@ -742,7 +744,7 @@ def _address_faults(loaded: Settings) -> list[str]:
 
 
 def _registry_faults(stream: Stream) -> list[str]:
-    """Say what would make every request to the Schema Registry fail."""
+    """Return the faults that would make every request to the Schema Registry fail."""
     ca = stream.schema_registry_ca
     certificate, key = stream.schema_registry_certificate, stream.schema_registry_key
     faults = []
@@ -759,7 +761,7 @@ def _registry_faults(stream: Stream) -> list[str]:
         faults.append(f"CONSUMER_SCHEMA_REGISTRY_CA: {ca} must be a PEM file of certificates ({why}).")
     try:
         if certificate:
-            # A key with a passphrase would be asked for at a terminal: nobody is there.
+            # Without a password, a key with a passphrase would make OpenSSL ask at the terminal.
             context.load_cert_chain(certificate, key, password="")
     except OSError as error:
         faults.append(
@@ -783,7 +785,7 @@ def _file(path: Path | None) -> dict[str, str]:
 
 
 def _named(prefix: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Pick the settings with a prefix, without blanks and line ends. An empty value counts as not set.
+    """Return the settings with a prefix, stripped of blanks and line ends. An empty value counts as not set.
 
     Mounted secrets often end with a line end.
     """

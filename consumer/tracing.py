@@ -1,8 +1,9 @@
 """OpenTelemetry spans of a member: `decode` of a record, `send` of a request, `commit` of a transaction.
 
-A record brings its trace along in the headers `traceparent` and `tracestate` (W3C Trace Context,
-https://www.w3.org/TR/trace-context/). They go on to the API's request and to the result without this module too.
-It needs the extra `otel`, and is loaded only where `OTEL_EXPORTER_OTLP_ENDPOINT` or its like says where spans go.
+A record carries its trace in the headers `traceparent` and `tracestate` (W3C Trace Context,
+https://www.w3.org/TR/trace-context/). They are passed on to the API's request and to the result even without this
+module. It needs the extra `otel`. It is loaded only if `OTEL_EXPORTER_OTLP_ENDPOINT` or
+`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` says where spans go.
 """
 
 import logging
@@ -37,7 +38,7 @@ _W3C = TraceContextTextMapPropagator()
 class OpenTelemetry:
     """Makes the spans of one member; any thread may call.
 
-    `provider` says where they go. What its library complains of is told in the log, if there is one.
+    `provider` exports them. Warnings of the OpenTelemetry library go to `log`, if it is given.
     """
 
     def __init__(self, provider: TracerProvider, log: Logger | None = None) -> None:
@@ -49,7 +50,7 @@ class OpenTelemetry:
 
     @contextmanager
     def decode(self, record: Record) -> Iterator["_Decoding"]:
-        """Surround the decoding and mapping of a record: a child of the record's own trace."""
+        """Make the span of a record's decoding and mapping. It is a child of the record's own trace."""
         attributes: dict[str, str | int] = {
             "messaging.system": "kafka",
             "messaging.destination.name": record.topic,
@@ -63,7 +64,7 @@ class OpenTelemetry:
 
     @contextmanager
     def send(self, site_id: str, traces: Collection[Trace]) -> Iterator["_Sending"]:
-        """Surround a request: a child of its events' trace where they have one, else linked to all of theirs."""
+        """Make the span of a request: a child of the trace of its events if they share one, else linked to each."""
         alone = next(iter(traces)) if len(traces) == 1 else ()
         with self._tracer.start_as_current_span(
             "send",
@@ -75,7 +76,7 @@ class OpenTelemetry:
             yield _Sending(span)
 
     def committed(self, outputs: Sequence[Output], seconds: float) -> None:
-        """Tell of a transaction that took some seconds until now, linked to the traces of its records."""
+        """Make the span of a transaction that took `seconds` until now, linked to the traces of its records."""
         now = time.time_ns()
         self._tracer.start_span(
             "commit",
@@ -86,13 +87,13 @@ class OpenTelemetry:
         ).end(now)
 
     def close(self) -> None:
-        """Send what is left. Blocks for three seconds at most: where nobody takes spans, they are dropped."""
+        """Export the remaining spans. Blocks for at most three seconds, then drops what nothing has accepted."""
         with suppress(CallTimeout):
             call_within(_CLOSED_WITHIN, self._provider.shutdown, lambda: None)
 
 
 class _Complaints(logging.Handler):
-    """Tells in our log what the library complains of: a line at once, then one a minute at most."""
+    """Writes the library's warnings to our log: the first at once, then at most one per minute."""
 
     def __init__(self, log: Logger, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(logging.WARNING)
@@ -101,7 +102,7 @@ class _Complaints(logging.Handler):
         self._quiet_until = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell it, unless another was told just now."""
+        """Log the warning, unless another was logged less than a minute ago."""
         now = self._clock()
         if now >= self._quiet_until:
             self._quiet_until = now + _QUIET_SECONDS
@@ -115,12 +116,12 @@ class _Decoding:
         self._span = span
 
     def failed(self, kind: str) -> None:
-        """Note the kind of fault that the record has."""
+        """Mark the span as failed, with the kind of the record's fault."""
         self._span.set_status(Status(StatusCode.ERROR, kind))
 
 
 class _Sending:
-    """The span of one request; `headers` tell the API of it."""
+    """The span of one request. `headers` pass it on to the API."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -129,7 +130,7 @@ class _Sending:
         self.headers: Mapping[str, str] = headers
 
     def answered(self, answer: Answer) -> None:
-        """Note what came of the request: anything but verdicts on its events is an error."""
+        """Mark the span as failed, unless the answer has a verdict for each event."""
         if not isinstance(answer, Answered):
             self._span.set_status(Status(StatusCode.ERROR, type(answer).__name__.lower()))
 

@@ -1,7 +1,7 @@
 """Sends events to the Jirafe Events API v2 in batches, and reads the answers item by item.
 
-Transport and answers: the API's documentation of `/v2/{site_id}/batch`. Nothing here retries or waits: an
-answer says what became of each event, or why the request as a whole did not serve, and the caller decides.
+Requests and answers follow the API's documentation of `/v2/{site_id}/batch`. Nothing here retries or waits. An
+answer says what became of each event, or why the whole request failed, and the caller decides what to do.
 """
 
 import json
@@ -34,25 +34,25 @@ _LOOKED_AT = 40_000
 _LONGEST_HOST = 253
 _SHORT_ANSWER = 1024 * 1024
 _LONGEST_ANSWER = 8 * 1024 * 1024
-# What the API says in these words is about the batch, the events or the token, and no proxy's.
+# Only the API uses these error types. An answer with one of them does not come from a proxy.
 _OF_FORM = ("validation", "bad_json", "invalid_type")
 _OF_TOKEN = ("invalid_token", "authorization")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where events go and by what right. The token shows in no text of it."""
+    """A site, and the access token for it. The token is not in its `repr`."""
 
     site_id: str
     access_token: str = field(repr=False)
 
 
 Trace = tuple[tuple[str, str], ...]
-"""The headers of W3C Trace Context by which a request tells what trace it is of; empty for none."""
+"""The W3C Trace Context headers of a trace; empty for none."""
 
 
 class Document(NamedTuple):
-    """One event as it is sent: its array in a batch, its JSON, and the trace that it is of."""
+    """One event as it is sent: its array in a batch, its JSON, and its trace."""
 
     array: Array
     json: bytes
@@ -66,7 +66,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The API will never accept the event as it is; `message` quotes the API's own errors, path first."""
+    """The API will never accept this event. `message` quotes the API's own errors, path first."""
 
     message: str
 
@@ -83,7 +83,7 @@ Item = Accepted | Rejected | Transient
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The API went through the batch: one item for each event, in the order they were given."""
+    """The API processed the batch. There is one item for each event, in the order they were given."""
 
     items: tuple[Item, ...]
 
@@ -107,12 +107,12 @@ class Forbidden:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request as a whole did not serve: the same one may serve later.
+    """The whole request failed. The same request may succeed later.
 
-    `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), `message` the
-    sentence. `retry_after` is in seconds, as the API asked, None where it did not. Whether the events were taken in
-    is not known. What does not come in the API's own words is one of these, whatever its status: a proxy may have
-    said it.
+    `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), and `message` a sentence.
+    `retry_after` is the delay in seconds that the API asked for, None if it did not. It is not known whether the
+    API has the events. An error that is not in the API's own form is one of these, whatever its status, because it
+    may come from a proxy.
     """
 
     cause: str
@@ -135,7 +135,7 @@ class Exchange:
 
 
 def batch(documents: Sequence[Document]) -> bytes:
-    """Compose a batch request's body; within each array the order given is kept."""
+    """Build the body of a batch request. Each array keeps the given order."""
     parts = []
     for array in _ARRAYS:
         items = [document.json for document in documents if document.array == array]
@@ -145,13 +145,13 @@ def batch(documents: Sequence[Document]) -> bytes:
 
 
 BATCH_OVERHEAD = len(batch([Document(array, b"") for array in _ARRAYS]))
-"""Bytes that a batch may have beside its documents and the commas between them."""
+"""The most bytes of a batch besides its documents and the commas between them."""
 
 
 PROBE = Document("category", b'{"name":null}')
-"""What the API was recorded to refuse for its form, in a batch too, after it looked at the token.
+"""An event that the API refuses as invalid, also in a batch, after it has checked the token.
 
-It takes in nothing of it, and shows that it serves."""
+So the API stores nothing, and its answer shows that it works and accepts the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,27 +162,27 @@ class Reached:
 
 
 class SendSpan(Protocol):
-    """The span of a request; `headers` tell the API of it."""
+    """The span of a request. `headers` pass it on to the API."""
 
     headers: Mapping[str, str]
 
     def answered(self, answer: Answer) -> None:
-        """Note what came of the request."""
+        """Record the outcome of the request."""
 
 
 class RequestTracing(Protocol):
     """Makes the spans of requests; any thread may call."""
 
     def send(self, site_id: str, traces: Collection[Trace]) -> AbstractContextManager[SendSpan]:
-        """Surround a request to a site, whose events are of these traces."""
+        """Make the span of a request to a site whose events have these traces."""
 
 
 class Client:
-    """One API at `url` (up to and with `/v2`); may be shared between threads, each has its own connections.
+    """A client for the API at `url` (which ends with `/v2`). Thread-safe; each thread has its own connections.
 
-    `timeout` is for a request in all, until its answer is read, in seconds. `now` tells the time by which a
-    `Retry-After` date is read. `observe` is called after each exchange, in the thread that sent it. A request tells
-    the API of the trace that all its events are of, if they are of one; with `tracing`, of its own span.
+    `timeout` limits a whole request, until its answer is read, in seconds. `now` is the clock for `Retry-After`
+    dates. `observe` is called after each exchange, on the thread that sent it. A request carries the trace of its
+    events if they share one, or, with `tracing`, its own span.
     """
 
     def __init__(
@@ -202,14 +202,14 @@ class Client:
         self._tracing = tracing
 
     def send(self, site: Site, documents: Sequence[Document]) -> Answer:
-        """Send one batch and read its answer; blocks up to the timeout. Whatever is answered, nothing is raised."""
+        """Send one batch and read its answer. Blocks up to the timeout. Raises nothing: failures are answers."""
         body, begun = batch(documents), time.monotonic()
         answer = self._traced(site, body, documents)
         self._observe(Exchange(site.site_id, len(documents), len(body), time.monotonic() - begun, answer))
         return answer
 
     def reach(self) -> Reached | Failed:
-        """See whether anything answers at the API's address, whatever it says; blocks up to the timeout."""
+        """Check whether anything answers at the API's address, with any status. Blocks up to the timeout."""
         try:
             reply = self._transport.request(
                 "HEAD", self._url, {}, b"", longest=_SHORT_ANSWER, timeout=self._timeout
@@ -261,7 +261,7 @@ class Client:
         return Failed(str(status), f"the API answered {status}{said}", self._retry_after(reply))
 
     def _retry_after(self, reply: Reply) -> float | None:
-        """Read Retry-After in both its forms (RFC 9110, 10.2.3), as seconds from now; None where unreadable."""
+        """Read Retry-After in both forms (RFC 9110, 10.2.3), as seconds from now; None if it can't be read."""
         text = reply.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit():
             seconds = float(text)
@@ -270,20 +270,20 @@ class Client:
             moment = parsedate_to_datetime(text)
         except (ValueError, OverflowError):
             return None
-        # An HTTP date is in GMT also where it fails to say so.
+        # An HTTP date is in GMT even if it does not say so.
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max(0.0, (moment - self._now()).total_seconds())
 
 
 def _longest_answer(body: bytes) -> int:
-    """Give the bytes that an answer may have: it may quote all that was sent, and escape what it quotes."""
+    """Return the size limit of an answer: it may quote all that was sent, and escape it."""
     return min(_LONGEST_ANSWER, _SHORT_ANSWER + 4 * len(body))
 
 
 def _json_object(content: bytes) -> dict[str, Any] | None:
-    """Read a JSON object, leniently: what counts is what it says, not how it is spelt. None where it is none.
+    """Parse a JSON object leniently. Returns None if it is none.
 
-    In numbers nothing is said that counts: where spelling is odd they stay texts, however many digits they have.
+    If the strict parser fails, numbers stay texts, so that their length does not matter. No number is used.
     """
     try:
         body = orjson.loads(content)
@@ -306,7 +306,7 @@ def _read_items(body: dict[str, Any] | None, documents: Sequence[Document], toke
 
 
 def _items(body: dict[str, Any], documents: Sequence[Document], token: str) -> tuple[Item, ...] | None:
-    """Match the answer's arrays to the documents; None where they lack one, or differ in length or form."""
+    """Match the answer's arrays to the documents. None if one is missing, or differs in length or form."""
     places: dict[str, list[int]] = {}
     for index, document in enumerate(documents):
         places.setdefault(document.array, []).append(index)
@@ -325,14 +325,14 @@ def _item(verdict: object, token: str) -> Item | None:
         return None
     if verdict["success"]:
         return Accepted()
-    # Only what speaks of the event itself is final: its errors, or its form.
+    # Only errors about the event itself are final.
     if verdict.get("errors") or verdict.get("error_type") in _OF_FORM:
         return Rejected(_message(verdict, token))
     return Transient(_message(verdict, token))
 
 
 def _message(body: dict[str, Any], token: str) -> str:
-    """Word an answer's errors: `total: None is not of type 'number'`, else its message or its type."""
+    """Put an answer's errors into words: `total: None is not of type 'number'`, else its message or its type."""
     errors = body.get("errors")
     if isinstance(errors, dict) and errors:
         return _quoted((f"{path}: {_text(message)}" for path, message in errors.items()), "; ", token, _MOST_QUOTED)
@@ -345,9 +345,9 @@ def _message(body: dict[str, Any], token: str) -> str:
 
 
 def _quoted(parts: Iterable[str], between: str, token: str, longest: int) -> str:
-    """Quote what the API says: without the token, not too long, and such that it can be written as UTF-8."""
+    """Quote the API's words: without the token, shortened, and valid as UTF-8."""
     text = without(token, "".join(_some(parts, between))[:_LOOKED_AT])[:longest]
-    # Half of a surrogate pair is no character: JSON can spell it, UTF-8 can't.
+    # JSON can have half of a surrogate pair, but UTF-8 can't.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

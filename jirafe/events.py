@@ -1,8 +1,8 @@
 """From a hub message's payload to the bodies of Jirafe events.
 
-Pure: no I/O, no clock; the same payload gives the same body, today and on replay. Rules: the mapping table of
-the hub's messages and the Events API's schemas (v2). What a message does not say is left out, never null;
-what the API requires and the message lacks raises Unmappable. `docs/mapping.md` has the rules as a table.
+Pure: no I/O, no clock. The same payload gives the same body, today and on replay. The rules come from the hub's
+mapping table and the Events API's schemas (v2). A field that the message lacks is left out, never null. If the API
+requires it, Unmappable is raised. `docs/mapping.md` has the rules as a table.
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ def order_cancelled(payload: Section, _parameters: Mapping[str, str]) -> Body:
 
 
 def _cancel_date(normalised: Section, original: Section) -> str:
-    """Give the date of cancellation, else of the last change: the order's other dates need not be readable."""
+    """Return the date of cancellation, else of the last change. Other dates may then be unreadable."""
     for name in ("canceled_at", "updated_at"):
         if text := either(normalised, original, name):
             return date(name, text)
@@ -126,9 +126,9 @@ def number(payload: Section) -> str | None:
 
 
 def status(payload: Section) -> str | None:
-    """Give the status of an order: that it is canceled, wherever it is said, else the first that the message has.
+    """Return the status of an order: a canceled one from any source, else the first that the message has.
 
-    The hub's own goes before the shop's, and before those that it is said to change to.
+    The hub's status comes first, then the shop's, then the new values in `diff`.
     """
     normalised, original = sections(payload)
     changes = [change[-1] for name in ("status", "state") if (change := payload["diff"].get(name))]
@@ -137,7 +137,7 @@ def status(payload: Section) -> str | None:
 
 
 def is_canceled(payload: Section) -> bool:
-    """Tell whether an order is canceled: by its status in either form, or by what it is said to change to."""
+    """Return whether an order is canceled, by its status in either form or by a new value in `diff`."""
     return _says_canceled(status(payload) or "")
 
 

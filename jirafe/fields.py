@@ -1,4 +1,4 @@
-"""What all rules of the mapping share: sections of a message, dates, and how a lack is told.
+"""What all rules of the mapping share: sections of a message, dates, and errors for missing fields.
 
 A payload's sections come as `order` and `cart` (N, the hub's normalised form) and `original` (O, the shop's own):
 dicts that have every field of `jirafe.hub.Order`, None where the message had none.
@@ -30,12 +30,12 @@ class Unmappable(ValueError):
 
 
 def missing(place: str, why: str = "missing in the message") -> Any:
-    """Raise Unmappable: stands where a value is required."""
+    """Raise Unmappable. Use it in an expression in place of a required value."""
     raise Unmappable(f"{place}: {why}")
 
 
 def add(body: Body, name: str, value: object) -> None:
-    """Set an optional field; what is empty is absent."""
+    """Set an optional field, unless the value is empty."""
     if value:
         body[name] = value
 
@@ -56,7 +56,7 @@ def finite(place: str, value: float) -> float:
 
 
 def dates(first: Section, second: Section, created: str) -> tuple[str, str]:
-    """Give the dates of creation and change: the field `created` leads, any other of the kind stands in."""
+    """Return the dates of creation and change. If the field `created` is missing, similar fields are used."""
     changed = either(first, second, "updated_at")
     for name in (created, "placed_on", "completed_at", "created_at", "available_on"):
         if text := either(first, second, name):
@@ -66,14 +66,14 @@ def dates(first: Section, second: Section, created: str) -> tuple[str, str]:
 
 
 def date_or(otherwise: str, place: str, name: str, text: str | None) -> str:
-    """Write the date of a part of the message, `otherwise` where it has none; raises Unmappable."""
+    """Write the date of a part of the message, `otherwise` if it has none. Raises Unmappable."""
     return date(f"{place}.{name}", text) if text else otherwise
 
 
 def date(place: str, text: str) -> str:
     """Write a date as the API does, `2013-06-17T15:16:10.000Z`; raises Unmappable, which quotes the text.
 
-    Read are ISO 8601 with any offset, UTC where there is none, Ruby's `2014-03-01 10:00:00 UTC`, and
+    It reads ISO 8601 with any offset (UTC if there is none), Ruby's `2014-03-01 10:00:00 UTC`, and
     `01/31/2013 12:34:22 UTC`.
     """
     try:
@@ -95,7 +95,7 @@ def _written(text: str) -> str:
 
 
 def _moment(text: str) -> datetime:
-    # Without dashes fromisoformat takes plain numbers too, milliseconds among them.
+    # Without dashes, fromisoformat would also accept plain numbers, such as milliseconds.
     if text[4:5] == text[7:8] == "-":
         try:
             return datetime.fromisoformat(text)
@@ -111,7 +111,7 @@ def _unusual_moment(text: str) -> datetime:
         raise ValueError
     day, time, second, fraction, utc, offset, zone = found.groups()
     if zone and not (utc or offset):
-        raise ValueError  # where a zone's name alone gives the offset, it can't be told
+        raise ValueError  # the name of a zone alone does not give its offset
     ahead = timedelta()
     if time == "24:00" and second == "00" and not (fraction or "").strip(".0"):
         time, ahead = "00:00", timedelta(days=1)

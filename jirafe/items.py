@@ -1,4 +1,4 @@
-"""The line items of carts and orders, and their products; an item that was there before stays the same item."""
+"""The line items of carts and orders, and their products. An item keeps its id from before a change."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -39,10 +39,10 @@ def made(items: Sequence[Section], shared: Shared) -> list[Body]:
 
 
 def made_previous(payload: Section, items: Sequence[Section], bodies: Sequence[Body], shared: Shared) -> list[Body]:
-    """Make the items that there were before a change. The API can do without: there are none if one can't be made.
+    """Make the items from before a change. They are optional: if one can't be made, the list is empty.
 
-    An item that is still there has the same id and product in both lists, whichever form told of it: `bodies` are
-    those of `items`.
+    An item that is still there has the same id and product in both lists, even if they come from different forms.
+    `bodies` are the bodies of `items`.
     """
     previous = payload["previous_items"] or (payload["previous"] or NOTHING).get("line_items") or ()
     try:
@@ -55,7 +55,7 @@ def made_previous(payload: Section, items: Sequence[Section], bodies: Sequence[B
 
 
 def _same(previous: Sequence[Section], items: Sequence[Section]) -> list[int | None]:
-    """Find for each previous item the one that it is now: by id, else by variant, else by sku, each taken once."""
+    """Match each previous item to a current one: by id, else by variant, else by sku, each at most once."""
     found: list[int | None] = [None] * len(previous)
     left = list(range(len(items)))
     for known_as in _KNOWN_AS:
@@ -106,9 +106,9 @@ def _item(place: str, item_number: str, item: Section, shared: Shared, same: Bod
 
 
 def _product(place: str, item: Section, created: str, changed: str, parameters: Mapping[str, str]) -> Body:
-    """Make the product of an item: the one made last of its variant, where all that it depends on is the same.
+    """Make the product of an item. Reuses the last one of its variant if all that it depends on is the same.
 
-    Only a variant that may be part of several messages has a place for it: a `note`.
+    It is cached in the variant's `note`. Only a variant that several messages may share has one.
     """
     variant = item["variant"] or NOTHING
     note = getattr(variant, "note", None)
@@ -152,7 +152,7 @@ def _new_product(  # noqa: PLR0913, PLR0917 - all that it is made of
 
 
 def _product_id(item: Section, variant: Section) -> str | None:
-    """Identify a product. A variant's own number comes last: it collides with products' numbers."""
+    """Return a product's id. The variant's own id comes last, because it may equal another product's id."""
     identifier: str | None = variant.get("product_id") or item["product_id"] or _sku(item) or item["variant_id"]
     return identifier
 
@@ -162,7 +162,7 @@ def _product_code(item: Section, variant: Section) -> str | None:
 
 
 def describe(body: Body, taxons: Sequence[Section], images: Sequence[str], parameters: Mapping[str, str]) -> None:
-    """Add to a product what its taxons and images tell."""
+    """Add brand, categories and images to a product, from its taxons and images."""
     if taxons:
         if brand_taxonomy := parameters.get(_BRANDS):
             add(body, "brand", _brand(taxons, brand_taxonomy))
@@ -178,19 +178,19 @@ def _brand(taxons: Iterable[Section], taxonomy: str) -> str | None:
 
 
 def _categories(taxons: Iterable[Section]) -> list[Body]:
-    # A dict drops the repeated, and keeps the order of the first.
+    # A dict drops duplicates and keeps the order.
     named = {(t["id"], t["name"]): None for t in taxons if t["id"] and t["name"]}
     return [{"id": identity, "name": name} for identity, name in named]
 
 
 def _images(paths: Iterable[str], store: str) -> list[Body]:
-    """Make the images that have an absolute address, or get one by the store's."""
+    """Make the images whose address is absolute, or becomes so with the store's address."""
     urls = [_absolute(store, path) for path in paths]
     return [{"url": url} for url in urls if _is_absolute(url)]
 
 
 def _absolute(store: str, path: str) -> str:
-    """Put the store's address before an image's path, where it has none itself."""
+    """Prefix an image's path with the store's address, unless it is absolute."""
     if _is_absolute(path):
         return path
     url = f"https:{path}" if path.startswith("//") else f"{store.rstrip('/')}/{path.lstrip('/')}"

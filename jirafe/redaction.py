@@ -19,10 +19,10 @@ _EACH = [re.compile(escape, re.DOTALL) for escape in _ESCAPES]
 
 
 def without(token: str, text: str) -> str:
-    """Give a text without the token: as it is, or escaped, percent-encoded, as HTML's entities, or in Base64.
+    """Remove the token from a text: plain, escaped, percent-encoded, as HTML entities, or in Base64.
 
-    What has it only once it is decoded is given decoded. A token too short to be a secret may be any part of a
-    text, and stays.
+    If the token appears only after decoding, the decoded text is returned. A token that is too short to be a secret
+    could be any part of a text, and is not removed.
     """
     if len(token) < _SHORTEST_SECRET:
         return text
@@ -57,7 +57,7 @@ def _has_core(cores: tuple[str, ...], run: str) -> bool:
 
 
 def _in_base64(token: str) -> tuple[str, ...]:
-    """Give what Base64 makes of the token wherever it stands, but for the digits that it shares with neighbours."""
+    """Return the token in Base64 for each of its three alignments, without the digits shared with neighbours."""
     raw = token.encode()
     cores = []
     for before in range(3):

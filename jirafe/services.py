@@ -18,7 +18,7 @@ Parameters = Mapping[str, str]
 """A message's parameters by their dotted names, e.g. `jirafe.site_id`."""
 
 _AN_IMAGE = 100
-"""Bytes that an image takes beside its address, in memory more than in a request."""
+"""Bytes that an image takes in addition to its address. In memory this is more than in a request."""
 
 _TOO_MANY = f"have more images than the {MAX_REQUEST_BYTES} bytes of a request hold"
 
@@ -26,7 +26,7 @@ CATEGORY_TAXONOMY = "jirafe.product_category_taxonomy"
 
 
 class UnknownMessageType(ValueError):
-    """No service takes messages of this type; the sentence names it and those that are known."""
+    """No service handles messages of this type. The sentence names it and the known types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ PRODUCT = Kind(
 
 
 class Event(NamedTuple):
-    """An event ready to be sent. `key` is what the API's order is kept by, `name` what people know it by."""
+    """An event ready to be sent. Events with the same `key` are sent in order. `name` is for people."""
 
     kind: Kind
     key: str
@@ -113,8 +113,8 @@ def make_events(
 ) -> list[Event | Unsendable]:
     """Make the events of one message, in the order in which they must arrive.
 
-    `timestamp` is the record's, in milliseconds since 1970, None where there is none: what has no dates of its own,
-    and may do without, takes it. Raises UnknownMessageType.
+    `timestamp` is the record's, in milliseconds since 1970, or None. A taxon without dates gets it as its date.
+    Raises UnknownMessageType.
     """
     match message_type:
         case "cart:new" | "cart:updated":
@@ -137,7 +137,7 @@ def make_events(
 
 
 def decisive(message_type: str, payload: Mapping[str, Any]) -> list[object]:
-    """Give the values of a message that decide which events it makes, beside its type."""
+    """Return the values of a message that, besides its type, decide which events it makes."""
     if message_type.startswith("order:"):
         return [events.status(payload)]
     return [(payload["taxon"] or {}).get("taxonomy_id")] if message_type.startswith("taxon:") else []
@@ -146,7 +146,7 @@ def decisive(message_type: str, payload: Mapping[str, Any]) -> list[object]:
 def _updated(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
     """Make the events of a change; a canceled order's last state comes before its cancellation.
 
-    Such an order may lack what order-accepted requires: then there is nothing to be said but that it is canceled.
+    Such an order may lack what order-accepted requires. Then only its cancellation is sent.
     """
     if not events.is_canceled(payload):
         return _made_all([ORDER_ACCEPTED], payload, parameters)
@@ -171,13 +171,13 @@ def _made_all(kinds: list[Kind], payload: Mapping[str, Any], parameters: Paramet
 
 
 def _are_too_many(images: list[str], parameters: Parameters) -> bool:
-    """Tell whether images with the store's address before each, perhaps many times as much, exceed a request."""
+    """Return whether the images would exceed a request, once the store's address is put before each."""
     store = len(parameters.get("jirafe.store_url", ""))
     return (store + _AN_IMAGE) * len(images) + sum(map(len, images)) > MAX_REQUEST_BYTES
 
 
 def _products(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
-    """Make a product, and its variants after it: under its key, so that they arrive in this order."""
+    """Make a product, then its variants. All have the product's key, so that they arrive in this order."""
     product = payload["product"]
     if not product:
         return [Unsendable(PRODUCT, "", "product: missing in the message")]
@@ -194,7 +194,7 @@ def _products(payload: Mapping[str, Any], parameters: Parameters) -> list[Event 
 def _categories(
     payload: Mapping[str, Any], parameters: Parameters, timestamp: int | None
 ) -> list[Event | Unsendable]:
-    """Make a category of a taxon of the product taxonomy; the taxons of others are none of ours."""
+    """Make a category from a taxon of the product taxonomy. Taxons of other taxonomies make no event."""
     taxon = payload["taxon"] or {}
     name = taxon.get("name") or ""
     taxonomy = parameters.get(CATEGORY_TAXONOMY)
@@ -205,13 +205,13 @@ def _categories(
     if taxon["taxonomy_id"] != taxonomy:
         return []
     if not (taxon["created_at"] or taxon["updated_at"]):
-        # Spree's public API serves taxons without dates. The record's own is in the log: a replay gives it again.
+        # Spree's public API has taxons without dates. The record's timestamp is the same on replay.
         payload = {"taxon": {**taxon, "created_at": _moment(timestamp)}}
     return [_made(CATEGORY, taxon["id"] or "", name, partial(CATEGORY.build, payload, parameters))]
 
 
 def _moment(timestamp: int | None) -> str | None:
-    """Write a record's timestamp as a date; None where it has none, or one that is no date."""
+    """Write a record's timestamp as a date. None if it has none, or one that is out of range."""
     if timestamp is None or timestamp < 0:
         return None
     try:

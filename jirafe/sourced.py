@@ -11,7 +11,7 @@ V = TypeVar("V", bound=object)
 
 
 class Sourced:
-    """What a marked value knows: the places that it came from, and what else decided, if anything."""
+    """A marked value: the places that it came from (`sources`), and why else it has this value, if anything."""
 
     sources: tuple[str, ...] = ()
     why: str = ""
@@ -48,7 +48,7 @@ def marked(value: Any, *sources: str, why: str = "") -> Any:
 
 
 def derived(value: V, *parts: object, why: str = "") -> V:
-    """Mark a value that was made of others, if any of them is marked; else give it as it is."""
+    """Mark a value that was made from others, if any of them is marked. Else return it unchanged."""
     sourced = [part for part in parts if isinstance(part, Sourced)]
     if not sourced:
         return value

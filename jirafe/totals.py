@@ -1,4 +1,4 @@
-"""What a cart or an order costs. Discounts have many spellings, and the other totals tell which is meant."""
+"""The totals of a cart or an order. Messages state discounts in many ways; the other totals show which is right."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from jirafe.fields import Body, Section, finite
 from jirafe.sourced import Sourced, derived
 
 _SAME = 0.005
-"""Amounts that differ by less are the same: half a cent."""
+"""Amounts that differ by less than half a cent count as equal."""
 
 _TAX = "TaxRate"
 _DISCOUNT = ("discount", "promo", "coupon", "voucher", "rebate")
@@ -22,7 +22,7 @@ class _Reading(NamedTuple):
 
 
 def totals(first: Section, second: Section, items: Sequence[Section]) -> Body:
-    """Give the totals of two sections, of which the first leads; raises Unmappable."""
+    """Return the totals of two sections. The first has priority. Raises Unmappable."""
     body: Body = {
         "subtotal": _amount(first, second, "item_total"),
         "total": _amount(first, second, "total"),
@@ -45,8 +45,8 @@ def _amount(first: Section, second: Section, name: str) -> float:
 def _discounts(body: Body, first: Section, second: Section, items: Sequence[Section]) -> float:
     """Sum the discounts, as a positive number, in the reading with which the message's totals add up.
 
-    As `total = subtotal + tax + shipping - discounts`, there is one such sum at most. Where no reading gives it,
-    what the message calls its discounts goes first, then what it takes off.
+    Because `total = subtotal + tax + shipping - discounts`, at most one sum is right. If no reading gives it, the
+    amount that the message names as its discounts is used, else the sum of what it deducts.
     """
     chosen = None
     readings = _readings(first, second, items)
@@ -70,7 +70,7 @@ def _discounts(body: Body, first: Section, second: Section, items: Sequence[Sect
 
 
 def _told(reading: _Reading, why: str) -> float:
-    """Give a reading's sum; marked, it names the adjustments."""
+    """Return a reading's sum. If it is marked, its mark names the adjustments."""
     if not any(isinstance(amount, Sourced) for amount in reading.amounts):
         return reading.sum
     names = ", ".join(f'"{name}"' for name in dict.fromkeys(reading.names) if name)
@@ -78,7 +78,7 @@ def _told(reading: _Reading, why: str) -> float:
 
 
 def _readings(first: Section, second: Section, items: Sequence[Section]) -> Iterator[_Reading]:
-    """List what the message says of discounts, in whichever way: the likeliest first, none if it says nothing."""
+    """Yield the readings of the message's discounts, the likeliest first; none if it has no discounts."""
     is_named = False
     of_items = _off_items(items)
     for section in (first, second):
@@ -92,7 +92,7 @@ def _readings(first: Section, second: Section, items: Sequence[Section]) -> Iter
         of_order = _off(adjustments)
         if of_order or of_items or is_named:
             yield _reading(of_order + of_items)
-            # Old shops had none of their items' own; where there are both, the order's may be the sum.
+            # If items and order both have adjustments, the order's may be the sum. Old shops have none on items.
             yield _reading(of_order)
 
 
@@ -119,7 +119,7 @@ def _off_items(items: Sequence[Section]) -> list[Section]:
 
 
 def _off(adjustments: Sequence[Section]) -> list[Section]:
-    """Pick the adjustments that take something off; NaN too, to be told of. Taxes have a total of their own."""
+    """Pick the adjustments that deduct something, and NaN, which is reported later. Taxes have their own total."""
     return [
         each
         for each in adjustments

@@ -10,9 +10,9 @@
 
 A schema of the registry may be Avro's or JSON Schema; behind the latter, the value is the hub's JSON.
 
-The reader's schemas are ours; a writer's may have fields more or less. A record is hostile until it is decoded:
-whatever its bytes are, and whatever schema they name, `decode` takes time and memory in proportion to its size, and
-gives what our schema says, or raises.
+The reader's schemas are ours. A writer's schema may have more or fewer fields. A record may be hostile: whatever
+its bytes are, and whatever schema they name, `decode` takes time and memory in proportion to its size. It returns
+what our schema defines, or raises.
 """
 
 import codecs
@@ -79,7 +79,7 @@ class RegistryNeeded(UnknownSchema):
 
 
 class RegistryUnavailable(Exception):
-    """The Schema Registry did not answer: an outage, not bad data; the sentence says how."""
+    """The Schema Registry did not answer. This is an outage, not bad data. The sentence says what happened."""
 
 
 class IdUnavailable(RegistryUnavailable):
@@ -134,7 +134,7 @@ class _Union(NamedTuple):
 
 
 class _Json:
-    """A schema of JSON Schema: the value says all by itself."""
+    """A schema of JSON Schema. The value can be read without it."""
 
 
 _Form = _Writer | _Union | _Json
@@ -204,9 +204,9 @@ class Codec:
         return buffer.getvalue()
 
     def decode(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
-        """Decode one record into the shape of our schema; raises Undecodable, IdUnavailable.
+        """Decode one record into the form of our schema. Raises Undecodable, IdUnavailable.
 
-        Its variants may be part of other records too: nobody may change them.
+        Records may share variants, so the result must not be changed.
 
         May block for a request to the registry, where the record names a schema that was not seen yet.
         """
@@ -240,7 +240,7 @@ class Codec:
         return result
 
     def serves_others(self, schema_id: SchemaId) -> bool:
-        """Ask the registry for another schema, which it has: whether it serves that now. Blocks for a request."""
+        """Return whether the registry now serves another schema that it is known to have. Blocks for a request."""
         try:
             others = [each for each in self._by_id if each != schema_id]
             other = others[-1] if others else self._id_of("result")
@@ -256,7 +256,7 @@ class Codec:
         return schema_id
 
     def give_up(self, schema_id: SchemaId, reason: str) -> None:
-        """Take records that name this id for undecodable, for a while; then it is asked for again."""
+        """Treat records with this schema id as undecodable for a while. Then the registry is asked again."""
         self._refused.add(schema_id, reason)
 
     def _unframed(self, data: bytes, headers: Headers) -> tuple[_Form, bytes]:
@@ -280,8 +280,8 @@ class Codec:
     def _looked_up(self, schema_id: SchemaId) -> _Form:
         if self._registry is None:
             raise RegistryNeeded(f"the schema has the id {schema_id} in a registry, and no registry is set")
-        # A registry's ids are Java's ints. Some answer to a larger one as if the address were wrong, which would
-        # look like an outage for ever.
+        # A registry's ids are Java ints. Some registries answer a larger id as if the address were wrong, which
+        # would look like an endless outage.
         if isinstance(schema_id, int) and schema_id > _LARGEST_ID:
             raise UnknownSchema(f"the schema id {schema_id} is larger than any that a registry uses")
         if reason := self._refused.reason(schema_id):
@@ -343,7 +343,7 @@ class Codec:
 
 
 class _Shared:
-    """Asks a question once at a time: who has the same meanwhile waits, and gets the same answer or error."""
+    """Asks each question once at a time. Threads with the same question wait, and get the same answer or error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -367,9 +367,9 @@ class _Shared:
 
 
 class _RefusedIds:
-    """Ids that are unknown, or whose schemas can't be used, and why: for a while they are not asked for again.
+    """Ids that are unknown, or whose schemas can't be used, and why. They are not looked up again for a while.
 
-    So a flood of such records does not become one of requests, and an id that was only late is found.
+    So many such records do not cause many requests, and an id that is registered late is found later.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

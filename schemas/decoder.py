@@ -4,11 +4,11 @@ One is made for schemas that consist of what ours do: records, optional values, 
 booleans and enums, with fields more or fewer than ours. It takes bytes only in the form that every ordinary writer
 gives them. Whatever else schemas or bytes are, it declines, and fastavro reads them or says what is wrong.
 
-So it need not be lenient, nor explain. It must only be right where it does give a record, and cost no more than its
-bytes allow: every value takes a byte at least, and the first that is looked for beyond the end ends it.
+So a decoder need not be lenient or explain errors. If it returns a record, the record must be right, and the cost
+must be bounded by its bytes: every value takes at least one byte, and reading beyond the end stops the decoder.
 
-A shop's variants come in cart after cart, so each is kept with its bytes. Where the same bytes come again, they are
-the same variant and end at the same place: what is read depends on nothing else.
+A shop's variants appear in many carts, so each is cached by its bytes. The same bytes always give the same variant
+and end at the same place, because reading depends on nothing else.
 """
 
 import struct
@@ -107,9 +107,9 @@ class Unusual(Exception):
 
 
 class Kept(dict[str, Any]):
-    """A variant that may be part of several records: nobody may change it.
+    """A variant that several records may share. It must not be changed.
 
-    `note` has what was made of it last, for who makes something of each, and nothing at first.
+    `note` is a cache for code that builds something from each variant. It is empty at first.
     """
 
     __slots__ = ("note",)
@@ -131,7 +131,7 @@ class KeptVariants:
         self._size = 0
 
     def read(self, read: _Read, d: bytes, s: str, p: int) -> tuple[dict[str, Any], int]:
-        """Give what `read` would give, and has given before if these bytes are known; raises what it raises."""
+        """Return what `read` returns, from the cache if these bytes are known. Raises what it raises."""
         name = read, d[p : p + _KNOWN_BY]
         known = self._known.get(name)
         if known and d.startswith(known[0], p):

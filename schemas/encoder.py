@@ -1,7 +1,7 @@
-"""Results encoded by joining what their parts are as bytes: most of them come in result after result.
+"""Encodes results by joining the bytes of their parts, most of which are the same in many results.
 
-Only ordinary results are: whatever else is to be written, fastavro writes it, or says what is wrong. It is bound to
-`result.avsc`, field by field.
+It handles only ordinary results. All others go to fastavro, which writes them or says what is wrong. The code
+follows `result.avsc` field by field.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Reading the hub's JSON: each object with its place, so that whatever is wrong in it is said with where it is."""
+"""Reads the hub's JSON. Each object knows its place, so that errors can name it."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +17,10 @@ class HubError(ValueError):
 
 
 class Section:
-    """An object of the hub's JSON. What is null is absent, and so is blank text.
+    """An object of the hub's JSON. Null values and blank text count as absent.
 
-    Of several names that a method takes, the first that has a value is read. All raise HubError where a value is
-    of another form than asked for. `mark` is given each value that is read, and gives what is put in its place.
+    If a method takes several names, it reads the first that has a value. Methods raise HubError if a value does not
+    have the requested form. `mark` is called with each value that is read, and its return value is used instead.
     """
 
     __slots__ = ("_at", "_mark", "_raw")
@@ -95,7 +95,7 @@ class Section:
         return None if value is None else Section.of(value, self._place(name), self._mark)
 
     def part(self, *way: str) -> "Section":
-        """Give the object at the end of a way, an empty one where there is none; a list's names are its indices."""
+        """Return the object at the end of a path, or an empty one. The names in a list are its indices."""
         section = self
         for name in way:
             value = section._raw.get(name)
@@ -151,7 +151,7 @@ class Section:
 
 
 def written(value: str | float, at: str) -> str:
-    """Write an id as text; one that JSON's numbers have lost digits of would be another's: raises HubError."""
+    """Write an id as text. Raises HubError if JSON may have lost digits of a number: it could be another id."""
     if isinstance(value, float) and value.is_integer():
         if abs(value) >= _INEXACT:
             raise HubError(f"{at}: is too large a number to be read exactly; write it as text")

@@ -19,7 +19,7 @@ from schemas.writers import AvroType, Schema
 from transport.http import Reply, Transport, Unanswered
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
-# Requests are few, and a connection that is idle for long may be cut unnoticed: each has one of its own.
+# Each request has its own connection: requests are few, and a long idle connection may be cut unnoticed.
 _HEADERS = {"Content-Type": "application/vnd.schemaregistry.v1+json", "Connection": "close"}
 # A registry keeps a schema in one record of Kafka.
 _LONGEST_ANSWER = 2 * 1024 * 1024
@@ -33,7 +33,7 @@ _NO_REASON = "the registry gives no reason"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How a registry is known, and how it knows us; the password shows in no text of it.
+    """How the registry and this client authenticate each other. The password is not in its `repr`.
 
     `ca` has the certificates that the registry's own is checked by, None: the usual ones. `certificate` is ours,
     with `key` or with its key in the same file.
@@ -118,12 +118,12 @@ class SchemaRegistry:
 
         Raises SchemaRefused, RegistryUnavailable.
         """
-        # Asked for first: what is there already takes no right to write.
+        # Look it up first: a schema that is already there needs no write permission.
         if found := self.registered(name, schema):
             return found.id
         answer = self._asked("POST", f"/subjects/{self._subject(name)}/versions", _request(schema))
         if answer.status == HTTPStatus.CONFLICT:
-            # Some say so of what another process has registered meanwhile.
+            # Some registries answer this if another process has registered the schema in the meantime.
             if found := self.registered(name, schema):
                 return found.id
             raise SchemaRefused(self.subjects[name], answer.message or _NO_REASON)

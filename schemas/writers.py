@@ -1,4 +1,4 @@
-"""Writers' schemas: what of one is used to read, and a bound on what reading by it may cost.
+"""Writers' schemas: reduces them to what reading needs, and bounds the cost of reading with them.
 
 A registry takes almost any schema, and a record is what its writer made of it. The decoder, in C, follows both. A
 type that contains itself makes it call itself as deep as the record says. Values that take no bytes are read as
@@ -105,7 +105,7 @@ class Unbounded(ValueError):
 
 
 class Lookthrough:
-    """Looks through records of one schema before they are read; safe to share between threads.
+    """Checks records of one schema before they are decoded. Safe to share between threads.
 
     `types` has the named types by their full names.
     """

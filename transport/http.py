@@ -1,9 +1,9 @@
 """One HTTP request and its whole answer, bounded in time and size, whatever the server does.
 
-The sockets' own timeouts limit a single read, and a server that sends a byte now and then never meets one. So a
-watcher shuts the connection down when the request's time is over. Whatever waited on it then ends: the connection's
-set-up, a proxy's CONNECT, the TLS handshake, sending, the status line, headers, the body. The look-up of the host's
-name can't be ended, so it runs on a thread of its own, which is left behind.
+A socket's timeout limits only a single read, so a server that sends a byte now and then never exceeds it. Therefore
+a watcher shuts the connection down when the request's time is over. That ends every wait on it: connecting, a
+proxy's CONNECT, the TLS handshake, sending, and reading status, headers and body. A lookup of the host's name can't
+be stopped, so it runs on its own thread, which is abandoned.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from requests.utils import select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds that connecting to one address of a host may take: another address may answer."""
+"""How long connecting to one address of a host may take, in seconds. Then the next address is tried."""
 
 _READ_AT_ONCE = 65_536
 _PROXY = "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"
@@ -88,9 +88,9 @@ class Transport:
             if watch.is_over:  # a body without a length seems whole where it was cut off
                 failure = _late(timeout)
         if failure or headers.get("Connection") == "close":
-            session.close()  # the connection may be in the middle of an answer
+            session.close()  # part of an answer may still be unread on the connection
         if failure:
-            # Out of reach of what was caught: its frames hold sockets and bodies.
+            # Raised without the caught error's traceback, whose frames hold sockets and bodies.
             raise failure.with_traceback(None)
         return reply
 
@@ -138,7 +138,7 @@ class Transport:
         bottom = _bottom(error, surrounding)
         if isinstance(bottom, TimeoutError):
             return _late(timeout)
-        # Only the error's class and the system's word: its text may hold the address with what was put into it.
+        # Use only the error's class and the system's message: its text may hold the address with secrets.
         said = bottom.strerror if isinstance(bottom, OSError) else None
         reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
@@ -196,9 +196,9 @@ class _Watch:
         return max(0.001, self.end - time.monotonic())
 
     def hold(self, connection: Any) -> None:
-        """Have this connection shut down when the time is over, and no other.
+        """Shut this connection down when the time is over, instead of the one held before.
 
-        A copy is held: TLS takes the original apart, and a connection that is to be closed is let go early.
+        It holds a duplicate of the descriptor, because TLS detaches the original, and it may be closed early.
         """
         with self._lock:
             self._drop()
@@ -232,7 +232,7 @@ _WATCH: ContextVar[_Watch] = ContextVar("_WATCH")
 
 
 class _Watcher:
-    """Ends requests when their time is over: one thread for all of them, while there are any."""
+    """Ends requests when their time is over. One thread serves all requests, and ends when there are none."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -374,7 +374,7 @@ class _Session(requests.Session):
             self.mount(scheme, _Adapter())
 
     def get_redirect_target(self, _response: requests.Response) -> None:
-        """Have no redirect looked into: even unasked it would be parsed, and its body read without bound."""
+        """Ignore redirects. Else requests would parse them, even if not asked to, and read bodies without limit."""
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

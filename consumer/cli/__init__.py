@@ -1,3 +1,3 @@
-"""The commands, a file for each kind of them: what they print, and what they take."""
+"""The commands, one module for each group of them: their options, and what they print."""
 
 PROGRAM = "jirafe-consumer"

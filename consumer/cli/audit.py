@@ -104,7 +104,7 @@ def audit_command(
 
 
 def _with_progress(steps: Iterator[AuditProgress | AuditReport]) -> AuditReport:
-    """Go through the steps with a bar for each topic, on a terminal; gives the report."""
+    """Run the audit and return its report. On a terminal, show a bar for each topic."""
     shown: dict[str, Bar] = {}
     with bars() as add_bar:
         for step in steps:

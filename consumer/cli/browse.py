@@ -65,7 +65,7 @@ def browse(source: SettingsSource, port: int) -> int:
 
 
 class _Pages:
-    """Answers the browser. Kafka is asked one question at a time: each makes its own clients."""
+    """Answers the browser. Questions to Kafka run one at a time, because each makes its own clients."""
 
     def __init__(self, deployment: Deployment, codec: Codec, parameters: Mapping[str, str]) -> None:
         self._deployment = deployment
@@ -80,7 +80,7 @@ class _Pages:
         """Answer one request, on its thread."""
         asked = urlsplit(request.path)
         if not self._names.is_ours(request):
-            # A page elsewhere may have pointed its own name here.
+            # A foreign page may have made its own name resolve to this address.
             request.send("text/plain", b"Ask for localhost.\n", status=HTTPStatus.MISDIRECTED_REQUEST)
         elif asked.path == "/":
             request.send("text/html; charset=utf-8", self._page, {"Content-Security-Policy": self._policy})

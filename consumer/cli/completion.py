@@ -1,4 +1,4 @@
-r"""`completion`: what a shell completes our commands with."""
+r"""`completion`: scripts that let a shell complete our commands."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ _SHELLS = ("bash", "zsh", "fish")
 
 
 class _Home(NamedTuple):
-    """Where a shell looks for what completes a command, below a folder that a variable may name."""
+    """Where a shell looks for completion scripts: below a folder that an environment variable may set."""
 
     variable: str
     default: str

@@ -1,4 +1,4 @@
-"""`dead-letters`: look at what could not be delivered, and deliver it again."""
+"""`dead-letters`: show what could not be delivered, and deliver it again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ _COLUMNS = (
 T = TypeVar("T")
 
 Choose = Callable[[Look], Iterator[Found]]
-"""Gives the letters that are meant, and tells a look how far it is."""
+"""Yields the selected letters, and reports its progress to a `Look`."""
 
 
 @click.group("dead-letters", no_args_is_help=False)
@@ -109,7 +109,7 @@ def list_command(source: SettingsSource, wanted: Selection, only_open: bool, for
 
 @contextmanager
 def _reading() -> Iterator[Look]:
-    """Show, on a terminal, how far the topic is read."""
+    """Show the progress of reading, on a terminal."""
     with bars() as add_bar:
         yield add_bar("reading", None).at
 
@@ -212,7 +212,7 @@ def redrive(
 
 
 def _tell(chosen: Choose, tally: RedeliveryTally, *, as_json: bool) -> int:
-    """Tell what a redrive would deliver, by kind."""
+    """Print what a redrive would deliver, by kind."""
     console = Console()
     with _reading() as look:
         would = Counter(_told(found, console, as_json=as_json) for found in chosen(look))
@@ -232,7 +232,7 @@ def _redrive(
     *,
     as_json: bool,
 ) -> int:
-    """Deliver the letters that were chosen, and show what became of them."""
+    """Deliver the chosen letters, and show how that ended."""
     trouble, status = "", 0
     with watched(None) as (bar, watcher):
         deployment, delivery = app.make_deployment(loaded), app.make_delivery(loaded, app.make_codec(loaded))
@@ -263,7 +263,7 @@ def _told(found: Found, console: Console, *, as_json: bool) -> str:
 
 
 def _letters(loaded: Settings, topic: str | None = None) -> Letters:
-    """Give the dead letters; raises UsageError where they are to be of a topic that is not consumed."""
+    """Open the dead-letter topic. Raises UsageError if `topic` is given and not consumed."""
     deployment = app.make_deployment(loaded)
     check_consumed(deployment, topic)
     return Letters(deployment, app.make_codec(loaded))

@@ -52,7 +52,7 @@ def init(folder: Path) -> int:
     written = [each for each in files("consumer").joinpath("examples").iterdir() if each.name.endswith(".json")]
     for example in written:
         (messages / example.name).write_bytes(example.read_bytes())
-    # Made with these rights, and not given them: nobody else can open it in between.
+    # Create the file with these permissions. Set later, somebody could open it in between.
     with os.fdopen(os.open(env_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(env_text())
     click.echo(
@@ -66,7 +66,7 @@ def init(folder: Path) -> int:
 
 
 def env_text() -> str:
-    """Give an env file with every setting, each commented out: as it is, it says nothing."""
+    """Return an env file with every setting and its default, all commented out."""
     lines = [_HEAD.rstrip()]
     for prefix, group in GROUPS.items():
         lines += ["", f"# {_TITLES[prefix]}"]
@@ -76,7 +76,7 @@ def env_text() -> str:
 
 
 def written(default: object) -> str:
-    """Give a default as an env file has it; empty where there is none."""
+    """Write a default as in an env file. It is empty if there is none."""
     match default:
         case None | frozenset():
             return ""

@@ -77,7 +77,7 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
             if live:
                 live.update(shown, refresh=True)
             else:
-                # A pipe keeps every look, each with an empty line behind it where more are to come.
+                # A pipe keeps every look, so an empty line separates them.
                 console.print(shown, *([""] if watch else []), sep="\n")
     return status
 
@@ -87,7 +87,7 @@ def _status(look: Look | str) -> int:
 
 
 def _looks(looker: Looker, *, watch: bool) -> Iterator[Look | str]:
-    """Look, again and again to watch; a look that fails, but the first, is the sentence that says why."""
+    """Yield one look, or with `watch` one after the other. After the first, a failed look is its error text."""
     yield looker.look(settled=not watch)
     while watch:
         time.sleep(_INTERVAL)
@@ -143,7 +143,7 @@ def _shown(name: str, look: Look) -> RenderableType:
         if each.hidden
     ]
     behind = f"lag {look.records:,}, {_duration(look.behind(look.oldest))} behind"
-    # What matters most comes first: a terminal may have fewer lines than there are partitions.
+    # The most important lines come first: a terminal may have fewer lines than there are partitions.
     return Group(f"group {escape(name)}: {_state(look)}; {behind}", "", table, *(["", *lines] if lines else []))
 
 
@@ -172,7 +172,7 @@ def _lost(look: Look) -> Iterator[str]:
 
 
 def _duration(span: timedelta) -> str:
-    """Write a span in its two greatest units."""
+    """Write a duration in its two largest units."""
     seconds = int(span.total_seconds())
     if seconds < _MINUTE:
         return f"{seconds}s"

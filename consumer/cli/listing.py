@@ -1,4 +1,4 @@
-"""How a listing is printed: a table for people, JSON or CSV for programs; the same options on every command."""
+"""The output forms of listings: a table for people, JSON or CSV for programs. All commands share the options."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Form(StrEnum):
-    """What a listing is printed as."""
+    """The output form of a listing."""
 
     TABLE = "table"
     JSON = "json"
@@ -19,7 +19,7 @@ class Form(StrEnum):
 
 
 def in_a_form(of_json: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a command the options that choose its form, as one argument `form`; `of_json` says what is in JSON."""
+    """Add the options for the output form to a command, as one argument `form`. `of_json` describes the JSON."""
 
     def decorated(command: Callable[..., T]) -> Callable[..., T]:
         @click.option(

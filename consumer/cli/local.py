@@ -1,4 +1,4 @@
-"""`sandbox`, `broker`, `shop` and `demo`: stand-ins of both ends, and all of it together."""
+"""`sandbox`, `broker`, `shop` and `demo`: stand-ins for the API, Kafka and a shop, and a demo of all together."""
 
 import secrets
 import signal
@@ -24,7 +24,7 @@ from schemas.hub import KINDS
 
 @contextmanager
 def _extra(what: str) -> Iterator[None]:
-    """Say which extra is missing where an import fails."""
+    """Turn a failed import into a UsageError that names the missing extra."""
     try:
         yield
     except ImportError as error:
@@ -130,7 +130,7 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
 
 
 def _paced(story: Iterable[Produced], rate: float, stopped: threading.Event) -> Iterator[Produced]:
-    """Hand messages on, `rate` a second, until stopped."""
+    """Yield messages, `rate` per second, until stopped."""
     begun = time.monotonic()
     for index, message in enumerate(story):
         if stopped.wait(max(0, begun + index / rate - time.monotonic())):

@@ -1,4 +1,4 @@
-"""`jirafe-consumer`: its commands together, and how each ends."""
+"""`jirafe-consumer`: the main command, its subcommands, and its exit status."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ _COMMANDS = {
     "shop": ("local.shop_command", "Produce the messages of a simulated shop."),
     "topics": ("topics.topics", "Create the consumer's topics."),
 }
-"""Each command's place in this room, and its first sentence."""
+"""For each command, its module and function in this package, and its first sentence."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         status = _run(arguments)
     except (BrokenPipeError, SystemExit):
-        # The reader has gone (`... | head`): nothing more to say, nor a place to say it. Click and rich make a
-        # SystemExit of it, and nothing else here does.
+        # The reader has closed the pipe (`... | head`), so nothing more can be printed. Click and rich turn that
+        # into a SystemExit. Nothing else here raises one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except ConsumerError as error:
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Run a command; raises ConsumerError, whatever library the error comes from."""
+    """Run a command. Turns the known errors of all libraries into ConsumerError."""
     try:
         return cli.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -83,7 +83,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 class _Commands(click.Group):
-    """The commands; one is imported only when it is called, since some need libraries that take long to load."""
+    """The commands. Each is imported only when it is called, because some need libraries that are slow to load."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(_COMMANDS)

@@ -1,4 +1,4 @@
-r"""The man page, made of the commands' own help: `python -m consumer.cli.manual > jirafe-consumer.1`."""
+r"""Generates the man page from the commands' help: `python -m consumer.cli.manual > jirafe-consumer.1`."""
 
 import inspect
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from consumer.cli.main import cli
 
 
 def manual() -> str:
-    """Give the page, in the language of man(7)."""
+    """Return the man page, in the format of man(7)."""
     context = click.Context(cli, info_name=PROGRAM)
     lines = [
         f'.TH {PROGRAM.upper()} 1 "" "{PROGRAM} {version(PROGRAM)}"',
@@ -45,7 +45,7 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[str]:
 
 
 def _help(command: click.Command) -> Iterator[str]:
-    """Give the paragraphs of a command's help; one that begins with a backspace keeps its lines."""
+    """Yield the paragraphs of a command's help. One that begins with a backspace keeps its line breaks."""
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         if paragraph.startswith("\b\n"):
             yield from (".PP", ".nf", *map(_plain, paragraph[2:].splitlines()), ".fi")
@@ -61,7 +61,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    r"""Write text so that man takes none of it for an order."""
+    r"""Escape text so that man reads none of it as markup."""
     text = text.replace("\\", r"\e").replace("-", r"\-")
     return rf"\&{text}" if text.startswith((".", "'")) else text
 

@@ -1,4 +1,4 @@
-"""`preview`, `produce` and `results`: a message before, on and after its way."""
+"""`preview`, `produce` and `results`: a message before, during and after its delivery."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -111,7 +111,7 @@ def _previews(name: str, given: mapping.Given) -> Iterator[tuple[str, mapping.Pr
 
 
 def _explanation(shown: mapping.Preview) -> Iterator[str]:
-    """Explain one message, line by line."""
+    """Yield the lines that explain one message."""
     if shown.message:
         yield f"  {shown.message} {shown.message_id}".rstrip()
     yield from (f"  {decisive}" for decisive in shown.decisive)
@@ -134,7 +134,7 @@ def _explanation(shown: mapping.Preview) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
-    """Write a value: an amount with its cents."""
+    """Write a value as JSON, and an amount with two decimals."""
     if isinstance(value, float) and round(value, 2) == value:
         return f"{value:.2f}"
     return str(orjson.dumps(value), "utf-8")
@@ -207,7 +207,7 @@ def _tell_strays(spelling: Spelling) -> None:
 
 
 def a_start(text: str) -> datetime | Literal["beginning", "end"]:
-    """Take where `results` begins: a time, or one of two words."""
+    """Parse where `results` starts: `beginning`, `end`, or a time."""
     match text:
         case "beginning" | "end":
             return text
@@ -285,13 +285,13 @@ def _told(record: Record, result: dict[str, Any]) -> Told:
     faults = [each for each in result["notifications"] if each["level"] == "error"]
     reason = " ".join(f"{each['subject']} {each['description']}" for each in faults)
     key = (record.key or b"").decode(errors="replace")
-    # Anybody may have written it: a date has at most four digits of years.
+    # The timestamp may be any number, and a datetime ends with the year 9999.
     at = datetime.fromtimestamp(min(max(record.timestamp, 0), _LATEST_MS) / 1000, UTC)
     return Told(_place(result).of, result["message"], key, reason, at)
 
 
 def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[tuple[Record, dict[str, Any]]]:
-    """Give the results that can be read. What can't be hides none that come later: the first of it is told."""
+    """Yield the results that can be read, and skip the others. Prints a warning for the first that is skipped."""
     is_told = False
     for record in records:
         if record is None or not record.value:
@@ -307,7 +307,7 @@ def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[tuple[
 
 
 def _shower(form: Form, *, tells_origin: bool) -> Callable[[dict[str, Any]], None]:
-    """Give what shows a result in a form."""
+    """Return the function that prints a result in a form."""
     if form is Form.JSON:
         return print_json
     if form is Form.CSV:
@@ -328,14 +328,14 @@ def _place(result: dict[str, Any]) -> Place:
 
 
 def _origin(result: dict[str, Any]) -> str:
-    """Tell how a result came about: there may be more of a record that was delivered again."""
+    """Return where a result came from. A record that was delivered again has more than one."""
     if result["replay"] is not None:
         return f"replay {result['replay']}"
     return "original" if result["redrive"] is None else f"redrive of {result['redrive']}"
 
 
 def _result_rows(result: dict[str, Any], *, header: bool, tells_origin: bool) -> Table:
-    """Lay out one result, a row for each notification; with the origin where results are those of one record."""
+    """Lay out one result, a row for each notification. With `tells_origin`, say where the result came from."""
     table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, expand=True)
     table.add_column("by" if tells_origin else "record", width=16, overflow="fold")
     table.add_column("message", width=14)

@@ -1,4 +1,4 @@
-"""`offsets reset`: where the stopped group is to go on."""
+"""`offsets reset`: moves the committed offsets of the stopped group."""
 
 import sys
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Progress on a terminal; elsewhere nothing is shown."""
+"""Progress bars. They are shown only on a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from consumer.printing import Console
 
 
 class Bar:
-    """One bar, for so many steps in all, if that is known."""
+    """One progress bar. `total` is the number of steps, None if unknown."""
 
     def __init__(self, progress: Progress, description: str, total: int | None) -> None:
         self._progress = progress
@@ -28,15 +28,15 @@ class Bar:
         self._task = progress.add_task(description, total=total)
 
     def advance(self, steps: int) -> None:
-        """Move it on."""
+        """Advance the bar."""
         self._progress.update(self._task, advance=steps, description=self._description)
 
     def at(self, done: int, total: int) -> None:
-        """Say how far it is."""
+        """Set the progress."""
         self._progress.update(self._task, completed=done, total=total)
 
     def tell(self, why: str, seconds: float) -> None:
-        """Say why it stands."""
+        """Print why the work waits, and for how many seconds."""
         self._progress.update(self._task, description=f"waiting {seconds:.0f} s")
         self._progress.console.print(f"waiting {seconds:.1f} s: {why}", highlight=False, markup=False)
 
@@ -48,7 +48,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def bars(*, counting: bool = False) -> Iterator[Callable[[str, int | None], Bar]]:
-    """Give what adds a bar. With `counting` bars show numbers and a rate, else a percentage."""
+    """Yield a function that adds a bar. With `counting`, bars show numbers and a rate, else a percentage."""
     shown = (MofNCompleteColumn(), _Rate()) if counting else (TaskProgressColumn(),)
     columns = (TextColumn("{task.description}"), BarColumn(), *shown, TimeRemainingColumn())
     progress = Progress(*columns, console=Console(to_stderr=True), transient=True, disable=not sys.stderr.isatty())

@@ -1,4 +1,4 @@
-"""What `replay` and `dead-letters redrive` share: a bar, Ctrl-C that stops cleanly, a table at the end."""
+"""What `replay` and `dead-letters redrive` share: a progress bar, a clean stop on Ctrl-C, a table at the end."""
 
 import signal
 from collections import Counter
@@ -18,7 +18,7 @@ from consumer.printing import Console
 
 @dataclass(slots=True)
 class RedeliveryTally:
-    """What became of records that were delivered again."""
+    """Counts what became of records that were delivered again."""
 
     delivered: int = 0
     failed: int = 0
@@ -35,7 +35,7 @@ class RedeliveryTally:
                 self.delivered += 1
 
     def as_object(self) -> dict[str, Any]:
-        """Give it for JSON."""
+        """Return the counts as a JSON object."""
         return {
             "delivered": self.delivered,
             "failed": self.failed,
@@ -44,7 +44,7 @@ class RedeliveryTally:
         }
 
     def show(self, title: str) -> None:
-        """Print it as a table."""
+        """Print the counts as a table."""
         table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
         table.add_column()
         table.add_column(justify="right")
@@ -58,7 +58,7 @@ class RedeliveryTally:
 
 @contextmanager
 def watched(total: int | None) -> Iterator[tuple[Bar, Watcher]]:
-    """Show a bar, and stop cleanly at the first SIGINT or SIGTERM; a second one ends it at once."""
+    """Show a bar, and stop cleanly on the first SIGINT or SIGTERM. A second signal ends the process at once."""
     with bars(counting=True) as add_bar:
         bar = add_bar("delivering", total)
         watcher = Watcher(bar.tell)

@@ -79,7 +79,7 @@ def replay(
         raise click.UsageError("give --resume or --restart, not both", click.get_current_context())
     loaded = source.load()
     check_consumed(app.make_deployment(loaded), topic)
-    # How long ago is another moment at each call: the same replay is that of the same moments.
+    # "2h" means another time at each call. Fixed times identify the replay, so that it can be resumed.
     first, after = (None if text is None else a_lasting(text) for text in (start, end))
     words: dict[str, Sequence[object]] = {
         "--topic": [topic],
@@ -128,7 +128,7 @@ def replay(
 
 
 def _written(words: Mapping[str, Sequence[object]]) -> str:
-    """Write options as a shell takes them; None is one that was not given."""
+    """Write options for a shell, without those that are None."""
     return shlex.join(f"{name}={value}" for name, values in words.items() for value in values if value is not None)
 
 
@@ -148,7 +148,7 @@ def _replay(
         deployment, delivery = app.make_deployment(loaded), app.make_delivery(loaded, codec)
         redeliverer = Redeliverer(deployment, delivery, app.make_pace(loaded), job.name, watcher)
         if resume:
-            # Asked again, now that what an earlier run may have been doing is settled.
+            # Look again: the redeliverer has fenced an earlier run, so its last commit is known now.
             ranges = job.resumed(ranges) or ranges
         else:
             job.begin(ranges)
@@ -171,7 +171,7 @@ def _replay(
 
 
 def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> int:
-    """Tell what a replay would deliver, by type."""
+    """Print what a replay would deliver, by type."""
     types: Counter[str] = Counter()
     left_out = 0
     with watched(_size(ranges)) as (bar, watcher):

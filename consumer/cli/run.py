@@ -81,7 +81,7 @@ def run(source: SettingsSource) -> int:
 
 
 def _namesake(cluster: Cluster) -> str:
-    """Say which other process has our KAFKA_GROUP_INSTANCE_ID, if one has; blocks for seconds."""
+    """Return a text that names the other process with our KAFKA_GROUP_INSTANCE_ID, if any. Blocks for seconds."""
     name = cluster.properties.get("group.instance.id")
     if name is None:
         return ""
@@ -94,7 +94,7 @@ def _namesake(cluster: Cluster) -> str:
 
 
 def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServer | None:
-    """Serve the page, metrics and probes; raises UsageError where it can't listen at the address that was set."""
+    """Serve the page, metrics and probes. Raises UsageError if it can't listen at the configured address."""
     address = loaded.stream.http_address
     if address == settings.OFF:
         return None
@@ -104,7 +104,7 @@ def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServ
         why = f"can't listen at {address}: {error.strerror or error}"
         if "http_address" in loaded.stream.model_fields_set:
             raise UsageError(f"CONSUMER_HTTP_ADDRESS: {why}.") from None
-        # Nobody asked for it: a second member on one machine does without.
+        # The address is only the default, so a second member on the machine runs without a page.
         logger.warning("no_web", reason=f"{why}; set CONSUMER_HTTP_ADDRESS, to {settings.OFF} for none")
         return None
     logger.info("web", url=server.url)
@@ -112,9 +112,9 @@ def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServ
 
 
 def _collect_seldom() -> None:
-    """Have the garbage collector skip what stays for the life of the process, and run less often.
+    """Make the garbage collector skip the objects that exist now, and run less often.
 
-    Messages are many objects and no cycles: to look through them again and again costs, and finds nothing.
+    Messages are many objects without cycles. Collecting them again and again costs time and finds nothing.
     """
     gc.collect()
     gc.freeze()
@@ -126,4 +126,4 @@ def _end_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 def _end_before_start(_number: int, _frame: FrameType | None) -> None:
-    os._exit(0)  # nothing is consumed yet: there is nothing to finish
+    os._exit(0)  # nothing is consumed yet, so nothing must be finished

@@ -1,4 +1,4 @@
-"""`schemas`: ours in a Schema Registry, before a deployment rather than in the middle of it."""
+"""`schemas`: checks and registers our schemas in a Schema Registry, before a deployment needs them."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all commands share: what they take, and how they say that they were asked wrongly."""
+"""What all commands share: common options, the types of their values, and usage errors."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from consumer.engine.records import Place
 from consumer.errors import UsageError
 
 T = TypeVar("T")
-_NOW = datetime.now(UTC)  # one for all times of a command, so that none is before another of the same words
+_NOW = datetime.now(UTC)  # one moment for all times of a command, so that equal texts mean equal times
 
 
 of_partitions = click.option(
@@ -25,13 +25,14 @@ of_partitions = click.option(
     metavar="N",
     help="Only these partitions.",
 )
-"""The option that chooses some partitions of a topic."""
+"""The option that selects partitions of a topic."""
 
 
 def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a command the options that choose results or dead letters, as one argument `wanted`.
+    """Add the options that select results or dead letters to a command, as one argument `wanted`.
 
-    With `letters` by their kind too, which results don't have, and by `--from`, for which those have more words.
+    With `letters`, it also adds the option for their kind, which results don't have, and `--from`. The command
+    `results` has its own `--from`, which takes more values.
     """
 
     def decorated(command: Callable[..., T]) -> Callable[..., T]:
@@ -70,20 +71,20 @@ def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]
 
 
 def check_consumed(deployment: Deployment, topic: str | None) -> None:
-    """Raise UsageError if a topic that was asked for is none of those that are consumed."""
+    """Raise UsageError if a topic is given that is not consumed."""
     if topic is not None and not deployment.consumes(topic):
         names = ", ".join((*deployment.topics, *deployment.patterns))
         raise UsageError(f"the topic {topic} is not consumed. The consumed topics are: {names}.")
 
 
 def consumed(deployment: Deployment, topic: str | None) -> list[str]:
-    """Give the topic that was asked for, all that are consumed for None; raises UsageError, KafkaUnusable."""
+    """Return the given topic, or for None all consumed topics. Raises UsageError, KafkaUnusable."""
     check_consumed(deployment, topic)
     return deployment.input_topics() if topic is None else [topic]
 
 
 def a_position(text: str) -> Position:
-    """Take an option's value as a time or an offset: `type=a_position, metavar="TIME|OFFSET"`."""
+    """Parse an option's value as a time or an offset: `type=a_position, metavar="TIME|OFFSET"`."""
     try:
         return parse_position(text, _NOW)
     except NotAPosition as error:
@@ -91,7 +92,7 @@ def a_position(text: str) -> Position:
 
 
 def a_lasting(text: str) -> str:
-    """Take what was written for a time or an offset, how long ago as the moment that it means now."""
+    """Check a time or an offset, and replace a text such as "2h" by the time that it means now."""
     try:
         return lasting(text, _NOW)
     except NotAPosition as error:
@@ -99,7 +100,7 @@ def a_lasting(text: str) -> str:
 
 
 def a_time(text: str) -> datetime:
-    """Take an option's value as a time: `type=a_time, metavar="TIME"`."""
+    """Parse an option's value as a time: `type=a_time, metavar="TIME"`."""
     try:
         return parse_time(text, _NOW)
     except NotAPosition as error:
@@ -107,7 +108,7 @@ def a_time(text: str) -> datetime:
 
 
 def a_place(text: str) -> Place:
-    """Take an option's value as the place of a record: `type=a_place, metavar="TOPIC/PARTITION/OFFSET"`."""
+    """Parse an option's value as a record's place: `type=a_place, metavar="TOPIC/PARTITION/OFFSET"`."""
     try:
         return Place.parse(text)
     except ValueError as error:
