@@ -585,7 +585,7 @@ def _untrusted(env_file: Path, given: Mapping[str, str], *, by_chance: bool) -> 
 
 
 def _others_may_write(path: Path) -> bool:
-    """Tell whether somebody other than this user and root can change or replace a file."""
+    """Return whether somebody other than this user and root can change or replace a file."""
     real = path.resolve()
     try:
         file, folder = real.stat(), real.parent.stat()

@@ -29,7 +29,7 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category", "product")
 _QUOTED = 200
 _MOST_QUOTED = 4000
-# Where a text is cut must not be in the middle of a token, or its rest would be taken for something else.
+# Characters that are searched for the token. Quotes are far shorter, so no cut leaves a part of a token in them.
 _LOOKED_AT = 40_000
 _LONGEST_HOST = 253
 _SHORT_ANSWER = 1024 * 1024
@@ -90,9 +90,9 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The API will not take the batch as a whole: something in it is at fault, or it is too large (413).
+    """The API refuses the whole batch: something in it is wrong, or it is too large (413).
 
-    A single event is refused for its size only in the API's own form: else it may be a proxy's word.
+    For a single event, a 413 counts only in the API's own form. Any other 413 may come from a proxy, and is Failed.
     """
 
     message: str
@@ -112,7 +112,7 @@ class Failed:
     `cause` is a short name for counting (`503`, `timeout`, `connection`, `unreadable`), and `message` a sentence.
     `retry_after` is the delay in seconds that the API asked for, None if it did not. It is not known whether the
     API has the events. An error that is not in the API's own form is one of these, whatever its status, because it
-    may come from a proxy.
+    may come from a proxy. The exception is a 413 for several events, which is Refused.
     """
 
     cause: str
@@ -125,7 +125,7 @@ Answer = Answered | Refused | Forbidden | Failed
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request and its answer: how many events and bytes were sent, and the seconds until the answer was read."""
+    """A request and its answer, with the events and bytes sent, and the seconds until the answer was read."""
 
     site_id: str
     events: int
@@ -368,7 +368,7 @@ def _some(parts: Iterable[str], between: str) -> Iterator[str]:
 
 
 def _redirected(reply: Reply, token: str) -> str:
-    """Name the host that a redirect points to; nothing more of the address, which may hold what was put into it."""
+    """Return the host that a redirect points to, but not the rest of the address, which may hold secrets."""
     try:
         host = urlsplit(reply.headers.get("Location", "")).hostname or ""
     except ValueError:

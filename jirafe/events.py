@@ -120,7 +120,7 @@ def category(payload: Section, _parameters: Mapping[str, str]) -> Body:
 
 
 def number(payload: Section) -> str | None:
-    """Give the number of the payload's cart or order, None where it has none."""
+    """Return the number of the payload's cart or order, None where it has none."""
     normalised, original = sections(payload)
     return either(normalised, original, "number")
 
@@ -142,7 +142,7 @@ def is_canceled(payload: Section) -> bool:
 
 
 def _says_canceled(status: str) -> bool:
-    """Tell whether a status is `canceled`, in the hub's spelling or the API's. Some shops write capitals."""
+    """Return whether a status is `canceled`, in the hub's spelling or the API's. Some shops write capitals."""
     return status.lower() in _CANCELED
 
 

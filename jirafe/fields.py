@@ -41,17 +41,17 @@ def add(body: Body, name: str, value: object) -> None:
 
 
 def sections(payload: Section) -> tuple[Section, Section]:
-    """Give the payload's two forms of a cart or an order: the hub's, and the shop's own."""
+    """Return the payload's two forms of a cart or an order: the hub's, and the shop's own."""
     return payload.get("order") or payload.get("cart") or NOTHING, payload["original"] or NOTHING
 
 
 def either(one: Section, other: Section, name: str) -> str | None:
-    """Give a text of the first section that has it."""
+    """Return a text of the first section that has it."""
     return one.get(name) or other.get(name)
 
 
 def finite(place: str, value: float) -> float:
-    """Give a number that JSON can carry; raises Unmappable."""
+    """Return a number that JSON can carry; raises Unmappable."""
     return value if math.isfinite(value) else missing(place, f"{value} is not a number that JSON can carry")
 
 

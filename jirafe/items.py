@@ -28,7 +28,7 @@ class _Noting(Protocol):
 
 
 def items_of(payload: Section) -> Sequence[Section]:
-    """Give the line items of a payload: the shop's own, else the hub's."""
+    """Return the line items of a payload: the shop's own, else the hub's."""
     normalised, original = sections(payload)
     return original.get("line_items") or normalised.get("line_items") or ()
 

@@ -30,7 +30,8 @@ def without(token: str, text: str) -> str:
     text = _replaced(token, cores, text)
     if not any(mark in text for mark in _MARKS):
         return text
-    # What looks encoded and is not, in the token or beside it, spoils it for the others: so each sort alone, too.
+    # Text that only looks encoded can break the decoding of the others. So try all encodings together, then each
+    # alone.
     for escapes in (_ANY, *_EACH):
         decoded = text
         for _ in range(_DEEPEST):

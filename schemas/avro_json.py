@@ -1,4 +1,4 @@
-"""Hub messages in the JSON encoding of Avro, as Kafka tools print them: `{"string": "R1"}` for a text or nothing.
+"""Hub messages in the JSON encoding of Avro, as Kafka tools print them: `{"string": "R1"}` for an optional text.
 
 https://avro.apache.org/docs/1.12.0/specification/#json-encoding
 """
@@ -36,7 +36,7 @@ def message_of(document: object, mark: Mark | None = None) -> Message:
 
 
 def is_avro(document: object) -> bool:
-    """Tell whether a document is in Avro's JSON."""
+    """Return whether a document is in Avro's JSON."""
     return _kind_in_avro(document) is not None
 
 
@@ -58,7 +58,7 @@ def _kind_in_avro(document: object) -> str | None:
 
 
 def _has_branch(value: object) -> bool:
-    """Tell whether a value has, somewhere, an object that names the branch of a union."""
+    """Return whether a value has, somewhere, an object that names the branch of a union."""
     values = [value]
     while values:
         each = values.pop()

@@ -94,14 +94,14 @@ class Registry(Protocol):
     """Where Confluent-framed records have their schemas."""
 
     def schema(self, schema_id: SchemaId) -> Sequence[AvroType] | None:
-        """Give the schema with this id, last, after those that it refers to, each before its users.
+        """Return the schema with this id, last, after those that it refers to, each before its users.
 
         None for one of JSON Schema: a record of it is JSON, and needs no schema to be read. Raises UnknownSchema or
         RegistryUnavailable.
         """
 
     def register(self, name: str, schema: Schema) -> int:
-        """Give the id of our own schema `name`, registering it where needed; raises RegistryUnavailable."""
+        """Return the id of our own schema `name`, registering it where needed; raises RegistryUnavailable."""
 
 
 class _Writer(NamedTuple):
@@ -125,7 +125,7 @@ class _Union(NamedTuple):
     branches: tuple[_Writer, ...]
 
     def of(self, body: bytes) -> tuple[_Writer, bytes]:
-        """Give the branch that a record is of, and the rest of it."""
+        """Return the branch that a record is of, and the rest of it."""
         # A number of one byte is enough: schemas with 64 records or more are told to be damaged.
         index, odd = divmod(body[0] if body else 1, 2)
         if odd or index >= len(self.branches):
@@ -416,7 +416,7 @@ def _decoded(writer: _Writer, body: bytes) -> dict[str, Any]:
 
 
 def _looks_like_json(data: bytes) -> bool:
-    """Tell whether bytes begin as an object or a list in JSON does. No message in Avro begins so."""
+    """Return whether bytes begin as an object or a list in JSON does. No message in Avro begins so."""
     return data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
 
 
@@ -435,7 +435,7 @@ def _of_json(text: bytes) -> dict[str, Any]:
 
 
 def _schema_in(headers: Headers) -> SchemaId | None:
-    """Give the id or GUID of the schema that a record's headers name, None where they name none."""
+    """Return the id or GUID of the schema that a record's headers name, None where they name none."""
     for name, value in headers:
         if name == _SCHEMA_HEADER and value is not None:
             if value[:1] == _GUID and len(value) >= _HEADER_GUID:
@@ -446,7 +446,7 @@ def _schema_in(headers: Headers) -> SchemaId | None:
 
 
 def _record(branch: AvroType, named: Mapping[str, Any]) -> Schema:
-    """Give the record that a parsed type is, complete in itself; raises ValueError for any other type."""
+    """Return the record that a parsed type is, complete in itself; raises ValueError for any other type."""
     if isinstance(branch, str) and branch in named:
         # The marks tell fastavro that it is parsed, and what it refers to.
         branch = {**named[branch], "__fastavro_parsed": True, "__named_schemas": named}
@@ -461,13 +461,13 @@ def _unqualified(schema: Schema) -> str:
 
 
 def _said(error: Exception) -> str:
-    """Give an error's words in short: the parser's and the decoder's may quote whole schemas."""
+    """Return an error's words in short: the parser's and the decoder's may quote whole schemas."""
     said = str(error) or type(error).__name__
     return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
 
 
 def _moment(timestamp: int) -> datetime | int:
-    """Give a record's timestamp, in milliseconds, as a time; as it is where it is out of all bounds.
+    """Return a record's timestamp, in milliseconds, as a time; as it is where it is out of all bounds.
 
     Some producers write micro- or nanoseconds.
     """

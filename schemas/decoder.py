@@ -219,7 +219,7 @@ class _Source:
         return made
 
     def _value(self, writer: AvroType, reader: AvroType | None, target: str, loops: int) -> str:
-        """Give the source that reads a value into the variable `target`, within so many loops."""
+        """Return the source that reads a value into the variable `target`, within so many loops."""
         self._values += 1
         if self._values > _MOST_VALUES:
             raise Unusual
@@ -263,7 +263,7 @@ class _Source:
         return _filled(_BLOCKS, target=target, empty=empty, count=f"{inner}n", item=item)
 
     def _record(self, writer: Schema, reader: Schema | None) -> str:
-        """Give the name of the function that reads such a record."""
+        """Return the name of the function that reads such a record."""
         named = (writer["name"], reader["name"] if reader else None)
         if named in self._functions:
             return self._functions[named]
@@ -309,13 +309,13 @@ def _named(schemas: Sequence[AvroType]) -> dict[str, Schema]:
 
 
 def _looked_up(schema: AvroType | None, named: Mapping[str, Schema]) -> Any:
-    """Give the definition of a named type; a primitive's name where it is written as an object."""
+    """Return the definition of a named type; a primitive's name where it is written as an object."""
     found = named.get(schema, schema) if isinstance(schema, str) else schema
     return found["type"] if isinstance(found, dict) and found["type"] in _PLAIN else found
 
 
 def _optional(schema: AvroType) -> tuple[int, AvroType]:
-    """Give the index of null in a union of it and another type, and that type."""
+    """Return the index of null in a union of it and another type, and that type."""
     match schema:
         case ["null", other] if other != "null":
             return 0, other
@@ -326,13 +326,13 @@ def _optional(schema: AvroType) -> tuple[int, AvroType]:
 
 
 def _is_alike(writer: Schema, reader: Schema) -> bool:
-    """Tell whether one is read as the other. Of named types only the last part of a name tells that."""
+    """Return whether one is read as the other. Of named types only the last part of a name tells that."""
     names = {each.get("name", "").rpartition(".")[2] for each in (writer, reader)}
     return writer["type"] == reader["type"] and len(names) == 1 and writer.get("symbols") == reader.get("symbols")
 
 
 def _default(field: Schema) -> str:
-    """Give the source of a field's default; Unusual where it is none that ours have."""
+    """Return the source of a field's default; Unusual where it is none that ours have."""
     default = field.get("default", field)
     if default is None or isinstance(default, str | bool) or default in ([], {}):
         return repr(default)

@@ -1,4 +1,4 @@
-"""From the hub's JSON, in all its observed shapes, to the message that the Avro schemas describe.
+"""Converts the hub's JSON, in all its observed forms, to the message that the Avro schemas describe.
 
 The shapes vary by the hub's age: the id is `message_id` or `request_id`; the object is in `payload` or at
 top level; parameters are a list of name and value or a map, their names with dots or with underscores;
@@ -88,7 +88,7 @@ def _inferred_type(payload: Section) -> str:
 
 
 def _kind_of_raw(original: Section) -> str | None:
-    """Tell what a shop's own object is: to Spree a cart is an order that is not completed."""
+    """Return the kind of a shop's own object. In Spree, a cart is an order that is not completed."""
     if original.value("number") is not None:
         return "order" if original.value("completed_at") is not None or sections.is_canceled(original) else "cart"
     if original.value("taxonomy_id") is not None:
@@ -121,18 +121,18 @@ def _previous_items(diff: Section) -> list[Message]:
 
 
 def _diff(diff: Section) -> dict[str, list[str | None]]:
-    """Take the changes of plain fields; the others are told elsewhere, if at all."""
+    """Read the changes of plain fields. Other fields are read elsewhere, or not at all."""
     return {name: change for name in diff if (change := diff.change(name)) is not None}
 
 
 def _parameters(raw: object) -> dict[str, str]:
-    """Take the parameters that are ours: other integrations' settings, passwords among them, stay behind."""
+    """Read our own parameters. Those of other integrations are dropped, because they may be passwords."""
     found = {}
     for name, value in _pairs(raw):
         if not isinstance(name, str) or name[:7] not in {"jirafe.", "jirafe_"} or value is None:
             continue
         dotted = f"jirafe.{name[7:]}"
-        # A wrong value is not quoted: it may be an access token.
+        # Do not quote a wrong value, because it may be an access token.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise HubError(f"parameters.{dotted}: must be text or a number")
         if (text := written(value, f"parameters.{dotted}")).strip():
@@ -141,7 +141,7 @@ def _parameters(raw: object) -> dict[str, str]:
 
 
 def _pairs(raw: object) -> Iterable[tuple[Any, Any]]:
-    """Give names and values of parameters, which are an object or a list of objects."""
+    """Return names and values of parameters, which are an object or a list of objects."""
     if raw is None:
         return ()
     if isinstance(raw, Mapping):

@@ -18,11 +18,11 @@ _HERE = Path(__file__).parent
 def own_schema(name: str) -> Schema:
     """Load one of this package's schemas (cart, order, product, taxon, result), complete in itself.
 
-    All callers share it: nobody may change it.
+    All callers share it, so it must not be changed.
     """
     return cast("Schema", load_schema(str(_HERE / f"{name}.avsc")))
 
 
 def earlier_schemas() -> list[Schema]:
-    """Load our schemas as they once were: what has been written stays readable."""
+    """Load earlier versions of our schemas, so that old records stay readable."""
     return [own_schema(path.stem) for path in sorted(_HERE.glob("*-[0-9].avsc"))]

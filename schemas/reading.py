@@ -41,7 +41,7 @@ class Section:
         return iter(self._raw)
 
     def value(self, name: str) -> Any:
-        """Give a value as it is, None if it is missing."""
+        """Return a value as it is, None if it is missing."""
         return self._raw.get(name)
 
     def text(self, *names: str) -> str | None:
@@ -86,7 +86,7 @@ class Section:
         return marked
 
     def is_false(self, name: str) -> bool:
-        """Tell whether a value is there, and is false."""
+        """Return whether a value is there, and is false."""
         return self._marked(self._raw.get(name), name) is False
 
     def section(self, name: str) -> "Section | None":
@@ -118,7 +118,7 @@ class Section:
         ]
 
     def any_of(self, name: str) -> "Iterator[str | Section]":
-        """Give a list's texts and objects; whatever is of another form is passed over, and so is another value."""
+        """Yield a list's texts and objects; whatever is of another form is passed over, and so is another value."""
         values = self._raw.get(name)
         for index, value in enumerate(values if isinstance(values, list) else ()):
             at = f"{name}.{index}"
@@ -128,7 +128,7 @@ class Section:
                 yield self._marked(value, at)
 
     def objects(self, name: str) -> "list[Section]":
-        """Give a list's objects; whatever is of another form is passed over, and so is another value."""
+        """Return a list's objects; whatever is of another form is passed over, and so is another value."""
         return [value for value in self.any_of(name) if isinstance(value, Section)]
 
     def change(self, name: str) -> list[str | None] | None:

@@ -79,7 +79,7 @@ class SchemaRegistry:
         self._timeout = timeout
 
     def schema(self, schema_id: SchemaId) -> list[AvroType] | None:
-        """Give the schema with this id, last, after those that it refers to, each before its users.
+        """Return the schema with this id, last, after those that it refers to, each before its users.
 
         None for one of JSON Schema. Raises UnknownSchema, RegistryUnavailable.
         """
@@ -99,7 +99,7 @@ class SchemaRegistry:
         return Registered(answer.whole_number("id"), answer.whole_number("version"))
 
     def incompatibility(self, name: str, schema: Schema) -> str | None:
-        """Tell why our schema `name` may not follow the latest of its subject, None if it may.
+        """Return why our schema `name` is incompatible with the latest of its subject, None if it is compatible.
 
         Raises RegistryUnavailable.
         """
@@ -114,7 +114,7 @@ class SchemaRegistry:
         return _quoted("; ".join(map(str, said)) if isinstance(said, list) else str(said))
 
     def register(self, name: str, schema: Schema) -> int:
-        """Give the id of our schema `name`, registering it where it is new.
+        """Return the id of our schema `name`, registering it where it is new.
 
         Raises SchemaRefused, RegistryUnavailable.
         """
@@ -190,9 +190,9 @@ class _RegistryAnswer:
         self.body: dict[str, Any] = body if isinstance(body, dict) else {}
 
     def says(self, *codes: int) -> bool:
-        """Tell whether it is a 404 with one of these error codes.
+        """Return whether it is a 404 with one of these error codes.
 
-        Any other 404 might be a proxy's, or come of a wrong address: only the registry's own word counts.
+        Any other 404 may come from a proxy or a wrong address. Only the registry's own error codes count.
         """
         return self.status == HTTPStatus.NOT_FOUND and self.body.get("error_code") in codes
 
@@ -219,7 +219,7 @@ class _RegistryAnswer:
         return f", and redirects to {host if is_plain else 'an address that is none'}"
 
     def expected(self, name: str, kind: type) -> Any:
-        """Give a field of a good answer; raises RegistryUnavailable where it is another answer."""
+        """Return a field of a good answer; raises RegistryUnavailable where it is another answer."""
         if self.status != HTTPStatus.OK:
             said = f": {self.message}" if self.message else self._redirects
             raise RegistryUnavailable(f"the schema registry answered {self.status}{said}")
@@ -229,14 +229,14 @@ class _RegistryAnswer:
         return value
 
     def whole_number(self, name: str) -> int:
-        """Give a whole number of a good answer, as a record can carry it; raises RegistryUnavailable."""
+        """Return a whole number of a good answer, as a record can carry it; raises RegistryUnavailable."""
         number = int(self.expected(name, int))
         if not 0 <= number <= _LARGEST_NUMBER:
             raise RegistryUnavailable(f"the schema registry's answer has the {name} {number}, which none can be")
         return number
 
     def references(self) -> list[tuple[str, int]]:
-        """Give subject and version of each schema that a schema refers to; raises RegistryUnavailable."""
+        """Return subject and version of each schema that a schema refers to; raises RegistryUnavailable."""
         found = self.body.get("references") or []
         try:
             return [(str(reference["subject"]), int(reference["version"])) for reference in found]
@@ -245,8 +245,8 @@ class _RegistryAnswer:
 
 
 def _request(schema: Schema) -> bytes:
-    # fastavro leaves marks of its own in what it parsed, and orders names anew in each process: to a registry that
-    # goes by the text, every start would bring another schema.
+    # fastavro adds its own marks to parsed schemas, and the order of names differs between processes. A registry
+    # that compares texts would see a new schema at every start.
     plain = {key: value for key, value in schema.items() if not key.startswith("__")}
     return orjson.dumps({"schema": orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()})
 

@@ -1,8 +1,8 @@
-"""What the hub's JSON has of carts, orders, taxons and products, as the Avro schemas have it.
+"""Converts carts, orders, taxons and products from the hub's JSON to the form of the Avro schemas.
 
-The hub normalised orders (`totals`, `adjustments` with name and value, flat addresses); shops of Spree and Solidus
-have forms of their own (`item_total`, label and amount, nested countries), which changed with their versions. Each
-field is read by all names that it was seen under. What the schemas do not name is dropped.
+The hub normalised orders (`totals`, `adjustments` with name and value, flat addresses). Spree and Solidus shops
+have their own forms (`item_total`, label and amount, nested countries), which changed between versions. Each field
+is read under every name that was observed. Fields that the schemas do not have are dropped.
 """
 
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ def order(raw: Section) -> Converted:
 
 
 def is_canceled(raw: Section) -> bool:
-    """Tell whether a cart or an order says that it is canceled, in either spelling."""
+    """Return whether a cart or an order says that it is canceled, in either spelling."""
     return any(_says_canceled(raw.value(name)) for name in _STATUS)
 
 
@@ -67,7 +67,7 @@ def line_item(raw: Section) -> Converted:
         "quantity": raw.whole_number("quantity"),
         "price": raw.number("price"),
         **_texts(raw, "created_at", "updated_at"),
-        # Late hubs have no variants, but may have what else tells of the product.
+        # Late hubs have no variants, but may have other data about the product.
         "variant": made if own or made["images"] or made["taxons"] else None,
         "adjustments": [_adjustment(adjustment) for adjustment in raw.objects("adjustments")],
     }
@@ -94,7 +94,7 @@ def product(raw: Section, original: Section) -> Converted:
 
 
 def _sku(raw: Section) -> str | None:
-    """Give a product's sku. A later hub has it as a textual id too; the shop's own id is a row number."""
+    """Return a product's sku. A later hub has it as a textual id too; the shop's own id is a row number."""
     identifier = raw.text("id") if isinstance(raw.value("id"), str) else None
     return raw.text("sku") or raw.part("master").text("sku") or identifier
 
@@ -123,7 +123,7 @@ def _variant(item: Section, raw: Section) -> Converted:
 
 
 def _images(*owners: Section) -> list[str]:
-    """Give the addresses of the images of the first that has any."""
+    """Return the addresses of the images of the first that has any."""
     for owner in owners:
         urls = [image if isinstance(image, str) else image.text(*_IMAGE_URLS) for image in owner.any_of("images")]
         if found := [url for url in urls if url]:
@@ -132,7 +132,7 @@ def _images(*owners: Section) -> list[str]:
 
 
 def _taxons(owners: Iterable[Section], described: Iterable[Section]) -> list[Converted]:
-    """Give a product's taxons: those of its owners, else those that late hubs have in `meta_data`."""
+    """Return a product's taxons: those of its owners, else those that late hubs have in `meta_data`."""
     found = [taxon for owner in owners for taxon in owner.objects("taxons")]
     for section in described:
         found = found or section.part("meta_data", "jirafe").objects("taxons")

@@ -1,10 +1,10 @@
 """Writers' schemas: reduces them to what reading needs, and bounds the cost of reading with them.
 
-A registry takes almost any schema, and a record is what its writer made of it. The decoder, in C, follows both. A
-type that contains itself makes it call itself as deep as the record says. Values that take no bytes are read as
-often as the record says, and so are some that it skips without a look whether the bytes have ended. So only what
-reading needs is left of a writer's schema. Where a schema alone does not bound the work by the record's bytes, each
-record is looked through before the decoder gets it.
+A registry accepts almost any schema, a writer can put any bytes into a record, and the decoder, in C, follows both.
+A recursive type makes it recurse as deep as the record says. Values that take no bytes are read as often as the
+record says, and so are some that it skips without checking whether the bytes have ended. So a writer's schema is
+reduced to what reading needs. If the schema alone does not bound the work by the record's bytes, each record is
+checked before it is decoded.
 """
 
 import math
@@ -22,10 +22,10 @@ LONGEST_NAME = 1000
 """Characters of a name or a namespace: each type's full name has them all."""
 
 DEEPEST_SCHEMA = 100
-"""How many types deep a schema may be written."""
+"""The deepest nesting of types that a schema may have."""
 
 DEEPEST_RECORD = 200
-"""How many values deep a record may be, where its schema sets no bound."""
+"""The deepest nesting of values that a record may have, if its schema sets no bound."""
 
 _PLAINLY_DEEP = 32
 _PLAINLY_WIDE = 2000
@@ -37,7 +37,7 @@ _BYTES_OF = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 
 
 def for_reading(schema: object) -> AvroType:
-    """Give what reading needs of a writer's schema: its types and names.
+    """Return what reading needs of a writer's schema: its types and names.
 
     Defaults, aliases, logical types and docs are left out. A writer's defaults and aliases are never used to read,
     so it does not matter whether they fit. Its logical types would turn texts and numbers into what our schemas do
@@ -101,7 +101,7 @@ class _Stripper:
 
 
 class Unbounded(ValueError):
-    """A record would cost more to read than its bytes allow; the sentence says how."""
+    """Reading the record would cost far more than its size allows. The sentence says why."""
 
 
 class Lookthrough:
@@ -116,7 +116,7 @@ class Lookthrough:
 
     @classmethod
     def needed(cls, schemas: Sequence[Schema]) -> "Lookthrough | None":
-        """Give what looks through records of the last of parsed schemas, of which the later refer to the earlier.
+        """Return what looks through records of the last of parsed schemas, of which the later refer to the earlier.
 
         None where the schema itself bounds the work, as ordinary ones do.
         """
@@ -190,7 +190,7 @@ class _Shapes:
 
 
 def _around(inner: Sequence[_Shape]) -> _Shape:
-    """Give the shape of an array, a map or a union: it begins with a number."""
+    """Return the shape of an array, a map or a union: it begins with a number."""
     return _Shape(1 + max((each.depth for each in inner), default=0), 1, sees_end=True)
 
 
@@ -248,9 +248,9 @@ class _Pass:
                 self._skip(_BYTES_OF[kind])
 
     def _items(self) -> Iterator[None]:
-        """Go through the items of an array or a map, block by block; a block of none is the last."""
+        """Iterate over the items of an array or a map, block by block. An empty block is the last."""
         while count := self._number():
-            # The decoder skips a block by its size, where it has one: both must tell the same.
+            # The decoder skips a block by its size, if it has one, so the size must match the items.
             size = self._number() if count < 0 else None
             begun = self._at
             for _ in range(abs(count)):

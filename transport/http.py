@@ -166,7 +166,7 @@ def _has_proxy(url: str) -> bool:
 
 
 def _bottom(error: BaseException, surrounding: BaseException | None) -> BaseException:
-    """Give the error that began it: a socket's own lies below those of the libraries.
+    """Return the error that began it: a socket's own lies below those of the libraries.
 
     Below that may lie one that the caller was handling at the time, `surrounding`: it has nothing to do with this.
     All let go of their frames, which hold sockets and bodies, and would keep each other until they are collected.
@@ -311,7 +311,7 @@ class _Watched:
 
 
 def _looked_up(host: str, port: int, watch: _Watch) -> list[tuple[Any, ...]]:
-    """Give a host's addresses as getaddrinfo does; raises what it raises, TimeoutError once the time is over."""
+    """Return a host's addresses as getaddrinfo does; raises what it raises, TimeoutError once the time is over."""
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 
     def look_up() -> None:

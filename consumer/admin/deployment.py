@@ -37,7 +37,7 @@ class Deployment:
         return list(dict.fromkeys((*self.topics, *matching)))
 
     def consumes(self, topic: str) -> bool:
-        """Tell whether a topic is one of those that are consumed."""
+        """Return whether a topic is one of those that are consumed."""
         return topic in self.topics or self._matches(topic)
 
     def unmatched(self, topics: Collection[str]) -> list[str]:

@@ -211,7 +211,7 @@ def _quoted(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Give a value without its marks."""
+    """Return a value without its marks."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -118,7 +118,7 @@ class Topics:
                 }
 
     def partitions(self, topic: str) -> list[int]:
-        """Give the numbers of a topic's partitions."""
+        """Return the numbers of a topic's partitions."""
         return sorted(find_topic(self._cluster, topic).partitions)
 
     def chosen(self, topic: str, partitions: Collection[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """A local stand-in of the Jirafe Events API v2.
 
-It validates as the real one did, shows what it received, and can be told to fail. For demos, tests and
-benches; it keeps everything in memory and is no production service.
+It validates events like the real API, shows what it received, and can be told to fail. Use it for demos, tests and
+benchmarks. It keeps everything in memory, and is not meant for production.
 """
 
 from jirafe.sandbox.server import SandboxServer, serve

@@ -1,8 +1,8 @@
 """A quick check that a document is valid, compiled from its JSON schema.
 
-Python's jsonschema is the judge, but a slow one. A check compiled here says True only of documents that
-jsonschema accepts too; of the rest jsonschema is asked. So the quick check decides how long a verdict takes,
-never what it is.
+The jsonschema library decides, but it is slow. A check compiled here returns True only for documents that
+jsonschema accepts too. All other documents are validated by jsonschema. So the quick check changes only how long a
+verdict takes, never the verdict.
 """
 
 import math
@@ -33,7 +33,7 @@ _KEYWORDS = frozenset(
 def compile_checks(schemas: Mapping[str, Schema]) -> dict[str, Check]:
     """Compile every schema of `schemas`, which are draft 4 and refer to each other by name.
 
-    Raises ValueError for a keyword that is not known here: it would go unchecked.
+    Raises ValueError for an unknown keyword, because it would not be checked.
     """
     checks: dict[str, Check] = {}
 
@@ -108,7 +108,7 @@ def _is_array(is_item: Check, *, unique: bool) -> Check:
     def check(value: object) -> bool:
         if type(value) is not list or not all(map(is_item, value)):
             return False
-        # Python calls more things equal than JSON Schema does (1 and true): such a list goes to jsonschema.
+        # Python treats more values as equal than JSON Schema does (1 and true). Such a list goes to jsonschema.
         return not unique or all(one != other for one, other in combinations(value, 2))
 
     return check

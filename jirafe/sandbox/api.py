@@ -35,7 +35,7 @@ class ReceivedEvent:
 
     @property
     def id(self) -> str | None:
-        """What the event is known by, if that is a string."""
+        """The event's id, or the number of an order, if it is a string."""
         return self._string("order_number" if self.kind == "order" else "id")
 
     @property
@@ -65,7 +65,7 @@ class Single:
         return (self.event,)
 
     def answer(self, results: Sequence[Mapping[str, object]]) -> Answer:
-        """Make the answer of the result of the event."""
+        """Make the answer from the result of the event."""
         (result,) = results
         if result.get("success"):
             return Answer(200, result)
@@ -84,7 +84,7 @@ class Batch:
         return tuple(event for array in self.arrays.values() for event in array)
 
     def answer(self, results: Sequence[Mapping[str, object]]) -> Answer:
-        """Make the answer of the results of all events, in the same order."""
+        """Make the answer from the results of all events, in the same order."""
         rest = iter(results)
         return Answer(200, {kind: list(islice(rest, len(array))) for kind, array in self.arrays.items()})
 
@@ -143,5 +143,5 @@ def judge(validator: Validator, event: ReceivedEvent) -> Mapping[str, object]:
 
 
 def transient_error() -> Mapping[str, object]:
-    """Return the result of an event that may do better another time."""
+    """Return the result of an event that failed, but may succeed later."""
     return {"error_type": "unknown", "message": "An unexpected error occurred.", "success": False}

@@ -97,7 +97,7 @@ def _render(body: object) -> bytes:
 
 
 class _EventsApi:
-    """The Events API, and what it is told to do wrong."""
+    """The Events API, with the faults that are injected into it."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -149,7 +149,7 @@ def _traits(site: str, call: Call | Answer) -> Traits:
 def _whole_response(
     injection: Injection, call: Call | Answer, process: Callable[[Collection[int]], Answer]
 ) -> web.Response:
-    """Return what a request is answered that keeps its connection; `process` is told which events fail."""
+    """Return the answer to a request that keeps its connection. `process` gets the events that fail."""
     match injection.action:
         case AnswerStatus() as action:
             return _canned(action)
@@ -175,7 +175,7 @@ def _canned(action: AnswerStatus) -> web.Response:
 
 def _reset(request: web.Request) -> web.Response:
     if request.transport is not None:
-        # To linger for no time makes the kernel send RST instead of FIN.
+        # A linger time of zero makes the kernel send RST instead of FIN.
         connection = request.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
@@ -225,7 +225,7 @@ class _Desk:
         arrivals = self._sandbox.events(
             site=query.get("site"), kind=query.get("kind"), event_id=query.get("id"), after=after, limit=limit
         )
-        # One event a line, because the printing that the API has would take seconds for a long list.
+        # One event per line: indented JSON as in the API would take seconds for a long list.
         lines = ",\n".join(json.dumps(_shown(arrival), sort_keys=True) for arrival in arrivals)
         return web.Response(body=f"[\n{lines}\n]".encode(), content_type="application/json")
 

@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 
 
 class FaultError(ValueError):
-    """A fault's description is no good; the message is one sentence that says why."""
+    """A fault's description is invalid. The message is one sentence that says why."""
 
 
 @dataclass(frozen=True)
 class CannedBody:
-    """A text that is answered as it stands."""
+    """A body that is sent unchanged."""
 
     text: str
     content_type: str
@@ -97,7 +97,7 @@ class InjectedFault:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a fault may ask of a request. A refused request has no events."""
+    """The properties of a request that a fault can select by. A refused request has no events."""
 
     site: str
     ids: frozenset[str]
@@ -107,7 +107,7 @@ class Traits:
 
 @dataclass(frozen=True)
 class Injection:
-    """What to do to a request: wait so many seconds, then act, or serve it as usual if there is no action."""
+    """What to do with a request: wait for `delay` seconds, then act, or serve it as usual without an action."""
 
     delay: float
     action: Action | None = None
@@ -250,7 +250,7 @@ class InjectedFaults:
         ]
 
     def choose(self, request: Traits) -> Injection:
-        """Count and return the first fault that is for this request, and the delays on the way to it."""
+        """Return the first fault for this request, with the delays before it. Counts each as applied."""
         delay = 0.0
         for entry in self._entries:
             if entry.remaining == 0 or not self._is_for(entry.fault, request):

@@ -1,4 +1,4 @@
-"""What the sandbox knows: whom it serves, what it received, and how it shall fail."""
+"""The state of the sandbox: its credentials, the events that it received, and the injected faults."""
 
 import random
 import threading
@@ -16,8 +16,8 @@ from jirafe.sandbox.validation import Validator
 class Sandbox:
     """The stand-in without its HTTP server. All methods may be called from any thread; none blocks for long.
 
-    Without credentials any token and any site will do. The log keeps the last `keep_events` events, and the
-    bodies of the last `keep_bodies`. `seed` makes the chance of faults with a probability repeatable.
+    Without credentials, it accepts any token and site. The log keeps the last `keep_events` events, and the bodies
+    of the last `keep_bodies`. `seed` makes faults with a probability repeatable.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Sandbox:
         self.set_credentials(credentials)
 
     def set_credentials(self, credentials: Mapping[str, Collection[str]] | None) -> None:
-        """Serve from now on these tokens, each for its sites; None: any token and site."""
+        """Accept only these tokens from now on, each for its sites. None: any token and site."""
         self._credentials = (
             None
             if credentials is None
@@ -142,11 +142,11 @@ class Sandbox:
             return self._faults.listing()
 
     def clear_faults(self) -> None:
-        """Fail no more."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 
     def choose_fault(self, request: Traits) -> Injection:
-        """Return what shall be done to this request, and count it."""
+        """Return what to do with this request, and count it."""
         with self._lock:
             return self._faults.choose(request)
