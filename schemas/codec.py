@@ -44,7 +44,7 @@ from schemas.writers import AvroType, Lookthrough, Schema, for_reading
 Answer = TypeVar("Answer")
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""A record's headers: names, which may come twice, and values."""
+"""A record's headers: pairs of a name and a value. A name may occur more than once."""
 
 _SCHEMA_HEADER = "__value_schema_id"
 _SINGLE_OBJECT = b"\xc3\x01"
@@ -63,7 +63,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 SchemaId = int | str
-"""What names a schema in a registry: its id, or its GUID."""
+"""The identifier of a schema in a registry: its id, or its GUID."""
 
 
 class Undecodable(ValueError):
@@ -105,10 +105,10 @@ class Registry(Protocol):
 
 
 class _Writer(NamedTuple):
-    """A writer's schema, ready to read by: `reader` is ours that it resolves to, None where it is ours itself.
+    """A writer's schema, prepared for reading. `reader` is our schema that it resolves to, None if it is ours.
 
-    `kind` is the name of our schema, None where the records are none of ours. `lookthrough` is what a record must
-    pass before it is read, None if nothing must be checked. `decoder` reads ordinary records, if there is one.
+    `kind` is the name of our schema, None if its records are not ours. `lookthrough` checks a record before it is
+    read, None if no check is needed. `decoder` reads ordinary records, if there is one.
     """
 
     name: str
@@ -144,8 +144,8 @@ _JSON = _Json()
 class Codec:
     """Encodes and decodes records; safe to share between threads.
 
-    `more` is a folder of further writers' schemas (*.avsc) for single-object records. With a registry,
-    what is encoded has the Confluent framing, else the single-object one. `clock` gives seconds.
+    `more` is a folder of further writers' schemas (*.avsc) for single-object records. With a registry, records are
+    encoded with the Confluent framing, else with the single-object one. `clock` returns seconds.
     """
 
     def __init__(
@@ -179,10 +179,10 @@ class Codec:
             self._by_fingerprint.setdefault(_fingerprint(parsed), writer)
 
     def _writer(self, schemas: Sequence[Schema], *, is_own: bool = False) -> _Writer:
-        """Make ready the last of parsed schemas, of which the later refer to the earlier."""
+        """Prepare the last of some parsed schemas. Each may refer to those before it."""
         schema = schemas[-1]
         kind = self._kinds.get(_unqualified(schema))
-        # Resolution costs: it is left out where the writer's schema is ours.
+        # Resolution is slow, so it is left out if the writer's schema is ours.
         reader = None if is_own or kind is None else self._own[kind]
         lookthrough = Lookthrough.needed(schemas)
         decoder = None if lookthrough or kind is None else Decoder(schemas, reader, self._kept)
@@ -232,7 +232,7 @@ class Codec:
     def decode_result(self, data: bytes) -> dict[str, Any]:
         """Decode a record that must be a result, not a message of the hub; raises as `decode` does.
 
-        Its timestamp is a datetime, or the milliseconds as they are where they are beyond what that can say.
+        Its timestamp is a datetime, or the milliseconds as an int if a datetime can't represent them.
         """
         result = self.decode(data)
         if "payload" in result:
@@ -261,7 +261,7 @@ class Codec:
 
     def _unframed(self, data: bytes, headers: Headers) -> tuple[_Form, bytes]:
         named = _schema_in(headers) if headers else None
-        # Without a registry the bytes must do: JSON says all by itself.
+        # Without a registry, JSON can still be read, because it needs no schema.
         if named is not None and not (self._registry is None and _looks_like_json(data)):
             return self._by_id.get(named) or self._looked_up(named), data
         if data[:2] == _SINGLE_OBJECT and len(data) >= _HEADER_SINGLE_OBJECT:
@@ -390,7 +390,7 @@ class _RefusedIds:
 
 
 class _Folder(FlatDictRepository):
-    """A folder of writers' schemas, of which nothing but what reading needs is taken."""
+    """A folder of writers' schemas, which are reduced to what reading needs."""
 
     def load(self, name: str) -> AvroType:
         return for_reading(super().load(name))  # type: ignore[no-untyped-call]
@@ -448,7 +448,7 @@ def _schema_in(headers: Headers) -> SchemaId | None:
 def _record(branch: AvroType, named: Mapping[str, Any]) -> Schema:
     """Return the record that a parsed type is, complete in itself; raises ValueError for any other type."""
     if isinstance(branch, str) and branch in named:
-        # The marks tell fastavro that it is parsed, and what it refers to.
+        # These keys tell fastavro that the schema is parsed, and which types it refers to.
         branch = {**named[branch], "__fastavro_parsed": True, "__named_schemas": named}
     if not isinstance(branch, dict) or branch.get("type") != "record":
         raise ValueError("it is not a record's schema")

@@ -103,7 +103,7 @@ def {name}(d, s, p):
 
 
 class Unusual(Exception):
-    """A schema or bytes that no decoder is made for."""
+    """The schema or the bytes are not of the kinds that decoders handle."""
 
 
 class Kept(dict[str, Any]):
@@ -120,9 +120,9 @@ class Kept(dict[str, Any]):
 
 
 class KeptVariants:
-    """Variants by their bytes, for several decoders; safe to share between threads.
+    """A cache of variants by their bytes, for several decoders. Safe to share between threads.
 
-    Bounded: a large one is not kept, and once they are too many, all are let go.
+    It is bounded: a large variant is not kept, and when there are too many, all are dropped.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class KeptVariants:
         if known and d.startswith(known[0], p):
             return known[1], p + len(known[0])
         record, end = read(d, s, p)
-        # A shorter one is known by what follows it too. One that ends beyond the bytes has not been read whole.
+        # The key of a shorter one would include what follows it. One that ends beyond the bytes is incomplete.
         if not _KNOWN_BY <= end - p <= _LARGEST_KEPT or end > len(d):
             return record, end
         kept = Kept(record)
@@ -150,11 +150,11 @@ class KeptVariants:
 
 
 class Decoder:
-    """Decodes the records of the last of parsed schemas, of which the later refer to the earlier.
+    """Decodes the records of the last of some parsed schemas. Each may refer to those before it.
 
-    They become what `reader` says, what they are themselves without one. The schema must bound the depth of its
-    records (`Lookthrough.needed` gives None). Safe to share between threads. Variants are shared between records by
-    `kept`: whoever gets a record must not change them.
+    Records get the form of `reader`, or without one that of their own schema. The schema must bound the depth of
+    its records (`Lookthrough.needed` returns None). Safe to share between threads. Records share variants through
+    `kept`, so variants must not be changed.
     """
 
     def __init__(self, schemas: Sequence[Schema], reader: Schema | None, kept: KeptVariants | None = None) -> None:
@@ -166,7 +166,7 @@ class Decoder:
     def decode(self, body: bytes) -> dict[str, Any] | None:
         """Decode a record without its framing; None where the schemas or the bytes are not ordinary."""
         try:
-            # Made for the first record: most of the schemas that are known have none to be read.
+            # Made for the first record, because most known schemas have no record to read.
             read = self._read or self._made()
             record, end = read(body, body.decode("latin-1"), 0)
         except Exception:  # noqa: BLE001 - bytes that are unusual show in many ways
@@ -189,10 +189,10 @@ def _decline(_d: bytes, _s: str, _p: int) -> NoReturn:
 
 
 class _Source:
-    """The source of one decoder in the making; `writers` and `readers` have the named types.
+    """Generates the source of one decoder. `writers` and `readers` have the named types.
 
-    In it `d` is the bytes, `s` the same as a text of Latin-1, and `p` how many of them are read. A reader's type is
-    None where there is none: what is written is read as it is.
+    In the source, `d` is the bytes, `s` the same bytes as Latin-1 text, and `p` the number of bytes read. A
+    reader's type is None if there is no reader: values are then read as they were written.
     """
 
     def __init__(self, writers: Mapping[str, Schema], readers: Mapping[str, Schema]) -> None:
@@ -213,13 +213,13 @@ class _Source:
             "double_at": struct.Struct("<d").unpack_from,
             "Unusual": Unusual,
         }
-        # Of a schema it has nothing but names and symbols, and `repr` has made literals of them.
+        # The source contains only names and symbols of the schema, as literals made by `repr`.
         exec(compile("".join(self._source), "<schema>", "exec"), namespace)  # noqa: S102
         made: _Read = namespace[name]
         return made
 
     def _value(self, writer: AvroType, reader: AvroType | None, target: str, loops: int) -> str:
-        """Return the source that reads a value into the variable `target`, within so many loops."""
+        """Return the source that reads a value into the variable `target`, inside this many loops."""
         self._values += 1
         if self._values > _MOST_VALUES:
             raise Unusual
@@ -326,7 +326,7 @@ def _optional(schema: AvroType) -> tuple[int, AvroType]:
 
 
 def _is_alike(writer: Schema, reader: Schema) -> bool:
-    """Return whether one is read as the other. Of named types only the last part of a name tells that."""
+    """Return whether one type can be read as the other. Of names, only the last part is compared."""
     names = {each.get("name", "").rpartition(".")[2] for each in (writer, reader)}
     return writer["type"] == reader["type"] and len(names) == 1 and writer.get("symbols") == reader.get("symbols")
 

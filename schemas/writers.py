@@ -116,23 +116,23 @@ class Lookthrough:
 
     @classmethod
     def needed(cls, schemas: Sequence[Schema]) -> "Lookthrough | None":
-        """Return what looks through records of the last of parsed schemas, of which the later refer to the earlier.
+        """Return the check for records of the last of some parsed schemas. Each may refer to those before it.
 
-        None where the schema itself bounds the work, as ordinary ones do.
+        Returns None if the schema itself bounds the work, as ordinary ones do.
         """
         shapes = _Shapes()
         depth = [shapes.of(schema) for schema in schemas][-1].depth
         return None if depth <= _PLAINLY_DEEP else cls(schemas[-1], shapes.types)
 
     def check(self, body: bytes) -> None:
-        """Raise Unbounded, or another ValueError if the bytes are no record of the schema; uses each byte once."""
+        """Raise Unbounded, or another ValueError if the bytes are no record of the schema. Reads each byte once."""
         _Pass(self._types, body).value(self._schema, 0)
 
 
 class _Shape(NamedTuple):
-    """What a type says of its values: how deep they are, and how many there are beside arrays, maps and unions.
+    """The bounds of a type's values: their depth, and their number outside arrays, maps and unions.
 
-    `sees_end` tells that the decoder can't skip one without seeing whether the bytes have ended.
+    `sees_end`: the decoder can't skip a value without noticing that the bytes have ended.
     """
 
     depth: float
@@ -147,9 +147,9 @@ _PRIMITIVES = {"null": _UNBOUNDED, "boolean": _UNSEEN, "float": _UNSEEN, "double
 
 
 class _Shapes:
-    """The shapes of types; one has no bound if a type contains itself, or if a part of it takes no bytes.
+    """The shapes of types. A type is unbounded if it contains itself, or if a part of it takes no bytes.
 
-    A null in a union is no such part: the union's index is a byte.
+    A null in a union does not count as such a part, because the union's index takes a byte.
     """
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ def _around(inner: Sequence[_Shape]) -> _Shape:
 
 
 class _Pass:
-    """One pass over one record's bytes, which skips value after value."""
+    """One pass over a record's bytes. It skips one value after the other."""
 
     def __init__(self, types: Mapping[str, Schema], body: bytes) -> None:
         self._types = types

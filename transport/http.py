@@ -34,7 +34,7 @@ _PROXY = "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"
 
 
 class Unanswered(Exception):
-    """There is no whole answer; `message` says why, without the address, which may hold a secret.
+    """There is no complete answer. `message` says why, without the address, which may hold a secret.
 
     `cause` is a short name to count by: `timeout`, `connection` or `unreadable`.
     """
@@ -54,11 +54,11 @@ class Reply(NamedTuple):
 
 
 class Transport:
-    """Makes requests; may be shared between threads, each has its own connections.
+    """Makes requests. Thread-safe; each thread has its own connections.
 
-    Redirects are not followed, no cookies kept, and no credentials added. The environment sets proxies. It sets the
-    certificates that servers are checked by too, unless `ca` has them. `certificate` is ours, with `key` or with
-    its key in the same file.
+    Redirects are not followed, cookies are not kept, and no credentials are added. Proxies come from the
+    environment. So do the CA certificates, unless `ca` has them. `certificate` is the client's, with its key in
+    `key` or in the same file.
     """
 
     def __init__(self, *, ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> None:
@@ -70,11 +70,11 @@ class Transport:
     def request(  # noqa: PLR0913 - what a request is made of
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, longest: int, timeout: float
     ) -> Reply:
-        """Make one request and read its whole answer; blocks up to the timeout, raises Unanswered alone.
+        """Make one request and read its whole answer. Blocks up to the timeout. Raises only Unanswered.
 
-        The timeout, in seconds, is for all: from the look-up of the host's name to the answer's last byte. The
-        answer's body may have `longest` bytes, decompressed too. The connection is kept for this thread's next
-        request, unless the headers say `Connection: close`.
+        The timeout, in seconds, covers everything from the lookup of the host's name to the last byte of the
+        answer. The answer's body may have at most `longest` bytes, also after decompression. The connection is kept
+        for this thread's next request, unless the headers say `Connection: close`.
         """
         surrounding = sys.exception()
         session = self._session()
@@ -85,7 +85,7 @@ class Transport:
                 failure = error
             except Exception as error:  # noqa: BLE001 - what a server, a proxy or a setting may cause has no end
                 failure = self._unanswered(error, surrounding, url, timeout)
-            if watch.is_over:  # a body without a length seems whole where it was cut off
+            if watch.is_over:  # a body without a length looks complete even if it was cut off
                 failure = _late(timeout)
         if failure or headers.get("Connection") == "close":
             session.close()  # part of an answer may still be unread on the connection
@@ -166,10 +166,10 @@ def _has_proxy(url: str) -> bool:
 
 
 def _bottom(error: BaseException, surrounding: BaseException | None) -> BaseException:
-    """Return the error that began it: a socket's own lies below those of the libraries.
+    """Return the error at the bottom of the chain: the socket's own, below those of the libraries.
 
-    Below that may lie one that the caller was handling at the time, `surrounding`: it has nothing to do with this.
-    All let go of their frames, which hold sockets and bodies, and would keep each other until they are collected.
+    `surrounding` is an error that the caller was handling already. It is unrelated, so the search stops above it.
+    Tracebacks are dropped, because their frames hold sockets and bodies, and would form reference cycles.
     """
     error.__traceback__ = None
     while (deeper := error.__cause__ or error.__context__) and deeper is not surrounding:
@@ -207,12 +207,12 @@ class _Watch:
                 self._shut()
 
     def expire(self) -> None:
-        """Shut down what is held, since the time is over."""
+        """Shut the held connection down, because the time is over."""
         with self._lock:
             self._shut()
 
     def release(self) -> None:
-        """Let go of what is held, as it is."""
+        """Release the held connection without shutting it down."""
         with self._lock:
             self._drop()
 
@@ -243,7 +243,7 @@ class _Watcher:
 
     @contextlib.contextmanager
     def watch(self, timeout: float) -> Iterator[_Watch]:
-        """Watch the request that is made meanwhile, on this thread; raises Unanswered where nobody can."""
+        """Watch the request that this thread makes inside the context. Raises Unanswered if that is impossible."""
         watch = _Watch(time.monotonic() + timeout)
         with self._lock:
             if self._wakes is None:
@@ -279,7 +279,7 @@ class _Watcher:
 
 
 class _Watched:
-    """What our connections have in common: they tell the watch of their request which socket they use."""
+    """A mixin for our connections: tells the request's watch which socket is used."""
 
     def _new_conn(self: Any) -> socket.socket:
         watch = _WATCH.get()
