@@ -160,9 +160,14 @@ class Lane(Generic[W]):
     @property
     def oldest(self) -> int | None:
         """The offset of the oldest record held, None if none is."""
-        firsts = [min(record.offset for record in strand) for strand in self.strands if len(strand)]
-        firsts += [self._finished[0].record.offset] if self._finished else []
-        return min(firsts, default=None)
+        firsts = [self._undecided, self._finished[0].record.offset if self._finished else None]
+        return min((each for each in firsts if each is not None), default=None)
+
+    @property
+    def _undecided(self) -> int | None:
+        """The offset of the oldest undecided record, None if all are decided."""
+        firsts = [strand.oldest for strand in self.strands]
+        return min((each for each in firsts if each is not None), default=None)
 
     @property
     def newest(self) -> int | None:
@@ -172,8 +177,8 @@ class Lane(Generic[W]):
     @property
     def holder(self) -> Strand[W]:
         """The strand of the oldest undecided record; the main one if there is none."""
-        firsts = {min(record.offset for record in strand): strand for strand in self.strands if len(strand)}
-        return firsts[min(firsts)] if firsts else self.main
+        undecided = self._undecided
+        return next(strand for strand in self.strands if strand.oldest == undecided)
 
     # chunks out and back
 
@@ -300,10 +305,10 @@ class Lane(Generic[W]):
         """Count the leading outputs: those with no undecided record before them."""
         if not (self._finished and (self._apart or self.main.has_old)):
             return len(self._finished)  # new records come after all that is decided
-        first = min((record.offset for strand in self.strands for record in strand), default=None)
-        if first is None:
+        undecided = self._undecided
+        if undecided is None:
             return len(self._finished)
-        return bisect_left(self._finished, first, key=lambda each: each.record.offset)
+        return bisect_left(self._finished, undecided, key=lambda each: each.record.offset)
 
     @staticmethod
     def _fits(commit: _Next) -> bool:

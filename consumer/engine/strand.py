@@ -73,16 +73,12 @@ class Strand(Generic[W]):
         return len(self._chunk.records) if self._chunk and self.in_flight else 0
 
     @property
-    def first(self) -> Record | None:
-        """The first record, None if there is none. In the main strand it is the oldest."""
-        return next(iter(self), None)
-
-    @property
-    def last(self) -> Record | None:
-        """The last record, None if there is none. In the main strand it is the newest."""
-        if self._waiting:
-            return self._waiting[-1]
-        return self._chunk.records[-1] if self._chunk else None
+    def oldest(self) -> int | None:
+        """The offset of its oldest record, None if it has none."""
+        if self._names:
+            return min(record.offset for record in self)
+        first = next(iter(self), None)  # new records are in order
+        return first.offset if first else None
 
     @property
     def has_old(self) -> bool:
