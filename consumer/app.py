@@ -58,7 +58,7 @@ def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
         settings.kafka,
         instance=settings.instance,
         host=settings.host,
-        commit_timeout=settings.commit_timeout,
+        transaction_timeout=settings.transaction_timeout,
         log=LibraryLog(log),
     )
 

@@ -305,9 +305,14 @@ class Settings:
         self.instance = self.kafka.get("group.instance.id") or f"{self.host}-{uuid.uuid4().hex[:8]}"
 
     @property
+    def transaction_timeout(self) -> float:
+        """How long a transaction may stay open before the broker aborts it, in seconds."""
+        return int(self.kafka.get("transaction.timeout.ms", _TRANSACTION_MS)) / 1000
+
+    @property
     def commit_timeout(self) -> float:
-        """How long a commit may take, in seconds. It is a little shorter than the broker's transaction timeout."""
-        return _commit_timeout(self.kafka)
+        """How long a commit may take, in seconds. It is a little shorter than the transaction timeout."""
+        return _COMMIT_SHARE * self.transaction_timeout
 
     @property
     def _topics_by_kind(self) -> dict[str, tuple[str, ...]]:
@@ -661,10 +666,6 @@ def _topic_faults(stream: Stream) -> list[str]:
     return faults
 
 
-def _commit_timeout(kafka: Mapping[str, str]) -> float:
-    return _COMMIT_SHARE * int(kafka.get("transaction.timeout.ms", _TRANSACTION_MS)) / 1000
-
-
 def _time_faults(kafka: Mapping[str, str]) -> list[str]:
     is_long = "group.instance.id" in kafka or kafka.get("group.protocol") == "consumer"
     defaults = {
@@ -686,7 +687,7 @@ def _time_faults(kafka: Mapping[str, str]) -> list[str]:
             f"KAFKA_HEARTBEAT_INTERVAL_MS ({heartbeat}) is over half of KAFKA_SESSION_TIMEOUT_MS ({session}): the "
             "group could drop a member between two heartbeats."
         )
-    turn = DRAIN_TIMEOUT + 2 * _commit_timeout(kafka)
+    turn = DRAIN_TIMEOUT + 2 * _COMMIT_SHARE * transaction / 1000
     if turn * 1000 >= longest:
         faults.append(
             f"KAFKA_MAX_POLL_INTERVAL_MS ({longest}) must be over {turn * 1000:.0f}: {DRAIN_TIMEOUT:g} s and "

@@ -39,7 +39,6 @@ _QUIET_SECONDS = 30.0
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 # What a crash leaves open blocks readers no longer than the time for a commit, this, and the 10 seconds after which
 # a broker looks for such transactions again.
-_COMMIT_MARGIN_MS = 1_000
 
 # How long the group waits for a sign of life of a member. One that was killed and is started again waits as long
 # for the partitions that it had. One that keeps its name has them back at once: for it the library's time is good.
@@ -177,7 +176,7 @@ class Cluster:
     """How Kafka is reached, and as whom: makes every client, the member's own among them.
 
     `properties` are librdkafka's, as they were given. `instance` names this process, or the static member that
-    it is. `host` is shown to brokers and their tools. `commit_timeout` is in seconds.
+    it is. `host` is shown to brokers and their tools. `transaction_timeout` is in seconds.
     """
 
     def __init__(
@@ -186,13 +185,13 @@ class Cluster:
         *,
         instance: str,
         host: str,
-        commit_timeout: float,
+        transaction_timeout: float,
         log: LibraryLog | None = None,
     ) -> None:
         self.properties = properties
         self.instance = instance
         self._host = host
-        self._commit_timeout = commit_timeout
+        self._transaction_timeout = transaction_timeout
         self._log = log or LibraryLog()
         self._admin: AdminClient | None = None
 
@@ -281,7 +280,7 @@ class Cluster:
         """Properties of the transactional writer's producer."""
         return {
             "transactional.id": self.transactional_id,
-            "transaction.timeout.ms": int(self._commit_timeout * 1000) + _COMMIT_MARGIN_MS,
+            "transaction.timeout.ms": round(self._transaction_timeout * 1000),
             "message.max.bytes": LARGEST_DEAD_LETTER,
             "delivery.report.only.error": True,
             "compression.type": "lz4",

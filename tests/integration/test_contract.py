@@ -142,7 +142,7 @@ class Real:
             "session.timeout.ms": str(max(2000, _shortest_session_ms(self._servers))),
             "heartbeat.interval.ms": "300",
         }
-        return Cluster(properties, instance=name, host="here", commit_timeout=20.0)
+        return Cluster(properties, instance=name, host="here", transaction_timeout=21.0)
 
     def ask(self, question: Callable[[], T]) -> T:
         return question()

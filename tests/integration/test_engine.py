@@ -69,7 +69,7 @@ class Place:
         name = f"engine-{uuid4().hex[:8]}"
         self.input, self.results, self.letters = name, f"{name}-results", f"{name}-dead-letters"
         properties = {"bootstrap.servers": servers, "group.id": name, "session.timeout.ms": "6000"}
-        self.cluster = Cluster(properties, instance="m1", host="here", commit_timeout=20.0)
+        self.cluster = Cluster(properties, instance="m1", host="here", transaction_timeout=21.0)
         topics = [NewTopic(self.input, PARTITIONS, 1), NewTopic(self.results, 1, 1), NewTopic(self.letters, 1, 1)]
         admin = self.cluster.make_admin("test")
         for created in admin.create_topics(topics).values():

@@ -152,7 +152,7 @@ class Shelf:
 class ShelfCluster(Cluster):
     def __init__(self, shelf: Shelf, patience: float) -> None:
         properties = {"bootstrap.servers": "shelf", "group.id": GROUP}
-        super().__init__(properties, instance="test", host="test", commit_timeout=1)
+        super().__init__(properties, instance="test", host="test", transaction_timeout=2)
         self._shelf = shelf
         self._patience = patience
 

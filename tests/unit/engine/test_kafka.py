@@ -19,7 +19,7 @@ GIVEN = {"bootstrap.servers": "kafka:9092", "group.id": "jirafe"}
 
 def cluster(**properties: str) -> Cluster:
     given = {**GIVEN, **{name.replace("_", "."): value for name, value in properties.items()}}
-    return Cluster(given, instance="m1", host="node7", commit_timeout=20.0)
+    return Cluster(given, instance="m1", host="node7", transaction_timeout=21.0)
 
 
 # how a cluster is described
@@ -339,7 +339,7 @@ def test_an_exception_of_the_library_carries_its_error() -> None:
 
 def test_topics_are_described_over_one_connection_without_waiting_for_the_answer() -> None:
     subject = Cluster(
-        {**GIVEN, "bootstrap.servers": "127.0.0.1:1"}, instance="m1", host="node7", commit_timeout=20.0
+        {**GIVEN, "bootstrap.servers": "127.0.0.1:1"}, instance="m1", host="node7", transaction_timeout=21.0
     )
     made = []
     make_admin = subject.make_admin
