@@ -40,6 +40,8 @@ def run(source: SettingsSource) -> int:
     loaded = source.load()
     logger = log.configure(loaded.stream.log_level)
     deployment = app.make_deployment(loaded, logger)
+    # The library refuses some properties only when it makes a producer, which a member does after it joined.
+    deployment.cluster.producer()
     if created := app.have_topics(loaded, [*deployment.topics, *deployment.output_topics], logger):
         logger.info("topics_created", topics=created)
     cluster = deployment.cluster

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.command import run
 
 
@@ -26,6 +28,16 @@ def test_what_cannot_work_is_refused_by_every_command() -> None:
     for command in ("run", "results"):
         refused = run(command, **same)
         assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", finding["message"] + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ACKS", "1"), ("RETRIES", "0"), ("QUEUING_STRATEGY", "lifo"), ("MAX_IN_FLIGHT", "10")],
+)
+def test_properties_that_no_member_could_write_with_are_refused_before_it_joins(name: str, value: str) -> None:
+    refused = run("run", **{f"KAFKA_{name}": value, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert f"KAFKA_{name} is wrong" in refused.stderr
 
 
 def test_an_env_file_in_the_current_folder_loads_no_library(tmp_path: Path) -> None:
