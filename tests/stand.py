@@ -120,6 +120,14 @@ class Stand:
         admin = self.cluster.make_admin("test")
         for changed in admin.incremental_alter_configs([topic]).values():
             changed.result()
+        asked = ConfigResource(ConfigResource.Type.TOPIC, self.orders_topic)
+
+        def has_taken() -> bool:
+            (configs,) = admin.describe_configs([asked]).values()
+            return takes.name in (found := configs.result()) and found[takes.name].value == takes.value
+
+        # The controller has answered; the broker learns of it a little later.
+        await_that("the broker knows the topic's setting", has_taken)
 
     def member(self, **changed: str) -> CommandProcess:
         """Start a member of the group; it is stopped with the stand."""
