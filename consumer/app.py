@@ -12,6 +12,7 @@ from consumer.admin.check import CheckedApi
 from consumer.admin.deployment import Deployment
 from consumer.admin.redelivery import Pace
 from consumer.admin.topics import prepare_topics, require_topics
+from consumer.delivery.calls import Callers
 from consumer.delivery.handler import Delivery
 from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
@@ -182,7 +183,10 @@ def make_delivery(
     group = settings.kafka["group.id"]
     if monitor is None:
         return Delivery(codec, client, rules, defaults, group=group)
-    return Delivery(codec, client, rules, defaults, monitor.metrics.decided, group=group, tracing=tracing)
+    start = Callers(stream.workers).start
+    return Delivery(
+        codec, client, rules, defaults, monitor.metrics.decided, group=group, start=start, tracing=tracing
+    )
 
 
 def make_pace(settings: Settings) -> Pace:

@@ -1,3 +1,4 @@
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ _CHOICE = pytest.StashKey[Choice]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts its background jobs with this signal ignored, and the commands that tests start would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config.stash[_CHOICE] = choice.choose()
     except BrokerUnavailable as error:

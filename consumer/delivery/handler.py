@@ -3,8 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from consumer.delivery import results
+from consumer.delivery.calls import Start
 from consumer.delivery.mapping import Defaults, Mapper, RecordTracing
 from consumer.delivery.parting import Parting
 from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
@@ -26,7 +28,8 @@ class Delivery:
     """Delivers chunks to the API: the engine's handler. It may handle several at once, each on its own thread.
 
     `decided` is called with the outcomes of events, on the thread that handled them. `group` is the consumer
-    group, which every result names. `clock` gives monotonic seconds, `tracing` makes spans.
+    group, which every result names. `clock` gives monotonic seconds, `start` lets
+    another thread make a request, `tracing` makes spans.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's job
@@ -39,6 +42,7 @@ class Delivery:
         *,
         group: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        start: Start | None = None,
         tracing: RecordTracing | None = None,
     ) -> None:
         self._codec = codec
@@ -49,6 +53,7 @@ class Delivery:
         self._group = group
         self._mapper = Mapper(codec, rules.max_request_bytes, tracing)
         self._clock = clock
+        self._start = start
         self._turns = Turns()
         self._sites = Sites()
         self._registry_tally = Tally()
@@ -71,10 +76,12 @@ class Delivery:
                     work.drafts.append(self._draft(record, defaults, work, served))
             if lacking := self._lacks_registry(work.drafts, served):
                 return Retry(chunk, lacking, frozenset(served))
+            attempt = self._attempt(chunk, defaults, still_ours, served)
+            settled = attempt.settle()
             parting = Parting(chunk, defaults, lambda site_id: self._sites.is_slow(site_id, self._clock()))
             going = [draft for draft in work.drafts if parting.may_go(draft)]
             events = [event for draft in going for event in draft.events]
-            troubles = self._send(events, self._attempt(work, defaults, still_ours, served))
+            troubles = self._send(events, attempt, settled)
             if chunk.behind is None and any(event.outcome is None for event in events):
                 return Retry(chunk, next(iter(troubles.values())), frozenset(served))
             decided = [draft for draft in going if parting.is_decided(draft, troubles)]
@@ -88,6 +95,12 @@ class Delivery:
             work.waits_for_registry = True
             trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in served)
             return Retry(chunk, trouble, frozenset(served))
+        except Exception:
+            # These records come again without their work: no request for them may still be under way then.
+            for pending in work.pending.values():
+                with suppress(Exception):
+                    pending.call.result()
+            raise
 
     def _outputs(self, drafts: Sequence[Draft], attempts: int) -> list[Output]:
         return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]
@@ -158,35 +171,45 @@ class Delivery:
         """Make a smaller result, with shorter quotes."""
         return results.brief(output, self._codec)
 
-    def _attempt(self, work: Work, defaults: Defaults, still_ours: Callable[[], bool], served: set[str]) -> Attempt:
+    def _attempt(
+        self, chunk: Chunk[Work], defaults: Defaults, still_ours: Callable[[], bool], served: set[str]
+    ) -> Attempt:
+        work = chunk.work or Work()
+        is_new = chunk.behind is not None and not chunk.strand  # others wait for it, and its records may part
         return Attempt(
             self._client,
             self._rules,
             defaults,
             work.limits,
             work.tallies,
+            work.pending,
             still_ours,
             self._sites,
             self._clock,
+            self._start if is_new else None,
             served,
         )
 
-    def _send(self, events: Sequence[Outgoing], attempt: Attempt) -> dict[str, Trouble]:
+    def _send(
+        self, events: Sequence[Outgoing], attempt: Attempt, settled: Mapping[str, Trouble]
+    ) -> dict[str, Trouble]:
         """Send undecided events, site by site, failing sites last; gives the trouble of each site.
 
+        `settled` has the sites that a request of an earlier try failed for: they get no further one now.
         Stops once the API can't be reached: otherwise each site would run into the timeout, one after the other.
         """
-        troubles: dict[str, Trouble] = {}
+        troubles = dict(settled)
         in_turn = sorted(
             by_site(events, attempt.defaults.site), key=lambda runs: self._sites.is_failing(runs[0][0].site_id)
         )
         for runs in in_turn:
+            site_id = runs[0][0].site_id
             for site, run in runs:
-                stopped = attempt.send(site, run)
-                if stopped:
-                    troubles[site.site_id] = stopped
+                if site_id in troubles or site_id in attempt.pending:
                     break  # a later run may have a later event of the same key
-            trouble = troubles.get(runs[0][0].site_id)
+                if stopped := attempt.send(site, run):
+                    troubles[site_id] = stopped
+            trouble = troubles.get(site_id)
             if trouble and trouble.cause in UNREACHED:
                 break
         return troubles
@@ -198,7 +221,7 @@ class Delivery:
         event was given up. Blocks until the probes are answered.
         """
         work = chunk.work or Work()
-        attempt = self._attempt(work, self._defaults, lambda: True, set())
+        attempt = self._attempt(chunk, self._defaults, lambda: True, set())
         undecided = [event for event in work.events if event.outcome is None]
         for event in undecided:
             site = self._defaults.site(event.credentials)

@@ -37,6 +37,8 @@ class Parting:
     _behind: dict[str, bytes] = field(default_factory=dict)
     _untried: dict[str, list[Draft]] = field(default_factory=dict)
     _tried: dict[str, list[Draft]] = field(default_factory=dict)
+    # Whether a site is slow, asked once: it may become slow while the drafts are sorted.
+    _slow: dict[str, bool] = field(default_factory=dict)
 
     def may_go(self, draft: Draft) -> bool:
         """Tell whether a draft goes on now; otherwise it is set apart."""
@@ -56,7 +58,7 @@ class Parting:
         if strand is None and site_id and not self.chunk.strand:
             if site_id in self.chunk.closed:
                 strand = site_id
-            elif self.is_slow(site_id):
+            elif self._is_slow(site_id):
                 self._set_apart(draft, site_id, self._tried)
                 return False
         if strand is not None:
@@ -65,6 +67,11 @@ class Parting:
         if key is not None and site_id:
             self._going[key] = site_id
         return True
+
+    def _is_slow(self, site_id: str) -> bool:
+        if site_id not in self._slow:
+            self._slow[site_id] = self.is_slow(site_id)
+        return self._slow[site_id]
 
     def is_decided(self, draft: Draft, troubles: Mapping[str, Trouble]) -> bool:
         """Tell whether a draft that went is decided, as well as all earlier ones with its Kafka key."""
@@ -88,12 +95,15 @@ class Parting:
             for site_id, trouble in troubles.items()
         }
         tried = [
-            self._apart(
-                strand, drafts, Work(drafts, dict(work.limits), tallies=work.tallies), by_strand.get(strand)
-            )
+            self._apart(strand, drafts, self._work(work, drafts, strand), by_strand.get(strand))
             for strand, drafts in self._tried.items()
         ]
         return [*tried, *(self._apart(self._real(strand), drafts) for strand, drafts in self._untried.items())]
+
+    @staticmethod
+    def _work(work: Work, drafts: list[Draft], strand: str) -> Work:
+        pending = {strand: work.pending[strand]} if strand in work.pending else {}
+        return Work(drafts, dict(work.limits), tallies=work.tallies, pending=pending)
 
     def _real(self, strand: str) -> str:
         while strand in self._behind:
@@ -107,7 +117,15 @@ class Parting:
         self, strand: str, drafts: Sequence[Draft], work: Work | None = None, trouble: Trouble | None = None
     ) -> Apart[Work]:
         names = [self._waits_by(draft, strand) for draft in drafts]
-        return Apart(strand, [draft.record for draft in drafts], names, work, trouble)
+        pending = work.pending.get(strand) if work else None
+        return Apart(
+            strand,
+            [draft.record for draft in drafts],
+            names,
+            work,
+            trouble,
+            pending.call.done if pending else None,
+        )
 
     def _set_apart(self, draft: Draft, strand: str, where: dict[str, list[Draft]]) -> None:
         where.setdefault(strand, []).append(draft)

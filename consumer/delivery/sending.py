@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from consumer.delivery.calls import Start
 from consumer.delivery.mapping import Defaults
 from consumer.delivery.suspicion import Sites, SiteTally, Suspicion
-from consumer.delivery.work import Credentials, Fault, Outgoing
+from consumer.delivery.work import Credentials, Fault, Outgoing, Pending
 from consumer.engine.ports import Trouble
 from jirafe.client import (
     BATCH_OVERHEAD,
@@ -72,9 +73,10 @@ class _Run:
 class Attempt:
     """One try of one chunk, for as long as its partition is `still_ours`.
 
-    `limits` and `tallies` are the chunk's (see `Work`), by site. `sites` counts successes and failures over all
-    chunks, to tell whether other sites are served. `clock` gives monotonic seconds. `served` collects the sites
-    that processed a request.
+    `limits`, `tallies` and `pending` are the chunk's (see `Work`), by site. `start` lets another thread make a
+    request, so that a slow one can be left pending; None if this try waits for all answers. `sites` counts
+    successes and failures over all chunks, to tell whether other sites are served. `clock` gives monotonic seconds.
+    `served` collects the sites that processed a request.
     """
 
     client: Client
@@ -82,34 +84,79 @@ class Attempt:
     defaults: Defaults
     limits: dict[str, int]
     tallies: dict[str, SiteTally]
+    pending: dict[str, Pending]
     still_ours: Callable[[], bool]
     sites: Sites
     clock: Callable[[], float]
+    start: Start | None = None
     served: set[str] = field(default_factory=set)
+
+    def settle(self) -> dict[str, Trouble]:
+        """Read the answers of the requests that an earlier try left pending; blocks until they are there.
+
+        Gives the trouble of each site whose events stay undecided.
+        """
+        troubles: dict[str, Trouble] = {}
+        for site_id in list(self.pending):
+            pending = self.pending.pop(site_id)
+            run = self._begin(pending.site, ())
+            self._read(run, pending.events, pending.call.result())
+            if trouble := self._end(run, pending.events):
+                troubles[site_id] = trouble
+        return troubles
 
     def send(self, site: Site, events: Sequence[Outgoing]) -> Trouble | None:
         """Send the events of one site, in order; blocks. Gives the trouble of those that stay undecided.
 
-        Suspects, and later events of their keys, go last, so they can't keep the other events from being sent.
+        There is none if they stay undecided because a request is pending. Suspects, and later events of their keys,
+        go last, so they can't keep the other events from being sent.
         """
         if not site.access_token:  # there was one when the events were made
             message = (
                 f"no access token is set any more for site {site.site_id}; see JIRAFE_ACCESS_TOKEN, JIRAFE_SITES"
             )
             return Trouble(site.site_id, "no-token", message, held=True)
-        tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
         suspected = {event.key for event in events if event.suspicion}
-        in_turn = sorted(events, key=lambda event: event.key in suspected)
-        run = _Run(site, deque(in_turn), tally, Suspicion.of(tally))
+        run = self._begin(site, sorted(events, key=lambda event: event.key in suspected))
         while not run.is_stopped and (group := self._next_request(run)):
             if not self.still_ours():
                 run.met("not-ours", "the partition was taken away meanwhile")
                 return run.trouble
-            tally.asked = begun = self.clock()
-            answer = self.client.send(site, [event.document for event in group])
-            self.sites.took(tally, self.clock() - begun)
+            answer = self._ask(run, group)
+            if answer is None:
+                break
             self._read(run, group, answer)
             run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
+        return self._end(run, events)
+
+    def _begin(self, site: Site, events: Iterable[Outgoing]) -> _Run:
+        tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
+        return _Run(site, deque(events), tally, Suspicion.of(tally))
+
+    def _ask(self, run: _Run, group: list[Outgoing]) -> Answer | None:
+        """Send a request; None if its answer is slow to come, and is left pending."""
+        tally, documents = run.tally, [event.document for event in group]
+
+        def request() -> Answer:
+            tally.asked = begun = self.clock()
+            answer = self.client.send(run.site, documents)
+            self.sites.took(tally, self.clock() - begun)
+            return answer
+
+        call = self.start(request) if self.start and self.sites.are_several and not run.suspects else None
+        if call is None:
+            return request()
+        try:
+            return call.result(self.sites.patience)
+        except TimeoutError:
+            if call.done():
+                return call.result()
+            self.pending[run.site.site_id] = Pending(run.site, group, call)
+            return None
+
+    def _end(self, run: _Run, events: Sequence[Outgoing]) -> Trouble | None:
+        """Take stock after the last request of a run. Gives the trouble of the events that stay undecided."""
+        site, tally = run.site, run.tally
         took_something = site.site_id in self.served
         if took_something:
             tally.failing = None

@@ -9,7 +9,7 @@ from jirafe.client import Site
 _HARDLY = 0.001
 _MOST_SITES = 10_000
 # A request is slow if it takes longer than this many seconds, and longer than this many times the usual time.
-_QUICK = 1.0
+_QUICK = 0.5
 _SLOW = 4
 _WEIGHT = 0.05
 
@@ -118,16 +118,26 @@ class Sites:
         tally.seconds, tally.asked = seconds, None
         self.usual += _WEIGHT * (min(seconds, 2 * self.usual + _QUICK) - self.usual)
 
+    @property
+    def are_several(self) -> bool:
+        """Whether there is more than one site, so that one could hold up another."""
+        return len(self._tallies) > 1
+
+    @property
+    def patience(self) -> float:
+        """The seconds after which a request is slow."""
+        return max(_QUICK, _SLOW * self.usual)
+
     def is_slow(self, site_id: str, now: float) -> bool:
         """Tell whether a site takes much longer than usual, so that it would hold up others.
 
         The only site is never slow while it serves.
         """
         tally = self._tallies.get(site_id)
-        if tally is None or (len(self._tallies) == 1 and tally.failing is None):
+        if tally is None or not (self.are_several or tally.failing):
             return False
         taken = tally.seconds if tally.asked is None else max(tally.seconds, now - tally.asked)
-        return taken > max(_QUICK, _SLOW * self.usual)
+        return taken > self.patience
 
     def served(self, site: Site, tally: SiteTally) -> None:
         """Note that a site accepted an event."""

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from consumer.delivery.calls import Call
 from consumer.delivery.suspicion import SiteTally, Suspicion
 from consumer.engine.records import Record
-from jirafe.client import Accepted, Document
+from jirafe.client import Accepted, Document, Site
 from jirafe.services import Kind
 from schemas.codec import SchemaId
 
@@ -61,6 +62,15 @@ class Draft:
         return self.record.value is not None and (self.fault is None or self.fault.kind != "undecodable")
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request to a site that was slow to answer: the events in it, and the call that another thread makes."""
+
+    site: Site
+    events: list[Outgoing]
+    call: Call
+
+
 @dataclass(slots=True)
 class Work:
     """The state of one chunk. The first `len(drafts)` of its records are decoded.
@@ -68,12 +78,14 @@ class Work:
     `limits` has, by site, how many events a request may have: a smaller one may succeed where a larger failed.
     `suspect_ids` has the ids of schemas that the registry did not give.
     `tallies` has what is known of the sites, so that it is not forgotten while the chunk waits for them.
+    `pending` has, by site, the request whose answer the last try did not wait for.
     """
 
     drafts: list[Draft] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
     suspect_ids: dict[SchemaId, Suspicion] = field(default_factory=dict)
     tallies: dict[str, SiteTally] = field(default_factory=dict)
+    pending: dict[str, Pending] = field(default_factory=dict)
     waits_for_registry: bool = False
 
     @property

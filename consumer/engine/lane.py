@@ -149,12 +149,12 @@ class Lane(Generic[W]):
 
     @property
     def in_flight(self) -> bool:
-        """Whether a worker has a chunk of this lane."""
-        return any(strand.in_flight for strand in self.strands)
+        """Whether a worker has a chunk of this lane, or something is under way for one."""
+        return any(strand.in_flight or strand.is_ready for strand in self.strands)
 
     @property
     def records_in_flight(self) -> int:
-        """Records of the chunks that workers have."""
+        """Records of the chunks that workers have, or for which something is under way."""
         return sum(strand.records_in_flight for strand in self.strands)
 
     @property
@@ -185,6 +185,8 @@ class Lane(Generic[W]):
     def has_work(self, strand: Strand[W]) -> bool:
         """Tell whether a chunk of a strand could be dispatched now, backoff aside."""
         if strand.in_flight or not len(strand) or not self.knows_ahead:
+            return False
+        if strand.is_ready and not strand.is_ready():
             return False
         # Outputs that can't be committed before a strand moves must not keep the strand from moving.
         may_help = (strand is not self.main or strand.has_old) and len(self.finished) < len(self._finished)

@@ -124,6 +124,16 @@ class Lanes(Generic[W]):
                 strand.tried = now
                 yield lane.dispatch(strand)
 
+    def dispatch_pending(self, partitions: Iterable[Partition]) -> Iterator[Chunk[W]]:
+        """Put in flight, and give, the chunks of these partitions that waited for something under way.
+
+        Only those for which it is over now. No share or gate keeps them: they must end before the partitions go.
+        """
+        for lane in [self._lanes[each] for each in partitions if each in self._lanes]:
+            for strand in lane.apart:
+                if strand.is_ready and lane.has_work(strand):
+                    yield lane.dispatch(strand)
+
     def next_due(self, now: float) -> float:
         """Give the seconds until the next backoff ends; infinite if nothing is backing off."""
         dues = [strand.due for lane, strand in self._strands() if lane.has_work(strand)]

@@ -415,6 +415,8 @@ class Member(Generic[W]):
             )
         ):
             self._take_answers(min(_BUSY_WAIT, deadline.left))
+            for chunk in self._lanes.dispatch_pending(partitions):
+                self._workers.submit(chunk)
             self._commit(min(self._options.commit_timeout, deadline.left))
             self._show()
         self._lanes.drop(partitions)

@@ -94,6 +94,9 @@ class Apart(Generic[W]):
     handed over again together with new ones. `trouble` is why they wait. Without one, they go on as soon as no
     earlier record is in their way, and `strand` is not known to be down. If `strand` is empty, they go on with new
     records.
+
+    `is_ready` is given if something is still under way for these records, such as a request. Until it returns true
+    they are not handed over again, and they count as in flight. The main thread calls it; it must not block.
     """
 
     strand: str
@@ -101,6 +104,7 @@ class Apart(Generic[W]):
     names: Sequence[Names]
     work: W | None = None
     trouble: Trouble | None = None
+    is_ready: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)

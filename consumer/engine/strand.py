@@ -4,7 +4,7 @@ Pure state: no threads, no I/O, no clock of its own.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Generic
@@ -32,8 +32,9 @@ class Strand(Generic[W]):
     `kind` is the handler's name for it. Several strands may have the same kind; `name` tells them apart.
 
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
-    serve again before the next try; each is None if there is none. `knot` identifies the strand at gates. `since`
-    is when the strand was made, `tried` when a chunk of it was last dispatched.
+    serve again before the next try; each is None if there is none. `is_ready` is set while something of the last
+    try is still under way, and tells when that is over. `knot` identifies the strand at gates. `since` is when the
+    strand was made, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
     If handling a chunk raises, later chunks are smaller, until the record at fault is alone. Then they grow again.
@@ -52,6 +53,7 @@ class Strand(Generic[W]):
         self.waits_for: str | None = None
         self.trouble: Trouble | None = None
         self.in_flight = False
+        self.is_ready: Callable[[], bool] | None = None
         self._epoch = epoch
         self._bounds = bounds
         self._most = bounds.chunk_records
@@ -69,8 +71,8 @@ class Strand(Generic[W]):
 
     @property
     def records_in_flight(self) -> int:
-        """Records of the chunk that a worker has."""
-        return len(self._chunk.records) if self._chunk and self.in_flight else 0
+        """Records of the chunk that a worker has, or for which something is under way."""
+        return len(self._chunk.records) if self._chunk and (self.in_flight or self.is_ready) else 0
 
     @property
     def oldest(self) -> int | None:
@@ -100,6 +102,7 @@ class Strand(Generic[W]):
             self._chunk = Chunk(
                 self._partition, self._epoch, list(apart.records), apart.work, attempts, strand=self.name
             )
+            self.is_ready = apart.is_ready
         else:
             self._waiting = deque(sorted((*self._waiting, *apart.records), key=_offset))
 
@@ -128,7 +131,7 @@ class Strand(Generic[W]):
             if chunk.records and size > self._bounds.chunk_bytes:
                 break
             chunk.records.append(self._waiting.popleft())
-        self._chunk, self.in_flight = chunk, True
+        self._chunk, self.in_flight, self.is_ready = chunk, True, None
         return chunk
 
     def finish(self) -> None:

@@ -27,6 +27,7 @@ from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import CallTimeout
 from consumer.monitor.observer import Observer
+from jirafe.client import Answer as ApiAnswer
 from schemas.codec import Codec
 from tests.simulation import workload
 from tests.simulation.broker import Broker, Log, Transactional
@@ -209,6 +210,37 @@ class SimPool:
         self._kernel.start(self._process, work, lambda _: None, delay).works_on = works_on
 
 
+class SimCall:
+    """A request that a task of its own makes, for the partitions of the worker that wants it made."""
+
+    def __init__(self, process: "MemberProcess", request: Callable[[], ApiAnswer]) -> None:
+        self._kernel = kernel = process.world.kernel
+        self._is_over = Signal()
+        self._answer: ApiAnswer | None = None
+        self._error: BaseException | None = None
+        assert kernel.current is not None
+
+        def work() -> None:
+            self._answer = request()
+
+        kernel.start(process, work, self._ended).works_on = kernel.current.works_on
+
+    def done(self) -> bool:
+        return self._is_over.is_set
+
+    def result(self, timeout: float | None = None) -> ApiAnswer:
+        if not self._kernel.wait(self._is_over, NEVER if timeout is None else timeout):
+            raise TimeoutError
+        if self._error is not None:
+            raise self._error
+        assert self._answer is not None
+        return self._answer
+
+    def _ended(self, error: BaseException | None) -> None:
+        self._error = error
+        self._is_over.set()
+
+
 NOT_ASSIGNED = "no partition is assigned"
 
 
@@ -271,7 +303,10 @@ class MemberProcess(Process):
             codec = _CODECS[False]
         client = SimClient(world.api, self)
         rules = Rules(workload.REQUEST_BYTES, MAX_ATTEMPTS, PATIENCE)
-        self._delivery = Delivery(codec, client, rules, self._defaults(), group="group", clock=lambda: kernel.now)
+        self._calls: list[SimCall] = []
+        self._delivery = Delivery(
+            codec, client, rules, self._defaults(), group="group", clock=lambda: kernel.now, start=self._call
+        )
         self.clients = SimClients(
             world.network,
             world.broker,
@@ -335,6 +370,13 @@ class MemberProcess(Process):
             self._delivery.use(self._defaults())
             return Reloaded(try_again=True, reconnect=reconnect)
         return Reloaded(try_again=asked, reconnect=reconnect)
+
+    def _call(self, request: Callable[[], ApiAnswer]) -> SimCall | None:
+        self._calls = [call for call in self._calls if not call.done()]
+        if len(self._calls) == self.world.shape.workers:
+            return None
+        self._calls.append(SimCall(self, request))
+        return self._calls[-1]
 
     def _call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
         kernel, is_over, errors = self.world.kernel, Signal(), list[BaseException | None]()

@@ -1,16 +1,25 @@
 """Which records of a chunk wait apart, in which strand, and by what later ones wait for them."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import pytest
 
-from consumer.delivery.work import Work
+from consumer.delivery.calls import Callers
+from consumer.delivery.handler import Delivery
+from consumer.delivery.mapping import Defaults
+from consumer.delivery.sending import Rules
+from consumer.delivery.work import Credentials, Work
+from consumer.demo.processes import await_that
 from consumer.engine.ports import Apart, Behind, Chunk, Done, Retry, Trouble
 from consumer.engine.records import Record
-from jirafe.client import Answer, Failed, Site
+from jirafe.client import Answer, Answered, Client, Document, Failed, Forbidden, Refused, Rejected, Site
+from schemas.codec import Codec
 from schemas.hub import to_message
 from tests.messages import order
-from tests.unit.delivery.test_handler import CODEC, ORDERS, Api, FlakyCodec, accepting, always, delivery
+from tests.unit.delivery.test_handler import CODEC, ORDERS, Api, FlakyCodec, Script, accepting, always, delivery
 
 SICK, WELL = "sick", "well"
 
@@ -136,6 +145,131 @@ def test_a_slow_site_has_a_strand_of_its_own_where_others_are_quick() -> None:
     own = subject.handle(chunk_of(record(3, "S1", SICK), strand=SICK, work=second.apart[0].work), always)
     assert isinstance(own, Done)
     assert decided(own) == [3]
+
+
+class SlowApi(Api):
+    """Answers the site SICK only once `release` is set."""
+
+    def __init__(self, script: Script = accepting) -> None:
+        super().__init__(script)
+        self.release = threading.Event()
+
+    def send(self, site: Site, documents: Sequence[Document]) -> Answer:
+        if site.site_id == SICK:
+            assert self.release.wait(30)
+        return super().send(site, documents)
+
+    @property
+    def sent(self) -> list[str]:
+        return [name for _, names in self.requests for name in names]
+
+
+def handing_over(api: Api, codec: Codec = CODEC) -> Delivery:
+    """A delivery that knows two sites and may leave a request pending."""
+    defaults = Defaults(Credentials("1", "ours"), {})
+    subject = Delivery(codec, cast("Client", api), Rules(100_000, 3, 60.0), defaults, start=Callers(2).start)
+    subject._sites.of(WELL)
+    return subject
+
+
+def test_a_request_that_is_slow_to_be_answered_does_not_keep_others_waiting() -> None:
+    api = SlowApi()
+    subject = handing_over(api)
+    chunk = chunk_of(record(0, "S1", SICK), record(1, "W1", WELL), record(2, "S1", SICK), record(3, "W2", WELL))
+    first = subject.handle(chunk, always)
+    assert isinstance(first, Done)
+    assert (decided(first), told(first.apart)) == ([1, 3], [(SICK, [0, 2], True)])
+    [apart] = first.apart
+    assert (apart.trouble, api.sent) == (None, ["W1", "W2"])
+    assert apart.is_ready
+    assert not apart.is_ready()
+    # Meanwhile the site counts as slow: its later records wait for it, in whatever chunk they are.
+    later = subject.handle(chunk_of(record(4, "S2", SICK), record(5, "W3", WELL)), always)
+    assert isinstance(later, Done)
+    assert (decided(later), told(later.apart)) == ([5], [(SICK, [4], True)])
+    api.release.set()
+    await_that("the answer", apart.is_ready)
+    own = subject.handle(chunk_of(*apart.records, strand=SICK, work=apart.work), always)
+    assert isinstance(own, Done)
+    assert decided(own) == [0, 2]
+    assert api.sent == ["W1", "W2", "W3", "S1", "S1"]  # each once
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (lambda _, names: Answered(tuple(Rejected("bad") for _ in names)), "rejected"),
+        (lambda *_: Forbidden("authorization"), "forbidden"),
+        (lambda *_: Refused("400: bad_json"), "refused"),
+    ],
+)
+def test_whatever_a_pending_request_is_answered_counts(answer: Script, kind: str) -> None:
+    api = SlowApi(lambda site, names: answer(site, names) if site.site_id == SICK else accepting(site, names))
+    subject = handing_over(api)
+    first = subject.handle(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL)), always)
+    assert isinstance(first, Done)
+    api.release.set()
+    own = subject.handle(chunk_of(*first.apart[0].records, strand=SICK, work=first.apart[0].work), always)
+    assert isinstance(own, Done)
+    [output] = own.outputs
+    assert output.dead_letter
+    assert output.dead_letter.kind == kind
+    assert api.sent == ["W1", "S1"]
+
+
+def test_a_pending_request_that_fails_is_tried_again_with_what_came_meanwhile_behind_it() -> None:
+    api = SlowApi(down)
+    subject = handing_over(api)
+    first = subject.handle(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL)), always)
+    assert isinstance(first, Done)
+    api.release.set()
+    chunk = chunk_of(*first.apart[0].records, record(2, "S2", SICK), strand=SICK, work=first.apart[0].work)
+    failed = subject.handle(chunk, always)
+    assert isinstance(failed, Done)
+    assert (decided(failed), told(failed.apart)) == ([], [(SICK, [0, 2], True)])
+    assert failed.apart[0].trouble == Trouble(SICK, "503", "down")
+    assert api.sent == ["W1", "S1"]  # the second waits until the first is decided
+    api.script = accepting
+    again = chunk_of(*failed.apart[0].records, strand=SICK, work=failed.apart[0].work)
+    mended = subject.handle(again, always)
+    assert isinstance(mended, Done)
+    assert decided(mended) == [0, 2]
+    assert api.sent == ["W1", "S1", "S2", "S1"]  # what failed alone goes last
+
+
+def test_no_request_is_under_way_for_records_whose_handling_raised() -> None:
+    class Broken(Codec):
+        def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
+            raise ValueError(name)
+
+    api = SlowApi()
+    subject = handing_over(api, Broken())
+    chunk = chunk_of(record(0, "S1", SICK), record(1, "W1", WELL))
+    with ThreadPoolExecutor(1) as pool:
+        handling = pool.submit(subject.handle, chunk, always)
+        await_that("the other site", lambda: api.sent == ["W1"])
+        with pytest.raises(TimeoutError):
+            handling.result(0.2)
+        api.release.set()
+        with pytest.raises(ValueError, match="result"):
+            handling.result(30)
+    assert api.sent == ["W1", "S1"]
+
+
+def test_where_no_thread_is_free_a_worker_waits_itself() -> None:
+    callers, release = Callers(1), threading.Event()
+    answer = Answered(())
+
+    def slow() -> Answer:
+        assert release.wait(30)
+        return answer
+
+    busy = callers.start(slow)
+    assert busy
+    assert callers.start(lambda: answer) is None
+    release.set()
+    assert busy.result(30) is answer
+    await_that("the thread", lambda: callers.start(lambda: answer) is not None)
 
 
 def test_a_result_that_cannot_be_written_yet_decides_nothing() -> None:

@@ -77,6 +77,7 @@ def attempt(  # noqa: PLR0913, PLR0917 - each test gives what it is about
         Defaults(OURS, {}),
         {} if limits is None else limits,
         {} if tallies is None else tallies,
+        {},
         still_ours,
         Sites() if sites is None else sites,
         lambda: now,

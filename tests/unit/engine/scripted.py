@@ -438,7 +438,8 @@ class ScriptedHandler:
     """Answers each chunk as `answers` say, one after the other; then all are done.
 
     `chunks` are those that came, `seen` their offsets, and `ours` what `still_ours` said. `meanwhile` is called
-    while a chunk is handled. Records with the offsets in `down` are set apart as long as they are in it.
+    while a chunk is handled. Records with the offsets in `down` are set apart as long as they are in it. `is_ready`
+    is set if something is under way for them, and tells when that is over.
     """
 
     def __init__(self) -> None:
@@ -446,6 +447,7 @@ class ScriptedHandler:
         self.raises: dict[int, Exception] = {}
         self.letter: DeadLetter | None = None
         self.down: set[int] = set()
+        self.is_ready: Callable[[], bool] | None = None
         self.served: frozenset[str] = frozenset()
         self.chunks: list[Chunk[str]] = []
         self.seen: list[list[int]] = []
@@ -468,7 +470,8 @@ class ScriptedHandler:
         apart = [each for each in chunk.records if each.offset in self.down]
         decided = [each for each in chunk.records if each.offset not in self.down]
         names = [frozenset(["site"])] * len(apart)
-        waiting = [Apart("site", apart, names, "tried", Trouble("site", "503", "it is down"))] if apart else []
+        trouble = None if self.is_ready else Trouble("site", "503", "it is down")
+        waiting = [Apart("site", apart, names, "tried", trouble, self.is_ready)] if apart else []
         return Done(chunk, outputs(decided, self.letter), self.served, waiting)
 
     def give_up(self, chunk: Chunk[str], error: Exception) -> Output:

@@ -431,6 +431,26 @@ def test_strands_take_turns_and_use_only_their_share_of_the_workers() -> None:
     assert group.at(102) == [partitions[2]]
 
 
+def test_a_strand_for_which_something_is_under_way_is_in_flight_until_that_is_over() -> None:
+    group = Group(A)
+    group.feed(A)
+    group.at(100)
+    answered: list[bool] = []
+    [chunk] = group.flying.values()
+    set_apart(group, A, replace(apart(chunk, 0), is_ready=lambda: bool(answered)))
+    lane, [view] = group.lane(A), group.lanes.views(100)
+    assert (lane.in_flight, view.in_flight, view.waiting) == (True, 1, 0)
+    assert group.at(200) == []
+    assert [*group.lanes.dispatch_pending([A])] == []
+    answered.append(True)
+    assert lane.in_flight
+    assert [*group.lanes.dispatch_pending([B])] == []
+    [chunk] = group.lanes.dispatch_pending([A])
+    assert (chunk.work, chunk.strand) == ("tried", SITE)
+    group.lanes.take(Done(chunk, outputs(chunk.records)), 200)
+    assert not lane.in_flight
+
+
 # what is told
 
 

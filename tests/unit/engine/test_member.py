@@ -365,6 +365,33 @@ def test_a_drain_waits_for_what_is_finished_to_be_committed() -> None:
     scene.run(script())
 
 
+def test_a_drain_waits_for_what_is_still_under_way_for_a_strand() -> None:
+    scene = Scene()
+
+    def is_over() -> bool:
+        if scene.clock.now < over[0]:
+            return False
+        scene.handler.down.clear()
+        return True
+
+    over = [float("inf")]
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.handler.down, scene.handler.is_ready = {0}, is_over
+        scene.consumer.arrived = [message(0), message(1)]
+        yield
+        yield
+        yield
+        assert scene.handler.seen == [[0, 1]]
+        over[0] = scene.clock.now + 0.3
+        scene.consumer.revoke(A)
+        assert scene.handler.seen == [[0, 1], [0]]
+        assert scene.offsets == {A: 2}
+
+    scene.run(script())
+
+
 def test_a_flood_does_not_hold_up_a_drain() -> None:
     scene = Scene(flood_window=1)
     scene.handler.letter = LETTER
