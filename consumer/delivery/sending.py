@@ -53,10 +53,12 @@ class Rules:
 class _Run:
     """The events of one site that are being sent. `queue` has those not sent yet in this try.
 
-    `before` has the site's totals from before the run. `suspects` has the events that failed alone, with messages.
+    `own` are the credentials of the settings. `before` has the site's totals from before the run. `suspects` has
+    the events that failed alone, with messages.
     """
 
     site: Site
+    own: Credentials
     queue: deque[Outgoing]
     tally: SiteTally
     before: Suspicion
@@ -99,7 +101,7 @@ class Attempt:
         troubles: dict[str, Trouble] = {}
         for site_id in list(self.pending):
             pending = self.pending.pop(site_id)
-            run = self._begin(pending.site, ())
+            run = self._begin(pending.site, pending.own, ())
             self._read(run, pending.events, pending.call.result())
             if trouble := self._end(run, pending.events):
                 troubles[site_id] = trouble
@@ -117,7 +119,8 @@ class Attempt:
             )
             return Trouble(site.site_id, "no-token", message, held=True)
         suspected = {event.key for event in events if event.suspicion}
-        run = self._begin(site, sorted(events, key=lambda event: event.key in suspected))
+        in_turn = sorted(events, key=lambda event: event.key in suspected)
+        run = self._begin(site, self.defaults.credentials, in_turn)
         while not run.is_stopped and (group := self._next_request(run)):
             if not self.still_ours():
                 run.met("not-ours", "the partition was taken away meanwhile")
@@ -129,9 +132,9 @@ class Attempt:
             run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
         return self._end(run, events)
 
-    def _begin(self, site: Site, events: Iterable[Outgoing]) -> _Run:
+    def _begin(self, site: Site, own: Credentials, events: Iterable[Outgoing]) -> _Run:
         tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
-        return _Run(site, deque(events), tally, Suspicion.of(tally))
+        return _Run(site, own, deque(events), tally, Suspicion.of(tally))
 
     def _ask(self, run: _Run, group: list[Outgoing]) -> Answer | None:
         """Send a request; None if its answer is slow to come, and is left pending."""
@@ -151,7 +154,7 @@ class Attempt:
         except TimeoutError:
             if call.done():
                 return call.result()
-            self.pending[run.site.site_id] = Pending(run.site, group, call)
+            self.pending[run.site.site_id] = Pending(run.site, run.own, group, call)
             return None
 
     def _end(self, run: _Run, events: Sequence[Outgoing]) -> Trouble | None:
@@ -285,8 +288,7 @@ class Attempt:
     def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
         """Hold if the refused credentials come from the settings; otherwise their message is at fault."""
         site, run.is_stopped = run.site, True
-        own = self.defaults.credentials
-        is_our_token = site.access_token == own.access_token
+        is_our_token = site.access_token == run.own.access_token
         ours = is_our_token and (error_type == "invalid_token" or self.defaults.knows(site.site_id))
         message = f"the API refused the access token for site {site.site_id}: {error_type}"
         if ours:

@@ -64,9 +64,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request to a site that was slow to answer: the events in it, and the call that another thread makes."""
+    """A request to a site that was slow to answer: the events in it, and the call that another thread makes.
+
+    `own` are the credentials that the settings had when it was sent.
+    """
 
     site: Site
+    own: Credentials
     events: list[Outgoing]
     call: Call
 

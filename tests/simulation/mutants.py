@@ -300,16 +300,8 @@ MUTANTS: dict[str, Mutant] = {
     # requests left pending
     "what is pending is sent again meanwhile": Mutant(
         "consumer.delivery.sending",
-        "            self.pending[run.site.site_id] = Pending(run.site, group, call)\n",
+        "            self.pending[run.site.site_id] = Pending(run.site, run.own, group, call)\n",
         "            run.is_stopped = True\n",
-    ),
-    "a drain does not wait for what is pending": Mutant(
-        "consumer.engine.lane",
-        "any(strand.in_flight or strand.is_ready for strand in self.strands)",
-        "any(strand.in_flight for strand in self.strands)",
-    ),
-    "the trouble of what was pending is forgotten": Mutant(
-        "consumer.delivery.handler", "troubles = dict(settled)\n", "troubles: dict[str, Trouble] = {}\n"
     ),
 }
 

@@ -189,7 +189,7 @@ TAKERS: list[Any] = [
     record("Doubles", "double", record("Booleans", "boolean", "boolean")),
     record("Mixed", "double", "long"),
 ]
-COUNTS = (10**5, 10**15, 2**63 - 1, -(10**15), -(2**63))
+COUNTS = (10**6, 2**63 - 1, -(2**63))
 
 
 class TestWorkIsBoundedByTheBytes:
@@ -198,13 +198,19 @@ class TestWorkIsBoundedByTheBytes:
     def test_a_count_of_what_takes_no_bytes(self, nothing: Any, count: int) -> None:
         block = number(count) + (number(0) if count < 0 else b"")
         schema = message_with({"type": "array", "items": nothing})
-        assert "more values than bytes" in undecodable(schema, block + b"\x00")
+        assert "too many values" in undecodable(schema, block + b"\x00")
         again = {"type": "array", "items": {"type": "array", "items": nothing}}
-        assert "more values than bytes" in undecodable(message_with(again), b"\x02" + block + b"\x00\x00")
+        assert "too many values" in undecodable(message_with(again), b"\x02" + block + b"\x00\x00")
 
     def test_many_small_counts(self) -> None:
         schema = message_with({"type": "array", "items": {"type": "array", "items": "null"}})
-        assert "more values than bytes" in undecodable(schema, number(20_000) + (number(5_000) + b"\x00") * 20_000)
+        assert "too many values" in undecodable(schema, number(20_000) + (number(5_000) + b"\x00") * 20_000)
+
+    def test_a_count_out_of_proportion_of_what_takes_one_byte_each(self) -> None:
+        item = record("Item", record("Inner", ["null", "Item"]))
+        schema = message_with({"type": "array", "items": item})
+        assert decoded(schema, number(5_000) + bytes(5_000) + b"\x00")["message"] == "taxon:new"
+        assert "too many values" in undecodable(schema, number(100_000) + bytes(100_000) + b"\x00")
 
     @pytest.mark.parametrize("nothing", NOTHINGS)
     def test_a_count_in_proportion_is_read(self, nothing: Any) -> None:
@@ -232,7 +238,7 @@ class TestWorkIsBoundedByTheBytes:
         inner = record("Wide", *["null"] * 900, "long")
         schema = message_with({"type": "array", "items": inner})
         assert decoded(schema, number(1) + b"\x00" * 2)["message"] == "taxon:new"
-        assert "more values than bytes" in undecodable(schema, number(5_000) + bytes(5_001))
+        assert "too many values" in undecodable(schema, number(5_000) + bytes(5_001))
 
     @pytest.mark.parametrize("length", [-1, -5, 10**6, 2**62, -(2**63), 2**63 - 1])
     @pytest.mark.parametrize("kind", ["string", "bytes"])

@@ -237,6 +237,22 @@ def test_a_pending_request_that_fails_is_tried_again_with_what_came_meanwhile_be
     assert api.sent == ["W1", "S1", "S2", "S1"]  # what failed alone goes last
 
 
+def test_a_pending_request_that_is_refused_with_a_token_of_old_settings_is_held() -> None:
+    api = SlowApi(
+        lambda site, names: Forbidden("invalid_token") if site.site_id == SICK else accepting(site, names)
+    )
+    subject = handing_over(api)
+    subject.use(Defaults(Credentials(SICK, "theirs"), {}))
+    first = subject.handle(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL)), always)
+    assert isinstance(first, Done)
+    subject.use(Defaults(Credentials(SICK, "a new one"), {}))
+    api.release.set()
+    own = subject.handle(chunk_of(*first.apart[0].records, strand=SICK, work=first.apart[0].work), always)
+    assert isinstance(own, Done)
+    assert own.apart[0].trouble
+    assert own.apart[0].trouble.held
+
+
 def test_no_request_is_under_way_for_records_whose_handling_raised() -> None:
     class Broken(Codec):
         def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
