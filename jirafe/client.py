@@ -333,15 +333,21 @@ def _item(verdict: object, token: str) -> Item | None:
 
 def _message(body: dict[str, Any], token: str) -> str:
     """Put an answer's errors into words: `total: None is not of type 'number'`, else its message or its type."""
+    words = _words(body, token)
+    return words if words.strip() else "no reason given"
+
+
+def _words(body: dict[str, Any], token: str) -> str:
     errors = body.get("errors")
     if isinstance(errors, dict) and errors:
         return _quoted((f"{path}: {_text(message)}" for path, message in errors.items()), "; ", token, _MOST_QUOTED)
     if errors:
-        return _quoted(map(_text, errors if isinstance(errors, list) else [errors]), "; ", token, _QUOTED)
+        parts = map(_text, errors if isinstance(errors, list) else [errors])
+        return _quoted(filter(str.strip, parts), "; ", token, _QUOTED)
     said = [
         _quoted([_text(body[name])], "", token, _QUOTED) for name in ("error_type", "message") if body.get(name)
     ]
-    return ": ".join(said) or "no reason given"
+    return ": ".join(said)
 
 
 def _quoted(parts: Iterable[str], between: str, token: str, longest: int) -> str:

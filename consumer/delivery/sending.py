@@ -49,6 +49,14 @@ class Rules:
     patience: float
 
 
+class _NotOurs(Exception):
+    """The partition was taken away, so nothing is sent for it."""
+
+
+def _not_ours(site: Site) -> Trouble:
+    return Trouble(site.site_id, "not-ours", "the partition was taken away meanwhile")
+
+
 @dataclass(slots=True)
 class _Run:
     """The events of one site that are being sent. `queue` has those not sent yet in this try.
@@ -102,7 +110,12 @@ class Attempt:
         for site_id in list(self.pending):
             pending = self.pending.pop(site_id)
             run = self._begin(pending.site, pending.own, ())
-            self._read(run, pending.events, pending.call.result())
+            try:
+                answer = pending.call.result()
+            except _NotOurs:
+                troubles[site_id] = _not_ours(pending.site)
+                continue
+            self._read(run, pending.events, answer)
             if trouble := self._end(run, pending.events):
                 troubles[site_id] = trouble
         return troubles
@@ -122,10 +135,10 @@ class Attempt:
         in_turn = sorted(events, key=lambda event: event.key in suspected)
         run = self._begin(site, self.defaults.credentials, in_turn)
         while not run.is_stopped and (group := self._next_request(run)):
-            if not self.still_ours():
-                run.met("not-ours", "the partition was taken away meanwhile")
-                return run.trouble
-            answer = self._ask(run, group)
+            try:
+                answer = self._ask(run, group)
+            except _NotOurs:
+                return _not_ours(site)
             if answer is None:
                 break
             self._read(run, group, answer)
@@ -137,10 +150,15 @@ class Attempt:
         return _Run(site, own, deque(events), tally, Suspicion.of(tally))
 
     def _ask(self, run: _Run, group: list[Outgoing]) -> Answer | None:
-        """Send a request; None if its answer is slow to come, and is left pending."""
+        """Send a request; None if its answer is slow to come, and is left pending. Raises _NotOurs.
+
+        Whether the partition is still ours is asked by the thread that sends, right before.
+        """
         tally, documents = run.tally, [event.document for event in group]
 
         def request() -> Answer:
+            if not self.still_ours():
+                raise _NotOurs
             tally.asked = begun = self.clock()
             answer = self.client.send(run.site, documents)
             self.sites.took(tally, self.clock() - begun)

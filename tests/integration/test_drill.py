@@ -24,10 +24,10 @@ def asked(stand: Stand, *arguments: str, status: int = 0) -> list[dict[str, Any]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def produce_all(stand: Stand) -> None:
+def produce(stand: Stand, numbers: range) -> None:
     """Produce orders; of each thousand one is poison: no Avro, or with a token that the API refuses."""
     brings = {"jirafe.site_id": SITE, "jirafe.access_token": THEIRS}
-    for number, document in enumerate(orders(MESSAGES)):
+    for number, document in zip(numbers, orders(len(numbers), numbers.start), strict=True):
         value = stand.codec.encode("order", to_message(document))
         if number % POISON_EVERY == 0:
             theirs = stand.codec.encode("order", to_message({**document, "parameters": brings}))
@@ -43,11 +43,12 @@ def test_a_bad_night_is_found_out_mended_and_proven(stand: Stand) -> None:
     quick = {"CONSUMER_CHUNK_RECORDS": "200", "CONSUMER_BACKOFF_LONGEST": "3600"}
     member = stand.member(**quick)
     stand.await_assigned(member)
-    produce_all(stand)
+    produce(stand, range(MESSAGES // 2))
 
     # The token expires in the middle, for so long that it would be an hour at the usual pace of tries.
     await_that("a good part is done", lambda: sum(stand.committed().values()) > MESSAGES // 4)
     stand.api.set_credentials({"another": [SITE]})
+    produce(stand, range(MESSAGES // 2, MESSAGES))
     await_that("it holds", lambda: member.said('"event": "held"') > 0)
     (behind,) = asked(stand, "lag")
     assert behind["total"]["records"] > 0

@@ -423,6 +423,9 @@ class TestFailures:
             ({"message": "later"}, "later"),
             ({"errors": ["a", "b"]}, "a; b"),
             ({"errors": {}, "error_type": "", "message": None}, "no reason given"),
+            ({"error_type": " "}, "no reason given"),
+            ({"errors": "\t\n"}, "no reason given"),
+            ({"errors": ["", " "]}, "no reason given"),
             ({"message": f"what is {TOKEN}?"}, "what is [token]?"),
         ],
     )
