@@ -442,3 +442,25 @@ def test_an_item_with_a_passing_error_is_sent_again_with_the_later_ones_of_its_k
     assert {result["code"] for result in stand.await_results(5)} == {200}
     totals = stand.totals("R1")
     assert totals[-5:] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.real_broker("it has the protocol of KIP-848")
+def test_under_the_new_protocol_a_namesake_does_not_disturb_the_member_that_runs(stand: Stand) -> None:
+    under(stand, "consumer")
+    static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0"}
+    first = stand.member(**static)
+    stand.await_assigned(first)
+    stand.produce(*orders(10))
+    stand.await_results(10)
+    for time in range(1, 6):  # as often as a supervisor starts it again
+        namesake = stand.member(**static)
+        stand.produce(*orders(10, start=10 * time))
+        assert namesake.wait() == 1
+        last = namesake.log.read_text().splitlines()[-1]
+        assert '"event": "fatal"' in last
+        assert "the group has consumer-0 as jirafe-consumer-" in last
+        assert_one_result_each(stand.await_results(10 * (time + 1)), 10 * (time + 1))
+    assert first.status is None
+    for trouble in ("writer_lost", "rejoining", "lost", "revoked"):
+        assert not first.said(f'"event": "{trouble}"')
+    assert first.stop() == 0
