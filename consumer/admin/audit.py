@@ -10,6 +10,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -22,7 +23,7 @@ from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
 from consumer.admin.group import Group, Progress
 from consumer.admin.letters import read_letter
 from consumer.admin.ranges import Position, Topics
-from consumer.admin.reading import read_settled
+from consumer.admin.reading import await_visible, read_settled
 from consumer.engine.ahead import Ahead
 from consumer.engine.kafka import to_record
 from consumer.engine.records import Partition, Range
@@ -75,14 +76,16 @@ class Audited:
     """What was found in one partition's range.
 
     `committed` is the group's committed offset, None if there is none. Records from there on need no result yet,
-    except those in `ahead`, which are decided beyond it. `first` has the first offsets of each trouble.
+    except those in `ahead`, which are decided beyond it. `first` has the first offsets of each trouble. `hidden`
+    counts the offsets after the range that were asked for too, and that an open transaction hides.
     """
 
     range: Range
     committed: int | None
     counts: Mapping[Count, int]
     first: Mapping[Count, tuple[int, ...]]
-    ahead: Ahead | None = None
+    hidden: int
+    ahead: Ahead | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +155,22 @@ def audit(
 ) -> Iterator[AuditProgress | AuditReport]:
     """Audit the records between two positions, in the given partitions of each topic (none given: in all).
 
-    Yields its progress, and the report last. Blocks while it reads. Raises KafkaUnusable, RegistryUnavailable.
+    Yields its progress, and the report last. First waits for open transactions that hide a part of the range, at
+    most as long as one may last. Blocks while it reads. Raises KafkaUnusable, RegistryUnavailable.
     """
     topics_seen = Topics(deployment.cluster)
+    written: dict[Partition, int] = {}
+    for topic, numbers in topics.items():
+        written |= topics_seen.written(topic, between[1], numbers)
+    with suppress(Hidden):  # what is still hidden is reported as not proven
+        await_visible(deployment.cluster, written)
     ranges = [each for topic, numbers in topics.items() for each in topics_seen.resolve(topic, *between, numbers)]
     # Read the committed offsets first. Their results were written before the ends that are looked up next.
     group = Group(topics_seen.admin, deployment.cluster.group)
     progress = group.progress([each.of for each in ranges])
     auditor = _Auditor(deployment, codec, topics_seen, ranges)
     yield from auditor.read_all(between[0])
-    yield auditor.report(progress)
+    yield auditor.report(progress, written)
 
 
 class _Auditor:
@@ -258,16 +267,20 @@ class _Auditor:
             if 0 <= at < len(seen) and self._is_of(record.place.of, at, record.timestamp):
                 seen[at] |= LETTER
 
-    def report(self, progress: Mapping[Partition, Progress]) -> AuditReport:
-        """Return what was found."""
+    def report(self, progress: Mapping[Partition, Progress], written: Mapping[Partition, int]) -> AuditReport:
+        """Return what was found. `written` has where the ranges would end if nothing were hidden."""
         firsts = self._topics.firsts([each.of for each in self._ranges])
-        found = tuple(self._audited(each, progress[each.of], firsts[each.of]) for each in self._ranges)
+        found = tuple(
+            self._audited(each, progress[each.of], firsts[each.of], max(0, written[each.of] - each.end))
+            for each in self._ranges
+        )
         total: Counter[Count] = Counter()
         for audited in found:
             total.update(audited.counts)
-        return AuditReport(found, not self._not_to_the_end, tuple(self._notes(found, total)))
+        is_complete = not self._not_to_the_end and not any(each.hidden for each in found)
+        return AuditReport(found, is_complete, tuple(self._notes(found, total)))
 
-    def _audited(self, of: Range, progress: Progress, log_start: int) -> Audited:
+    def _audited(self, of: Range, progress: Progress, log_start: int, hidden: int) -> Audited:
         seen, committed = self._seen[of.of], progress.offset
         counts: Counter[Count] = Counter()
         first: dict[Count, list[int]] = {trouble: [] for trouble in TROUBLES}
@@ -285,7 +298,7 @@ class _Auditor:
             # The results end before the log begins: the records in between are in neither.
             counts[Count.LOST], first[Count.LOST] = log_start - last - 1, [last + 1]
         said = {trouble: tuple(sorted(offsets)) for trouble, offsets in first.items()}
-        return Audited(of, committed, counts, said, progress.ahead)
+        return Audited(of, committed, counts, said, hidden, progress.ahead)
 
     def _notes(self, found: Collection[Audited], total: Mapping[Count, int]) -> Iterator[str]:
         deployment, group = self._deployment, self._deployment.cluster.group
@@ -295,6 +308,12 @@ class _Auditor:
         ):
             if topic in self._shortened and total[trouble]:
                 yield f"{topic} has lost its oldest records to retention: missing results may have been deleted."
+        for each in found:
+            if each.hidden:
+                yield (
+                    f"{each.range.of}: not proven from the offset {each.range.end} on: {each.hidden} offsets are "
+                    "hidden behind a transaction that does not end."
+                )
         for topic in self._not_to_the_end:
             yield f"{topic} has a transaction that does not end: records behind it were not seen."
         for topic, count in self._earlier.items():

@@ -31,7 +31,8 @@ class Story:
     """What is known of a place.
 
     `record` is None if there is none at the place, and `reason` says why. `results` and `letters` are in the order
-    in which they were written. `is_whole` is False if the time limit ended the search.
+    in which they were written. `is_whole` is False if the time limit ended the search, or an open transaction hides
+    the end of a topic that was searched.
     """
 
     place: Place
@@ -130,7 +131,7 @@ def _written(  # noqa: PLR0913, PLR0917 - each is another's
 ) -> Iterator[Record]:
     """Yield a topic's records from a time on, until the deadline."""
     places = [Partition(topic, number) for number in topics.partitions(topic)]
-    ends = topics.ends(places)
+    written, ends = topics.ends(places, committed=False), topics.ends(places)
     starts: Mapping[Partition, int | None] = (
         topics.at(places, since - CLOCK_TOLERANCE) if since else topics.firsts(places)
     )
@@ -140,7 +141,7 @@ def _written(  # noqa: PLR0913, PLR0917 - each is another's
         if start is not None and start < ends[each]:
             ranges.append(Range(*each, start, ends[each]))
     yield from _records(deployment, ranges, deadline)
-    story.is_whole = story.is_whole and bool(deadline.left)
+    story.is_whole = story.is_whole and bool(deadline.left) and all(ends[each] >= written[each] for each in places)
 
 
 def _records(deployment: Deployment, ranges: Iterable[Range], deadline: Deadline) -> Iterator[Record]:

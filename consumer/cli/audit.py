@@ -75,8 +75,9 @@ def audit_command(
 
     Reads the records of the range, all results and all dead letters. Each record before the committed offset
     must have exactly one result of this group, and each that failed must be a dead letter. Exit status 1 if
-    not. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours
-    ago; with a time, results are read from 5 minutes before it.
+    not. Waits for open transactions, because they hide records; what stays hidden is not proven. A TIME is
+    ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago; with a time, results are read from
+    5 minutes before it.
 
     After a reset of offsets, records can have two results. The embedded broker also shows results of aborted
     transactions, for example after a crash.
@@ -95,7 +96,7 @@ def audit_command(
         case Form.JSON:
             print_json(_object(report))
         case Form.CSV:
-            rows = Csv([*Range._fields, "committed", *Count])
+            rows = Csv([*Range._fields, "committed", "hidden", *Count])
             for each in report.partitions:
                 rows.row(_partition(each))
         case Form.TABLE:
@@ -139,7 +140,12 @@ def _object(report: AuditReport) -> dict[str, Any]:
 
 
 def _partition(audited: Audited) -> dict[str, Any]:
-    return {**audited.range._asdict(), "committed": audited.committed, **_counts(audited.counts)}
+    return {
+        **audited.range._asdict(),
+        "committed": audited.committed,
+        "hidden": audited.hidden,
+        **_counts(audited.counts),
+    }
 
 
 def _counts(counts: Mapping[Count, int]) -> dict[str, int]:

@@ -275,6 +275,38 @@ class TestAudit:
             f"{results} has a transaction that does not end: records behind it were not seen."
         ]
 
+    def test_records_behind_an_open_transaction_are_not_proven(self, stand: Stand, ledger: Ledger) -> None:
+        ledger.records(2)
+        ledger.result(0)
+        ledger.result(1)
+        ledger.commit(2)
+        orders = stand.orders_topic
+        writer = stand.writer(orders)
+        writer.begin_transaction()
+        writer.produce(orders, b"hidden", partition=0)
+        assert writer.flush(10) == 0
+        ledger.records(3)  # anybody's records behind it are hidden too
+        soon = {"KAFKA_TRANSACTION_TIMEOUT_MS": "1000"}
+        report = asked(stand, "audit", "--topic", orders, status=1, **soon)
+        assert not report["ok"]
+        assert (report["total"]["records"], report["total"]["one_result"]) == (2, 2)
+        assert [each["hidden"] for each in report["partitions"]] == [4, 0, 0]
+        note = (
+            f"{orders}/0: not proven from the offset 2 on: 4 offsets are hidden behind a transaction that does not "
+            "end."
+        )
+        assert report["notes"] == [note]
+        # Up to there it is proven, and the other partitions are, without a wait.
+        assert asked(stand, "audit", "--topic", orders, "--to", "2")["ok"]
+        assert asked(stand, "audit", "--topic", orders, "--partition", "1")["ok"]
+        told = " ".join(shown(stand, "audit", "--topic", orders, status=1, **soon).split())
+        assert note in told
+        assert "Not proven" in told
+        # One that ends meanwhile is waited for.
+        threading.Timer(3.0, writer.commit_transaction).start()
+        report = asked(stand, "audit", "--topic", orders)
+        assert (report["ok"], report["total"]["records"], report["total"]["waiting"]) == (True, 6, 4)
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [

@@ -151,6 +151,32 @@ def test_a_replay_waits_for_what_is_hidden_in_its_range_and_for_nothing_else() -
     assert replay_of(shelf).ranges() == [Range(ORDERS, 0, 0, 6)]
 
 
+def test_an_audit_proves_nothing_of_what_is_hidden_in_its_range_and_waits_for_nothing_else() -> None:
+    shelf = Shelf(partitions=2)
+    for offset in range(6):
+        shelf.add(ORDERS, b"no Avro", timestamp=offset * 1000)
+        shelf.result(offset)
+    shelf.committed[ORDER] = 6
+    shelf.logs[ORDER].visible = 3
+
+    def report(end: datetime | int | None) -> AuditReport:
+        deployment = shelf.deployment(patience=PATIENCE)
+        *_, found = audit(deployment, CODEC, {ORDERS: ()}, (None, end))
+        assert isinstance(found, AuditReport)
+        return found
+
+    for end, hidden in ((3, 0), (datetime.fromtimestamp(3, UTC), 0), (4, 1), (100, 3), (None, 3)):
+        found = report(end)
+        assert [each.hidden for each in found.partitions] == [hidden, 0]
+        assert found.is_proven is (hidden == 0)
+        notes = [note for note in found.notes if note.startswith("orders/0: not proven from the offset 3 on")]
+        assert len(notes) == (hidden > 0)
+        assert found.total()[Count.ONE_RESULT] == 3
+    Opened(shelf, ORDER, 3, 3)
+    found = report(None)
+    assert (found.is_proven, found.total()[Count.ONE_RESULT]) == (True, 6)
+
+
 def test_lag_says_what_is_hidden() -> None:
     shelf = Shelf(partitions=2)
     for _ in range(6):

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from consumer.admin.story import contents, recent_letters, tell
-from consumer.engine.records import Place, Record
+from consumer.engine.records import Partition, Place, Record
 from schemas.codec import Codec, Headers, RegistryUnavailable
-from tests.unit.shelf import CODEC, ORDERS, Shelf
+from tests.unit.shelf import CODEC, LETTERS, ORDERS, RESULTS, Shelf
 
 
 class Away(Codec):
@@ -32,6 +32,18 @@ def test_all_that_became_of_a_record_is_told_and_nothing_of_others() -> None:
     assert [letter.of.offset for letter in story.letters] == [second]
     assert story.is_whole
     assert [letter.of.offset for letter in recent_letters(shelf.deployment())] == [second]
+
+
+@pytest.mark.parametrize("topic", [RESULTS, LETTERS])
+def test_what_an_open_transaction_hides_is_not_taken_for_nothing(topic: str) -> None:
+    shelf = Shelf()
+    offset = shelf.add(ORDERS, b"one")
+    shelf.result(offset)
+    shelf.letter(Record(ORDERS, 0, offset, 0, b"R1", b"one", ()))
+    shelf.logs[Partition(topic, 0)].visible = 0
+    story = tell(shelf.deployment(), CODEC, Place(ORDERS, 0, offset))
+    assert not story.is_whole
+    assert len(story.results) + len(story.letters) == 1
 
 
 def test_an_absent_registry_is_not_taken_for_no_results() -> None:
