@@ -42,7 +42,7 @@ class Continuity:
     _ids: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
     _due: float = 0.0
-    # Records committed before and since the last question for the topic's id: offset to timestamp.
+    # Records committed before and since the last question for the topic's id: offset to fingerprint.
     _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
     _since: dict[Partition, dict[int, int]] = field(default_factory=dict)
     # Records that may be of the new incarnation, and are done.
@@ -92,7 +92,7 @@ class Continuity:
         for output in outputs:
             partition = Partition(output.record.topic, output.record.partition)
             noted = self._done if partition in self.closing else self._since
-            noted.setdefault(partition, {})[output.record.offset] = output.record.timestamp
+            noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
 
     def close(self, partitions: Iterable[Partition]) -> None:
         """Note partitions of a topic that was created again. What was committed lately may be of either topic."""
@@ -109,7 +109,7 @@ class Continuity:
         if not self._done:
             return False
         done = self._done.get(Partition(record.topic, record.partition), {})
-        return done.pop(record.offset, None) == record.timestamp
+        return record.offset in done and done.pop(record.offset) == _fingerprint(record)
 
     def begins(self, partition: Partition, wanted: int | None, low: int, high: int) -> int:
         """Give the offset to read from: `wanted`, if the log has it; None for no committed offset.
@@ -149,3 +149,8 @@ class Continuity:
         self.losses.append(message)
         self.log.error("records_lost", on=what, records=records, reason=message)
         self.hooks.lost(what.partition("/")[0], records or 0)
+
+
+def _fingerprint(record: Record) -> int:
+    """Tell records at one offset apart. A timestamp is not enough: a producer may give all records the same."""
+    return hash((record.timestamp, record.key, record.value))

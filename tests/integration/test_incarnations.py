@@ -1,6 +1,7 @@
 """Topics that are deleted and created again, and logs that are cut: said loudly, nothing of the new is skipped."""
 
 import signal
+import time
 
 import pytest
 import requests
@@ -8,6 +9,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumer.demo.processes import CommandProcess, await_that, free_port
+from schemas.hub import to_message
 from tests.integration.test_service import assert_one_result_each, orders
 from tests.stand import Stand
 
@@ -60,6 +62,27 @@ def test_a_topic_created_again_under_a_running_member_is_read_from_its_beginning
     assert member.said('"event": "losses_acknowledged"') == 1
     metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
     assert f'jirafe_consumer_losses_total{{topic="{stand.orders_topic}"}} 1.0' in metrics
+
+
+def test_records_of_a_topic_created_again_may_have_the_old_ones_timestamps(stand: Stand) -> None:
+    """A producer may give all records one time: that of a day, of a file, or none at all."""
+    member, _ = started(stand)
+    now = int(time.time() * 1000)
+
+    def produce(first: int, count: int) -> None:
+        producer = stand.cluster.make_producer(stand.cluster.client_properties("test"))
+        for document in orders(count, first):
+            value = stand.codec.encode("order", to_message(document))
+            producer.produce(stand.orders_topic, value, b"key", 0, timestamp=now)
+        assert producer.flush(30) == 0
+
+    produce(0, 60)
+    stand.await_results(60)
+    create_again(stand, stand.cluster.make_admin("test"))
+    produce(60, 90)
+    stand.await_results(150)
+    assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(150)}
+    assert member.said('"event": "records_lost"') == 1
 
 
 def test_records_that_retention_took_before_they_were_read_are_counted_and_told(stand: Stand) -> None:

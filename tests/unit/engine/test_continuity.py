@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
+import pytest
 from confluent_kafka import KafkaException, Uuid
 from confluent_kafka.admin import TopicDescription
 
@@ -61,7 +63,8 @@ def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_
     assert [subject.is_done(record(offset)) for offset in range(51)] == [True] * 50 + [False]
 
 
-def test_a_record_with_another_timestamp_is_another_record() -> None:
+@pytest.mark.parametrize("changed", [{"timestamp": 7}, {"key": b"other"}, {"value": b"other"}, {"value": None}])
+def test_a_record_with_another_timestamp_key_or_value_is_another_record(changed: dict[str, Any]) -> None:
     clock = HandClock()
     subject = made(clock, [1, 2])
     subject.recreated(())
@@ -71,7 +74,7 @@ def test_a_record_with_another_timestamp_is_another_record() -> None:
         pass
     subject.close([A])
     subject.begins_anew(A)
-    assert not subject.is_done(record(0)._replace(timestamp=7))
+    assert not subject.is_done(record(0)._replace(**changed))
 
 
 def test_what_is_kept_does_not_grow_while_nothing_is_told_of_the_topic() -> None:

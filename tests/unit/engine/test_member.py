@@ -1118,13 +1118,14 @@ def test_a_topic_that_was_created_again_is_read_from_its_beginning_without_what_
         scene.consumer.arrived = [message(2), message(3)]  # it may be the new topic's, and is
         yield from recreate(scene)
         assert starts(scene) == ["assign orders/0 at -2", "assign orders/1 at -2"]
-        later = Message(*A, 1, b"key", b"new", timestamp=(1, 5_000))
-        scene.consumer.arrived = [message(0), later, message(2), message(3), message(4)]
+        at, time = 2, message(2).timestamp()
+        other = Message(*A, at, b"key", b"another record with the old one's timestamp", timestamp=time)
+        scene.consumer.arrived = [message(0), message(1), other, message(3), message(4)]
         yield
         yield
 
     scene.run(script())
-    assert scene.handler.seen == [[0, 1], [2, 3], [0, 1, 4]]
+    assert scene.handler.seen == [[0, 1], [2, 3], [0, 1, 2, 4]]
     assert scene.offsets == {A: 5}
     assert scene.hooks.views[-1].losses == (
         "orders was deleted and created again; it is read from its beginning as a new topic",
