@@ -17,6 +17,9 @@ from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 from consumer.engine.kafka import REACHED_WITHIN
 from consumer.engine.records import Partition
 
+_ANSWERS_WITHIN = 10 * 1_000_000
+"""Microseconds in which a broker answers: a fetch waits for records for half a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reach:
@@ -33,7 +36,10 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A consumer's statistics: the number of connected brokers (None while not known), and its partitions."""
+    """A consumer's statistics: the number of connected brokers (None while not known), and its partitions.
+
+    A broker that keeps its connection open but has not answered for long is not counted.
+    """
 
     brokers: int | None
     reaches: Mapping[Partition, Reach]
@@ -44,8 +50,10 @@ def read_statistics(text: str) -> Statistics:
     told = orjson.loads(text)
     # The connection to the group's coordinator ("logical") goes to a broker that is listed too. While nothing is
     # fetched, it may be the only connection.
-    up = [broker["source"] for broker in told["brokers"].values() if broker["state"] == "UP"]
-    brokers = sum(source != "logical" for source in up) or min(1, len(up))
+    up = [broker for broker in told["brokers"].values() if broker["state"] == "UP"]
+    listed = [broker for broker in up if broker["source"] != "logical"]
+    # The coordinator may rightly take long: it holds a member back until the others have rejoined.
+    brokers = sum(map(_answers, listed)) if listed else min(1, len(up))
     reaches = {
         Partition(topic["topic"], partition["partition"]): _reach(partition)
         for topic in told["topics"].values()
@@ -53,6 +61,11 @@ def read_statistics(text: str) -> Statistics:
         if partition["fetch_state"] == "active"
     }
     return Statistics(brokers, reaches)
+
+
+def _answers(broker: Mapping[str, Any]) -> bool:
+    """Tell whether a connected broker answers. One whose process is frozen keeps its connections."""
+    return not broker["waitresp_cnt"] or broker["rxidle"] < _ANSWERS_WITHIN
 
 
 def _reach(partition: Mapping[str, Any]) -> Reach:

@@ -26,7 +26,7 @@ SILENT_AFTER = 5.0
 """A member is not ready if its main loop has not reported for this many seconds. It reports every second."""
 
 NOT_ASSIGNED = "no partition is assigned"
-NOT_CONNECTED = "Kafka: no broker is connected"
+NOT_CONNECTED = "Kafka: no broker answers"
 REFUSED = "Kafka refuses our credentials, or its certificate is not trusted: {}"
 NOT_HEARD_OF = "Kafka: no broker has answered lately"
 

@@ -234,7 +234,8 @@ def test_a_member_that_begins_anew_says_so_and_has_no_partition(monitor: Monitor
     assert monitor.status.not_ready == ()
 
 
-UP = {"b1": {"state": "UP", "source": "learned"}}
+ANSWERS = {"state": "UP", "source": "learned", "waitresp_cnt": 1, "rxidle": 500_000}
+UP = {"b1": ANSWERS}
 
 
 def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Monitor) -> None:
@@ -256,7 +257,7 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
     assert brokers(300.0) == (1, ())
     monitor.statistics(statistics(brokers={"b1": {"state": "CONNECT", "source": "learned"}}))
     monitor.viewed(replace(QUIET, now=301.0))
-    assert brokers(301.0) == (0, ("Kafka: no broker is connected",))
+    assert brokers(301.0) == (0, ("Kafka: no broker answers",))
 
 
 def test_a_refusal_says_why_no_broker_is_connected_and_nothing_while_one_is(monitor: Monitor) -> None:
@@ -402,9 +403,22 @@ def test_lag_is_from_the_next_record_to_finish_to_the_end_of_the_log(monitor: Mo
     assert values(monitor, "lag_records", "topic", "partition") == {("orders", "0"): 3}
 
 
+def test_a_broker_that_keeps_its_connection_and_answers_nothing_is_not_connected(monitor: Monitor) -> None:
+    def brokers(**told: int | str) -> int | None:
+        coordinator = {"state": "UP", "source": "logical", "waitresp_cnt": 1, "rxidle": 300_000_000}
+        monitor.statistics(statistics(brokers={"b1": {**ANSWERS, **told}, "coordinator": coordinator}))
+        see(monitor)
+        return monitor.status.brokers
+
+    assert brokers(rxidle=9_000_000) == 1
+    assert brokers(rxidle=10_000_000) == 0
+    assert brokers(rxidle=300_000_000, waitresp_cnt=0) == 1  # nothing was asked of it
+    assert brokers(state="DOWN") == 1  # the coordinator alone may take long: others are to rejoin first
+
+
 def test_statistics_of_librdkafka_are_read(monitor: Monitor) -> None:
     brokers = {
-        "b1": {"state": "UP", "source": "learned"},
+        "b1": ANSWERS,
         "b2": {"state": "DOWN", "source": "learned"},
         "coordinator": {"state": "UP", "source": "logical"},
     }
