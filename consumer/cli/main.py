@@ -1,9 +1,11 @@
 """`jirafe-consumer`: the main command, its subcommands, and its exit status."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -82,11 +84,24 @@ def _run(arguments: list[str] | None) -> int:
         raise Interrupted from None
 
 
+def _end_before_start(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)  # nothing is consumed yet, so nothing must be finished
+
+
 class _Commands(click.Group):
     """The commands. Each is imported only when it is called, because some need libraries that are slow to load."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(_COMMANDS)
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if arguments[:1] == ["run"] and not context.resilient_parsing:
+            # Its libraries take long to load, and a service may be told to stop meanwhile.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _end_before_start)
+        return super().resolve_command(context, arguments)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:

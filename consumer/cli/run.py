@@ -35,8 +35,6 @@ def run(source: SettingsSource) -> int:
       export JIRAFE_SITE_ID=123 JIRAFE_ACCESS_TOKEN=...
       jirafe-consumer run
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end_before_start)
     loaded = source.load()
     logger = log.configure(loaded.stream.log_level)
     deployment = app.make_deployment(loaded, logger)
@@ -125,7 +123,3 @@ def _collect_seldom() -> None:
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
     os._exit(128 + number)
-
-
-def _end_before_start(_number: int, _frame: FrameType | None) -> None:
-    os._exit(0)  # nothing is consumed yet, so nothing must be finished

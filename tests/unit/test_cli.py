@@ -1,5 +1,9 @@
 """The commands together: what is told of each before it is loaded."""
 
+import signal
+import subprocess
+import sys
+
 import click
 import pytest
 
@@ -18,3 +22,24 @@ def test_a_command_is_told_of_by_its_own_name_and_first_sentence(name: str) -> N
 def test_there_is_no_command_of_another_name() -> None:
     assert cli.list_commands(CONTEXT) == sorted(_COMMANDS)
     assert cli.get_command(CONTEXT, "nope") is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["consumer.cli.run", "consumer.app", "consumer.engine.member"])
+def test_a_service_that_is_told_to_stop_while_its_libraries_load_ends_in_good_order(
+    module: str, number: signal.Signals
+) -> None:
+    program = f"""
+import os, sys
+from consumer.cli.main import main
+
+class Told:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Told())
+main(["run"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
