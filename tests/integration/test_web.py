@@ -5,12 +5,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.demo.broker import EmbeddedBroker
@@ -165,6 +167,46 @@ def test_a_broker_that_is_gone_or_stands_still_is_seen_within_seconds_and_asks_f
         finally:
             broker.signal(signal.SIGCONT)
             stand.close()
+
+
+@pytest.mark.timeout(240)
+def test_the_probes_of_kubernetes_restart_nothing_while_the_broker_stands_still(tmp_path: Path, page: Page) -> None:
+    live, ready = probe("liveness"), probe("readiness")
+
+    def passes(probed: dict[str, Any]) -> bool:
+        path, within = probed["httpGet"]["path"], probed["timeoutSeconds"]
+        return requests.get(f"http://{page.address}{path}", timeout=within).ok
+
+    with EmbeddedBroker() as broker, SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
+        stand = Stand(broker.bootstrap_servers, api, tmp_path)
+        try:
+            start(stand, page)
+            await_that("it is ready", lambda: passes(ready))
+            broker.signal(signal.SIGSTOP)
+            until = time.monotonic() + live["failureThreshold"] * live["periodSeconds"] + live["timeoutSeconds"]
+            await_that("it is not ready", lambda: not passes(ready), within=15)
+            reasons = set()
+            while time.monotonic() < until:
+                assert passes(live)
+                assert not passes(ready)
+                reasons.update(page.get(ready["httpGet"]["path"]).json()["reasons"])
+                time.sleep(1)
+            broker.signal(signal.SIGCONT)
+            await_that("it is ready again", lambda: passes(ready))
+            assert passes(live)
+            assert any(reason.startswith("Kafka: ") for reason in reasons), reasons
+        finally:
+            broker.signal(signal.SIGCONT)
+            stand.close()
+
+
+def probe(name: str) -> dict[str, Any]:
+    """Give a probe as the manifest of the members sets it."""
+    manifest = Path(__file__).parents[2] / "ops/kubernetes/base/stateful-set.yaml"
+    (stateful_set,) = (each for each in yaml.safe_load_all(manifest.read_text()) if each["kind"] == "StatefulSet")
+    (container,) = stateful_set["spec"]["template"]["spec"]["containers"]
+    found: dict[str, Any] = container[f"{name}Probe"]
+    return found
 
 
 def test_the_page_may_load_nothing_but_itself(stand: Stand, page: Page) -> None:
