@@ -1,6 +1,7 @@
 """Topics as shops have them: one for all kinds of message, several of a kind, and those that a pattern fits."""
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from consumer import app, settings
 from consumer.admin.topics import prepare_topics
 from schemas.avro_json import message_of
+from schemas.codec import Codec
 from tests.command import run
 from tests.messages import cart, order, product, taxon
+from tests.registry import RegistryServer, guid_of
 from tests.stand import Stand
 
 MESSAGES = 10_000
@@ -26,22 +29,47 @@ def asked(stand: Stand, *arguments: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_mixed_topic_of_avro_and_json_has_exact_results(stand: Stand) -> None:
+def in_every_form(
+    codec: Codec, json_id: int, kind: str, document: Any
+) -> list[tuple[bytes, list[tuple[str, bytes]]]]:
+    """Give a message in each form that is read: its value and its headers.
+
+    `codec` has a registry, which knows a JSON Schema by `json_id`.
+    """
+    message = message_of(document)
+    framed = codec.encode(kind, message)
+    named, body = framed[1:5], framed[5:]
+    guid = guid_of(int.from_bytes(named)).bytes
+    return [
+        (framed, []),
+        (Codec().encode(kind, message), []),
+        (body, [("__value_schema_id", b"\0" + named)]),
+        (body, [("__value_schema_id", b"\1" + guid)]),
+        (orjson.dumps(document), []),
+        (b"\0" + json_id.to_bytes(4) + orjson.dumps(document), []),
+    ]
+
+
+def test_a_mixed_topic_of_all_forms_has_exact_results(stand: Stand, registry_server: RegistryServer) -> None:
     topic = f"{stand.orders_topic}-all"
     mixed = {f"CONSUMER_{kind.upper()}_TOPIC": topic for kind in KINDS}
+    mixed["CONSUMER_SCHEMA_REGISTRY_URL"] = registry_server.url
+    stand.codec = Codec(registry_server.registry())
+    json_id = registry_server.keep('{"type": "object"}', kind="JSON")
     prepare_topics(stand.deployment, [topic], partitions=3)
     documents = [MAKERS[number % 4](f"R{number}") for number in range(MESSAGES)]
     for number, document in enumerate(documents):
-        # Half of each kind in each form.
-        is_json = number // 4 % 2
-        kind = document["message"].partition(":")[0]
-        value = orjson.dumps(document) if is_json else stand.codec.encode(kind, message_of(document))
-        stand.send_later(f"R{number}".encode(), value, topic=topic)
+        # Each kind in each form.
+        forms = in_every_form(stand.codec, json_id, document["message"].partition(":")[0], document)
+        value, headers = forms[number // 4 % len(forms)]
+        stand.send_later(f"R{number}".encode(), value, headers, topic)
     stand.flush()
     stand.member(**mixed)
     results = stand.await_results(MESSAGES)
     assert Counter(result["message"] for result in results) == Counter(each["message"] for each in documents)
     assert {result["code"] for result in results} == {200}
+    said = {re.sub(r"R\d+", "R", json.dumps((each["message"], each["notifications"]))) for each in results}
+    assert len(said) == len(MAKERS)  # whatever its form, a message of one kind has the same result
     places = Counter((result["topic"], result["partition"], result["offset"]) for result in results)
     assert len(places) == places.total() == MESSAGES
     assert asked(stand, "audit", **mixed)["total"]["one_result"] == MESSAGES
