@@ -160,9 +160,10 @@ class Attempt:
             if not self.still_ours():
                 raise _NotOurs
             tally.asked = begun = self.clock()
-            answer = self.client.send(run.site, documents)
-            self.sites.took(tally, self.clock() - begun)
-            return answer
+            try:
+                return self.client.send(run.site, documents)
+            finally:
+                self.sites.took(tally, self.clock() - begun)
 
         call = self.start(request) if self.start and self.sites.are_several and not run.suspects else None
         if call is None:
