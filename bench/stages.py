@@ -10,10 +10,11 @@ import orjson
 from fastavro import schemaless_reader
 
 from consumer.delivery import results
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
-from consumer.delivery.mapping import Defaults, Mapper
+from consumer.delivery.mapping import Mapper
 from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.demo.shop import Produced
 from consumer.engine.ports import Chunk, Done
 from consumer.engine.records import Partition, Record

@@ -1,4 +1,4 @@
-"""What the service costs: by stages, as a whole, at its start, and after it was killed.
+"""What the service costs: by stages, as a whole, with one partition, at its start, and after it was killed.
 
 All is measured in the same run, on the same messages: set the figures of one run against each other, not those of
 two. The floor is one thread that decodes each message by fastavro, writes the JSON of its events and encodes its
@@ -39,6 +39,7 @@ _WARM_UP = 1000
 _KILLS = 3
 _KILLED_AFTER = 500
 _OF_KILLED = 4000
+_LATENCY = 0.2
 
 
 class Rig:
@@ -173,6 +174,15 @@ def recovery_seconds(rig: Rig) -> float:
     return time.monotonic() - restarted
 
 
+@contextmanager
+def slow(url: str) -> Iterator[None]:
+    """Let the sandbox answer each request late."""
+    fault = {"action": "delay", "seconds": _LATENCY, "times": None}
+    requests.post(f"{url}/sandbox/faults", json=fault, timeout=10).raise_for_status()
+    yield
+    requests.delete(f"{url}/sandbox/faults", timeout=10).raise_for_status()
+
+
 def _events(url: str) -> int:
     return int(requests.get(f"{url}/sandbox/stats", timeout=10).json()["last_sequence"])
 
@@ -219,6 +229,11 @@ def main() -> None:
         except BrokerUnavailable as error:
             print(f"recovery after kill -9 needs a real Kafka, start too: {error}")
             return
+        rates = {}
+        with slow(url):
+            for each in (partitions, 1):
+                rig = Rig(kafka.bootstrap_servers, url, messages, each, folder, f"slow-{each}")
+                rates[each] = 1 / service(rig).clock
         taken = []
         for number in range(_KILLS):
             rig = Rig(kafka.bootstrap_servers, url, messages[:_OF_KILLED], partitions, folder, f"kill-{number}")
@@ -226,6 +241,9 @@ def main() -> None:
         rig = Rig(kafka.bootstrap_servers, url, messages[:100], partitions, folder, "start")
         rig.produce()
         helped, started = start_seconds(rig)
+        print(f"on Apache Kafka, while the API takes {1000 * _LATENCY:.0f} ms to answer, messages/s:")
+        print(f"{f'  {partitions} partitions a topic':<36}{rates[partitions]:>11,.0f}")
+        print(f"{'  one partition a topic':<36}{rates[1]:>11,.0f}{rates[1] / rates[partitions]:>19.0%}")
         print("on Apache Kafka, by default settings, seconds:")
         print(f"{'  --help':<36}{helped:>11.2f}")
         print(f"{'  start to first event':<36}{started:>11.2f}")

@@ -13,10 +13,10 @@ from consumer.admin.deployment import Deployment
 from consumer.admin.redelivery import Pace
 from consumer.admin.topics import prepare_topics, require_topics
 from consumer.delivery.calls import Callers
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
-from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.engine.backoff import Backoff
 from consumer.engine.kafka import Cluster, LibraryLog, Logger
 from consumer.engine.member import Member, Options, Surroundings

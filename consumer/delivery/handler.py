@@ -7,7 +7,8 @@ from contextlib import suppress
 
 from consumer.delivery import results
 from consumer.delivery.calls import Start
-from consumer.delivery.mapping import Defaults, Mapper, RecordTracing
+from consumer.delivery.defaults import Defaults
+from consumer.delivery.mapping import Mapper, RecordTracing
 from consumer.delivery.parting import Parting
 from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
 from consumer.delivery.suspicion import Sites, Suspicion, Tally
@@ -66,9 +67,10 @@ class Delivery:
     def handle(self, chunk: Chunk[Work], still_ours: Callable[[], bool]) -> Done[Work] | Retry[Work]:
         """Try the chunk once; blocks until its requests are answered."""
         chunk.attempts += 1
-        if chunk.work is None:
-            chunk.work = Work()
-        work, defaults = chunk.work, self._defaults
+        defaults = self._defaults
+        if chunk.work is None or (chunk.attempts == 1 and chunk.work.defaults is not defaults):
+            chunk.work = Work(defaults)
+        work = chunk.work
         served: set[str] = set()
         try:
             with self._turns.one():
@@ -101,6 +103,13 @@ class Delivery:
                 with suppress(Exception):
                     pending.call.result()
             raise
+
+    def prepare(self, chunk: Chunk[Work]) -> None:
+        """Decode and map the records of a chunk before its turn, up to one whose schema is not to be had now."""
+        chunk.work = work = Work(self._defaults)
+        with suppress(RegistryUnavailable), self._turns.one():
+            for record in chunk.records:
+                work.drafts.append(self._mapper.draft(record, work.defaults))
 
     def _outputs(self, drafts: Sequence[Draft], attempts: int) -> list[Output]:
         return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]
@@ -174,7 +183,7 @@ class Delivery:
     def _attempt(
         self, chunk: Chunk[Work], defaults: Defaults, still_ours: Callable[[], bool], served: set[str]
     ) -> Attempt:
-        work = chunk.work or Work()
+        work = chunk.work or Work(self._defaults)
         is_new = chunk.behind is not None and not chunk.strand  # others wait for it, and its records may part
         return Attempt(
             self._client,
@@ -220,7 +229,7 @@ class Delivery:
         It sends probes to see which sites serve, because nothing else may be sent meanwhile. Tells whether any
         event was given up. Blocks until the probes are answered.
         """
-        work = chunk.work or Work()
+        work = chunk.work or Work(self._defaults)
         attempt = self._attempt(chunk, self._defaults, lambda: True, set())
         undecided = [event for event in work.events if event.outcome is None]
         for event in undecided:

@@ -10,39 +10,17 @@ from typing import Any, Protocol
 
 import orjson
 
-from consumer.delivery.work import Credentials, Draft, Fault, Outgoing
+from consumer.delivery.defaults import Credentials, Defaults
+from consumer.delivery.work import Draft, Fault, Outgoing
 from consumer.engine.records import Record
 from jirafe.client import BATCH_OVERHEAD, Document, Site
-from jirafe.services import Event, Parameters, UnknownMessageType, Unsendable, make_events, missing_parameter
+from jirafe.services import Event, UnknownMessageType, Unsendable, make_events, missing_parameter
 from schemas.codec import Codec, RegistryNeeded, Undecodable
 
 SITE_ID = "jirafe.site_id"
 ACCESS_TOKEN = "jirafe.access_token"  # noqa: S105 - a parameter's name
 _LONGEST_CREDENTIAL = 2000
 _QUOTED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What the settings give where a message says nothing: credentials, and parameters by dotted name.
-
-    The token is for the settings' own site, and for `sites`: a message must not have it sent anywhere else.
-    """
-
-    credentials: Credentials
-    parameters: Parameters
-    sites: frozenset[str] = frozenset()
-
-    def knows(self, site_id: str) -> bool:
-        """Tell whether the settings name a site."""
-        return site_id == self.credentials.site_id or site_id in self.sites
-
-    def site(self, credentials: Credentials) -> Site:
-        """Resolve where an event goes: by its message, else by these. What nothing gives is empty."""
-        own = self.credentials
-        site_id = credentials.site_id or own.site_id or ""
-        token = own.access_token if self.knows(site_id) else None
-        return Site(site_id, credentials.access_token or token or "")
 
 
 class DecodeSpan(Protocol):

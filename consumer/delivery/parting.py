@@ -9,7 +9,7 @@ wait.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from consumer.delivery.mapping import Defaults
+from consumer.delivery.defaults import Defaults
 from consumer.delivery.work import Draft, Work
 from consumer.engine.ports import Apart, Chunk, Names, Trouble
 
@@ -103,7 +103,7 @@ class Parting:
     @staticmethod
     def _work(work: Work, drafts: list[Draft], strand: str) -> Work:
         pending = {strand: work.pending[strand]} if strand in work.pending else {}
-        return Work(drafts, dict(work.limits), tallies=work.tallies, pending=pending)
+        return Work(work.defaults, drafts, dict(work.limits), tallies=work.tallies, pending=pending)
 
     def _real(self, strand: str) -> str:
         while strand in self._behind:

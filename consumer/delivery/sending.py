@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from consumer.delivery.calls import Start
-from consumer.delivery.mapping import Defaults
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.suspicion import Sites, SiteTally, Suspicion
-from consumer.delivery.work import Credentials, Fault, Outgoing, Pending
+from consumer.delivery.work import Fault, Outgoing, Pending
 from consumer.engine.ports import Trouble
 from jirafe.client import (
     BATCH_OVERHEAD,
@@ -155,11 +155,12 @@ class Attempt:
         Whether the partition is still ours is asked by the thread that sends, right before.
         """
         tally, documents = run.tally, [event.document for event in group]
+        tally.asked = begun = self.clock()  # before the request starts: one left pending counts as slow at once
 
         def request() -> Answer:
             if not self.still_ours():
+                tally.asked = None
                 raise _NotOurs
-            tally.asked = begun = self.clock()
             try:
                 return self.client.send(run.site, documents)
             finally:

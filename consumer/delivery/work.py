@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from consumer.delivery.calls import Call
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.suspicion import SiteTally, Suspicion
 from consumer.engine.records import Record
 from jirafe.client import Accepted, Document, Site
@@ -16,14 +17,6 @@ class Fault:
 
     kind: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Where a message's events go, and as whom; None where the message leaves it to the settings."""
-
-    site_id: str | None
-    access_token: str | None = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -79,12 +72,14 @@ class Pending:
 class Work:
     """The state of one chunk. The first `len(drafts)` of its records are decoded.
 
+    `defaults` are those of the settings when the first of them were.
     `limits` has, by site, how many events a request may have: a smaller one may succeed where a larger failed.
     `suspect_ids` has the ids of schemas that the registry did not give.
     `tallies` has what is known of the sites, so that it is not forgotten while the chunk waits for them.
     `pending` has, by site, the request whose answer the last try did not wait for.
     """
 
+    defaults: Defaults
     drafts: list[Draft] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
     suspect_ids: dict[SchemaId, Suspicion] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from traceback import extract_tb
 from typing import Generic
 
-from consumer.engine.ports import Chunk, Done, Handler, Retry, Trouble, W
+from consumer.engine.ports import Chunk, Done, Handler, Prepared, Retry, Trouble, W
 
 _RAISES_ALONE = 3
 _FRAMES = 3
@@ -35,6 +35,10 @@ class Raised(Generic[W]):
         return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
 
 
+Answer = Done[W] | Prepared[W] | Raised[W] | Retry[W]
+"""How a worker gives a chunk back."""
+
+
 class Defence(Generic[W]):
     """Hands chunks to a handler, and never raises; worker threads call it.
 
@@ -53,6 +57,14 @@ class Defence(Generic[W]):
         if isinstance(answer, Done) and not _has_all(answer):
             return self._raised(chunk, ValueError("the outputs are not one for each record"))
         return answer
+
+    def prepare(self, chunk: Chunk[W]) -> Prepared[W]:
+        """Have a chunk prepared. What raises here is not counted: it raises again when the chunk is handled."""
+        try:
+            self._handler.prepare(chunk)
+        except Exception:  # noqa: BLE001 - as above
+            chunk.work = None
+        return Prepared(chunk)
 
     def _raised(self, chunk: Chunk[W], error: Exception) -> Done[W] | Raised[W]:
         chunk.work = None

@@ -184,7 +184,7 @@ class Lane(Generic[W]):
 
     def has_work(self, strand: Strand[W]) -> bool:
         """Tell whether a chunk of a strand could be dispatched now, backoff aside."""
-        if strand.in_flight or not len(strand) or not self.knows_ahead:
+        if strand.in_flight or strand.is_preparing or not len(strand) or not self.knows_ahead:
             return False
         if strand.is_ready and not strand.is_ready():
             return False

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic
 
 from consumer.engine.backoff import Backoff
-from consumer.engine.defence import Raised
+from consumer.engine.defence import Answer, Raised
 from consumer.engine.gate import Gate
 from consumer.engine.kafka import Logger
 from consumer.engine.lane import Lane
-from consumer.engine.ports import Chunk, Done, LaneView, Retry, StrandView, Trouble, W
+from consumer.engine.ports import Chunk, Done, LaneView, Prepared, Retry, StrandView, Trouble, W
 from consumer.engine.records import Partition, Record
 from consumer.engine.strand import Bounds, Strand
 
@@ -100,7 +100,7 @@ class Lanes(Generic[W]):
         """Put a chunk of each strand that may go now in flight, and give it.
 
         New records go first. Strands set apart may use only a share of the workers, each kind and all together, so
-        a site that is slow or down leaves workers for the others.
+        a site that is slow or down leaves workers for the others. Workers that are idle even then prepare chunks.
         """
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
         flying = Counter[str]()
@@ -123,6 +123,11 @@ class Lanes(Generic[W]):
                 flying[strand.kind] += 1
                 strand.tried = now
                 yield lane.dispatch(strand)
+        idle = self._workers - sum(strand.in_flight + strand.is_preparing for _, strand in self._strands())
+        for lane in self._lanes.values():
+            if idle > 0 and (chunk := lane.main.prepare()):
+                idle -= 1
+                yield chunk
 
     def dispatch_pending(self, partitions: Iterable[Partition]) -> Iterator[Chunk[W]]:
         """Put in flight, and give, the chunks of these partitions that waited for something under way.
@@ -140,7 +145,7 @@ class Lanes(Generic[W]):
         dues += [gate.due for gate in self._gates.values()]
         return min((due - now for due in dues if due > now), default=float("inf"))
 
-    def take(self, answer: Done[W] | Retry[W] | Raised[W], now: float) -> list[Trouble]:
+    def take(self, answer: Answer[W], now: float) -> list[Trouble]:
         """Take a chunk back. Gives the troubles of the records to retry; empty if the lane is gone."""
         chunk = answer.chunk
         if not self.has(chunk):
@@ -148,6 +153,9 @@ class Lanes(Generic[W]):
         lane = self._lanes[chunk.partition]
         strand = next(each for each in lane.strands if each.name == chunk.strand)
         match answer:
+            case Prepared():
+                strand.prepared(chunk)
+                return []
             case Done():
                 return self._take_decided(answer, lane, strand, now)
             case Retry(_, trouble, served):

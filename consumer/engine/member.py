@@ -16,7 +16,7 @@ from consumer.engine.backoff import Backoff
 from consumer.engine.committer import Committer
 from consumer.engine.continuity import Continuity
 from consumer.engine.deadline import Clock, Deadline
-from consumer.engine.defence import Defence, Raised
+from consumer.engine.defence import Answer, Defence, Raised
 from consumer.engine.errors import BeginAnew, MemberFailed, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import (
@@ -32,7 +32,7 @@ from consumer.engine.kafka import (
 from consumer.engine.keeper import Keeper, leaderless
 from consumer.engine.lanes import Lanes
 from consumer.engine.places import Places
-from consumer.engine.ports import Chunk, Done, Handler, Hooks, MemberView, Reload, Retry, W
+from consumer.engine.ports import Chunk, Handler, Hooks, MemberView, Reload, W
 from consumer.engine.records import Partition
 from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
@@ -46,7 +46,7 @@ _PAUSE = 0.5
 _QUIET_SECONDS = 30.0
 
 
-Handle = Callable[[Chunk[W]], Done[W] | Retry[W] | Raised[W]]
+Handle = Callable[[Chunk[W]], Answer[W]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Surroundings(Generic[W]):
     log: Logger
     clock: Clock = field(default_factory=Clock)
     chance: Callable[[], float] = random.random
-    workers: Callable[[int, Handle[W]], Pool[Chunk[W], Done[W] | Retry[W] | Raised[W]]] = Workers
+    workers: Callable[[int, Handle[W]], Pool[Chunk[W], Answer[W]]] = Workers
     watchdog: Callable[[float, Callable[[], float]], Watchdog] = Watchdog
     call_within: CallWithin = call_within
 
@@ -354,8 +354,10 @@ class Member(Generic[W]):
 
     # chunks out and back
 
-    def _handle(self, chunk: Chunk[W]) -> Done[W] | Retry[W] | Raised[W]:
-        """Have a chunk handled, on a worker thread, for as long as its lane is ours."""
+    def _handle(self, chunk: Chunk[W]) -> Answer[W]:
+        """Have a chunk handled, or prepared, on a worker thread, for as long as its lane is ours."""
+        if chunk.is_next:
+            return self._defence.prepare(chunk)
         watchdog = self._watchdog
         return self._defence.handle(chunk, lambda: self._lanes.has(chunk) and not watchdog.stood_still)
 

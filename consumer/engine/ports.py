@@ -37,7 +37,7 @@ class Chunk(Generic[W]):
 
     `strand` names the strand in which the records were set apart; it is empty for new records. `behind` tells
     which records wait outside of the chunk; it is None if the handler must not set records apart. `closed` names
-    what is known to be down.
+    what is known to be down. `is_next` tells that the chunk before it is still in flight: this one is prepared.
 
     A chunk belongs to one thread at a time: the worker that handles it, otherwise the main thread. Once `handle`
     has returned, the handler must not touch it.
@@ -52,6 +52,7 @@ class Chunk(Generic[W]):
     strand: str = ""
     behind: Behind | None = None
     closed: frozenset[str] = frozenset()
+    is_next: bool = False
 
     def waits_in(self, offset: int, names: Names) -> str | None:
         """Name the strand outside of this chunk that has the first earlier record of one of these names."""
@@ -123,6 +124,13 @@ class Done(Generic[W]):
 
 
 @dataclass(frozen=True)
+class Prepared(Generic[W]):
+    """The chunk waits for its turn; what could be done before is done."""
+
+    chunk: Chunk[W]
+
+
+@dataclass(frozen=True)
 class Retry(Generic[W]):
     """The whole chunk must be tried again; `trouble` says why.
 
@@ -146,6 +154,9 @@ class Handler(Protocol[W]):
                 for record in chunk.records
             ]
             return Done(chunk, outputs)
+
+        def prepare(self, chunk: Chunk[None]) -> None:
+            pass
 
     The engine writes a dead letter with the record's own key, value and headers; the handler says only why.
 
@@ -181,6 +192,14 @@ class Handler(Protocol[W]):
         """Try the chunk once; called on worker threads.
 
         `still_ours` may be called from any thread until `handle` returns. It neither blocks nor raises.
+        """
+
+    def prepare(self, chunk: Chunk[W]) -> None:
+        """Do what can be done for a chunk before its turn, such as decoding, and keep it in `Chunk.work`.
+
+        Called on worker threads while an earlier chunk of the partition is handled, if a worker is idle. It must
+        have no effect outside. If it raises, what it did is forgotten. It may do nothing: `handle` must not rely
+        on it.
         """
 
     def give_up(self, chunk: Chunk[W], error: Exception) -> Output:

@@ -37,7 +37,8 @@ class Strand(Generic[W]):
     strand was made, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
-    If handling a chunk raises, later chunks are smaller, until the record at fault is alone. Then they grow again.
+    While a full chunk is in flight, the next one may be prepared. If handling a chunk raises, later chunks are
+    smaller, until the record at fault is alone. Then they grow again.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's
@@ -59,15 +60,18 @@ class Strand(Generic[W]):
         self._most = bounds.chunk_records
         self._waiting: deque[Record] = deque()
         self._chunk: Chunk[W] | None = None
+        self._next: Chunk[W] | None = None
+        self.is_preparing = False
+        self._may_prepare = False
         self._names: dict[int, Names] = {}
         self.tried = since
 
     def __len__(self) -> int:
-        return len(self._waiting) + (len(self._chunk.records) if self._chunk else 0)
+        return len(self._waiting) + sum(len(chunk.records) for chunk in (self._chunk, self._next) if chunk)
 
     def __iter__(self) -> Iterator[Record]:
-        """Give its records; those of the chunk first."""
-        return chain(self._chunk.records if self._chunk else (), self._waiting)
+        """Give its records; those of its chunks first."""
+        return chain(*(chunk.records for chunk in (self._chunk, self._next) if chunk), self._waiting)
 
     @property
     def records_in_flight(self) -> int:
@@ -104,6 +108,7 @@ class Strand(Generic[W]):
             )
             self.is_ready = apart.is_ready
         else:
+            self._unprepare()
             self._waiting = deque(sorted((*self._waiting, *apart.records), key=_offset))
 
     @property
@@ -117,22 +122,56 @@ class Strand(Generic[W]):
 
     def take_back(self, other: "Strand[W]") -> None:
         """Move the records of a free strand here, in the order of their offsets."""
+        self._unprepare()
         self._names |= other._names
         self._waiting = deque(sorted((*other._waiting, *self._waiting), key=_offset))
         other._names, other._waiting = {}, deque()
 
     def dispatch(self, behind: Behind, closed: frozenset[str]) -> Chunk[W]:
-        """Put a chunk in flight: the one to be retried, or a new one. Waiting records that fit are added to it."""
-        chunk = self._chunk or Chunk[W](self._partition, self._epoch, strand=self.name)
-        chunk.behind, chunk.closed = behind, closed
+        """Put a chunk in flight: the one to be retried, the next, or a new one. Waiting records may join it."""
+        if self._chunk is None:
+            self._chunk, self._next = self._next, None
+        chunk = self._chunk or self._new_chunk()
+        chunk.behind, chunk.closed, chunk.is_next = behind, closed, False
+        self._may_prepare = self._next is None and self._fill(chunk)
+        self._chunk, self.in_flight, self.is_ready = chunk, True, None
+        return chunk
+
+    def _new_chunk(self) -> Chunk[W]:
+        return Chunk[W](self._partition, self._epoch, strand=self.name)
+
+    def _fill(self, chunk: Chunk[W]) -> bool:
+        """Add the waiting records that fit; tells whether the chunk is full."""
         size = sum(record.size for record in chunk.records)
         while self._waiting and len(chunk.records) < self._most:
             size += self._waiting[0].size
             if chunk.records and size > self._bounds.chunk_bytes:
-                break
+                return True
             chunk.records.append(self._waiting.popleft())
-        self._chunk, self.in_flight, self.is_ready = chunk, True, None
-        return chunk
+        return len(chunk.records) >= self._most
+
+    def prepare(self) -> Chunk[W] | None:
+        """Give the next chunk, to be prepared; None unless a full chunk waits behind the full one in flight."""
+        if not (self.in_flight and self._may_prepare and self._chunk):
+            return None
+        if len(self._waiting) < len(self._chunk.records):
+            return None
+        self._next = self._new_chunk()
+        self._next.is_next = True
+        self._fill(self._next)
+        self._may_prepare, self.is_preparing = False, True
+        return self._next
+
+    def prepared(self, chunk: Chunk[W]) -> None:
+        """Note that a chunk is prepared."""
+        if chunk is self._next:
+            self.is_preparing = False
+
+    def _unprepare(self) -> None:
+        """Let the records of the next chunk wait again: older ones come before them."""
+        if self._next:
+            self._waiting.extendleft(reversed(self._next.records))
+        self._next, self.is_preparing = None, False
 
     def finish(self) -> None:
         """Forget the chunk in flight: its records are decided or set apart."""
@@ -163,6 +202,7 @@ class Strand(Generic[W]):
         if len(chunk.records) == 1:
             self.retry(trouble, due, None)
             return
+        self._unprepare()
         self._waiting.extendleft(reversed(chunk.records))
         self._chunk, self.in_flight = None, False
 

@@ -33,6 +33,9 @@ class Shouter:
         letter = DeadLetter("unspeakable", "nobody can say that", attempts) if record.value == b"bad" else None
         return Output(record, (record.value or b"(silence)").decode().upper().encode(), letter)
 
+    def prepare(self, chunk: Chunk[int]) -> None:
+        pass
+
     def give_up(self, chunk: Chunk[int], error: Exception) -> Output:
         return Output(chunk.records[0], b"(NOISE)", DeadLetter("internal", type(error).__name__, chunk.raised))
 

@@ -8,8 +8,8 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from consumer.delivery.mapping import Defaults, Mapper
-from consumer.delivery.work import Credentials
+from consumer.delivery.defaults import Credentials, Defaults
+from consumer.delivery.mapping import Mapper
 from consumer.engine.records import Partition, Record
 from jirafe.client import Array
 from schemas.codec import Codec, SchemaId

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, cast
 
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
-from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.engine.ahead import Ahead, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
-from consumer.engine.defence import Raised
+from consumer.engine.defence import Answer
 from consumer.engine.errors import MemberFailed
 from consumer.engine.kafka import Logger
 from consumer.engine.member import Handle, Member, Options, Surroundings
-from consumer.engine.ports import Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry
+from consumer.engine.ports import Change, Chunk, Hooks, MemberView, Reloaded
 from consumer.engine.records import Partition
 from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
@@ -150,9 +150,6 @@ class SimWatchdog(Watchdog):
         """There is nothing to end."""
 
 
-Answer = Done[Work] | Retry[Work] | Raised[Work]
-
-
 class SimPool:
     """Workers as tasks: each chunk has one, and so many run at a time."""
 
@@ -162,7 +159,7 @@ class SimPool:
         self._free = count
         self._handle = handle
         self._waiting: deque[tuple[Chunk[Work], Any]] = deque()
-        self._answers: deque[Answer | BaseException] = deque()
+        self._answers: deque[Answer[Work] | BaseException] = deque()
         self._arrived = Signal()
 
     def submit(self, task: Chunk[Work]) -> None:
@@ -172,11 +169,11 @@ class SimPool:
         self._waiting.append((task, (consumer, {task.partition: held} if held else {})))
         self._start()
 
-    def answers(self, timeout: float) -> Sequence[Answer]:
+    def answers(self, timeout: float) -> Sequence[Answer[Work]]:
         if not self._answers:
             self._arrived.clear()
             self._kernel.wait(self._arrived, timeout)
-        taken: list[Answer] = []
+        taken: list[Answer[Work]] = []
         while self._answers:
             answer = self._answers.popleft()
             if isinstance(answer, BaseException):
@@ -194,7 +191,7 @@ class SimPool:
         chunk, works_on = self._waiting.popleft()
 
         def work() -> None:
-            answer: Answer | BaseException
+            answer: Answer[Work] | BaseException
             try:
                 answer = self._handle(chunk)
             except Killed:

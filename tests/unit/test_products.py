@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.delivery.mapping import Defaults, Mapper
-from consumer.delivery.work import Credentials
+from consumer.delivery.defaults import Credentials, Defaults
+from consumer.delivery.mapping import Mapper
 from consumer.engine.records import Record
 from jirafe.sandbox.validation import Validator
 from jirafe.services import PRODUCT, Event, Unsendable, make_events, notification_of_failed, notification_of_sent

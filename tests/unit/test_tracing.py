@@ -14,10 +14,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
-from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.engine.ports import Chunk, Done
 from consumer.engine.records import DeadLetter, Headers, Output, Partition, Record
 from consumer.settings import wants_tracing

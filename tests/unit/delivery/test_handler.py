@@ -12,10 +12,10 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import REGISTRY, Delivery
-from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.engine.ports import Chunk, Done, Retry
 from consumer.engine.records import DeadLetter, Partition, Record
 from jirafe.client import PROBE, Accepted, Answer, Answered, Client, Document, Failed, Forbidden, Rejected, Site
@@ -205,6 +205,53 @@ def test_a_suspect_that_was_accepted_later_is_not_given_up() -> None:
     assert letters[0] is None
     assert letters[1] is not None
     assert letters[1].kind == "failing"
+
+
+class CountingCodec(FlakyCodec):
+    """Counts the records that it decodes."""
+
+    decoded = 0
+
+    def decode_message(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
+        message = super().decode_message(data, headers)
+        self.decoded += 1
+        return message
+
+
+def test_what_was_prepared_is_not_decoded_again_and_sends_nothing_before_its_turn() -> None:
+    codec, api = CountingCodec(), Api()
+    subject = delivery(api, codec)
+    chunk = Chunk[Work](ORDERS, 1, [record(0, "R1"), record(1, "R2")])
+    subject.prepare(chunk)
+    assert (codec.decoded, api.requests) == (2, [])
+    chunk.records.append(record(2, "R3"))
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    assert [output.record.offset for output in done.outputs] == [0, 1, 2]
+    assert (codec.decoded, api.requests) == (3, [("ours", ["R1", "R2", "R3"])])
+
+
+def test_what_was_prepared_with_other_settings_is_mapped_again() -> None:
+    api = Api()
+    subject = delivery(api)
+    subject.use(Defaults(Credentials(None, None), {}))
+    chunk = Chunk[Work](ORDERS, 1, [record(0, "R1")])
+    subject.prepare(chunk)
+    subject.use(Defaults(Credentials("1", "ours"), {}))
+    done = subject.handle(chunk, always)
+    assert isinstance(done, Done)
+    assert (done.outputs[0].dead_letter, api.requests) == (None, [("ours", ["R1"])])
+
+
+def test_what_cannot_be_prepared_yet_is_decoded_in_its_turn() -> None:
+    codec, api = FlakyCodec(), Api()
+    subject = delivery(api, codec)
+    chunk = Chunk[Work](ORDERS, 1, [record(0, "R1"), record(1, "R2")])
+    codec.reads = False
+    subject.prepare(chunk)
+    codec.reads = True
+    assert isinstance(subject.handle(chunk, always), Done)
+    assert api.requests == [("ours", ["R1", "R2"])]
 
 
 def test_a_record_that_is_given_up_becomes_a_dead_letter_that_quotes_nothing() -> None:

@@ -4,8 +4,9 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.delivery.mapping import Defaults, Mapper
-from consumer.delivery.work import Credentials, Draft, Fault
+from consumer.delivery.defaults import Credentials, Defaults
+from consumer.delivery.mapping import Mapper
+from consumer.delivery.work import Draft, Fault
 from consumer.engine.records import Record
 from jirafe.client import BATCH_OVERHEAD, MAX_REQUEST_BYTES, Accepted
 from jirafe.services import CART, ORDER_PLACED, Event

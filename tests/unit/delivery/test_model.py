@@ -18,14 +18,14 @@ import structlog
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
-from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.engine.ahead import Runs
 from consumer.engine.backoff import Backoff
 from consumer.engine.lanes import Lanes
-from consumer.engine.ports import Chunk
+from consumer.engine.ports import Chunk, Prepared
 from consumer.engine.records import Output, Partition, Record
 from consumer.engine.strand import Bounds
 from jirafe.client import (
@@ -273,6 +273,10 @@ class Model:
         late = turn.late if len(self.in_flight) > 1 else 0
         chunks, self.in_flight = self.in_flight[late:], self.in_flight[:late]
         for chunk in reversed(chunks) if turn.back else chunks:
+            if chunk.is_next:
+                self.delivery.prepare(chunk)
+                self.lanes.take(Prepared(chunk), self.now)
+                continue
             self.lanes.take(self.delivery.handle(chunk, partial(self.lanes.has, chunk)), self.now)
         for lane in self.lanes:
             assert lane.held_records <= BOUNDS.lane_records + POLLED_AT_ONCE

@@ -8,10 +8,10 @@ from typing import Any, cast
 import pytest
 
 from consumer.delivery.calls import Callers
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
-from consumer.delivery.mapping import Defaults
 from consumer.delivery.sending import Rules
-from consumer.delivery.work import Credentials, Work
+from consumer.delivery.work import Work
 from consumer.demo.processes import await_that
 from consumer.engine.ports import Apart, Behind, Chunk, Done, Retry, Trouble
 from consumer.engine.records import Record
@@ -32,7 +32,8 @@ def record(offset: int, number: str, site: str, key: str | None = None) -> Recor
 
 
 def chunk_of(*records: Record, behind: Behind | None = None, **changed: object) -> Chunk[Work]:
-    return Chunk(ORDERS, 1, list(records), behind=behind or {}, **changed)  # type: ignore[arg-type]
+    attempts = 1 if "work" in changed else 0
+    return Chunk(ORDERS, 1, list(records), attempts=attempts, behind=behind or {}, **changed)  # type: ignore[arg-type]
 
 
 def down(site: Site, names: list[str]) -> Answer:

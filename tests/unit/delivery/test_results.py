@@ -4,8 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from consumer.delivery.defaults import Credentials
 from consumer.delivery.results import brief, output
-from consumer.delivery.work import Credentials, Draft, Fault, Outgoing
+from consumer.delivery.work import Draft, Fault, Outgoing
 from consumer.engine.records import DeadLetter, Record, Redelivery
 from jirafe.client import Accepted, Document
 from jirafe.services import CART, ORDER_ACCEPTED, Kind

@@ -6,10 +6,10 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from consumer.delivery.mapping import Defaults
+from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.sending import Attempt, Rules, by_site
 from consumer.delivery.suspicion import Sites, SiteTally, Suspicion
-from consumer.delivery.work import Credentials, Fault, Outgoing
+from consumer.delivery.work import Fault, Outgoing
 from consumer.engine.ports import Trouble
 from jirafe.client import (
     PROBE,

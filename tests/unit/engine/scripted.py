@@ -16,7 +16,7 @@ from structlog.testing import LogCapture
 
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
-from consumer.engine.defence import Raised
+from consumer.engine.defence import Answer
 from consumer.engine.kafka import GroupMetadata, Logger, RebalanceCallback
 from consumer.engine.member import Handle, Member, Options, Surroundings
 from consumer.engine.ports import Apart, Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry, Trouble
@@ -402,7 +402,7 @@ class InlinePool:
     def submit(self, task: Chunk[str]) -> None:
         self._tasks.append((self._clock.now + self.takes, task))
 
-    def answers(self, timeout: float) -> list[Done[str] | Retry[str] | Raised[str]]:
+    def answers(self, timeout: float) -> list[Answer[str]]:
         self._waits += 1
         assert self._waits < ENDLESS
         if not any(due <= self._clock.now for due, _ in self._tasks):
@@ -437,9 +437,10 @@ class ScriptedWatchdog(Watchdog):
 class ScriptedHandler:
     """Answers each chunk as `answers` say, one after the other; then all are done.
 
-    `chunks` are those that came, `seen` their offsets, and `ours` what `still_ours` said. `meanwhile` is called
-    while a chunk is handled. Records with the offsets in `down` are set apart as long as they are in it. `is_ready`
-    is set if something is under way for them, and tells when that is over.
+    `chunks` are those that came, `seen` their offsets, `prepared` the offsets of those to prepare, and `ours` what
+    `still_ours` said. `meanwhile` is called while a chunk is handled. Records with the offsets in `down` are set
+    apart as long as they are in it. `is_ready` is set if something is under way for them, and tells when that is
+    over.
     """
 
     def __init__(self) -> None:
@@ -450,6 +451,7 @@ class ScriptedHandler:
         self.is_ready: Callable[[], bool] | None = None
         self.served: frozenset[str] = frozenset()
         self.chunks: list[Chunk[str]] = []
+        self.prepared: list[list[int]] = []
         self.seen: list[list[int]] = []
         self.ours: list[bool] = []
         self.meanwhile: Callable[[], None] = lambda: None
@@ -473,6 +475,9 @@ class ScriptedHandler:
         trouble = None if self.is_ready else Trouble("site", "503", "it is down")
         waiting = [Apart("site", apart, names, "tried", trouble, self.is_ready)] if apart else []
         return Done(chunk, outputs(decided, self.letter), self.served, waiting)
+
+    def prepare(self, chunk: Chunk[str]) -> None:
+        self.prepared.append([each.offset for each in chunk.records])
 
     def give_up(self, chunk: Chunk[str], error: Exception) -> Output:
         [each] = chunk.records

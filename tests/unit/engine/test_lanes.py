@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from consumer.engine.backoff import Backoff
+from consumer.engine.defence import Raised
 from consumer.engine.lane import Lane
 from consumer.engine.lanes import Lanes
-from consumer.engine.ports import Apart, Chunk, Done, LaneView, Retry, Trouble
+from consumer.engine.ports import Apart, Chunk, Done, LaneView, Prepared, Retry, Trouble
 from consumer.engine.records import Partition
 from tests.unit.engine.scripted import BACKOFF, BOUNDS, A, B, C, capture, chance, outputs, record
 from tests.views import IDLE
@@ -49,7 +50,11 @@ class Group:
     def at(self, now: float) -> list[Partition]:
         """Give those that go at this time, or at once."""
         self.now = now
-        chunks = list(self.lanes.dispatch(now))
+        dispatched = list(self.lanes.dispatch(now))
+        for chunk in dispatched:
+            if chunk.is_next:
+                self.lanes.take(Prepared(chunk), now)
+        chunks = [chunk for chunk in dispatched if not chunk.is_next]
         self.flying |= {chunk.partition: chunk for chunk in chunks}
         return [chunk.partition for chunk in chunks]
 
@@ -400,6 +405,74 @@ def test_a_tried_chunk_keeps_its_work_when_another_of_its_kind_waits() -> None:
     set_apart(group, A, served=[SITE])
     [chunk] = group.lanes.dispatch(102)
     assert (chunk.work, chunk.records[0].offset) == ("tried too", 2)
+
+
+def full_chunks(count: int, workers: int = 4) -> tuple[Group, list[Chunk[str]]]:
+    """Give a group whose one lane holds so many full chunks, and what it dispatches at first."""
+    group = Group(A, workers=workers)
+    group.feed(*[A] * (4 * count - 1))
+    return group, list(group.lanes.dispatch(100))
+
+
+def dispatched(group: Group) -> list[tuple[list[int], str | None, bool]]:
+    """Give what goes now: the offsets, the work and whether it is only prepared."""
+    chunks = list(group.lanes.dispatch(group.now))
+    return [([each.offset for each in chunk.records], chunk.work, chunk.is_next) for chunk in chunks]
+
+
+def test_the_next_chunk_is_prepared_while_one_is_in_flight_and_goes_in_its_turn() -> None:
+    group, [first, coming] = full_chunks(2)
+    assert (first.is_next, coming.is_next) == (False, True)
+    assert [each.offset for each in coming.records] == [4, 5, 6, 7]
+    assert dispatched(group) == []
+    group.lanes.take(Done(first, outputs(first.records)), 100)
+    assert dispatched(group) == []  # a worker still has it
+    coming.work = "prepared"
+    assert group.lanes.take(Prepared(coming), 100) == []
+    assert dispatched(group) == [([4, 5, 6, 7], "prepared", False)]
+
+
+def test_one_chunk_is_prepared_and_no_more() -> None:
+    group, [_, coming] = full_chunks(3)
+    group.lanes.take(Prepared(coming), 100)
+    assert dispatched(group) == []
+
+
+def test_a_chunk_is_prepared_only_by_an_idle_worker_and_only_if_it_is_full() -> None:
+    _, chunks = full_chunks(2, workers=1)
+    assert [chunk.is_next for chunk in chunks] == [False]
+    group = Group(A)
+    group.feed(*[A] * 6)
+    assert [chunk.is_next for chunk in group.lanes.dispatch(100)] == [False]
+
+
+def test_a_prepared_chunk_waits_while_the_one_before_it_is_tried_again() -> None:
+    group, [first, coming] = full_chunks(3)
+    coming.work = "prepared"
+    group.lanes.take(Prepared(coming), 100)
+    group.lanes.take(Retry(first, DOWN), 100)
+    group.now = 200
+    assert dispatched(group) == [([0, 1, 2, 3], None, False)]
+    group.lanes.take(Done(first, outputs(first.records), frozenset([SITE])), 200)
+    assert dispatched(group)[0] == ([4, 5, 6, 7], "prepared", False)
+
+
+def test_records_that_rejoin_new_ones_go_before_those_that_were_prepared() -> None:
+    group, [first, coming] = full_chunks(2)
+    coming.work = "prepared"
+    rejoining = Apart[str]("", first.records[2:], [frozenset(), frozenset()])
+    group.lanes.take(Done(first, outputs(first.records[:2]), apart=[rejoining]), 100)
+    assert dispatched(group) == [([2, 3, 4, 5], None, False)]
+    group.lanes.take(Prepared(coming), 100)  # too late: its records are elsewhere
+    assert dispatched(group) == []
+
+
+def test_records_whose_handling_raised_go_before_those_that_were_prepared() -> None:
+    group, [first, coming] = full_chunks(2)
+    coming.work = "prepared"
+    group.lanes.take(Prepared(coming), 100)
+    group.lanes.take(Raised(first, ValueError()), 100)
+    assert dispatched(group)[0] == ([0, 1], None, False)
 
 
 def test_records_of_a_site_known_to_be_down_join_its_gate_untried() -> None:
