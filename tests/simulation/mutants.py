@@ -31,11 +31,6 @@ MUTANTS: dict[str, Mutant] = {
         "        self._unprepare()\n        self._names |= other._names\n",
         "        self._names |= other._names\n",
     ),
-    "what was prepared goes before records whose handling raised": Mutant(
-        "consumer.engine.strand",
-        "        self._unprepare()\n        self._waiting.extendleft(reversed(chunk.records))\n",
-        "        self._waiting.extendleft(reversed(chunk.records))\n",
-    ),
     "what was prepared goes twice": Mutant(
         "consumer.engine.strand", "self._chunk, self._next = self._next, None\n", "self._chunk = self._next\n"
     ),
@@ -43,11 +38,6 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.strand",
         "            self._waiting.extendleft(reversed(self._next.records))\n",
         "            pass\n",
-    ),
-    "new records go before what was prepared": Mutant(
-        "consumer.engine.strand",
-        "self._may_prepare = self._next is None and self._fill(chunk)",
-        "self._may_prepare = self._fill(chunk)",
     ),
     # transactions
     "offsets left out": Mutant(
