@@ -143,9 +143,9 @@ class Committer(Generic[W]):
             self.read_back(trying)
 
     def _ahead(self, lane: Lane[W]) -> str:
-        """Encode what is decided beyond a lane's offset, and what holds the offset."""
+        """Encode which topic a lane's offset belongs to, what is decided beyond it, and what holds it."""
         if not (lane.ahead or lane.wants_ahead):
-            return ""
+            return write(lane.offset or 0, Ahead((), lane.topic_id)) if lane.topic_id else ""
         holder = lane.holder
         since = self.clock.epoch_ms() // 1000 - int(self.clock.monotonic() - holder.since)
         holdup = Holdup(max(0, since), holder.trouble.cause if holder.trouble else "", holder.kind)

@@ -5,7 +5,7 @@ a record only within one incarnation of its topic, which the broker tells apart 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from consumer.engine.ports import Hooks
 from consumer.engine.records import Output, Partition, Record
 
 _ASK_INTERVAL = 5.0
+_PAUSE = 0.5
 _SAID = 20
 
 
@@ -41,6 +42,7 @@ class Continuity:
     closing: set[Partition] = field(default_factory=set)
     _ids: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
+    _asked_at: float = float("-inf")
     _due: float = 0.0
     # Records committed before and since the last question for the topic's id: offset to fingerprint.
     _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
@@ -48,11 +50,8 @@ class Continuity:
     # Records that may be of the new incarnation, and are done.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
-    def recreated(self, assigned: Iterable[str]) -> list[str]:
-        """Tell which topics were created again since the last call; `close` is to be called for their partitions.
-
-        `assigned` are those that partitions are assigned of.
-        """
+    def watch(self, assigned: Collection[str]) -> None:
+        """Ask for the ids of topics from time to time; `assigned` are those that partitions are assigned of."""
         found = []
         for topic, future in list(self._asked.items()):
             if not future.done():
@@ -62,22 +61,24 @@ class Continuity:
                 identity = str(future.result().topic_id)
             except KafkaException:
                 continue  # the topic or the broker is away: what follows tells
-            if self._ids.setdefault(topic, identity) == identity:
+            before, self._ids[topic] = self._ids.get(topic), identity
+            if before == identity:
                 self._forget(topic)
+            if before in (None, identity):
                 continue
-            self._ids[topic] = identity
             found.append(topic)
             self._lost(
                 topic, None, f"{topic} was deleted and created again; it is read from its beginning as a new topic"
             )
         now = self.clock.monotonic()
-        if not (found or self._asked) and now >= self._due:
+        is_new = not {*assigned} <= {*self._ids, *self._asked}
+        if not (found or self._asked) and now >= (self._asked_at + _PAUSE if is_new else self._due):
+            self._asked_at = now
             self._due = now + _ASK_INTERVAL
             # What was committed before an earlier question is forgotten: it would grow while none is answered.
             self._before, self._since = self._since, {}
             if watched := {*self.topics, *assigned, *self._ids}:
                 self._asked = dict(self.ask(sorted(watched)))
-        return found
 
     def identity(self, topic: str) -> str | None:
         """Give the id of a topic as it is now, None while it is not known."""
@@ -93,6 +94,15 @@ class Continuity:
             partition = Partition(output.record.topic, output.record.partition)
             noted = self._done if partition in self.closing else self._since
             noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
+
+    def replaced(self, partition: Partition, offset: int) -> None:
+        """Note that a committed offset belongs to an earlier topic of the same name."""
+        self._lost(
+            str(partition),
+            None,
+            f"{partition}: the topic was deleted and created again after the offset {offset} was committed; it is "
+            "read from its beginning as a new topic",
+        )
 
     def close(self, partitions: Iterable[Partition]) -> None:
         """Note partitions of a topic that was created again. What was committed lately may be of either topic."""

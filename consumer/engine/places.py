@@ -16,7 +16,6 @@ from consumer.engine.ports import W
 from consumer.engine.records import Partition
 
 _PAUSE = 0.5
-_SOON = 0.05
 _WITHIN = 2.0
 
 
@@ -99,7 +98,9 @@ class Places(Generic[W]):
                 partition = Partition(position.topic, position.partition)
                 lane = lanes.get(partition)
                 if lane and partition in self._unasked and not self._begin(lane, position):
-                    self._due = now + _SOON
+                    self._continuity.replaced(partition, position.offset)
+                    self._lanes.assign([partition])
+                    starts[partition] = OFFSET_BEGINNING
                     continue
                 if partition not in self.unread:
                     continue
@@ -128,7 +129,12 @@ class Places(Generic[W]):
         return positions
 
     def _begin(self, lane: Lane[W], position: TopicPartition) -> bool:
-        """Tell a lane what is decided beyond its committed offset; False while the topic's id is not known."""
+        """Tell a lane what is decided beyond its committed offset.
+
+        False if the offset belongs to an earlier topic of the same name. While the topic's id is not known, that
+        is not known either: `watch` notices it later.
+        """
+        self._unasked.discard(lane.partition)
         runs: Runs = ()
         if position.metadata:
             topic_id = self._continuity.identity(lane.partition.topic)
@@ -137,17 +143,15 @@ class Places(Generic[W]):
             except NotOurs as error:
                 self._ignore(lane.partition, str(error))
             else:
-                if found.topic_id and topic_id is None:
-                    return False
-                if found.topic_id in ("", topic_id):
-                    self._learn(keeps_ahead=True)
+                self._learn(keeps_ahead=True)
+                lane.topic_id = lane.topic_id or found.topic_id
+                if found.topic_id in ("", topic_id or found.topic_id):
                     runs = found.runs
-                else:
-                    self._ignore(lane.partition, "it belongs to an earlier topic of the same name")
+                elif lane.partition not in self._tried:
+                    return False
         elif lane.partition in self._tried:
             self._learn(keeps_ahead=False)
         lane.begin(runs)
-        self._unasked.discard(lane.partition)
         self._tried.discard(lane.partition)
         return True
 
@@ -182,14 +186,16 @@ class Places(Generic[W]):
 
     def watch(self) -> None:
         """Start over with topics that were deleted and created again, once all records read from them are done."""
-        recreated = self._continuity.recreated(lane.partition.topic for lane in self._lanes)
+        self._continuity.watch({lane.partition.topic for lane in self._lanes})
+        old = []
         for lane in self._lanes:
-            if not lane.topic_id:
-                lane.topic_id = self._continuity.identity(lane.partition.topic) or ""
-        for topic in recreated:
-            partitions = [lane.partition for lane in self._lanes if lane.partition.topic == topic]
-            self._continuity.close(partitions)
-            self._consumer.pause([TopicPartition(*each) for each in partitions])
+            identity = self._continuity.identity(lane.partition.topic) or lane.topic_id
+            lane.topic_id = lane.topic_id or identity
+            if lane.topic_id != identity and lane.partition not in self._continuity.closing:
+                old.append(lane.partition)
+        if old:
+            self._continuity.close(old)
+            self._consumer.pause([TopicPartition(*each) for each in old])
         for lane in list(self._lanes) if self._continuity.closing else []:
             if lane.partition in self._continuity.closing and not lane.held_records:
                 self._continuity.begins_anew(lane.partition)

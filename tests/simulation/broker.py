@@ -5,10 +5,11 @@ leads a partition or coordinates a group; the network between it and the clients
 tests (`tests/integration/test_contract.py`) hold it against a real broker.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Uuid
 
 from consumer.engine.records import Partition
 from tests.simulation.kernel import Kernel
@@ -351,6 +352,7 @@ class Broker:
         self.group = Group(kernel, self.logs, said)
         self.full: set[str] = set()
         self.largest: dict[str, int] = {}
+        self.incarnations: Counter[str] = Counter()
         self.keeps_metadata = True
         self.commits: Callable[[Transactional], None] = lambda _: None
         self.changed: Callable[[], None] = lambda: None
@@ -370,6 +372,19 @@ class Broker:
         """Let retention delete what is before an offset."""
         log.start = max(log.start, min(offset, log.end))
         self.changed()
+
+    def create_again(self, topic: str) -> None:
+        """Delete a topic and create it again. The group's offsets of it go with the old one."""
+        self.incarnations[topic] += 1
+        for log in self.logs_of(topic):
+            log.entries, log.start, log.open = [], 0, {}
+            for offsets in (self.group.offsets, self.group.ahead, *self.group.pending.values()):
+                offsets.pop(log.partition, None)  # type: ignore[attr-defined]
+        self.changed()
+
+    def topic_id(self, topic: str) -> Uuid:
+        """Give the id of a topic as it is now."""
+        return Uuid(1, 1 + self.incarnations[topic])
 
     def append(self, log: Log, key: bytes | None, value: bytes | None, pid: int | None = None) -> Entry:
         entry = log.append(self.kernel.now, key, value, None, pid)

@@ -18,7 +18,6 @@ from confluent_kafka import (
     KafkaException,
     Message,
     TopicPartition,
-    Uuid,
 )
 from confluent_kafka.admin import ClusterMetadata, TopicDescription
 
@@ -919,10 +918,11 @@ class SimClients:
         futures: dict[str, Future[TopicDescription]] = {topic: Future() for topic in topics}
         end = self._network.kernel.now + _DESCRIBED_WITHIN
 
-        def answered(_: object) -> None:
+        def answered(ids: object) -> None:
+            assert isinstance(ids, dict)
             for topic, future in futures.items():
                 if not future.done():
-                    future.set_result(TopicDescription(topic, Uuid(1, 1), is_internal=False, partitions=[]))
+                    future.set_result(TopicDescription(topic, ids[topic], is_internal=False, partitions=[]))
 
         def give_up() -> None:
             for future in futures.values():
@@ -933,7 +933,7 @@ class SimClients:
         network.request(
             self._process,
             "describe",
-            lambda respond: respond(None),
+            lambda respond: respond({topic: self._broker.topic_id(topic) for topic in topics}),
             answered,
             lambda: network.kernel.now < end,
         )

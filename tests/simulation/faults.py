@@ -67,6 +67,7 @@ EVENTS = (
 )
 """What may happen beside calls."""
 
+_CREATED_AGAIN = 0.15
 _RARE = {"killed before": 0.2, "killed after": 0.3, "frozen before": 0.2, "frozen after": 0.3, "never": 0.2}
 _WEIGHTS = {
     "api": 6.0,
@@ -121,6 +122,11 @@ def draw(seed: int, members: int, duration: float) -> list[Fault]:
     if events:
         count = chance.choice((1, 4, 10))
         faults += [_fault(chance, duration, members, chance.choice(events), None) for _ in range(count)]
+    again = Random(f"{seed} created again")  # noqa: S311 - chance, not cryptography
+    if again.random() < _CREATED_AGAIN:
+        faults += [
+            _fault(again, duration, members, "topic created again", None) for _ in range(again.randint(1, 2))
+        ]
     return sorted(faults, key=lambda fault: fault.at)
 
 

@@ -8,12 +8,16 @@
   for what failed, and none for the rest; nothing said to be sent that the API has not; offsets neither ahead of the
   results nor behind them, and never going back.
 - At each view: what a member holds is bounded, and it is not ready while it waits for something.
+- A topic that is created again is read from its beginning. Until a member can know of it, it may read on where it
+  was: such records may come before earlier ones, and after a crash twice.
 - At the end: nothing lost, the last arrival of each key is its newest version, all members idle.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from confluent_kafka import Uuid
 
 from consumer.engine.ahead import read
 from consumer.engine.records import Partition
@@ -74,7 +78,11 @@ class Ledger:
     """Knows all that was produced, and hears of all that happens to it."""
 
     def __init__(
-        self, codec: Codec, owner_of: dict[Partition, str | None], now: Callable[[], float] = lambda: 0.0
+        self,
+        codec: Codec,
+        owner_of: dict[Partition, str | None],
+        now: Callable[[], float] = lambda: 0.0,
+        topic_id: Callable[[str], Uuid] = lambda _: Uuid(1, 1),
     ) -> None:
         self.sent: dict[Partition, dict[int, Sent]] = defaultdict(dict)
         self.events: dict[bytes, tuple[Sent, Event]] = {}
@@ -86,13 +94,22 @@ class Ledger:
         self._of_key: dict[tuple[Partition, bytes], list[Sent]] = defaultdict(list)
         self._keys: dict[str, _Key] = defaultdict(_Key)
         self._owner_of = owner_of
+        self._topic_id = topic_id
+        # Topics that were created again: how often and when, and the records of the earlier ones.
+        self._incarnations: Counter[Partition] = Counter()
+        self._created_at: dict[Partition, float] = {}
+        self._gone: dict[tuple[Partition, int, int], Sent] = {}
+        # Keys at the API of records that were sent too early.
+        self._unordered: set[str] = set()
 
     def __len__(self) -> int:
         return sum(map(len, self.sent.values()))
 
     def produced(self, made: Made, partition: Partition, offset: int) -> Sent:
         """Note a record that consumers will see."""
-        sent = Sent(made, partition, offset)
+        sent = Sent(
+            made, partition, offset, timestamp=int(self._now() * 1000), incarnation=self._incarnations[partition]
+        )
         self.sent[partition][offset] = sent
         self._of_key[partition, made.key].append(sent)
         if made.events:
@@ -115,6 +132,30 @@ class Ledger:
             if offset < log.start and not sent.results:
                 sent.is_expired = True
 
+    def created_again(self, partition: Partition) -> None:
+        """Note that a topic was deleted, with all that was in it, and created again."""
+        for sent in self.sent.pop(partition, {}).values():
+            sent.is_expired = sent.is_expired or not sent.results
+            self._gone[partition, sent.offset, sent.timestamp] = sent
+            self._of_key.pop((partition, sent.made.key), None)
+            key = self._keys[sent.made.event_key]
+            if key.last and key.last.partition == partition:
+                key.last = None
+        self.committed.pop(partition, None)
+        self._incarnations[partition] += 1
+        self._created_at[partition] = self._now()
+
+    def _note_early(self, sent: Sent) -> None:
+        sent.is_early = True
+        self._unordered.add(sent.made.event_key)
+
+    def _reads_on(self, sent: Sent, held: Assigned) -> bool:
+        """Tell whether a partition that was created again is read on from an offset of the earlier one."""
+        partition = sent.partition
+        if not sent.incarnation or sent.incarnation != self._incarnations[partition]:
+            return False
+        return held.since < self._created_at[partition] or held.start > self.committed.get(partition, 0)
+
     # at the API
 
     def departs(self, request: Request, longest_silence: float) -> None:
@@ -133,14 +174,17 @@ class Ledger:
                 raise self.broken(
                     "sends what is not its own", f"{process.name} has not {sent.partition}, sends {sent}"
                 )
-            if sent.results and sent.decided_at < held.since:
+            if self._reads_on(sent, held):
+                self._note_early(sent)
+            if sent.results and sent.decided_at < held.since and not sent.is_early:
                 raise self.broken("sends what is decided", f"{process.name} sends {sent}, which has its result")
             if (sent, event.number) in held.decided:
                 raise self.broken(
                     "sends what is decided", f"{process.name} sends {sent}, event {event.number}, again"
                 )
             earlier = self._before(sent, event)
-            if earlier and earlier not in ahead and earlier not in held.decided and _is_due(earlier[0], held):
+            is_first = earlier is None or earlier in ahead or earlier in held.decided or sent.is_early
+            if earlier and not is_first and _is_due(earlier[0], held):
                 raise self.broken(
                     "order per key", f"{process.name} sends {sent}, event {event.number}, before {earlier[0]}"
                 )
@@ -149,14 +193,15 @@ class Ledger:
     def arrives(self, request: Request, sent: Sent, event: Event, *, is_behind: bool) -> None:
         """The API accepts an event; `is_behind` tells that it could not take an earlier one of its key."""
         earlier = self._before(sent, event)
-        if earlier and not is_behind and not _has_arrived(*earlier) and not earlier[0].is_expired:
+        is_first = earlier is None or is_behind or sent.is_early
+        if earlier and not is_first and not _has_arrived(*earlier) and not earlier[0].is_expired:
             raise self.broken("order per key", f"{sent}, event {event.number}, arrives first, {earlier[0]} has not")
         sent.accepted.add(event.number)
         if is_behind:
             return  # it is sent again
         key = self._keys[sent.made.event_key]
         is_late = request.is_late(self._owner_of.get(sent.partition), sent.partition)
-        if not is_late or not key.arrived or _rank(key.arrived) <= (sent.offset, event.number):
+        if not is_late or not key.arrived or _rank(key.arrived) <= _rank((sent, event.number)):
             key.arrived = (sent, event.number)
 
     def answered(self, request: Request, answer: Answer) -> None:
@@ -185,42 +230,61 @@ class Ledger:
     def commits(self, transaction: Transactional) -> None:
         """A transaction is committed now."""
         results: dict[Partition, list[int]] = defaultdict(list)
-        codes: dict[tuple[Partition, int], int] = {}
+        decided: dict[tuple[Partition, int], tuple[Sent, int]] = {}
+        beside = {p: each for group in transaction.offsets.values() for p, each in group.items()}
+        old = {partition for partition, (offset, told) in beside.items() if self._is_old(partition, offset, told)}
         letters: dict[tuple[Partition, int], Entry] = {}
         for log, entries in transaction.logs.items():
             for entry in entries:
                 if log.partition.topic == RESULTS:
-                    sent, code = self._result(entry)
+                    sent, code = self._result(entry, old)
                     results[sent.partition].append(sent.offset)
-                    codes[sent.partition, sent.offset] = code
+                    decided[sent.partition, sent.offset] = sent, code
                 else:
                     where = _letter_of(entry)
                     if where in letters:
                         raise self.broken("dead letters", f"two of {where}")
                     letters[where] = entry
         for where, entry in letters.items():
-            self._check_letter(where, entry, codes.get(where))
-        for where, code in codes.items():
+            if where not in decided:
+                raise self.broken("dead letters", f"one of {where}, without a result in the same transaction")
+            self._check_letter(*decided[where], entry)
+        for where, (sent, code) in decided.items():
             if code != 200 and where not in letters:
-                raise self.broken(
-                    "dead letters", f"{self.sent[where[0]][where[1]]} has an error result and no dead letter"
-                )
-        beside = {p: each for group in transaction.offsets.values() for p, each in group.items()}
-        self._check_offsets(results, {partition: offset for partition, (offset, _) in beside.items()}, beside)
+                raise self.broken("dead letters", f"{sent} has an error result and no dead letter")
+        for partition in results:
+            if partition not in beside:
+                raise self.broken("offsets with results", f"results of {partition} go without an offset")
+        for partition in old:
+            del beside[partition]  # it says nothing of the topic that is there now
+        self._check_offsets(beside)
 
-    def _result(self, entry: Entry) -> tuple[Sent, int]:
+    def _is_old(self, partition: Partition, offset: int, told: str) -> bool:
+        """Tell whether what is committed is of an earlier topic of the same name, or may be."""
+        if not self._incarnations[partition]:
+            return False
+        return not told or read(offset, told).topic_id != str(self._topic_id(partition.topic))
+
+    def _result(self, entry: Entry, old: set[Partition]) -> tuple[Sent, int]:
         result = self._codec.decode_result(entry.value or b"")
-        partition = Partition(result["topic"], result["partition"])
-        sent = self.sent[partition].get(result["offset"])
+        partition, offset = Partition(result["topic"], result["partition"]), result["offset"]
+        timestamp = round(result["timestamp"].timestamp() * 1000)
+        sent = self.sent[partition].get(offset)
+        if sent is None or sent.timestamp != timestamp:
+            sent = self._gone.get((partition, offset, timestamp))
+        elif partition in old:
+            self._note_early(sent)
         if sent is None:
-            raise self.broken("results", f"one of no record: {partition}/{result['offset']}")
+            raise self.broken("results", f"one of no record: {partition}/{offset}")
         sent.results += 1
         sent.decided_at = self._now()
-        for earlier in self._of_key[partition, sent.made.key]:
-            if earlier.offset < sent.offset and not (earlier.results or earlier.is_expired):
-                raise self.broken("results in order per key", f"that of {sent} comes before that of {earlier}")
+        earlier = [] if sent.is_early else self._of_key[partition, sent.made.key]
+        for each in earlier:
+            is_before = each.incarnation == sent.incarnation and each.offset < sent.offset
+            if is_before and not (each.results or each.is_expired):
+                raise self.broken("results in order per key", f"that of {sent} comes before that of {each}")
         made, due = sent.made, 500 if sent.made.letter else 200
-        if sent.results > 1:
+        if sent.results > 1 and not sent.is_early:
             raise self.broken("exactly one result", f"{sent} has two")
         if entry.key not in (made.key, None):  # one that was too large for its topic has none
             raise self.broken("results", f"that of {sent} has another key: {entry.key!r}")
@@ -233,8 +297,7 @@ class Ledger:
             self.undecided_failing -= 1
         return sent, result["code"]
 
-    def _check_letter(self, where: tuple[Partition, int], entry: Entry, code: int | None) -> None:
-        sent = self.sent[where[0]][where[1]]
+    def _check_letter(self, sent: Sent, code: int, entry: Entry) -> None:
         if code != 500:
             raise self.broken("dead letters", f"{sent} has one, and its result in the same transaction is {code}")
         if (entry.key, entry.value) != (sent.made.key, sent.made.value):
@@ -243,15 +306,7 @@ class Ledger:
         if kind != (sent.made.letter or "").encode():
             raise self.broken("dead letters", f"that of {sent} is of kind {kind!r}, due is {sent.made.letter}")
 
-    def _check_offsets(
-        self,
-        results: dict[Partition, list[int]],
-        offsets: dict[Partition, int],
-        beside: dict[Partition, tuple[int, str]],
-    ) -> None:
-        for partition in results:
-            if partition not in offsets:
-                raise self.broken("offsets with results", f"results of {partition} go without an offset")
+    def _check_offsets(self, beside: dict[Partition, tuple[int, str]]) -> None:
         for partition, (offset, told) in beside.items():
             runs = read(offset, told).runs if told else ()
             listed = {number for start, end in runs for number in range(start, end)}
@@ -263,11 +318,12 @@ class Ledger:
                 for n in listed
                 if n in of_partition and (of_partition[n].results or not of_partition[n].is_expired)
             }
-            if ahead != known:
+            early = {n for n, sent in of_partition.items() if sent.is_early}
+            if ahead - early != known - early:
                 raise self.broken(
                     "decided ahead", f"{partition} has results of {sorted(ahead)} beyond {offset}, says {listed}"
                 )
-        for partition, offset in offsets.items():
+        for partition, (offset, _) in beside.items():
             before = self.committed.get(partition, 0)
             if offset < before:
                 raise self.broken("offsets with results", f"{partition} goes back from {before} to {offset}")
@@ -288,7 +344,7 @@ class Ledger:
                 if not (sent.results or sent.is_expired):
                     raise self.broken("nothing lost", f"{sent} has no result")
         for name, key in self._keys.items():
-            if key.arrived is None:
+            if key.arrived is None or name in self._unordered:
                 continue
             last: Sent | None = key.last
             while last and last is not key.arrived[0] and _need_not_arrive(last):
@@ -312,8 +368,9 @@ def _need_not_arrive(sent: Sent) -> bool:
     return sent.made.kind in SENT or (sent.is_expired and not sent.results)
 
 
-def _rank(arrived: tuple[Sent, int]) -> tuple[int, int]:
-    return arrived[0].offset, arrived[1]
+def _rank(arrived: tuple[Sent, int]) -> tuple[int, int, int]:
+    sent, number = arrived
+    return sent.incarnation, sent.offset, number
 
 
 def _is_due(sent: Sent, held: Assigned) -> bool:

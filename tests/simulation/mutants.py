@@ -185,8 +185,14 @@ MUTANTS: dict[str, Mutant] = {
     "a broker believed to keep what is beside offsets": Mutant(
         "consumer.engine.places", "self._learn(keeps_ahead=False)", "self._learn(keeps_ahead=True)"
     ),
-    "what is of an earlier topic taken": Mutant(
-        "consumer.engine.places", 'if found.topic_id in ("", topic_id):', "if True:"
+    "an offset of an earlier topic read from": Mutant(
+        "consumer.engine.places", 'if found.topic_id in ("", topic_id or found.topic_id):', "if True:"
+    ),
+    "an offset that does not tell its topic": Mutant(
+        "consumer.engine.committer", 'if lane.topic_id else ""\n', 'if False else ""\n'
+    ),
+    "a topic that is created again goes unnoticed": Mutant(
+        "consumer.engine.places", "            if lane.topic_id != identity and", "            if False and"
     ),
     "new records kept waiting by a strand": Mutant(
         "consumer.engine.lanes",

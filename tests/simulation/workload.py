@@ -94,7 +94,8 @@ class Sent:
     """A record in the log, and what became of it so far.
 
     `before` is the record whose events come before its own at the API, None for none. `is_expired` tells that
-    retention took it away before it was read.
+    retention took it away before it was read, or that its topic was deleted. `is_early` tells that it was sent by
+    a member that could not know yet that the topic was created again: those before it come later.
     """
 
     made: Made
@@ -105,7 +106,9 @@ class Sent:
     results: int = 0
     decided_at: float = 0.0
     is_expired: bool = False
-    is_last: bool = True
+    timestamp: int = 0
+    incarnation: int = 0
+    is_early: bool = False
 
     def __str__(self) -> str:
         return f"{self.partition}/{self.offset} ({self.made.kind}, {self.made.event_key})"

@@ -442,7 +442,10 @@ class World:
         self.broker.add_partitions(RESULTS, 2)
         self.broker.add_partitions(LETTERS, 1)
         self.ledger = Ledger(
-            workload.decoder(by_registry=shape.by_registry), _Owners(self.broker), lambda: kernel.now
+            workload.decoder(by_registry=shape.by_registry),
+            _Owners(self.broker),
+            lambda: kernel.now,
+            self.broker.topic_id,
         )
         self.broker.commits = self._committed
         self.broker.changed = self._poke
@@ -636,7 +639,8 @@ class World:
     def _is_idle(self) -> bool:
         offsets = self.broker.group.offsets
         return (
-            all(log.stable == log.end == offsets.get(log.partition, 0) for log in self._inputs())
+            # An empty log was never read, or it was just created again: then the offset is of the earlier one.
+            all(not log.end or log.stable == log.end == offsets.get(log.partition, 0) for log in self._inputs())
             and not self.ledger.unfinished()
             and all(self._living(slot) for slot in range(self.shape.members))
             and all(p.is_ready or NOT_ASSIGNED in p.hooks.not_ready for p in self.processes if p.is_alive)
@@ -743,10 +747,19 @@ class World:
                 self.kernel.after(self._chance.uniform(0, 2), self.broker.group.rebalance)
             case "transaction left open":
                 self._leave_open(until)
+            case "topic created again" if self.shape.keeps_metadata:
+                self._create_again(self._chance.choice(TOPICS))
             case "words beside an offset":
                 self._write_beside()
             case _:
                 self.injected[fault.what] -= 1
+
+    def _create_again(self, topic: str) -> None:
+        self.broker.create_again(topic)
+        for log in self.broker.logs_of(topic):
+            self.ledger.created_again(log.partition)
+        if self._chance.random() < 0.5:
+            self.broker.group.rebalance()
 
     def _down(self, calls: tuple[str, ...], until: float) -> None:
         for call in calls:
@@ -769,8 +782,11 @@ class World:
                 self.ledger.produced(made, log.partition, log.end)
             self.broker.append(log, made.key, made.value, pid)
 
+        incarnation = self.broker.incarnations[log.partition.topic]
+
         def end() -> None:
-            log.mark(self.kernel.now, pid, committed=is_committed)
+            if self.broker.incarnations[log.partition.topic] == incarnation:
+                log.mark(self.kernel.now, pid, committed=is_committed)
             self._poke()
 
         self.kernel.at(until, end)
@@ -788,10 +804,8 @@ class World:
             return
         partition = self._chance.choice(free)
         offset = group.offsets[partition]
-        lie = write(offset, Ahead(((offset + 1, offset + 99),), "an-earlier-topic"))
-        group.ahead[partition] = self._chance.choice(
-            (lie, lie, lie[:-1], lie.replace("/1", "/2"), "another program")
-        )
+        lie = write(offset, Ahead(((offset + 1, offset + 99),), ""))
+        group.ahead[partition] = self._chance.choice((lie[:-1], lie.replace("/1", "/2"), "another program"))
 
     def _mend(self) -> None:
         """Let nothing go wrong from now on; what stands still wakes up in time."""

@@ -31,14 +31,21 @@ def made(clock: HandClock, identities: list[int | None]) -> Continuity:
     return Continuity([A.topic], ask, False, Hooks(), clock, log)  # noqa: FBT003 - as the member makes it
 
 
+def noticed(subject: Continuity) -> bool:
+    """Go on watching; tells whether the topic was created again since the last time."""
+    before = subject.identity(A.topic)
+    subject.watch(())
+    return before is not None and subject.identity(A.topic) != before
+
+
 def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_nothing_older() -> None:
     clock = HandClock()
     subject = made(clock, [1, 1, 2, 2])
     for offset in range(3):
-        subject.recreated(())
+        noticed(subject)
         subject.committed(outputs([record(offset)]))
         clock.now += 5
-    while not subject.recreated(()):
+    while not noticed(subject):
         clock.now += 5
     subject.close([A])
     subject.begins_anew(A)
@@ -49,15 +56,15 @@ def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_n
 def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_that_takes() -> None:
     clock = HandClock()
     subject = made(clock, [1, *[2] * 100])
-    subject.recreated(())
+    noticed(subject)
     clock.now += 5
-    while not subject.recreated(()):
+    while not noticed(subject):
         clock.now += 5
     subject.close([A])
     for offset in range(50):
         subject.committed(outputs([record(offset)]))
         clock.now += 5
-        assert subject.recreated(()) == []
+        assert not noticed(subject)
     subject.begins_anew(A)
     subject.committed(outputs([record(50)]))
     assert [subject.is_done(record(offset)) for offset in range(51)] == [True] * 50 + [False]
@@ -67,10 +74,10 @@ def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_
 def test_a_record_with_another_timestamp_key_or_value_is_another_record(changed: dict[str, Any]) -> None:
     clock = HandClock()
     subject = made(clock, [1, 2])
-    subject.recreated(())
+    noticed(subject)
     subject.committed(outputs([record(0)]))
     clock.now += 5
-    while not subject.recreated(()):
+    while not noticed(subject):
         pass
     subject.close([A])
     subject.begins_anew(A)
@@ -81,7 +88,7 @@ def test_what_is_kept_does_not_grow_while_nothing_is_told_of_the_topic() -> None
     clock = HandClock()
     subject = made(clock, [1, *[None] * 500])
     for offset in range(500):
-        subject.recreated(())
+        noticed(subject)
         subject.committed(outputs([record(offset)]))
         clock.now += 5
     subject.close([A])

@@ -1035,7 +1035,6 @@ def test_what_an_earlier_owner_decided_ahead_is_skipped() -> None:
         ("another's", "another program wrote it"),
         ("jirafe-consumer/2 later", "another version wrote it"),
         (write(0, Ahead(((1, 3),), TOPIC_ID))[:-1], "it is damaged"),
-        (write(0, Ahead(((1, 3),), str(Uuid(7, 7)))), "it belongs to an earlier topic of the same name"),
     ],
 )
 def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str, why: str) -> None:
@@ -1047,8 +1046,53 @@ def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str,
     )
 
 
-def test_nothing_is_handled_while_it_is_not_known_of_which_topic_something_is_decided() -> None:
-    assert skipping(write(0, Ahead(((1, 3),), TOPIC_ID)), incarnation=REFUSED).handler.seen == []
+EARLIER_ID = str(Uuid(7, 7))
+
+
+def test_an_offset_of_an_earlier_topic_is_not_read_from() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        yield from turns(4)
+        scene.consumer.beside[A] = write(2, Ahead((), EARLIER_ID))
+        scene.consumer.offsets = lambda: {A: 2}
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(2), message(3)]
+        yield
+        assert starts(scene) == ["assign orders/0 at -2"]
+        scene.consumer.arrived = [message(number) for number in range(4)]
+        yield from turns(4)
+
+    scene.run(script())
+    assert scene.handler.seen == [[0, 1, 2, 3]]
+    [lost] = scene.logged("records_lost")
+    assert lost["on"] == "orders/0"
+    assert "after the offset 2 was committed" in str(lost["reason"])
+    assert read(4, scene.committed[-1].beside[A]) == Ahead((), TOPIC_ID)
+
+
+def test_an_offset_of_an_earlier_topic_is_noticed_once_the_brokers_tell() -> None:
+    scene = Scene()
+    scene.clients.incarnations["orders"] = REFUSED
+
+    def script() -> Generator[None]:
+        scene.consumer.beside[A] = write(2, Ahead((), EARLIER_ID))
+        scene.consumer.offsets = lambda: {A: 2}
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(2), message(3)]
+        yield from turns(4)
+        assert starts(scene) == []
+        yield from recreate(scene)
+        assert starts(scene) == ["assign orders/0 at -2"]
+        scene.consumer.arrived = [message(number) for number in range(5)]
+        yield from turns(4)
+
+    scene.run(script())
+    assert scene.handler.seen == [[2, 3], [0, 1, 4]]
+
+
+def test_what_is_decided_ahead_is_skipped_while_the_brokers_do_not_tell_the_topics_id() -> None:
+    assert skipping(write(0, Ahead(((1, 3),), TOPIC_ID)), incarnation=REFUSED).handler.seen == [[0, 3]]
 
 
 def passing(*, keeps_metadata: bool) -> Scene:
@@ -1081,7 +1125,7 @@ def test_what_is_decided_beyond_what_waits_is_committed_where_kafka_keeps_what_i
     first, *later = scene.committed
     assert (first.offsets, read(1, first.beside[A])) == ({A: 1}, Ahead((), TOPIC_ID, holdup(first)))
     assert [read(1, each.beside[A]).runs for each in later[:-1]] == [((2, 4),), ((2, 5),)]
-    assert (later[-1].offsets, later[-1].beside) == ({A: 5}, {})
+    assert (later[-1].offsets, read(5, later[-1].beside[A])) == ({A: 5}, Ahead((), TOPIC_ID))
     assert [len(each.results) for each in scene.committed] == [1, 2, 1, 1]
     assert scene.logged("no_metadata") == []
 
