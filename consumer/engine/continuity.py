@@ -18,7 +18,6 @@ from consumer.engine.ports import Hooks
 from consumer.engine.records import Output, Partition, Record
 
 _ASK_INTERVAL = 5.0
-_PAUSE = 0.5
 _SAID = 20
 
 
@@ -41,8 +40,13 @@ class Continuity:
     losses: deque[str] = field(default_factory=lambda: deque(maxlen=_SAID))
     closing: set[Partition] = field(default_factory=set)
     _ids: dict[str, str] = field(default_factory=dict)
+    _earlier: set[tuple[str, str]] = field(default_factory=set)
+    # By topic, ids that may be of earlier or of later ones; the next answer tells.
+    _doubted: dict[str, set[str]] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
-    _asked_at: float = float("-inf")
+    # Topics that the brokers did not describe; they are asked for again in turn.
+    _unknown: set[str] = field(default_factory=set)
     _due: float = 0.0
     # Records committed before and since the last question for the topic's id: offset to fingerprint.
     _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
@@ -52,37 +56,52 @@ class Continuity:
 
     def watch(self, assigned: Collection[str]) -> None:
         """Ask for the ids of topics from time to time; `assigned` are those that partitions are assigned of."""
-        found = []
+        is_new = False
         for topic, future in list(self._asked.items()):
             if not future.done():
                 continue
             del self._asked[topic]
             try:
-                identity = str(future.result().topic_id)
+                is_new |= self._learn(topic, str(future.result().topic_id))
             except KafkaException:
-                continue  # the topic or the broker is away: what follows tells
-            before, self._ids[topic] = self._ids.get(topic), identity
-            if before == identity:
-                self._forget(topic)
-            if before in (None, identity):
-                continue
-            found.append(topic)
-            self._lost(
-                topic, None, f"{topic} was deleted and created again; it is read from its beginning as a new topic"
-            )
-        now = self.clock.monotonic()
-        is_new = not {*assigned} <= {*self._ids, *self._asked}
-        if not (found or self._asked) and now >= (self._asked_at + _PAUSE if is_new else self._due):
-            self._asked_at = now
+                self._unknown.add(topic)  # the topic or the broker is away: what follows tells
+        watched, now = {*self.topics, *assigned, *self._ids, *self._doubted}, self.clock.monotonic()
+        if is_new or self._asked or not watched:
+            return  # what was committed lately may be of a new topic: it is forgotten later
+        if now >= self._due:
             self._due = now + _ASK_INTERVAL
             # What was committed before an earlier question is forgotten: it would grow while none is answered.
             self._before, self._since = self._since, {}
-            if watched := {*self.topics, *assigned, *self._ids}:
-                self._asked = dict(self.ask(sorted(watched)))
+            self._unknown.clear()
+            self._asked = dict(self.ask(sorted(watched)))
+        elif new := {*assigned, *self._doubted} - self._ids.keys() - self._unknown:
+            self._asked = dict(self.ask(sorted(new)))
 
-    def identity(self, topic: str) -> str | None:
-        """Give the id of a topic as it is now, None while it is not known."""
-        return self._ids.get(topic)
+    def _learn(self, topic: str, identity: str) -> bool:
+        """Take the id of a topic; tells whether it is another one than before."""
+        before, self._ids[topic] = self._ids.get(topic), identity
+        others = {before} if before else self._doubted.pop(topic, set())
+        self._earlier.update((topic, each) for each in others - {identity})
+        if before == identity:
+            self._forget(topic)
+        return before not in (None, identity)
+
+    def identity(self, topic: str) -> str:
+        """Give the id of a topic as it is now, empty while it is not known."""
+        return self._ids.get(topic, "")
+
+    def is_earlier(self, topic: str, identity: str) -> bool:
+        """Tell whether an id is that of an earlier topic of the same name.
+
+        False too if it is not known. Then the brokers are asked: a later call tells.
+        """
+        known = self._ids.get(topic)
+        if known and identity not in ("", known) and (topic, identity) not in self._earlier:
+            # It may as well be of a later topic than the one we know.
+            del self._ids[topic]
+            self._asked.pop(topic, None)
+            self._doubted.setdefault(topic, set()).update((known, identity))
+        return (topic, identity) in self._earlier
 
     def _forget(self, topic: str) -> None:
         for partition in [each for each in self._before if each.topic == topic]:
@@ -95,14 +114,13 @@ class Continuity:
             noted = self._done if partition in self.closing else self._since
             noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
 
-    def replaced(self, partition: Partition, offset: int) -> None:
-        """Note that a committed offset belongs to an earlier topic of the same name."""
-        self._lost(
-            str(partition),
-            None,
-            f"{partition}: the topic was deleted and created again after the offset {offset} was committed; it is "
-            "read from its beginning as a new topic",
-        )
+    def created_again(self, topic: str) -> None:
+        """Say that what was read or committed belongs to an earlier topic of the same name; once for each topic."""
+        if self._told.get(topic) != self.identity(topic):
+            self._told[topic] = self.identity(topic)
+            self._lost(
+                topic, None, f"{topic} was deleted and created again; it is read from its beginning as a new topic"
+            )
 
     def close(self, partitions: Iterable[Partition]) -> None:
         """Note partitions of a topic that was created again. What was committed lately may be of either topic."""

@@ -98,7 +98,7 @@ class Places(Generic[W]):
                 partition = Partition(position.topic, position.partition)
                 lane = lanes.get(partition)
                 if lane and partition in self._unasked and not self._begin(lane, position):
-                    self._continuity.replaced(partition, position.offset)
+                    self._continuity.created_again(partition.topic)
                     self._lanes.assign([partition])
                     starts[partition] = OFFSET_BEGINNING
                     continue
@@ -131,24 +131,23 @@ class Places(Generic[W]):
     def _begin(self, lane: Lane[W], position: TopicPartition) -> bool:
         """Tell a lane what is decided beyond its committed offset.
 
-        False if the offset belongs to an earlier topic of the same name. While the topic's id is not known, that
-        is not known either: `watch` notices it later.
+        False if the offset belongs to an earlier topic of the same name. If it is not known yet whether it does,
+        `watch` notices it later.
         """
         self._unasked.discard(lane.partition)
         runs: Runs = ()
         if position.metadata:
-            topic_id = self._continuity.identity(lane.partition.topic)
             try:
                 found = read(position.offset, position.metadata)
             except NotOurs as error:
                 self._ignore(lane.partition, str(error))
             else:
                 self._learn(keeps_ahead=True)
-                lane.topic_id = lane.topic_id or found.topic_id
-                if found.topic_id in ("", topic_id or found.topic_id):
-                    runs = found.runs
-                elif lane.partition not in self._tried:
+                if lane.partition not in self._tried:
+                    lane.topic_id = found.topic_id
+                if self._continuity.is_earlier(lane.partition.topic, lane.topic_id):
                     return False
+                runs = found.runs
         elif lane.partition in self._tried:
             self._learn(keeps_ahead=False)
         lane.begin(runs)
@@ -189,9 +188,10 @@ class Places(Generic[W]):
         self._continuity.watch({lane.partition.topic for lane in self._lanes})
         old = []
         for lane in self._lanes:
-            identity = self._continuity.identity(lane.partition.topic) or lane.topic_id
-            lane.topic_id = lane.topic_id or identity
-            if lane.topic_id != identity and lane.partition not in self._continuity.closing:
+            topic = lane.partition.topic
+            lane.topic_id = lane.topic_id or self._continuity.identity(topic)
+            if lane.partition not in self._continuity.closing and self._continuity.is_earlier(topic, lane.topic_id):
+                self._continuity.created_again(topic)
                 old.append(lane.partition)
         if old:
             self._continuity.close(old)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import requests
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumer.demo.processes import CommandProcess, await_that, free_port
@@ -62,6 +62,30 @@ def test_a_topic_created_again_under_a_running_member_is_read_from_its_beginning
     assert member.said('"event": "losses_acknowledged"') == 1
     metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
     assert f'jirafe_consumer_losses_total{{topic="{stand.orders_topic}"}} 1.0' in metrics
+
+
+def test_an_offset_that_was_committed_for_the_earlier_topic_is_not_read_from(stand: Stand) -> None:
+    """A member that finishes records of a deleted topic commits their offsets, and may end before it notices."""
+    member, _ = started(stand)
+    stand.produce(*orders(60))
+    stand.await_results(60)
+    await_that("all is committed", lambda: sum(stand.committed().values()) == 60)
+    assert member.stop() == 0
+    admin = stand.cluster.make_admin("test")
+    [asked] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(stand.cluster.group)]).values()
+    late = [each for each in asked.result(30).topic_partitions or [] if each.topic == stand.orders_topic]
+    assert all(each.metadata for each in late)
+    create_again(stand, admin)
+    stand.produce(*orders(90, 60))
+    [altered] = admin.alter_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(stand.cluster.group, late)]
+    ).values()
+    altered.result(30)
+    member, port = started(stand)
+    stand.await_results(150)
+    assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(150)}
+    reason = f"{stand.orders_topic} was deleted and created again"
+    await_that("it says so", lambda: reason in "".join(reasons(port)))
 
 
 def test_records_of_a_topic_created_again_may_have_the_old_ones_timestamps(stand: Stand) -> None:

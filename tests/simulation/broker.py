@@ -374,7 +374,7 @@ class Broker:
         self.changed()
 
     def create_again(self, topic: str) -> None:
-        """Delete a topic and create it again. The group's offsets of it go with the old one."""
+        """Delete a topic and create it again. The group's offsets of it go, also those in open transactions."""
         self.incarnations[topic] += 1
         for log in self.logs_of(topic):
             log.entries, log.start, log.open = [], 0, {}
@@ -477,9 +477,9 @@ class Broker:
         for log in state.logs:
             state.ending += 1
             self._later(lambda log=log: self._mark(state, log, committed=committed))  # type: ignore[misc]
-        for group, offsets in state.offsets.items():
+        for group in state.offsets:
             state.ending += 1
-            self._later(lambda g=group, o=offsets: self._mark_group(state, g, o, committed=committed))  # type: ignore[misc]
+            self._later(lambda g=group: self._mark_group(state, g, committed=committed))  # type: ignore[misc]
 
     def _later(self, call: Callable[[], None]) -> None:
         self.kernel.after(self.kernel.random.choice((0.0, 0.0, 0.001, 0.02, 0.3)), call)
@@ -489,10 +489,8 @@ class Broker:
         state.ending -= 1
         self.changed()
 
-    def _mark_group(
-        self, state: Transactional, group: Group, offsets: Mapping[Partition, tuple[int, str]], *, committed: bool
-    ) -> None:
-        del group.pending[state.pid]
+    def _mark_group(self, state: Transactional, group: Group, *, committed: bool) -> None:
+        offsets = group.pending.pop(state.pid)  # without those of topics that were deleted meanwhile
         if committed:
             for partition, (offset, beside) in offsets.items():
                 group.offsets[partition] = offset

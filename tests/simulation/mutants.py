@@ -186,13 +186,13 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.places", "self._learn(keeps_ahead=False)", "self._learn(keeps_ahead=True)"
     ),
     "an offset of an earlier topic read from": Mutant(
-        "consumer.engine.places", 'if found.topic_id in ("", topic_id or found.topic_id):', "if True:"
+        "consumer.engine.places", "lane.topic_id = found.topic_id", "pass"
     ),
     "an offset that does not tell its topic": Mutant(
         "consumer.engine.committer", 'if lane.topic_id else ""\n', 'if False else ""\n'
     ),
     "a topic that is created again goes unnoticed": Mutant(
-        "consumer.engine.places", "            if lane.topic_id != identity and", "            if False and"
+        "consumer.engine.continuity", "return (topic, identity) in self._earlier", "return False"
     ),
     "new records kept waiting by a strand": Mutant(
         "consumer.engine.lanes",

@@ -35,7 +35,7 @@ def noticed(subject: Continuity) -> bool:
     """Go on watching; tells whether the topic was created again since the last time."""
     before = subject.identity(A.topic)
     subject.watch(())
-    return before is not None and subject.identity(A.topic) != before
+    return before != "" and subject.identity(A.topic) != before
 
 
 def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_nothing_older() -> None:

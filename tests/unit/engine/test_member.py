@@ -1058,16 +1058,15 @@ def test_an_offset_of_an_earlier_topic_is_not_read_from() -> None:
         scene.consumer.offsets = lambda: {A: 2}
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(2), message(3)]
-        yield
+        yield from turns(4)  # the id may be of a later topic: the brokers are asked
         assert starts(scene) == ["assign orders/0 at -2"]
         scene.consumer.arrived = [message(number) for number in range(4)]
         yield from turns(4)
 
     scene.run(script())
-    assert scene.handler.seen == [[0, 1, 2, 3]]
+    assert scene.handler.seen == [[2, 3], [0, 1]]
     [lost] = scene.logged("records_lost")
-    assert lost["on"] == "orders/0"
-    assert "after the offset 2 was committed" in str(lost["reason"])
+    assert lost["reason"] == "orders was deleted and created again; it is read from its beginning as a new topic"
     assert read(4, scene.committed[-1].beside[A]) == Ahead((), TOPIC_ID)
 
 
@@ -1083,6 +1082,7 @@ def test_an_offset_of_an_earlier_topic_is_noticed_once_the_brokers_tell() -> Non
         yield from turns(4)
         assert starts(scene) == []
         yield from recreate(scene)
+        yield from turns(4)
         assert starts(scene) == ["assign orders/0 at -2"]
         scene.consumer.arrived = [message(number) for number in range(5)]
         yield from turns(4)
