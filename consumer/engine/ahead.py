@@ -1,4 +1,4 @@
-"""Encodes the records decided beyond a committed offset as the offset's metadata in Kafka. Pure.
+"""Encodes a topic's id, and the records decided beyond a committed offset, as the offset's metadata in Kafka. Pure.
 
 The text is `jirafe-consumer/1 CRC TOPIC-ID RUNS SINCE CAUSE STRAND`. RUNS is a sequence of variable-length
 numbers: from the committed offset on, how many offsets are undecided, how many are decided, and so on in turn. CRC
