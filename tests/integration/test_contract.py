@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brokers.choice import choose
+from consumer.demo.processes import await_that
 from consumer.engine.kafka import Clients, Cluster, GroupConsumer, TransactionalProducer
 from consumer.engine.records import Partition
 from tests.simulation.broker import Broker
@@ -44,6 +45,9 @@ class Side(Protocol):
 
     def topic(self, partitions: int = 1) -> str:
         """Make a topic."""
+
+    def create_again(self, topic: str) -> None:
+        """Delete a topic of one partition, and create it again."""
 
     def append(self, topic: str, values: Sequence[bytes], partition: int = 0) -> None:
         """Produce outside of any transaction."""
@@ -95,6 +99,9 @@ class Simulated:
         name = f"topic-{self._topics}"
         self._broker.add_partitions(name, partitions)
         return name
+
+    def create_again(self, topic: str) -> None:
+        self._broker.create_again(topic)
 
     def append(self, topic: str, values: Sequence[bytes], partition: int = 0) -> None:
         for value in values:
@@ -157,6 +164,21 @@ class Real:
             created.result(30)
         return name
 
+    def create_again(self, topic: str) -> None:
+        admin = self._cluster.make_admin("test")
+        for deleted in admin.delete_topics([topic]).values():
+            deleted.result(30)
+
+        def is_created() -> bool:
+            try:
+                for created in admin.create_topics([NewTopic(topic, 1, 1)]).values():
+                    created.result(30)
+            except KafkaException:
+                return False  # the old one is not gone yet
+            return True
+
+        await_that("it is created again", is_created)
+
     def append(self, topic: str, values: Sequence[bytes], partition: int = 0) -> None:
         producer = self._cluster.make_producer(self._cluster.client_properties("test"))
         for value in values:
@@ -199,6 +221,7 @@ class Real:
 
 _SHOWS_ABORTED = "shows readers what was aborted"
 _TAKES_ANY_OFFSETS = "takes offsets from whoever was a member once"
+_KEEPS_OFFSETS = "keeps the offsets of a topic that is deleted"
 _NOT_EMBEDDED = {
     "test_a_reader_sees_committed_records_alone": _SHOWS_ABORTED,
     "test_an_open_transaction_hides_what_comes_behind_it": _SHOWS_ABORTED,
@@ -208,6 +231,9 @@ _NOT_EMBEDDED = {
     "test_without_a_committed_offset_the_member_is_asked_where_to_begin": "tells another end of the log",
     "test_an_offset_behind_the_end_is_refused": "says nothing of an offset behind the end",
     "test_the_end_that_a_member_is_told_is_the_last_stable_offset": "tells another end of the log",
+    "test_the_offsets_of_a_topic_that_is_deleted_are_gone": _KEEPS_OFFSETS,
+    "test_a_member_reads_on_where_it_was_in_a_topic_that_is_created_again": "deletes topics so that clients crash",
+    "test_offsets_that_are_committed_for_a_deleted_topic_are_those_of_the_new_one": _KEEPS_OFFSETS,
 }
 """Questions that the embedded broker answers otherwise than Kafka does."""
 
@@ -450,6 +476,75 @@ def test_offsets_are_those_of_the_last_commit(
 
     committed = [offset for offset, is_committed in commits if is_committed]
     assert side.ask(question) == (committed[-1] if committed else None)
+
+
+def topic_id(side: Side, topic: str) -> str:
+    clients = side.clients("ask")  # whose client ends with it
+    future = clients.describe_topics([topic])[topic]
+    while not future.done():
+        wait(side, 0.05)
+    return str(future.result().topic_id)
+
+
+@pytest.mark.parametrize("when", ["before", "while a transaction has them"])
+def test_the_offsets_of_a_topic_that_is_deleted_are_gone(side: Side, when: str) -> None:
+    def question() -> tuple[int | None, bool, bool]:
+        topic, results = side.topic(), side.topic()
+        side.append(topic, [b"v"] * 3)
+        member = Following(side, topic)
+        member.until(lambda: len(member.values) == 3)
+        group, producer, before = member.consumer.consumer_group_metadata(), writer(side), topic_id(side, topic)
+        same = topic_id(side, topic) == before
+        producer.begin_transaction()
+        put(producer, results, b"result")
+        add(producer, group, topic, 2)
+        if when == "before":
+            producer.commit_transaction(WITHIN)
+        side.create_again(topic)
+        if when != "before":
+            producer.commit_transaction(WITHIN)
+        member.consumer.close()
+        return side.committed(topic), same, topic_id(side, topic) == before
+
+    assert side.ask(question) == (None, True, False)
+
+
+def test_offsets_that_are_committed_for_a_deleted_topic_are_those_of_the_new_one(side: Side) -> None:
+    def question() -> tuple[int | None, list[bytes | None]]:
+        topic, results = side.topic(), side.topic()
+        side.append(topic, [b"old"] * 3)
+        member = Following(side, topic)
+        member.until(lambda: len(member.values) == 3)
+        producer = writer(side)
+        side.create_again(topic)
+        side.append(topic, [b"0", b"1", b"2"])
+        producer.begin_transaction()
+        put(producer, results, b"result")
+        add(producer, member.consumer.consumer_group_metadata(), topic, 2)
+        producer.commit_transaction(WITHIN)
+        member.consumer.close()
+        committed = side.committed(topic)
+        later = Following(side, topic, "m2")
+        later.until(lambda: bool(later.values))
+        later.consumer.close()
+        return committed, later.values
+
+    assert side.ask(question) == (2, [b"2"])
+
+
+def test_a_member_reads_on_where_it_was_in_a_topic_that_is_created_again(side: Side) -> None:
+    def question() -> list[bytes | None]:
+        topic = side.topic()
+        side.append(topic, [b"old"] * 2)
+        member = Following(side, topic)
+        member.until(lambda: len(member.values) == 2)
+        side.create_again(topic)
+        side.append(topic, [b"0", b"1", b"2", b"3"])
+        member.until(lambda: b"3" in member.values)
+        member.consumer.close()
+        return member.values
+
+    assert side.ask(question) == [b"old", b"old", b"2", b"3"]
 
 
 def test_a_member_that_left_can_commit_nothing(side: Side) -> None:
