@@ -95,9 +95,9 @@ class Ledger:
         self._keys: dict[str, _Key] = defaultdict(_Key)
         self._owner_of = owner_of
         self._topic_id = topic_id
-        # Topics that were created again: how often and when, and the records of the earlier ones.
+        # When topics were last created again, how often, and the records of the earlier ones.
+        self.created_at: dict[Partition, float] = {}
         self._incarnations: Counter[Partition] = Counter()
-        self._created_at: dict[Partition, float] = {}
         self._gone: dict[tuple[Partition, int, int], Sent] = {}
         # Keys at the API of records that were sent too early.
         self._unordered: set[str] = set()
@@ -143,7 +143,7 @@ class Ledger:
                 key.last = None
         self.committed.pop(partition, None)
         self._incarnations[partition] += 1
-        self._created_at[partition] = self._now()
+        self.created_at[partition] = self._now()
 
     def _note_early(self, sent: Sent) -> None:
         sent.is_early = True
@@ -154,7 +154,7 @@ class Ledger:
         partition = sent.partition
         if not sent.incarnation or sent.incarnation != self._incarnations[partition]:
             return False
-        return held.since < self._created_at[partition] or held.start > self.committed.get(partition, 0)
+        return held.since < self.created_at[partition] or held.start > self.committed.get(partition, 0)
 
     # at the API
 

@@ -58,6 +58,7 @@ MAX_ATTEMPTS = 4
 PATIENCE = 12.0
 IDLE_WITHIN = 150.0
 STOPPED_WITHIN = 30.0
+NOTICED_WITHIN = 12.0
 HELD_BEYOND = 11
 """Records that a lane may hold over its bound: what the library has fetched when the lane is found full."""
 
@@ -517,6 +518,8 @@ class World:
             self._produce("other site", log=log, letter="a")
         if not self._until(kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
             raise self.ledger.broken("liveness", self._stuck())
+        # Who notices meanwhile that its topic was created again must first be done with what it holds of it.
+        self._until(max([kernel.now, *(at + NOTICED_WITHIN for at in self.ledger.created_at.values())]))
         self.say(f"BLOCKED {OTHER_SITE}")
         how = self._chance.choice(("429", "hang", "503"))
         self.api.down[OTHER_SITE] = (how, NEVER)
