@@ -7,10 +7,10 @@ CYCLONEDX := 7.5.0
 PIP_AUDIT := 2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-kafka coverage lint bench chaos fuzz simulate mutants lock clean wheel man docs sbom audit
+.PHONY: help setup demo run test test-kafka coverage lint bench bench-sites chaos fuzz simulate mutants lock clean wheel man docs sbom audit
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## set up the virtual environment from requirements.lock
 
@@ -48,6 +48,9 @@ lint: .venv/ready ## check style, types, import directions and the lock file
 
 bench: .venv/ready ## stages, floor, throughput, start, memory and recovery, beside a plain loop
 	@$(BIN)/python -m bench.throughput
+
+bench-sites: .venv/ready ## what one shop's trouble costs the others in the same partitions (ARGS="--seconds 600")
+	@$(BIN)/python -m bench.sites $(ARGS)
 
 chaos: .venv/ready ## kill and stop members while the API fails, and prove that nothing broke (ARGS="--messages 5000 --seed 1")
 	@$(BIN)/python -m chaos.run $(ARGS)

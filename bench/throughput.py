@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import requests
+from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.stages import floor_seconds, stage_seconds
@@ -74,9 +75,13 @@ class Rig:
         cluster = self.deployment.cluster
         producer = cluster.make_producer(cluster.client_properties("bench"))
         for message in self.messages if messages is None else messages:
-            producer.produce(self._topics[message.topic_kind], message.value, message.key)
+            self.put(producer, message)
             producer.poll(0)
         producer.flush()
+
+    def put(self, producer: Producer, message: Produced) -> None:
+        """Hand a message for its topic to a producer."""
+        producer.produce(self._topics[message.topic_kind], message.value, message.key)
 
     def member(self) -> CommandProcess:
         """Start a member."""
