@@ -143,6 +143,10 @@ class ApacheKafka:
         """Stop a node, by its index, and wait until it is gone; `start` brings it back."""
         self._nodes[node].stop(kindly=kindly)
 
+    def start_node(self, node: int) -> None:
+        """Start a node, by its index, while others are stopped; does not wait."""
+        self._nodes[node].start()
+
     def stop(self) -> None:
         """Stop it all at once: it is not needed any more."""
         for node in self._nodes:

@@ -203,10 +203,13 @@ def make_checked_api(settings: Settings) -> CheckedApi:
 
 def make_monitor(cluster: Cluster, log: Logger, tracing: "OpenTelemetry | None" = None) -> Monitor:
     """Make the monitor of one member."""
-    interval_ms = str(cluster.consumer_properties["statistics.interval.ms"])
-    seconds = int(interval_ms) / 1000 if interval_ms.isdecimal() else 0.0  # the library refuses what is none
+    interval, fetch_wait = (
+        int(value) / 1000 if value.isdecimal() else 0.0  # the library refuses what is none
+        for name in ("statistics.interval.ms", "fetch.wait.max.ms")
+        for value in [str(cluster.consumer_properties[name])]
+    )
     letters, committed = LetterLog(log, time.monotonic), tracing.committed if tracing else None
-    return Monitor(lambda: cluster.make_admin("ends"), seconds, letters, committed)
+    return Monitor(lambda: cluster.make_admin("ends"), interval, letters, committed, fetch_wait=fetch_wait)
 
 
 def make_defaults(settings: Settings) -> Defaults:

@@ -17,11 +17,12 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
 from consumer.admin import subjects
 from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
 from consumer.admin.group import Group
+from consumer.admin.reading import await_visible, read_ends
 from consumer.admin.samples import sample
 from consumer.admin.topics import PARTITIONS
 from consumer.engine.kafka import REACHED_WITHIN, kafka_error
 from consumer.engine.records import Partition
-from consumer.errors import ERRORS_PAGE, KafkaUnusable
+from consumer.errors import ERRORS_PAGE, Hidden, KafkaUnusable
 from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Refused, Rejected, Site, Transient
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.registry import SchemaRegistry
@@ -110,6 +111,7 @@ def _kafka(deployment: Deployment, codec: Codec, *, creates_topics: bool) -> Ite
     for topic in topics.consumed:
         if topic in topics.allowed:
             yield from _records(deployment, topic, codec)
+    yield from _hidden(deployment, topics)
     yield _permissions(deployment, admin, topics)
     yield _group(deployment, admin, topics.consumed)
     yield _transactions(deployment)
@@ -130,12 +132,14 @@ class _Topics:
         self.absent: list[str] = []
         self._single: list[str] = []
         self.allowed: dict[str, Any] = {}
+        self.partitions: dict[str, list[int]] = {}
         self._configs = self._configured()
 
     def findings(self) -> Iterator[Finding]:
         """Check each topic.
 
-        Fills `absent`, and `allowed`: the permitted operations, None if the broker does not report them.
+        Fills `absent`, `partitions`, and `allowed`: the permitted operations, None if the broker does not report
+        them.
         """
         for pattern in self._deployment.unmatched(self.consumed):
             fix = "correct the pattern, create a topic, or allow this client Describe of such topics"
@@ -151,6 +155,7 @@ class _Topics:
                 yield self._unseen(topic, kafka_error(error))
             else:
                 self.allowed[topic] = described.authorized_operations
+                self.partitions[topic] = [each.id for each in described.partitions]
                 troubles = [*self._copies(topic, described.partitions), *self._kept(topic)]
                 copies = min((len(each.replicas) for each in described.partitions), default=0)
                 if copies == 1:
@@ -237,7 +242,8 @@ def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Findi
     try:
         found = sample(deployment.cluster, topic, codec)
     except KafkaUnusable as error:
-        yield _warning("records", f"not read: {error}", f"allow this client Read of the topic {topic}")
+        fix = f"see the check of this topic, and allow this client Read of {topic}"
+        yield _warning("records", f"not read: {error}", fix)
         return
     except RegistryUnavailable as error:
         yield _warning("records", f"{topic}: not read: {error}.", "see the check of the registry")
@@ -252,6 +258,18 @@ def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Findi
     if found.lacking:
         fix = f"set CONSUMER_SCHEMA_REGISTRY_URL: {found.lacking} of them need a Schema Registry"
     yield _warning("records", message, fix) if found.read else _failed("records", message, fix)
+
+
+def _hidden(deployment: Deployment, topics: _Topics) -> Iterator[Finding]:
+    """Check whether an open transaction hides records. Waits as long as one may last."""
+    places = [Partition(topic, number) for topic, numbers in topics.partitions.items() for number in numbers]
+    try:
+        await_visible(deployment.cluster, read_ends(deployment.cluster, places, committed=False))
+    except Hidden as error:
+        fix = "find the producer that hangs; docs/operations.md#open-transaction explains it"
+        yield _warning("hidden", str(error), fix)
+    except KafkaUnusable as error:
+        yield _warning("hidden", f"not checked: {error}", "see the check of the topic")
 
 
 def _permissions(deployment: Deployment, admin: AdminClient, topics: _Topics) -> Finding:

@@ -132,7 +132,7 @@ def read_settled(cluster: Cluster, ranges: Collection[Range]) -> Iterator[list[M
         if batch:
             deadline = Deadline(patience(cluster))
         elif not deadline.left:
-            cluster.reach()  # raises KafkaUnusable: an absent broker is not a transaction
+            _check_leaders(cluster, [each.of for each in ranges])  # an absent broker is not a transaction
             topics = ", ".join(dict.fromkeys(each.topic for each in ranges))
             raise Hidden(f"{topics} has a transaction that does not end; records behind it are hidden.")
 
@@ -167,7 +167,7 @@ def read_ends(cluster: Cluster, places: Collection[Partition], *, committed: boo
         while len(found) < len(places):
             _, ends = _polled(consumer)
             found |= {place: end for place, end in ends.items() if place not in found}
-            _check(cluster, deadline)
+            _check(cluster, set(places) - found.keys(), deadline)
     return found
 
 
@@ -189,16 +189,26 @@ def read_firsts(cluster: Cluster, ranges: Collection[Range]) -> dict[Partition, 
             for place in looked_at & left.keys():
                 del left[place]
             consumer.pause([TopicPartition(*place) for place in looked_at])
-            _check(cluster, deadline)
+            _check(cluster, left, deadline)
     return found
 
 
-def _check(cluster: Cluster, deadline: Deadline) -> None:
+def _check(cluster: Cluster, left: Collection[Partition], deadline: Deadline) -> None:
     """Raise KafkaUnusable if reading takes too long: the library waits silently for an absent broker."""
-    if not deadline.left:
+    if left and not deadline.left:
+        _check_leaders(cluster, left)
         raise KafkaUnusable(
             f"no Kafka broker answers at {cluster.servers} (nothing within {REACHED_WITHIN:.0f} seconds)."
         )
+
+
+def _check_leaders(cluster: Cluster, places: Collection[Partition]) -> None:
+    """Raise KafkaUnusable if no broker answers, or none leads one of these partitions."""
+    _, topics = cluster.reach()
+    for place in sorted(places):
+        topic = topics.get(place.topic)
+        if topic and place.number in topic.partitions and topic.partitions[place.number].leader < 0:
+            raise KafkaUnusable(f"{place} has no leader, so it can't be read; start the brokers that hold it.")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ All of it is read from the topics. No member is asked, and nothing is changed.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from consumer.admin import preview
 from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
@@ -71,15 +71,24 @@ def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
     return story
 
 
-def recent_letters(deployment: Deployment) -> list[Letter]:
-    """Return the last dead letters, newest first. Blocks for seconds; raises KafkaUnusable."""
+class RecentLetters(NamedTuple):
+    """The last dead letters, newest first. `hidden` counts the offsets after them that open transactions hide."""
+
+    letters: list[Letter]
+    hidden: int
+
+
+def recent_letters(deployment: Deployment) -> RecentLetters:
+    """Read the last dead letters. Blocks for seconds; raises KafkaUnusable."""
     topics, topic = Topics(deployment.cluster), deployment.dead_letters_topic
     places = [Partition(topic, number) for number in topics.partitions(topic)]
+    written = topics.ends(places, committed=False)
     firsts, ends = topics.firsts(places), topics.ends(places)
     ranges = [Range(*each, max(firsts[each], ends[each] - _RECENT), ends[each]) for each in places]
     records = _records(deployment, ranges, Deadline(LOOKED_WITHIN))
     found = [letter for record in records if (letter := read_letter(record))]
-    return sorted(found, key=lambda letter: letter.failed_at, reverse=True)[:_RECENT]
+    newest = sorted(found, key=lambda letter: letter.failed_at, reverse=True)[:_RECENT]
+    return RecentLetters(newest, sum(max(0, written[each] - ends[each]) for each in places))
 
 
 def contents(record: Record, codec: Codec, parameters: Mapping[str, str]) -> dict[str, Any]:

@@ -104,7 +104,9 @@ class _Pages:
     def _group(self) -> dict[str, Any]:
         name = self._deployment.cluster.group
         look = Looker(self._deployment).look()
-        return {**look.as_json(name), "letters": [_letter(each) for each in recent_letters(self._deployment)]}
+        recent = recent_letters(self._deployment)
+        letters = [_letter(each) for each in recent.letters]
+        return {**look.as_json(name), "letters": letters, "hidden_letters": recent.hidden}
 
     def _record(self, text: str) -> dict[str, Any]:
         try:

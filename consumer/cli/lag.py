@@ -169,6 +169,11 @@ def _lost(look: Look) -> Iterator[str]:
                 f"{each.lost:,} offsets of {each.topic}/{each.partition} were deleted by the topic's retention "
                 "before they were consumed."
             )
+        if each.committed is not None and each.committed > each.end:
+            yield (
+                f"the log of {each.topic}/{each.partition} ends at {each.end:,}, before the committed offset "
+                f"{each.committed:,}: it was truncated or created again."
+            )
 
 
 def _duration(span: timedelta) -> str:

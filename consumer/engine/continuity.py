@@ -139,17 +139,18 @@ class Continuity:
         done = self._done.get(Partition(record.topic, record.partition), {})
         return record.offset in done and done.pop(record.offset) == _fingerprint(record)
 
-    def begins(self, partition: Partition, wanted: int | None, low: int, high: int) -> int:
+    def begins(self, partition: Partition, wanted: int | None, low: int, high: int, *, is_cut: bool) -> int:
         """Give the offset to read from: `wanted`, if the log has it; None for no committed offset.
 
-        `low` and `high` are the first offset that the log has, and the one after its last.
+        `low` and `high` are the first offset that the log has, and the one after its last. `is_cut`: it lacked
+        `wanted`, although it may have grown beyond it since: with other records.
         """
         if wanted is None:
             start = high if self.starts_at_end else low
             if high > low:
                 self.log.warning("no_committed_offset", partition=str(partition), start=start, low=low, high=high)
             return start
-        if low <= wanted <= high:
+        if low <= wanted <= high and not is_cut:
             return wanted
         if wanted < low:
             self._lost(
@@ -158,13 +159,13 @@ class Continuity:
                 f"{partition}: the log begins at {low}, after the committed offset {wanted}: up to {low - wanted} "
                 "records were deleted before they were read",
             )
-        else:
-            self._lost(
-                str(partition),
-                None,
-                f"{partition}: the log ends at {high}, before the committed offset {wanted}: it was truncated or "
-                "created again, and is read from its beginning",
-            )
+            return low
+        self._lost(
+            str(partition),
+            None,
+            f"{partition}: the log ended before the committed offset {wanted}, and ends at {high} now: it was "
+            "truncated or created again, and is read from its beginning",
+        )
         return low
 
     def acknowledge(self) -> None:

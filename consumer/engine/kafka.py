@@ -37,8 +37,7 @@ LARGEST_DEAD_LETTER = 20 * 1024 * 1024
 _REACH_TRY = 1.0
 _QUIET_SECONDS = 30.0
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
-# What a crash leaves open blocks readers no longer than the time for a commit, this, and the 10 seconds after which
-# a broker looks for such transactions again.
+_CUT = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
 
 # How long the group waits for a sign of life of a member. One that was killed and is started again waits as long
 # for the partitions that it had. One that keeps its name has them back at once: for it the library's time is good.
@@ -267,6 +266,8 @@ class Cluster:
             "queued.max.messages.kbytes": 16_384,
             # Partitions that are added are found as soon.
             "topic.metadata.refresh.interval.ms": 30_000,
+            # How long a broker may hold a fetch back until there is something to give; the library's own default.
+            "fetch.wait.max.ms": 500,
             # How often the library tells its position, and where the logs end.
             "statistics.interval.ms": 5000,
             **({} if self._is_of_new_protocol else classic),
@@ -380,7 +381,12 @@ class _GroupConsumer(Consumer):
         self._asking = asking
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:  # type: ignore[override]
-        found: tuple[int, int] = self._asking.get_watermark_offsets(partition, timeout)
+        try:
+            found: tuple[int, int] = self._asking.get_watermark_offsets(partition, timeout)
+        except KafkaException:
+            # It may know an earlier leader of the partition. It fetches nothing, so it would not notice for long.
+            self._asking.list_topics(partition.topic, timeout)
+            raise
         return found
 
     def close(self) -> None:
@@ -391,6 +397,14 @@ class _GroupConsumer(Consumer):
 def is_refusal(error: KafkaError) -> bool:
     """Tell whether an error says that the broker does not take our credentials, or we not its certificate."""
     return error.code() in _REFUSALS
+
+
+def says_cut(error: KafkaError) -> bool:
+    """Tell whether there is no offset to read from because the log lacks it, and not because none is committed.
+
+    The code of the error is the same for both; only its text differs.
+    """
+    return any(KafkaError(code).str() in error.str() for code in _CUT)
 
 
 def kafka_error(error: KafkaException) -> KafkaError:

@@ -25,6 +25,7 @@ from consumer.engine.kafka import (
     Logger,
     is_refusal,
     kafka_error,
+    says_cut,
     to_partition,
     to_place,
     to_record,
@@ -334,7 +335,7 @@ class Member(Generic[W]):
                 end = to_place(message)
                 self._lanes.at_end(end.of, end.offset)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                self._places.lacks_offset(to_partition(message))
+                self._places.lacks_offset(to_partition(message), is_cut=says_cut(error))
             else:
                 self._on_error(error)
         if received:

@@ -47,8 +47,8 @@ class Places(Generic[W]):
         self._failed = failed
         self._log = log
         self._due = 0.0
-        # The unread partitions whose logs lack the offset to read from.
-        self._reset: set[Partition] = set()
+        # The unread partitions without an offset to read from, and whether that is because the log was cut.
+        self._reset: dict[Partition, bool] = {}
         continuity.closing.clear()
 
     def ask_ahead(self, partitions: Collection[Partition], *, tried: bool = False) -> None:
@@ -69,18 +69,22 @@ class Places(Generic[W]):
         self.unread.update(partitions)
         self.ask_ahead(partitions)
 
-    def lacks_offset(self, partition: Partition) -> None:
-        """Note that a log lacks the offset to read from, or that no offset is committed."""
+    def lacks_offset(self, partition: Partition, *, is_cut: bool) -> None:
+        """Note that a log lacks the offset to read from, or, if not `is_cut`, that no offset is committed."""
         self.unread.add(partition)
-        self._reset.add(partition)
+        self._reset[partition] = is_cut
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that are no longer assigned."""
         self.unread.difference_update(partitions)
         self._unasked.difference_update(partitions)
         self._tried.difference_update(partitions)
-        self._reset.difference_update(partitions)
+        self._forget_resets(partitions)
         self._continuity.closing.difference_update(partitions)
+
+    def _forget_resets(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self._reset.pop(partition, None)
 
     def find(self) -> None:
         """Read unread partitions from their committed offsets, or where their logs begin now.
@@ -110,9 +114,13 @@ class Places(Generic[W]):
                     wanted = newest + 1
                 if wanted is None or partition in self._reset:
                     low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
-                    wanted = self._continuity.begins(partition, wanted, low, high)
-                    if newest is not None and wanted <= newest:
-                        self._lanes.assign([partition])  # its offsets are other records' now
+                    start = self._continuity.begins(
+                        partition, wanted, low, high, is_cut=self._reset.get(partition, False)
+                    )
+                    if wanted is not None and start < wanted:
+                        # Its offsets are other records' now, also those that were decided ahead.
+                        self._lanes.assign([partition])
+                    wanted = start
                 starts[partition] = wanted
         except KafkaException as error:
             self._due = now + _PAUSE
@@ -178,7 +186,7 @@ class Places(Generic[W]):
         except KafkaException as error:  # an eager assignment can't be changed in part
             raise BeginAnew(f"partitions can't be read again: {kafka_error(error).str()}") from None
         self.unread.difference_update(starts)
-        self._reset.difference_update(starts)
+        self._forget_resets(starts)
         for lane in self._lanes:
             if lane.partition in starts:
                 lane.paused = None

@@ -25,7 +25,8 @@ class Monitor(Hooks):
 
     `make_admin` makes the client that looks up the ends of logs that the consumer does not fetch. It is called on
     the main thread, once there is something to look up. An error that it raises ends the member. Statistics come
-    every `statistics_interval` seconds, 0 means never. If three are missing, no broker counts as connected.
+    every `statistics_interval` seconds, 0 means never. If three are missing, no broker counts as connected. Brokers
+    may hold a fetch back for `fetch_wait` seconds.
     `letters` logs that messages become dead letters, and `close` logs the rest. `committed` is also called for each
     transaction.
     """
@@ -36,13 +37,15 @@ class Monitor(Hooks):
         statistics_interval: float,
         letters: LetterLog,
         committed: Callable[[Sequence[Output], float], None] | None = None,
+        *,
+        fetch_wait: float = 0.5,
     ) -> None:
         patience = max(SILENT_AFTER, _INTERVALS_MISSED * statistics_interval) if statistics_interval else None
         self.metrics = Metrics(lambda: self.status)
         self.failures = Failures()
         self._letters = letters
         self._committed = committed
-        self._observer = Observer(make_admin, patience)
+        self._observer = Observer(make_admin, patience, fetch_wait)
         self._turned_at = time.monotonic()
         until = None if patience is None else self._turned_at + patience
         self._status = MemberStatus(self._turned_at, (NOT_ASSIGNED,), brokers_until=until)

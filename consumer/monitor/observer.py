@@ -24,12 +24,13 @@ class Observer:
 
     `make_admin` makes the client that looks up the ends that the statistics do not update: those of paused
     partitions, and those of all partitions once no statistics have come for `patience` seconds. `patience` is None
-    if there are never statistics.
+    if there are never statistics. `fetch_wait` is how long a fetch may wait for records, in seconds.
     """
 
-    def __init__(self, make_admin: Callable[[], AdminClient], patience: float | None) -> None:
+    def __init__(self, make_admin: Callable[[], AdminClient], patience: float | None, fetch_wait: float) -> None:
         self._log_ends = LogEnds(make_admin)
         self._patience = patience
+        self._fetch_wait = fetch_wait
         self._statistics = Statistics(None, {})
         self._are_new = True
         self._until: float | None = None
@@ -40,7 +41,7 @@ class Observer:
 
     def note(self, statistics: str) -> None:
         """Read librdkafka's statistics, and look up the ends of paused partitions."""
-        self._statistics = read_statistics(statistics)
+        self._statistics = read_statistics(statistics, self._fetch_wait)
         self._are_new = True
         self._log_ends.ask(self._paused)
 
@@ -59,19 +60,22 @@ class Observer:
         self._ends = {partition: ends[partition] for partition in unknown if partition in ends}
         assignments = [(lane.partition, lane.epoch) for lane in view.lanes]
         self._marks = {assignment: self._marks.get(assignment, deque()) for assignment in assignments}
+        leaderless = frozenset() if are_old else self._statistics.leaderless
         return MemberStatus(
             turned_at=view.now,
-            not_ready=_not_ready(view),
-            lanes=tuple(self._look_at(lane, view) for lane in view.lanes),
+            not_ready=_not_ready(view, leaderless),
+            lanes=tuple(self._look_at(lane, view, leaderless) for lane in view.lanes),
             brokers=self._statistics.brokers,
             brokers_until=self._until,
             is_stopping=view.is_stopping,
             refusal=view.refusal,
         )
 
-    def _look_at(self, lane: LaneView, view: MemberView) -> LaneStatus:
+    def _look_at(self, lane: LaneView, view: MemberView, leaderless: frozenset[Partition]) -> LaneStatus:
         reach = self._reach(lane)
         state, message, due = _obstacle(lane, view)
+        if state == "idle" and lane.partition in leaderless:
+            state = "leaderless"
         return LaneStatus(
             partition=lane.partition,
             state=state,
@@ -122,7 +126,7 @@ def _latest(*offsets: int | None) -> int | None:
     return max((offset for offset in offsets if offset is not None), default=None)
 
 
-def _not_ready(view: MemberView) -> tuple[str, ...]:
+def _not_ready(view: MemberView, leaderless: frozenset[Partition]) -> tuple[str, ...]:
     """Return why the member does not deliver all its records, one sentence for each reason."""
     reasons = [f"{name}: {message}" for name, message in view.gates.items()]
     reasons += [f"{topic}: {_FLOODED}" for topic in view.flooded]
@@ -130,6 +134,7 @@ def _not_ready(view: MemberView) -> tuple[str, ...]:
         reasons.append(f"results can't be committed: {view.commit_trouble}")
     if not view.lanes:
         reasons.append(NOT_ASSIGNED)
+    reasons += [f"{lane.partition} has no leader" for lane in view.lanes if lane.partition in leaderless]
     reasons += [f"{loss}; SIGHUP acknowledges it" for loss in view.losses]
     return tuple(reasons)
 

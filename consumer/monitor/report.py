@@ -110,7 +110,7 @@ def overall(seen: Seen) -> Overall:
         return "unassigned"
     if states & {"credentials", "flood"}:
         return "held"
-    if seen.status.not_ready or states & {"site", "registry", "commit"}:
+    if seen.status.not_ready or states & {"site", "registry", "commit", "leaderless"}:
         return "waiting"
     # Between two chunks a lane is idle for a moment.
     was_busy = bool(seen.points) and seen.points[-1].results > 0

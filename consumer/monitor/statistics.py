@@ -17,8 +17,11 @@ from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 from consumer.engine.kafka import REACHED_WITHIN
 from consumer.engine.records import Partition
 
-_ANSWERS_WITHIN = 10 * 1_000_000
-"""Microseconds in which a broker answers: a fetch waits for records for half a second."""
+ANSWERS_WITHIN = 10.0
+"""Seconds in which a broker answers, if it is not asked to wait for records."""
+
+
+_NO_LEADER = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +41,37 @@ class Reach:
 class Statistics:
     """A consumer's statistics: the number of connected brokers (None while not known), and its partitions.
 
-    A broker that keeps its connection open but has not answered for long is not counted.
+    A broker that keeps its connection open but has not answered for long is not counted. `leaderless` has the
+    partitions that no broker leads.
     """
 
     brokers: int | None
     reaches: Mapping[Partition, Reach]
+    leaderless: frozenset[Partition] = frozenset()
 
 
-def read_statistics(text: str) -> Statistics:
-    """Read librdkafka's statistics, a JSON document."""
+def read_statistics(text: str, fetch_wait: float) -> Statistics:
+    """Read librdkafka's statistics, a JSON document. A broker may hold a fetch back for `fetch_wait` seconds."""
+    silent = (ANSWERS_WITHIN + fetch_wait) * 1_000_000
     told = orjson.loads(text)
     # The connection to the group's coordinator ("logical") goes to a broker that is listed too. While nothing is
     # fetched, it may be the only connection.
     up = [broker for broker in told["brokers"].values() if broker["state"] == "UP"]
     listed = [broker for broker in up if broker["source"] != "logical"]
     # The coordinator may rightly take long: it holds a member back until the others have rejoined.
-    brokers = sum(map(_answers, listed)) if listed else min(1, len(up))
-    reaches = {
-        Partition(topic["topic"], partition["partition"]): _reach(partition)
+    # One whose process is frozen keeps its connections, but answers nothing.
+    brokers = (
+        sum(not each["waitresp_cnt"] or each["rxidle"] < silent for each in listed) if listed else min(1, len(up))
+    )
+    partitions = {
+        Partition(topic["topic"], partition["partition"]): partition
         for topic in told["topics"].values()
         for partition in topic["partitions"].values()
-        if partition["fetch_state"] == "active"
     }
-    return Statistics(brokers, reaches)
-
-
-def _answers(broker: Mapping[str, Any]) -> bool:
-    """Tell whether a connected broker answers. One whose process is frozen keeps its connections."""
-    return not broker["waitresp_cnt"] or broker["rxidle"] < _ANSWERS_WITHIN
+    reaches = {place: _reach(each) for place, each in partitions.items() if each["fetch_state"] == "active"}
+    return Statistics(
+        brokers, reaches, frozenset(place for place, each in partitions.items() if each["leader"] == _NO_LEADER)
+    )
 
 
 def _reach(partition: Mapping[str, Any]) -> Reach:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from consumer.engine.ports import StrandView
 from consumer.engine.records import Partition
 
-State = Literal["idle", "working", "backoff", "site", "credentials", "registry", "flood", "commit"]
+State = Literal["idle", "working", "backoff", "site", "credentials", "registry", "flood", "commit", "leaderless"]
 """What a lane does, or waits for.
 
 - `idle`: it has nothing to do.
@@ -17,6 +17,7 @@ State = Literal["idle", "working", "backoff", "site", "credentials", "registry",
 - `registry`: it waits for the Schema Registry.
 - `flood`: its results are held back.
 - `commit`: its results can't be written.
+- `leaderless`: no broker leads its partition, so its records can't be read.
 """
 
 STATES: tuple[State, ...] = get_args(State)

@@ -71,6 +71,21 @@ def test_the_group_and_its_records_are_told(delivered: tuple[Stand, str]) -> Non
     assert [each["code"] for each in told["results"]] == [500]
 
 
+def test_letters_that_an_open_transaction_hides_are_counted(delivered: tuple[Stand, str]) -> None:
+    stand, url = delivered
+    topic = stand.settings.stream.dead_letters_topic
+    writer = stand.writer(f"{topic}-other")
+    writer.begin_transaction()
+    for number in range(6):
+        writer.produce(topic, b"another's", partition=number)
+    assert writer.flush(30) == 0
+    told = requests.get(f"{url}group.json", timeout=60).json()
+    assert (len(told["letters"]), told["hidden_letters"]) == (1, 6)
+    writer.abort_transaction()
+    told = requests.get(f"{url}group.json", timeout=60).json()
+    assert (len(told["letters"]), told["hidden_letters"]) == (1, 0)
+
+
 def test_what_is_not_there_is_said(delivered: tuple[Stand, str]) -> None:
     stand, url = delivered
 

@@ -9,16 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+import requests
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from brokers.apache import ApacheKafka, java_command
-from consumer.demo.processes import await_that
+from consumer.demo.processes import await_that, free_port
 from consumer.engine.kafka import LibraryLog
 from consumer.errors import BrokerUnavailable
 from jirafe.sandbox import Sandbox, SandboxServer
 from schemas.hub import to_message
+from tests.command import run
 from tests.integration.test_service import assert_one_result_each, orders
 from tests.messages import cart, order
 from tests.stand import SITE, TOKEN, Stand
@@ -195,6 +197,96 @@ def test_nothing_is_committed_while_too_few_replicas_are_in_sync(cluster: Apache
     assert_one_result_each(stand.await_results(20), 20)
     await_that("all is committed", lambda: sum(stand.committed().values()) == 20)
     assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(20)}
+
+
+def test_a_partition_without_a_leader_is_named_by_its_member_and_by_commands(
+    cluster: ApacheKafka, on_three: Stand
+) -> None:
+    stand = on_three
+    admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers}, logger=LibraryLog())
+    topic = NewTopic(f"{stand.orders_topic}-few", 3, replica_assignment=[[1], [2], [3]])
+    admin.create_topics([topic])[topic.topic].result()
+    port = str(free_port())
+    environment = {**stand.environment, "CONSUMER_ORDERS_TOPIC": topic.topic}
+    member = stand.member(CONSUMER_ORDERS_TOPIC=topic.topic, CONSUMER_HTTP_ADDRESS=port)
+    stand.await_assigned(member)
+
+    def reasons() -> list[str]:
+        found: list[str] = requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).json()["reasons"]
+        return found
+
+    await_that("it is ready", lambda: reasons() == [])
+    cluster.stop_node(1, kindly=False)
+    try:
+        await_that("it names the partition", lambda: f"{topic.topic}/1 has no leader" in reasons())
+        metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        assert 'jirafe_consumer_lanes{state="leaderless"} 1.0' in metrics
+        for command in (["lag"], ["audit", "--topic", topic.topic]):
+            done = run(*command, **environment)
+            assert done.returncode == 2
+            assert f"{topic.topic}/1" in done.stderr
+            assert "leader" in done.stderr
+            assert "no Kafka broker answers" not in done.stderr
+    finally:
+        cluster.start()
+    await_that("it is ready again", lambda: reasons() == [])
+
+
+@pytest.mark.timeout(240)
+def test_a_log_that_an_unclean_election_cut_is_noticed_though_it_is_long_again(
+    cluster: ApacheKafka, on_three: Stand
+) -> None:
+    """The offset to go on from exists again, with another record: by its number alone nothing is amiss."""
+    stand = on_three
+    admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers}, logger=LibraryLog())
+    admin.delete_topics([stand.orders_topic])[stand.orders_topic].result()
+    config = {"min.insync.replicas": "1", "unclean.leader.election.enable": "true"}
+    topic = NewTopic(stand.orders_topic, 1, replica_assignment=[[1, 2]], config=config)
+
+    def is_created() -> bool:
+        try:
+            admin.create_topics([topic])[topic.topic].result()
+        except KafkaException:
+            return False  # the old one is not gone yet
+        return True
+
+    def produce(numbers: range) -> None:
+        # A new client each time: one that knew the brokers that are gone would wait for them.
+        producer = Producer({"bootstrap.servers": cluster.bootstrap_servers}, logger=LibraryLog())
+        refused: list[KafkaError] = []
+        for number in numbers:
+            message = to_message(order(f"R{number}", "order:updated"))
+            producer.produce(
+                topic.topic,
+                stand.codec.encode("order", message),
+                partition=0,
+                on_delivery=lambda error, _message: refused.append(error) if error else None,
+            )
+        assert producer.flush(60) == 0
+        assert refused == []
+
+    def in_sync() -> list[int]:
+        return admin.list_topics(topic.topic, 10).topics[topic.topic].partitions[0].isrs
+
+    await_that("the topic is created", is_created)
+    # It keeps its partitions meanwhile: the library compares epochs only of a position that it has read up to.
+    member = stand.member(KAFKA_SESSION_TIMEOUT_MS="60000")
+    produce(range(20))
+    stand.await_results(20)
+    try:
+        cluster.stop_node(1, kindly=False)
+        await_that("one replica is in sync", lambda: in_sync() == [1])
+        produce(range(20, 50))
+        stand.await_results(50)
+        cluster.stop_node(0, kindly=False)
+        cluster.start_node(1)
+        await_that("the other replica leads", lambda: in_sync() == [2], within=120)
+        produce(range(50, 110))
+        await_that("it says so", lambda: member.said("it was truncated or created again") > 0)
+    finally:
+        cluster.start()
+    stand.await_results(50 + 80)
+    assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(110)}
 
 
 def test_the_groups_own_tool_lists_describes_and_resets(stand: Stand, groups_tool: Callable[..., str]) -> None:

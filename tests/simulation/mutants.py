@@ -291,7 +291,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a log that was cut in front not read": Mutant(
         "consumer.engine.member",
-        "                self._places.lacks_offset(to_partition(message))",
+        "                self._places.lacks_offset(to_partition(message), is_cut=says_cut(error))",
         "                pass",
     ),
     "a partition without a committed offset begun at its end": Mutant(

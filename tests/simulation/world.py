@@ -248,7 +248,7 @@ class SimHooks(Hooks):
     def __init__(self, process: "MemberProcess") -> None:
         self._process = process
         self._due = 0.0
-        self._observer = Observer(_no_admin, None)
+        self._observer = Observer(_no_admin, None, 0.5)
         self.view: MemberView | None = None
         self.not_ready: tuple[str, ...] = (NOT_ASSIGNED,)
 

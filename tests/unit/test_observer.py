@@ -83,6 +83,7 @@ def statistics(
     """What librdkafka tells of one partition with nothing fetched ahead."""
     partition = {
         "partition": 0,
+        "leader": 1,
         "fetch_state": "active",
         "fetchq_cnt": 0,
         "next_offset": following,
@@ -403,17 +404,44 @@ def test_lag_is_from_the_next_record_to_finish_to_the_end_of_the_log(monitor: Mo
     assert values(monitor, "lag_records", "topic", "partition") == {("orders", "0"): 3}
 
 
-def test_a_broker_that_keeps_its_connection_and_answers_nothing_is_not_connected(monitor: Monitor) -> None:
+@pytest.mark.parametrize("fetch_wait", [0.5, 15.0, 60.0])
+def test_a_broker_that_keeps_its_connection_and_answers_nothing_is_not_connected(
+    admin: ScriptedAdmin, fetch_wait: float
+) -> None:
+    monitor = Monitor(admin.make, 5.0, silent(), fetch_wait=fetch_wait)
+
     def brokers(**told: int | str) -> int | None:
         coordinator = {"state": "UP", "source": "logical", "waitresp_cnt": 1, "rxidle": 300_000_000}
         monitor.statistics(statistics(brokers={"b1": {**ANSWERS, **told}, "coordinator": coordinator}))
         see(monitor)
         return monitor.status.brokers
 
-    assert brokers(rxidle=9_000_000) == 1
-    assert brokers(rxidle=10_000_000) == 0
+    longest = round((10 + fetch_wait) * 1_000_000)  # it may hold a fetch back as long as it was asked to
+    assert brokers(rxidle=longest - 1) == 1
+    assert brokers(rxidle=longest) == 0
     assert brokers(rxidle=300_000_000, waitresp_cnt=0) == 1  # nothing was asked of it
     assert brokers(state="DOWN") == 1  # the coordinator alone may take long: others are to rejoin first
+
+
+def test_a_partition_without_a_leader_is_named_while_statistics_come(monitor: Monitor) -> None:
+    def reasons() -> list[str]:
+        return list(monitor.status.not_ready)
+
+    brokers = {"b1": ANSWERS}
+    monitor.statistics(statistics(brokers=brokers, leader=-1))
+    assert see(monitor).state == "leaderless"
+    assert reasons() == ["orders/0 has no leader"]
+    held = replace(IDLE, waiting=1, oldest=1, newest=1, waits_for="123", cause="timeout")
+    assert see(monitor, held).state == "site"  # what it holds waits for something else
+    assert reasons() == ["orders/0 has no leader"]
+    other = replace(IDLE, partition=Partition("orders", 1))
+    assert see(monitor, other).state == "idle"
+    assert reasons() == []
+    see(monitor, view=replace(QUIET, now=QUIET.now + 60))  # what is known is old
+    assert reasons() == []
+    monitor.statistics(statistics(brokers=brokers))
+    assert see(monitor).state == "idle"
+    assert reasons() == []
 
 
 def test_statistics_of_librdkafka_are_read(monitor: Monitor) -> None:

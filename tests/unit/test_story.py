@@ -31,7 +31,7 @@ def test_all_that_became_of_a_record_is_told_and_nothing_of_others() -> None:
     assert [(result["code"], result["replay"]) for _, result in story.results] == [(500, None), (200, "again")]
     assert [letter.of.offset for letter in story.letters] == [second]
     assert story.is_whole
-    assert [letter.of.offset for letter in recent_letters(shelf.deployment())] == [second]
+    assert [letter.of.offset for letter in recent_letters(shelf.deployment()).letters] == [second]
 
 
 @pytest.mark.parametrize("topic", [RESULTS, LETTERS])

@@ -66,8 +66,9 @@ def message(offset: int, of: Partition = A, value: bytes | None = b"0123456789")
     return Message(*of, offset, b"key", value, timestamp=(1, 1_000 + offset))
 
 
-def reset(of: Partition = A) -> Message:
-    return Message(*of, OFFSET_INVALID, error=KafkaError(KafkaError._AUTO_OFFSET_RESET))
+def reset(of: Partition = A, why: int = KafkaError._NO_OFFSET) -> Message:
+    said = f"where to read from is not known: {KafkaError(why).str()}"
+    return Message(*of, OFFSET_INVALID, error=KafkaError(KafkaError._AUTO_OFFSET_RESET, said))
 
 
 def end(offset: int, of: Partition = A) -> Message:

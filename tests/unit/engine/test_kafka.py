@@ -43,6 +43,7 @@ def test_a_consumer_reads_what_is_committed_from_the_beginning_and_commits_nothi
         "partition.assignment.strategy": "cooperative-sticky",
         "session.timeout.ms": 10000,
         "queued.max.messages.kbytes": 16384,
+        "fetch.wait.max.ms": 500,
         "topic.metadata.refresh.interval.ms": 30000,
         "statistics.interval.ms": 5000,
         "enable.auto.commit": False,

@@ -948,13 +948,21 @@ LOSSES = {
     "too short": (
         (0, 1),
         0,
-        "orders/0: the log ends at 1, before the committed offset 2: it was truncated or created again",
+        "orders/0: the log ended before the committed offset 2, and ends at 1 now: it was truncated or created",
+    ),
+    "too short, and longer again since": (
+        (0, 90),
+        0,
+        "orders/0: the log ended before the committed offset 2, and ends at 90 now: it was truncated or created",
     ),
 }
 
 
+@pytest.mark.parametrize("why", [KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION])
 @pytest.mark.parametrize("how", LOSSES)
-def test_a_log_that_lacks_the_committed_offset_is_said_counted_and_told_until_it_is_acknowledged(how: str) -> None:
+def test_a_log_that_lacks_the_committed_offset_is_said_counted_and_told_until_it_is_acknowledged(
+    how: str, why: int
+) -> None:
     scene = Scene()
     scene.hooks.is_watching = True
     log, records, said = LOSSES[how]
@@ -965,7 +973,7 @@ def test_a_log_that_lacks_the_committed_offset_is_said_counted_and_told_until_it
         yield
         yield
         scene.consumer.logs[A] = log
-        scene.consumer.arrived = [reset()]
+        scene.consumer.arrived = [reset(why=why)]
         yield from turns(4)
         [loss] = scene.hooks.views[-1].losses
         assert loss.startswith(said)
