@@ -1,5 +1,32 @@
-"""`python -m consumer` is `jirafe-consumer`."""
+"""`jirafe-consumer`, also as `python -m consumer`."""
 
-from consumer.cli.main import main
+import os
+import signal
+import sys
+from types import FrameType
 
-main()
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command, and exit with its status.
+
+    The libraries of all commands take long to load, and a command may be told to stop meanwhile. It has nothing to
+    finish then.
+    """
+    is_service = "run" in sys.argv
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        os._exit(0 if is_service else _INTERRUPTED)
+
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_service else (signal.SIGINT,)
+    before = {number: signal.signal(number, end) for number in numbers}
+    from consumer.cli.main import main as command  # noqa: PLC0415 - only now
+
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -24,14 +24,27 @@ def test_there_is_no_command_of_another_name() -> None:
     assert cli.get_command(CONTEXT, "nope") is None
 
 
+LOADED = ["click", "consumer.cli.main", "consumer.cli.run", "consumer.app", "consumer.engine.member"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("module", ["consumer.cli.run", "consumer.app", "consumer.engine.member"])
+@pytest.mark.parametrize("module", LOADED)
 def test_a_service_that_is_told_to_stop_while_its_libraries_load_ends_in_good_order(
     module: str, number: signal.Signals
 ) -> None:
+    assert told_while_loading(module, number, "run") == (0, "", "")
+
+
+@pytest.mark.parametrize("module", LOADED[:2])
+def test_a_command_that_is_interrupted_while_its_libraries_load_ends_without_a_traceback(module: str) -> None:
+    assert told_while_loading(module, signal.SIGINT, "lag") == (130, "", "")
+
+
+def told_while_loading(module: str, number: signal.Signals, command: str) -> tuple[int, str, str]:
+    """Send a command a signal when it begins to load a module; gives its status, output and errors."""
     program = f"""
 import os, sys
-from consumer.cli.main import main
+from consumer.__main__ import main
 
 class Told:
     def find_spec(self, name, path, target=None):
@@ -39,7 +52,8 @@ class Told:
             os.kill(os.getpid(), {int(number)})
 
 sys.meta_path.insert(0, Told())
-main(["run"])
+sys.argv = ["jirafe-consumer", {command!r}]
+main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return done.returncode, done.stdout, done.stderr
