@@ -182,6 +182,7 @@ class _Auditor:
         self._topics = topics
         self._ranges = ranges
         self._starts = {each.of: each.start for each in ranges}
+        self._log_starts = topics.firsts([each.of for each in ranges])
         self._seen = {each.of: bytearray(each.end - each.start) for each in ranges}
         self._timestamps = {each.of: array("q", bytes(8 * (each.end - each.start))) for each in ranges}
         self._last_before: dict[Partition, int] = {}  # the last offset before the range that has a result
@@ -194,8 +195,10 @@ class _Auditor:
         """Read records, results and dead letters; the last two from where those of records at `start` may begin."""
         for topic in dict.fromkeys(each.topic for each in self._ranges):
             yield from self._read(topic, [each for each in self._ranges if each.topic == topic], self._add_record)
-        # A result is later than its record, but another clock gave its time.
-        since = start - CLOCK_TOLERANCE if isinstance(start, datetime) else None
+        # A result is later than its record, but another clock gave its time. If a log begins after the start, its
+        # records may have been deleted unread: the last result before the log tells, and it may be of any time.
+        is_cut = any(0 < each.start == self._log_starts[each.of] and each.start < each.end for each in self._ranges)
+        since = start - CLOCK_TOLERANCE if isinstance(start, datetime) and not is_cut else None
         results, dead_letters = self._deployment.output_topics
         for topic, add in ((results, self._add_result), (dead_letters, self._add_letter)):
             yield from self._read(topic, self._written(topic, since), add)
@@ -269,10 +272,8 @@ class _Auditor:
 
     def report(self, progress: Mapping[Partition, Progress], written: Mapping[Partition, int]) -> AuditReport:
         """Return what was found. `written` has where the ranges would end if nothing were hidden."""
-        firsts = self._topics.firsts([each.of for each in self._ranges])
         found = tuple(
-            self._audited(each, progress[each.of], firsts[each.of], max(0, written[each.of] - each.end))
-            for each in self._ranges
+            self._audited(each, progress[each.of], max(0, written[each.of] - each.end)) for each in self._ranges
         )
         total: Counter[Count] = Counter()
         for audited in found:
@@ -280,8 +281,8 @@ class _Auditor:
         is_complete = not self._not_to_the_end and not any(each.hidden for each in found)
         return AuditReport(found, is_complete, tuple(self._notes(found, total)))
 
-    def _audited(self, of: Range, progress: Progress, log_start: int, hidden: int) -> Audited:
-        seen, committed = self._seen[of.of], progress.offset
+    def _audited(self, of: Range, progress: Progress, hidden: int) -> Audited:
+        seen, committed, log_start = self._seen[of.of], progress.offset, self._log_starts[of.of]
         counts: Counter[Count] = Counter()
         first: dict[Count, list[int]] = {trouble: [] for trouble in TROUBLES}
         for low, high, is_due in _due(of, progress):
@@ -294,9 +295,10 @@ class _Auditor:
                     matches = re.compile(b"[%b]" % sought).finditer(seen, low, high)
                     offsets += [of.start + match.start() for match in islice(matches, MOST_PLACES - len(offsets))]
         last = self._last_before.get(of.of)
-        if last is not None and of.start == log_start and last + 1 < log_start:
-            # The results end before the log begins: the records in between are in neither.
-            counts[Count.LOST], first[Count.LOST] = log_start - last - 1, [last + 1]
+        reached = committed if last is None else last + 1
+        if reached is not None and of.start == log_start and reached < log_start:
+            # The results, or the group, end before the log begins: the records in between are in neither.
+            counts[Count.LOST], first[Count.LOST] = log_start - reached, [reached]
         said = {trouble: tuple(sorted(offsets)) for trouble, offsets in first.items()}
         return Audited(of, committed, counts, said, hidden, progress.ahead)
 

@@ -67,7 +67,10 @@ class Ledger:
             )
         assert self._producer.flush(30) == 0
 
-    def result(self, offset: int, partition: int = 0, code: int = 200, **again: str | None) -> None:
+    def result(
+        self, offset: int, partition: int = 0, code: int = 200, written: int = 0, **again: str | None
+    ) -> None:
+        """Write a result, `written` at a time in ms since 1970, 0 for now."""
         result: dict[str, Any] = {
             "message_id": "m-1",
             "message": "order:new",
@@ -83,7 +86,7 @@ class Ledger:
             **again,
         }
         encoded = self._stand.codec.encode("result", result)
-        self._producer.produce(self._stand.settings.stream.results_topic, encoded)
+        self._producer.produce(self._stand.settings.stream.results_topic, encoded, timestamp=written)
         assert self._producer.flush(30) == 0
 
     def letter(self, offset: int, partition: int = 0) -> None:
@@ -306,6 +309,28 @@ class TestAudit:
         threading.Timer(3.0, writer.commit_transaction).start()
         report = asked(stand, "audit", "--topic", orders)
         assert (report["ok"], report["total"]["records"], report["total"]["waiting"]) == (True, 6, 4)
+
+    @pytest.mark.real_broker("records are deleted as Kafka does it")
+    @pytest.mark.parametrize("arguments", [[], ["--from", "1h"]])
+    def test_records_that_were_deleted_unread_are_lost_however_old_the_last_result_is(
+        self, stand: Stand, ledger: Ledger, arguments: list[str]
+    ) -> None:
+        for partition in (0, 1):
+            ledger.records(30, partition)
+        for offset in range(10):
+            ledger.result(offset, written=TIMESTAMP - 24 * 60 * 60 * 1000)
+        ledger.commit(10)
+        ledger.commit(10, partition=1)
+        cut = [TopicPartition(stand.orders_topic, 0, 17), TopicPartition(stand.orders_topic, 1, 30)]
+        admin = stand.cluster.make_admin("test")
+        for deleted in admin.delete_records(cut).values():
+            deleted.result(30)
+        for offset in range(17, 30):
+            ledger.result(offset)
+        ledger.commit(30)
+        report = asked(stand, "audit", "--topic", stand.orders_topic, *arguments, status=1)
+        assert [each["lost"] for each in report["partitions"]] == [7, 20, 0]
+        assert (report["total"]["one_result"], report["total"]["missing"]) == (13, 0)
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -542,6 +567,20 @@ class TestCheck:
         ]
         stand.produce(order("R2"))
         stand.await_results(2)  # the member goes on
+
+    @pytest.mark.usefixtures("ledger")
+    def test_records_behind_an_open_transaction_are_a_warning(self, stand: Stand) -> None:
+        for topic in (stand.orders_topic, stand.settings.stream.dead_letters_topic):
+            writer = stand.writer(topic)
+            writer.begin_transaction()
+            writer.produce(topic, b"hidden", partition=0)
+            assert writer.flush(10) == 0
+            stand.produce(order("R1"))
+            found = finding(asked(stand, "check", KAFKA_TRANSACTION_TIMEOUT_MS="1000"), "hidden")
+            assert found["verdict"] == "warning"
+            assert found["message"].startswith(f"{topic}/0 has a transaction that does not end")
+            writer.abort_transaction()
+        assert "hidden" not in verdicts(asked(stand, "check"))
 
     def test_it_looks_at_records_of_each_topic(self, stand: Stand) -> None:
         stand.produce(cart("R1"))
