@@ -304,5 +304,8 @@ class _Gauges(Collector):
             {(cause,): count for cause, count in apart.items()},
             "cause",
         )
+        yield gauge(
+            "unacknowledged_losses", "Losses of records that no SIGHUP has acknowledged yet.", {(): now.losses}
+        )
         if now.brokers is not None:
             yield gauge("connected_brokers", "Brokers that the consumer is connected to.", {(): now.brokers})

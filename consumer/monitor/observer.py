@@ -69,6 +69,7 @@ class Observer:
             brokers_until=self._until,
             is_stopping=view.is_stopping,
             refusal=view.refusal,
+            losses=len(view.losses),
         )
 
     def _look_at(self, lane: LaneView, view: MemberView, leaderless: frozenset[Partition]) -> LaneStatus:

@@ -73,7 +73,7 @@ class MemberStatus:
     `not_ready` has the reasons why it does not deliver all its records, and is empty if it does. `brokers` is the
     number of connected brokers, None while not known. From `brokers_until` on, without new statistics, it counts as
     0; None means that there are no statistics. `refusal` is the error of a broker that refused
-    us, None once one accepts us.
+    us, None once one accepts us. `losses` counts what was lost and not acknowledged.
     """
 
     turned_at: float
@@ -83,6 +83,7 @@ class MemberStatus:
     brokers_until: float | None = None
     is_stopping: bool = False
     refusal: str | None = None
+    losses: int = 0
 
     def as_of(self, now: float) -> "MemberStatus":
         """Return the status at a later moment, if nothing was reported in between."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.engine.ports import StrandView
 from consumer.monitor.metrics import Metrics
 from consumer.monitor.status import MemberStatus
 from jirafe.client import Answered, Exchange
@@ -41,8 +43,11 @@ def rules() -> list[dict[str, Any]]:
 @pytest.fixture
 def exposed() -> dict[str, set[str]]:
     """The names of all samples that a busy member exposes, each with its labels."""
-    metrics = Metrics(lambda: MemberStatus(0.0, (), (LANE_STATUS,), brokers=1))
+    strand = StrandView("123", records=1, since=0.0, cause="timeout", message="the API did not answer")
+    lane = replace(LANE_STATUS, hidden=1, ahead=1, strands=(strand,))
+    metrics = Metrics(lambda: MemberStatus(0.0, (), (lane,), brokers=1))
     metrics.received({"orders": 1})
+    metrics.lost("orders", 1)
     metrics.decided({("cart", "accepted"): 1})
     metrics.exchanged(Exchange("1", events=3, size=2000, seconds=0.07, answer=Answered(())))
     labels: dict[str, set[str]] = {"up": set()}
