@@ -9,16 +9,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import TopicDescription
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AclOperation, TopicDescription
 
 from consumer.engine.deadline import Clock
-from consumer.engine.kafka import Logger
+from consumer.engine.kafka import Logger, kafka_error
 from consumer.engine.ports import Hooks
 from consumer.engine.records import Output, Partition, Record
 
 _ASK_INTERVAL = 5.0
 _SAID = 20
+_GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+_NOT_ALLOWED = "this client is not allowed Read of it"
 
 
 @dataclass(slots=True)
@@ -26,9 +28,10 @@ class Continuity:
     """What is known of the logs that a member reads; for the main thread, and never blocks.
 
     `topics` are those that are subscribed to by name. `ask` asks the brokers to describe topics. A group without a
-    committed offset begins at the end of a log if
-    `starts_at_end`. `losses` has what was lost, in sentences, until it is acknowledged. `closing` has partitions of
-    a topic that was created again of which records are still held: they start over once those are done.
+    committed offset begins at the end of a log if `starts_at_end`. `losses` has what was lost, in sentences, until
+    it is acknowledged. `unreadable` says, by topic, why one can't be read: it is gone, or this client may not.
+    `closing` has partitions of a topic that was created again of which records are still held: they start over once
+    those are done.
     """
 
     topics: Sequence[str]
@@ -39,6 +42,7 @@ class Continuity:
     log: Logger
     losses: deque[str] = field(default_factory=lambda: deque(maxlen=_SAID))
     closing: set[Partition] = field(default_factory=set)
+    unreadable: dict[str, str] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)
     _earlier: set[tuple[str, str]] = field(default_factory=set)
     # By topic, ids that may be of earlier or of later ones; the next answer tells.
@@ -62,9 +66,15 @@ class Continuity:
                 continue
             del self._asked[topic]
             try:
-                is_new |= self._learn(topic, str(future.result().topic_id))
-            except KafkaException:
-                self._unknown.add(topic)  # the topic or the broker is away: what follows tells
+                described = future.result()
+            except KafkaException as error:
+                self._unknown.add(topic)
+                if kafka_error(error).code() in _GONE:  # else the broker is away: that is said anyway
+                    self._note(topic, kafka_error(error).str())
+                continue
+            allowed = described.authorized_operations  # None if the broker does not say
+            self._note(topic, None if allowed is None or AclOperation.READ in allowed else _NOT_ALLOWED)
+            is_new |= self._learn(topic, str(described.topic_id))
         watched, now = {*self.topics, *assigned, *self._ids, *self._doubted}, self.clock.monotonic()
         if is_new or self._asked or not watched:
             return  # what was committed lately may be of a new topic: it is forgotten later
@@ -76,6 +86,13 @@ class Continuity:
             self._asked = dict(self.ask(sorted(watched)))
         elif new := {*assigned, *self._doubted} - self._ids.keys() - self._unknown:
             self._asked = dict(self.ask(sorted(new)))
+
+    def _note(self, topic: str, why: str | None) -> None:
+        """Note why a topic can't be read, if it can't. One that a pattern found may go."""
+        if why and topic in self.topics:
+            self.unreadable[topic] = f"the topic {topic} can't be read: {why}"
+        else:
+            self.unreadable.pop(topic, None)
 
     def _learn(self, topic: str, identity: str) -> bool:
         """Take the id of a topic; tells whether it is another one than before."""

@@ -317,7 +317,7 @@ class Cluster:
         """Ask what topics there are, over a separate connection; does not block. Raises KafkaUnusable."""
         self._admin = self._admin or self.make_admin("topics")
         asked: Mapping[str, Future[TopicDescription]] = self._admin.describe_topics(
-            TopicCollection(list(topics)), request_timeout=REACHED_WITHIN
+            TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=REACHED_WITHIN
         )
         return asked
 
@@ -372,8 +372,8 @@ class _GroupConsumer(Consumer):
     """The member's consumer, and another one, `asking`, that never joins the group.
 
     A broker answers the requests of one connection in turn, and holds a fetch back until it has something to give.
-    Behind a fetch, each question about where a log begins waits half a second, and there is one for each
-    partition. So they go through the other client, which has its own connection.
+    Behind a fetch, each question about a log or a topic waits half a second, and there is one for each partition.
+    So they go through the other client, which has its own connections.
     """
 
     def __init__(self, asking: Consumer, properties: Mapping[str, Any], **further: Any) -> None:
@@ -387,6 +387,10 @@ class _GroupConsumer(Consumer):
             # It may know an earlier leader of the partition. It fetches nothing, so it would not notice for long.
             self._asking.list_topics(partition.topic, timeout)
             raise
+        return found
+
+    def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:  # type: ignore[override]
+        found: ClusterMetadata = self._asking.list_topics(topic, timeout)
         return found
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from consumer.engine.kafka import GroupConsumer, Logger
 from consumer.engine.writer import Writer
 
 _PAUSE = 0.5
-_LOOK_WITHIN = 0.2
+_LOOK_WITHIN = 0.5
 
 
 class Keeper:

@@ -304,6 +304,7 @@ class Member(Generic[W]):
                     tuple(self._continuity.losses),
                     self._refusal,
                     self._stopping,
+                    tuple(self._continuity.unreadable.values()),
                 )
             )
 

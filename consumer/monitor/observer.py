@@ -135,6 +135,7 @@ def _not_ready(view: MemberView, leaderless: frozenset[Partition]) -> tuple[str,
         reasons.append(f"results can't be committed: {view.commit_trouble}")
     if not view.lanes:
         reasons.append(NOT_ASSIGNED)
+    reasons += view.unreadable
     reasons += [f"{lane.partition} has no leader" for lane in view.lanes if lane.partition in leaderless]
     reasons += [f"{loss}; SIGHUP acknowledges it" for loss in view.losses]
     return tuple(reasons)

@@ -21,10 +21,14 @@ def reasons(port: str) -> list[str]:
     return found
 
 
-def create_again(stand: Stand, admin: AdminClient) -> None:
+def delete_and_create_again(stand: Stand) -> None:
+    admin = stand.cluster.make_admin("test")
     for deleted in admin.delete_topics([stand.orders_topic]).values():
         deleted.result(30)
+    create_again(stand, admin)
 
+
+def create_again(stand: Stand, admin: AdminClient) -> None:
     def is_created() -> bool:
         try:
             for created in admin.create_topics([NewTopic(stand.orders_topic, 3, 1)]).values():
@@ -48,7 +52,7 @@ def test_a_topic_created_again_under_a_running_member_is_read_from_its_beginning
     member, port = started(stand)
     stand.produce(*orders(200))
     stand.await_results(200)
-    create_again(stand, stand.cluster.make_admin("test"))
+    delete_and_create_again(stand)
     stand.produce(*orders(count, 200))
     stand.await_results(200 + count)
     stand.produce(*orders(20, 1000))
@@ -102,7 +106,7 @@ def test_records_of_a_topic_created_again_may_have_the_old_ones_timestamps(stand
 
     produce(0, 60)
     stand.await_results(60)
-    create_again(stand, stand.cluster.make_admin("test"))
+    delete_and_create_again(stand)
     produce(60, 90)
     stand.await_results(150)
     assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(150)}
@@ -130,6 +134,18 @@ def test_records_that_retention_took_before_they_were_read_are_counted_and_told(
     assert member.said('"records": 7') == 3
     metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
     assert f'jirafe_consumer_records_lost_total{{topic="{stand.orders_topic}"}} 21.0' in metrics
+
+
+def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(stand: Stand) -> None:
+    _, port = started(stand)
+    stand.produce(*orders(30))
+    stand.await_results(30)
+    admin = stand.cluster.make_admin("test")
+    for deleted in admin.delete_topics([stand.orders_topic]).values():
+        deleted.result(30)
+    await_that("it says so", lambda: f"the topic {stand.orders_topic} can't be read" in "".join(reasons(port)))
+    create_again(stand, admin)
+    await_that("it is read again", lambda: "can't be read" not in "".join(reasons(port)))
 
 
 def test_a_group_whose_offsets_are_gone_says_so_for_each_partition(stand: Stand) -> None:

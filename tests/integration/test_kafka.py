@@ -205,7 +205,9 @@ def test_a_partition_without_a_leader_is_named_by_its_member_and_by_commands(
     stand = on_three
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers}, logger=LibraryLog())
     topic = NewTopic(f"{stand.orders_topic}-few", 3, replica_assignment=[[1], [2], [3]])
-    admin.create_topics([topic])[topic.topic].result()
+    results = NewTopic(stand.settings.stream.results_topic, 3, replica_assignment=[[1], [2], [3]])
+    for created in admin.create_topics([topic, results]).values():
+        created.result()
     port = str(free_port())
     environment = {**stand.environment, "CONSUMER_ORDERS_TOPIC": topic.topic}
     member = stand.member(CONSUMER_ORDERS_TOPIC=topic.topic, CONSUMER_HTTP_ADDRESS=port)
@@ -221,6 +223,10 @@ def test_a_partition_without_a_leader_is_named_by_its_member_and_by_commands(
         await_that("it names the partition", lambda: f"{topic.topic}/1 has no leader" in reasons())
         metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
         assert 'jirafe_consumer_lanes{state="leaderless"} 1.0' in metrics
+        for number in range(30):
+            value = stand.codec.encode("order", to_message(order(f"R{number}", "order:updated")))
+            stand.send_later(b"%d" % number, value, topic=topic.topic)
+        await_that("it names that of results", lambda: f"{results.topic}/1 has no leader" in "".join(reasons()))
         for command in (["lag"], ["audit", "--topic", topic.topic]):
             done = run(*command, **environment)
             assert done.returncode == 2

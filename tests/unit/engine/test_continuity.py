@@ -5,8 +5,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Uuid
-from confluent_kafka.admin import TopicDescription
+from confluent_kafka import KafkaError, KafkaException, Uuid
+from confluent_kafka.admin import AclOperation, TopicDescription
 
 from consumer.engine.continuity import Continuity
 from consumer.engine.ports import Hooks
@@ -82,6 +82,44 @@ def test_a_record_with_another_timestamp_key_or_value_is_another_record(changed:
     subject.close([A])
     subject.begins_anew(A)
     assert not subject.is_done(record(0)._replace(**changed))
+
+
+def test_a_topic_that_is_gone_or_may_not_be_read_is_named_until_it_can_be() -> None:
+    clock, answers = HandClock(), list[TopicDescription | KafkaError]()
+
+    def ask(topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
+        futures: dict[str, Future[TopicDescription]] = {topic: Future() for topic in topics}
+        answer = answers.pop(0)
+        for future in futures.values():
+            if isinstance(answer, KafkaError):
+                future.set_exception(KafkaException(answer))
+            else:
+                future.set_result(answer)
+        return futures
+
+    def described(*allowed: AclOperation) -> TopicDescription:
+        return TopicDescription(
+            A.topic, Uuid(1, 1), is_internal=False, partitions=[], authorized_operations=list(allowed)
+        )
+
+    log, _ = capture()
+    subject = Continuity([A.topic], ask, False, Hooks(), clock, log)  # noqa: FBT003 - as the member makes it
+
+    def said(answer: TopicDescription | KafkaError) -> list[str]:
+        answers.append(answer)
+        clock.now += 5
+        subject.recreated([A.topic, "of-a-pattern"])
+        subject.recreated([A.topic])
+        return list(subject.unreadable.values())
+
+    readable = described(AclOperation.READ, AclOperation.DESCRIBE)
+    begins = f"the topic {A.topic} can't be read: "
+    for code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
+        assert said(KafkaError(code)) == [begins + KafkaError(code).str()]
+        assert said(TRANSIENT) == [begins + KafkaError(code).str()]  # nothing new is known
+        assert said(readable) == []
+    assert said(described(AclOperation.DESCRIBE)) == [f"{begins}this client is not allowed Read of it"]
+    assert said(readable) == []
 
 
 def test_what_is_kept_does_not_grow_while_nothing_is_told_of_the_topic() -> None:
