@@ -143,6 +143,8 @@ class Member(Generic[W]):
             around.log,
         )
         self._refusal: str | None = None
+        # Why the group does not take this member in.
+        self._kept_out: str | None = None
         self._quiet_until: dict[object, float] = {}
         # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
         self._stopping = False
@@ -304,7 +306,7 @@ class Member(Generic[W]):
                     tuple(self._continuity.losses),
                     self._refusal,
                     self._stopping,
-                    tuple(self._continuity.unreadable.values()),
+                    (*self._continuity.unreadable.values(), *filter(None, [self._kept_out])),
                 )
             )
 
@@ -338,6 +340,8 @@ class Member(Generic[W]):
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._places.lacks_offset(to_partition(message), is_cut=says_cut(error))
             else:
+                if not message.topic():
+                    self._kept_out = f"the group does not take this member in: {error.str()}"
                 self._on_error(error)
         if received:
             self._hooks.received(received)
@@ -385,6 +389,7 @@ class Member(Generic[W]):
 
     def _on_assign(self, _consumer: object, partitions: list[TopicPartition]) -> None:
         assigned = _partitions(partitions)
+        self._kept_out = None
         if not assigned:
             return  # a cooperative rebalance tells of nothing new too
         self._lanes.assign(assigned)

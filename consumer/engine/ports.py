@@ -280,9 +280,9 @@ class MemberView:
     `gates` names what is down, each with its trouble's message. `flooded` names the topics whose results are held
     back, because too many of their records are dead letters. `commit_trouble` says why the last transaction was
     aborted, None once a commit succeeded. `losses` tells in sentences what was lost, until an operator
-    acknowledges it by a reload. `unreadable` tells in sentences which topics can't be read. `refusal` says why
-    brokers refuse to talk to this member, None once one accepts it. `is_stopping` tells that `Member.stop` was
-    called.
+    acknowledges it by a reload. `unreadable` tells in sentences what keeps the member from reading: topics that are
+    gone or refused, or a group that does not take it in. `refusal` says why brokers refuse to talk to this member,
+    None once one accepts it. `is_stopping` tells that `Member.stop` was called.
     """
 
     now: float

@@ -897,6 +897,23 @@ def test_a_commit_that_waits_for_a_leader_names_the_partition(away: KafkaError |
     assert f"Kafka: the transaction has been waiting for 1 s{leaders}" in said
 
 
+def test_what_keeps_a_member_out_of_its_group_is_said_until_it_is_in() -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+    why = "JoinGroup failed: Broker: Group authorization failed"
+    said = f"the group does not take this member in: {why}"
+
+    def script() -> Generator[None]:
+        scene.consumer.arrived = [Message(error=KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, why))]
+        yield from turns(2)
+        assert list(scene.hooks.views[-1].unreadable) == [said]
+        scene.consumer.assign(A)
+        yield from turns(2)
+        assert list(scene.hooks.views[-1].unreadable) == []
+
+    scene.run(script())
+
+
 # logs that do not go on as they were read
 
 
