@@ -108,8 +108,8 @@ def test_a_topic_that_is_gone_or_may_not_be_read_is_named_until_it_can_be() -> N
     def said(answer: TopicDescription | KafkaError) -> list[str]:
         answers.append(answer)
         clock.now += 5
-        subject.recreated([A.topic, "of-a-pattern"])
-        subject.recreated([A.topic])
+        subject.watch([A.topic, "of-a-pattern"])
+        subject.watch([A.topic])
         return list(subject.unreadable.values())
 
     readable = described(AclOperation.READ, AclOperation.DESCRIBE)
