@@ -29,8 +29,9 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category", "product")
 _QUOTED = 200
 _MOST_QUOTED = 4000
-# Characters that are searched for the token. Quotes are far shorter, so no cut leaves a part of a token in them.
-_LOOKED_AT = 40_000
+# How much more than a quote is searched for the token. If there is more, its second half is not quoted: it may end
+# with a part of a token, and what is before it may shrink.
+_TIMES_LOOKED_AT = 10
 _LONGEST_HOST = 253
 _SHORT_ANSWER = 1024 * 1024
 _LONGEST_ANSWER = 8 * 1024 * 1024
@@ -352,9 +353,13 @@ def _words(body: dict[str, Any], token: str) -> str:
 
 def _quoted(parts: Iterable[str], between: str, token: str, longest: int) -> str:
     """Quote the API's words: without the token, shortened, and valid as UTF-8."""
-    text = without(token, "".join(_some(parts, between))[:_LOOKED_AT])[:longest]
+    most = _TIMES_LOOKED_AT * longest
+    said = "".join(_some(parts, between, most))
+    text = without(token, said[:most])
+    if len(said) > most:
+        text = text[: max(0, len(text) - most // 2)]
     # JSON can have half of a surrogate pair, but UTF-8 can't.
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text[:longest].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _text(value: object) -> str:
@@ -364,12 +369,12 @@ def _text(value: object) -> str:
         return "..."
 
 
-def _some(parts: Iterable[str], between: str) -> Iterator[str]:
+def _some(parts: Iterable[str], between: str, most: int) -> Iterator[str]:
     size = 0
     for index, part in enumerate(parts):
         yield f"{between}{part}" if index else part
         size += len(part)
-        if size > _LOOKED_AT:
+        if size > most:
             return
 
 

@@ -2,37 +2,40 @@
 
 import html
 import re
+import string
 import sys
 from base64 import b64encode
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 _SHORTEST_SECRET = 8
 _DEEPEST = 4
 _INSTEAD = "[token]"
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+=*")
 _MARKS = "\\%&"
-# What may stand between two characters of a token that was broken over lines or over a list.
-_BETWEEN = r"""[\s\x00-\x1f\x7f;,"']*"""
 _ESCAPES = (
     r"\\(?:U(?P<U>[0-9a-fA-F]{8})|[uU](?P<u>[0-9a-fA-F]{4})|x(?P<x>[0-9a-fA-F]{2})|(?P<one>.))",
     r"(?P<percent>(?:%[0-9a-fA-F]{2})+)",
-    r"(?P<entity>&#?[0-9A-Za-z]{1,32};)",
+    r"(?P<entity>&#?[0-9A-Za-z]{1,32};?)",
 )
 _ANY = re.compile("|".join(_ESCAPES), re.DOTALL)
 _EACH = [re.compile(escape, re.DOTALL) for escape in _ESCAPES]
+# What may stand between two characters of a broken token. Of one with few letters and digits, its signs count too.
+_BETWEEN = [re.compile(each) for each in ("[^0-9A-Za-z]+", "[^!-~]+|[;,\"']+", "[^!-~]+")]
+_DIGITS = f"{string.ascii_letters}{string.digits}+/-_"
 
 
 def without(token: str, text: str) -> str:
     """Remove the token from a text: plain, escaped, percent-encoded, as HTML entities, in hex, or in Base64.
 
-    It is also found in other case, or broken by spaces, line ends, commas or quotes.
-    If the token appears only after decoding, the decoded text is returned. A token that is too short to be a secret
-    could be any part of a text, and is not removed.
+    It is also found in other case, and if anything but letters and digits stands between its characters. If the
+    token appears only after decoding, the decoded text is returned. A token that is too short to be a secret could
+    be any part of a text, and is not removed. The time is in proportion to the length of the text.
     """
     if len(token) < _SHORTEST_SECRET:
         return text
-    cores = _in_base64(token)
-    text = _replaced(token, cores, text)
+    secret = _secret(token)
+    text = secret.taken_out(text)
     if not any(mark in text for mark in _MARKS):
         return text
     # Text that only looks encoded can break the decoding of the others. So try all encodings together, then each
@@ -43,28 +46,67 @@ def without(token: str, text: str) -> str:
             once = escapes.sub(_character, decoded)
             if once == decoded:
                 break
-            decoded = _replaced(token, cores, once)
+            decoded = secret.taken_out(once)
             if decoded != once:
                 text = decoded
     return text
 
 
-def _replaced(token: str, cores: tuple[str, ...], text: str) -> str:
-    text = _plainly(token).sub(_INSTEAD, text)
-    plain = text.replace("-", "+").replace("_", "/")
-    if not any(core in plain for core in cores):
-        return text
-    return _BASE64.sub(lambda run: _INSTEAD if _has_core(cores, run[0]) else run[0], text)
+class _Secret(NamedTuple):
+    """A token as it is searched for: all of it reduced to the characters that `between` leaves.
+
+    `in_any_case` has its forms in small letters, `in_base64` those that are as they are.
+    """
+
+    between: re.Pattern[str]
+    in_any_case: tuple[str, ...]
+    in_base64: tuple[str, ...]
+
+    def taken_out(self, text: str) -> str:
+        """Replace what is found. Searches the reduced text: a regular expression that skips may never end."""
+        reduced = self.between.sub("", text)
+        lowered = reduced.lower()
+        found = [place for form in self.in_any_case for place in _places(form, lowered)]
+        encoded = [place for form in self.in_base64 for place in _places(form, reduced)]
+        if not (found or encoded):
+            return text
+        kept = [at for at, sign in enumerate(text) if not self.between.match(sign)]
+        spans = [(kept[start], kept[end - 1] + 1) for start, end in found]
+        spans += [_run(text, kept[start], kept[end - 1] + 1) for start, end in encoded]
+        parts, at = [], 0
+        for start, end in sorted(spans):
+            if start >= at:
+                parts += [text[at:start], _INSTEAD]
+            at = max(at, end)
+        return "".join((*parts, text[at:]))
 
 
 @lru_cache(maxsize=16)
-def _plainly(token: str) -> re.Pattern[str]:
-    return re.compile(f"{_BETWEEN.join(map(re.escape, token))}|{token.encode().hex()}", re.IGNORECASE)
+def _secret(token: str) -> _Secret:
+    between = next((each for each in _BETWEEN if len(each.sub("", token)) >= _SHORTEST_SECRET), _BETWEEN[-1])
+    plain = between.sub("", token).lower()
+    encoded = (between.sub("", each) for core in _in_base64(token) for each in {core, _for_addresses(core)})
+    return _Secret(
+        between,
+        (plain, token.encode().hex()),
+        tuple(each for each in encoded if len(each) >= _SHORTEST_SECRET),
+    )
 
 
-def _has_core(cores: tuple[str, ...], run: str) -> bool:
-    plain = run.replace("-", "+").replace("_", "/")
-    return any(core in plain for core in cores)
+def _places(form: str, text: str) -> Iterator[tuple[int, int]]:
+    at = text.find(form)
+    while at >= 0:
+        yield at, at + len(form)
+        at = text.find(form, at + len(form))
+
+
+def _run(text: str, start: int, end: int) -> tuple[int, int]:
+    """Extend a place to the whole run of Base64 around it."""
+    return len(text[:start].rstrip(_DIGITS)), len(text) - len(text[end:].lstrip(f"{_DIGITS}="))
+
+
+def _for_addresses(digits: str) -> str:
+    return digits.replace("+", "-").replace("/", "_")
 
 
 def _in_base64(token: str) -> tuple[str, ...]:

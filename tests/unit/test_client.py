@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -432,6 +433,25 @@ class TestFailures:
     def test_what_the_api_says_is_quoted(self, api: ServedSandbox, body: dict[str, object], said: str) -> None:
         page(api, 503, body)
         assert api.send() == Failed("503", f"the API answered 503: {said}")
+
+    @pytest.mark.parametrize("form", ["message", "errors"])
+    @pytest.mark.parametrize("between", ["    ", "\u200b", "&#8203;"])
+    def test_no_part_of_a_token_is_left_where_a_quote_is_cut(
+        self, serve: Callable[[Sandbox], ServedSandbox], form: str, between: str
+    ) -> None:
+        token = "begin0" * 10 + "end"
+        said = (between.join(token) + " ") * 1000 + token
+        api = serve(Sandbox())
+        for cut in range(0, len(token), 7):
+            page(api, 503, {form: {"total": said[cut:]} if form == "errors" else said[cut:]})
+            answer = api.send(site=Site("77", token))
+            assert isinstance(answer, Failed)
+            assert "begin0begin0begin0" not in re.sub("[^a-z0-9]", "", answer.message)
+
+    def test_a_token_that_looks_like_a_list_costs_no_time(self, serve: Callable[[Sandbox], ServedSandbox]) -> None:
+        api = serve(Sandbox())
+        page(api, 503, {"errors": [","] * 10_000})
+        assert isinstance(api.send(site=Site("77", "," * 50 + "x" * 8)), Failed)
 
     @pytest.mark.parametrize(("token", "said"), [("unknown", "unknown"), ("unknowns", "[token]")])
     def test_only_a_token_that_could_be_a_secret_is_hidden(

@@ -1,5 +1,6 @@
 import html
 import json
+import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from urllib.parse import quote
@@ -13,7 +14,13 @@ from jirafe.redaction import without
 VISIBLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
 TOKENS = st.text(VISIBLE, min_size=8, max_size=60).filter(lambda token: token not in "[token]")
 # What may be in a bearer token (RFC 6750, 2.1), and then some.
-ORDINARY = TOKENS.filter(lambda token: not any(mark in token for mark in "\\%&"))
+ORDINARY = TOKENS.filter(
+    lambda token: not any(mark in token for mark in "\\%&") and len(re.sub("[;,\"']", "", token)) >= 8
+)
+# A token that is broken between any two of its characters.
+BETWEEN = ["\n", '", "', "\u200b", "\u00ad", "\ufeff", "\x85", "\x1b", "\\u200b", "&#8203;", "%E2%80%8B", " + "]
+# What makes an expression that skips try every way to skip.
+REPEATED = [",", "a,", "a", "\\", "%61", "&#97;", " ", "\u200b", "QUFB", '",']
 TEXTS = st.text(max_size=20)
 SIMPLE = ["plain", "escaped", "escaped by number", "percent", "percent for all", "entities", "Base64"]
 
@@ -39,6 +46,7 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "percent twice": lambda text: quote(quote(text, safe=""), safe=""),
     "entities": html.escape,
     "entities by number": lambda text: "".join(f"&#{ord(each)};" for each in text),
+    "entities without an end": lambda text: "".join(f"&#{ord(each)}" for each in text),
     "percent in JSON": lambda text: json.dumps(quote(text, safe="/").replace("/", "\\/"))[1:-1],
     "Base64": lambda text: b64encode(text.encode()).decode(),
     "Base64 for addresses": lambda text: urlsafe_b64encode(text.encode()).decode().rstrip("="),
@@ -56,6 +64,21 @@ def test_a_token_is_found_in_every_encoding(encoding: str, before: str, token: s
     redacted = without(token, f"unknown token: {encode(before + token + behind)}")
     assert "[token]" in redacted
     assert token not in redacted
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=8, max_size=60))
+def test_a_token_is_found_whatever_stands_between_its_characters(between: str, token: str) -> None:
+    redacted = without(token, f"unknown token: {between.join(token)}")
+    assert "[token]" in redacted
+    assert between.join(token) not in redacted
+
+
+@pytest.mark.parametrize("repeated", REPEATED)
+@pytest.mark.parametrize("token", [f"{each * 20}x" for each in (",", "a,", "a", '";')])
+def test_it_takes_no_time_to_speak_of_whatever_token_and_text_are(token: str, repeated: str) -> None:
+    text = (repeated * 40_000)[:40_000]
+    assert without(token, text)
 
 
 @pytest.mark.parametrize("encoding", SIMPLE)
