@@ -20,6 +20,9 @@ Parameters = Mapping[str, str]
 _AN_IMAGE = 100
 """Bytes that an image takes in addition to its address. In memory this is more than in a request."""
 
+_A_VARIANT = 2500
+"""Bytes that a variant's event takes in memory, in addition to what it repeats of its product."""
+
 _TOO_MANY = f"have more images than the {MAX_REQUEST_BYTES} bytes of a request hold"
 
 CATEGORY_TAXONOMY = "jirafe.product_category_taxonomy"
@@ -184,6 +187,11 @@ def _products(payload: Mapping[str, Any], parameters: Parameters) -> list[Event 
     sku = product["sku"] or ""
     if _are_too_many([image for part in (product, *product["variants"]) for image in part["images"]], parameters):
         return [Unsendable(PRODUCT, sku, f"product: {_TOO_MANY}")]
+    variants = len(product["variants"])
+    # The event of each variant has the name and the sku of its product.
+    if (_A_VARIANT + len(product["name"] or "") + 2 * len(sku)) * variants > MAX_REQUEST_BYTES:
+        why = f"product: its {variants} variants make events that are too large together"
+        return [Unsendable(PRODUCT, sku, why)]
     made = [_made(PRODUCT, sku, sku, partial(PRODUCT.build, payload, parameters))]
     for index, variant in enumerate(product["variants"]):
         build = partial(products.variant, payload, parameters, index)

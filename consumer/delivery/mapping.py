@@ -84,7 +84,8 @@ class Mapper:
                     fault: Fault | None = unusable or Fault("unmappable", problem)
                     draft.events.append(Outgoing(kind, name, "", credentials, Document(kind.array, b""), fault))
                 case Event(kind, key, name, body):
-                    document = Document(kind.array, orjson.dumps(body), trace)
+                    # The bytes that orjson makes keep a buffer of 4 KiB; a copy is as large as it looks.
+                    document = Document(kind.array, b"%b" % orjson.dumps(body), trace)
                     fault = unusable or self._too_large(document)
                     if fault:
                         document = Document(kind.array, b"")  # never sent, and perhaps large

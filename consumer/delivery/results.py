@@ -9,6 +9,7 @@ from schemas.codec import Codec
 _LONGEST_MESSAGE = 2000
 _LONGEST_NAME = 500
 _LONGEST_BRIEF = 60
+_MOST_BRIEF = 4  # as many as an order has; a product has one for each variant
 
 
 def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) -> Output:
@@ -49,10 +50,16 @@ def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) 
 
 
 def brief(output: Output, codec: Codec) -> Output:
-    """Cut short what a result quotes, for a topic that takes only small ones; raises RegistryUnavailable."""
+    """Cut short what a result quotes, for a topic that takes only small ones; raises RegistryUnavailable.
+
+    Of many notifications, some remain: errors first, since these are what a reader looks for.
+    """
     result = codec.decode_result(output.result)
     for name in ("message_id", "message"):
         result[name] = shortened(result[name], _LONGEST_BRIEF)
+    if len(result["notifications"]) > _MOST_BRIEF:
+        result["notifications"].sort(key=lambda each: each["level"] != "error")
+        del result["notifications"][_MOST_BRIEF:]
     for notification in result["notifications"]:
         notification["description"] = shortened(notification["description"], _LONGEST_BRIEF)
     return output._replace(result=codec.encode("result", result), is_brief=True)

@@ -42,7 +42,8 @@ from consumer.engine.writer import CallWithin, Writer
 
 _IDLE_WAIT = 0.1
 _BUSY_WAIT = 0.005
-_POLLED_AT_ONCE = 1000
+_MOST_TAKEN = 1000
+_TAKEN_AT_ONCE = 10
 _PAUSE = 0.5
 _QUIET_SECONDS = 30.0
 
@@ -313,13 +314,22 @@ class Member(Generic[W]):
     # records in
 
     def _poll(self, timeout: float) -> None:
-        messages = self._consumer.consume(_POLLED_AT_ONCE, 0)
-        self._receive(messages)
-        if timeout and not messages:
-            first = self._consumer.poll(timeout)
-            if first is not None:  # a message with an empty value is falsy, and is one all the same
-                self._receive([first])
-                self._receive(self._consumer.consume(_POLLED_AT_ONCE, 0))
+        if self._take() or not timeout:
+            return
+        first = self._consumer.poll(timeout)
+        if first is not None:  # a message with an empty value is falsy, and is one all the same
+            self._receive([first])
+            self._take()
+
+    def _take(self) -> bool:
+        """Take the records that are there, few at a time: with many headers each, even some need much memory."""
+        for taken in range(0, _MOST_TAKEN, _TAKEN_AT_ONCE):
+            messages = self._consumer.consume(_TAKEN_AT_ONCE, 0)
+            self._receive(messages)
+            if len(messages) < _TAKEN_AT_ONCE:
+                return taken > 0 or bool(messages)
+            self._control_flow()
+        return True
 
     def _receive(self, messages: Iterable[Message]) -> None:
         received: Counter[str] = Counter()

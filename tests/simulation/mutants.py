@@ -224,7 +224,7 @@ MUTANTS: dict[str, Mutant] = {
         "        pass\n\n    def handle",
     ),
     "an empty value taken for no record": Mutant(
-        "consumer.engine.member", "            if first is not None:", "            if first:"
+        "consumer.engine.member", "        if first is not None:", "        if first:"
     ),
     # delivery
     "a decided event sent again": Mutant(

@@ -196,6 +196,15 @@ class TestTaxonomies:
     def test_carts_and_orders_need_no_taxonomy(self) -> None:
         assert len(made("order:new", {"order": ORDER}, {})) == 3
 
+    @pytest.mark.parametrize(("name", "variants"), [("B", 5_000), ("B" * 20_000, 500), ("B" * 400_000, 30)])
+    def test_a_product_whose_variants_make_more_than_a_request_holds(self, name: str, variants: int) -> None:
+        product = {"sku": "P1", "name": name, "created_at": "2014-03-01T10:00:00Z"}
+        few, many = ({**product, "variants": [{"sku": "V"}] * number} for number in (20, variants))
+        assert len(made("product:new", {"product": few})) == 21
+        (event,) = made("product:new", {"product": many})
+        assert isinstance(event, Unsendable)
+        assert event.message == f"product: its {variants} variants make events that are too large together"
+
     def test_missing_taxon(self) -> None:
         assert made("taxon:new", {}) == [Unsendable(CATEGORY, "", "taxon: missing in the message")]
 

@@ -89,6 +89,15 @@ def test_no_result_says_that_an_undecided_event_is_decided() -> None:
         output(Draft(RECORD, events=[event(CART, None)]), 1, CODEC)
 
 
+def test_a_small_result_of_many_events_has_few_notifications_and_the_errors_among_them() -> None:
+    events = [event(CART, Accepted()) for _ in range(5000)]
+    made = output(Draft(RECORD, events=[*events, event(CART, Fault("x", "no"))]), 1, CODEC)
+    small = brief(made, CODEC)
+    assert len(small.result) < 3_000
+    notifications = CODEC.decode_result(small.result)["notifications"]
+    assert [each["level"] for each in notifications] == ["error", "info", "info", "info"]
+
+
 @given(st.text(), st.text(), st.text(), st.integers(1, 400_000))
 @example("\U0001f600", "\u0000", "x", 400_000)
 def test_a_result_fits_whatever_a_message_says(name: str, identity: str, message: str, times: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.records import Partition, Place, Range, Record
+from consumer.engine.records import A_HEADER, Partition, Place, Range, Record
 from tests.unit.engine.scripted import record
 
 TOPICS = st.text(st.characters(blacklist_characters="/", blacklist_categories=["Cs"]), min_size=1)
@@ -55,4 +55,6 @@ def test_a_record_tells_its_place() -> None:
 def test_the_size_of_a_record_is_of_its_key_value_and_headers(
     key: bytes | None, value: bytes | None, size: int
 ) -> None:
-    assert Record("orders", 0, 1, 0, key, value, (("name", b"header"), ("none", None))).size == size + 14
+    small = Record("orders", 0, 1, 0, key, value, ())
+    assert small.size == size
+    assert small._replace(headers=(("name", b"header"), ("none", None))).size == size + 14 + 2 * A_HEADER
