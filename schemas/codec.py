@@ -20,7 +20,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ from schemas.decoder import Decoder, KeptVariants
 from schemas.encoder import NotOrdinary, encoded_result
 from schemas.hub import HubError
 from schemas.own import OWN_SCHEMAS, earlier_schemas, own_schema
-from schemas.writers import AvroType, Lookthrough, Schema, for_reading
+from schemas.writers import MOST_TYPES, AvroType, Lookthrough, Reducer, Schema, for_reading
 
 Answer = TypeVar("Answer")
 
@@ -56,6 +56,8 @@ _HEADER_GUID = 17
 _LARGEST_ID = 2**31 - 1
 _REFUSED_FOR = 10.0
 _MOST_REFUSED = 1000
+_LONGEST_COMPARED = 64 * 1024
+_MOST_KEPT_TYPES = 5 * MOST_TYPES
 _OBJECTS_AT_LEAST = 20
 _BYTES_PER_OBJECT = 20
 _LONGEST_REASON = 500
@@ -157,7 +159,7 @@ class Codec:
         self._registry = registry
         self._kinds: dict[str, str] = {}
         self._by_fingerprint: dict[bytes, _Writer | _Union] = {}
-        self._by_id: dict[SchemaId, _Form] = {}
+        self._by_id = _Kept()
         self._refused = _RefusedIds(clock)
         self._asked = _Shared()
         self._headers: dict[str, bytes] = {}
@@ -166,9 +168,9 @@ class Codec:
         for name in OWN_SCHEMAS:
             schema = self._own[name] = own_schema(name)
             self._kinds[_unqualified(schema)] = name
-            self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema, {})], is_own=True)
+            self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema)], is_own=True)
         for schema in earlier_schemas():
-            self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema, {})])
+            self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema)])
         folder = _Folder(str(more))  # type: ignore[no-untyped-call]
         for path in sorted(more.glob("*.avsc")) if more else ():
             try:
@@ -289,7 +291,7 @@ class Codec:
         registry = self._registry
 
         def ask() -> _Form:
-            return self._by_id.get(schema_id) or self._by_id.setdefault(schema_id, self._found(registry, schema_id))
+            return self._by_id.get(schema_id) or self._found(registry, schema_id)
 
         try:
             return self._asked.once(schema_id, ask)
@@ -303,11 +305,13 @@ class Codec:
 
     def _found(self, registry: Registry, schema_id: SchemaId) -> _Form:
         """Make a schema of the registry ready."""
-        named: dict[str, Any] = {}
         found = registry.schema(schema_id)
         if found is None:
-            return _JSON
-        return self._form([_parsed(schema, named) for schema in found], named)
+            return self._by_id.add(schema_id, _JSON, 1)
+        named: dict[str, Any] = {}
+        reducer = Reducer()
+        form = self._form([parse_schema(reducer.reduced(schema), named) for schema in found], named)
+        return self._by_id.add(schema_id, form, reducer.types)
 
     def _form(self, parsed: Sequence[AvroType], named: dict[str, Any]) -> _Writer | _Union:
         """Prepare the last of parsed schemas, a record or a union of records; raises ValueError for any other.
@@ -326,7 +330,10 @@ class Codec:
         return _Union(tuple(writers)) if isinstance(schema, list) else writers[0]
 
     def _equal(self, record: Schema) -> _Writer | None:
-        known = self._by_fingerprint.get(_fingerprint(record))
+        canonical = to_parsing_canonical_form(record)
+        if len(canonical) > _LONGEST_COMPARED:  # its fingerprint would take long, and resolution is the same
+            return None
+        known = self._by_fingerprint.get(_crc(canonical))
         return known if isinstance(known, _Writer) else None
 
     def _header(self, name: str) -> bytes:
@@ -340,6 +347,30 @@ class Codec:
             )
 
         return self._asked.once(name, ask)
+
+
+class _Kept:
+    """Writers' schemas by their ids in the registry. If they have too many types together, the oldest are dropped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forms: dict[SchemaId, tuple[_Form, int]] = {}
+        self._types = 0
+
+    def __iter__(self) -> Iterator[SchemaId]:
+        return iter(tuple(self._forms))
+
+    def get(self, schema_id: SchemaId) -> _Form | None:
+        kept = self._forms.get(schema_id)
+        return kept[0] if kept else None
+
+    def add(self, schema_id: SchemaId, form: _Form, types: int) -> _Form:
+        with self._lock:
+            self._forms[schema_id] = form, types
+            self._types += types
+            while self._types > _MOST_KEPT_TYPES:
+                self._types -= self._forms.pop(next(iter(self._forms)))[1]
+        return form
 
 
 class _Shared:
@@ -358,7 +389,8 @@ class _Shared:
             try:
                 future.set_result(ask())
             except BaseException as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-                future.set_exception(error)
+                # Its frames hold whole schemas, and would be part of a reference cycle.
+                future.set_exception(error.with_traceback(None))
             finally:
                 with self._lock:
                     del self._open[question]
@@ -396,9 +428,8 @@ class _Folder(FlatDictRepository):
         return for_reading(super().load(name))  # type: ignore[no-untyped-call]
 
 
-def _parsed(schema: object, named: dict[str, Any]) -> Any:
-    """Parse a writer's schema, which may use types that are `named` already; its own are added to them."""
-    return parse_schema(for_reading(schema), named)
+def _parsed(schema: object) -> Any:
+    return parse_schema(for_reading(schema), {})
 
 
 def _decoded(writer: _Writer, body: bytes) -> dict[str, Any]:

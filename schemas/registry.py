@@ -89,7 +89,7 @@ class SchemaRegistry:
             raise UnknownSchema(f"the schema registry knows no schema with the id {schema_id}")
         if answer.is_of(_JSON):
             return None
-        return self._with_references(answer, f"the schema with the id {schema_id}", set(), end)
+        return self._with_references(answer, f"the schema with the id {schema_id}", {}, end)
 
     def registered(self, name: str, schema: Schema) -> Registered | None:
         """Tell where our schema `name` is registered, None if it is not; raises RegistryUnavailable."""
@@ -130,8 +130,9 @@ class SchemaRegistry:
         return answer.whole_number("id")
 
     def _with_references(
-        self, answer: "_RegistryAnswer", what: str, seen: set[tuple[str, int]], end: float
+        self, answer: "_RegistryAnswer", what: str, seen: dict[tuple[str, int], int], end: float
     ) -> list[AvroType]:
+        """Read a schema after those that it refers to. `seen` has the length of each that was read so far."""
         text = answer.expected("schema", str)
         if not answer.is_of(_AVRO):
             raise UnknownSchema(f"{what} is of {_quoted(str(answer.body['schemaType']))}, not of Avro")
@@ -143,13 +144,16 @@ class SchemaRegistry:
         for subject, version in answer.references():
             if (subject, version) in seen:
                 continue
-            seen.add((subject, version))
-            if len(seen) > _MOST_REFERENCES:
+            if len(seen) == _MOST_REFERENCES:
                 raise UnknownSchema(f"{what} refers to more than {_MOST_REFERENCES} others")
+            seen[subject, version] = 0
             left = max(0.0, end - time.monotonic())
             other = self._asked("GET", f"/subjects/{quote(subject, safe='')}/versions/{version}", timeout=left)
             if other.says(_NO_SUBJECT, _NO_VERSION):
                 raise UnknownSchema(f"{what} refers to version {version} of {subject}, which the registry has not")
+            seen[subject, version] = len(other.expected("schema", str))
+            if sum(seen.values()) > _LONGEST_ANSWER:
+                raise UnknownSchema(f"{what} refers to others of more than {_LONGEST_ANSWER} characters together")
             found += self._with_references(
                 other, f"version {version} of {subject}, which {what} refers to,", seen, end
             )

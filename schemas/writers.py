@@ -8,7 +8,7 @@ checked before it is decoded.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 Schema = dict[str, Any]
@@ -16,7 +16,7 @@ AvroType = str | list[Any] | Schema
 """A type as a parsed schema has it: a primitive's or a named type's name, a union, or a definition."""
 
 MOST_TYPES = 10_000
-"""How many types and symbols a schema may consist of."""
+"""How many types and symbols a schema, with those it refers to, may consist of. A long name counts for several."""
 
 LONGEST_NAME = 1000
 """Characters of a name or a namespace: each type's full name has them all."""
@@ -27,6 +27,7 @@ DEEPEST_SCHEMA = 100
 DEEPEST_RECORD = 200
 """The deepest nesting of values that a record may have, if its schema sets no bound."""
 
+_LETTERS_OF_A_TYPE = 100
 _PLAINLY_DEEP = 32
 _PLAINLY_WIDE = 2000
 # A message has about one value for every five bytes. The pass takes some 2.5 us a value, so a record of 1 MB costs
@@ -46,48 +47,66 @@ def for_reading(schema: object) -> AvroType:
     not have; Java's readers ignore them too where the reader's schema has none. Raises ValueError where it is no
     schema, or too large.
     """
-    return _Stripper().stripped(schema, 0)
+    return Reducer().reduced(schema)
 
 
-class _Stripper:
+class Reducer:
+    """Reduces schemas that are used together as `for_reading` does. Their types count together."""
+
     def __init__(self) -> None:
-        self._left = MOST_TYPES
+        self.types = 0
+        """How many types and symbols the schemas had so far."""
+        self._longest_namespace = 0
 
-    def stripped(self, schema: object, depth: int) -> AvroType:
+    def reduced(self, schema: object) -> AvroType:
+        """Return what reading needs of one more schema. Raises ValueError."""
+        return self._stripped(schema, 0)
+
+    def _stripped(self, schema: object, depth: int) -> AvroType:
         self._count(1)
         if depth > DEEPEST_SCHEMA:
             raise ValueError(f"it is nested more than {DEEPEST_SCHEMA} levels deep")
         match schema:
             case str():
+                self._count_name(schema)
                 return schema
             case list():
-                return [self.stripped(each, depth + 1) for each in schema]
+                return [self._stripped(each, depth + 1) for each in schema]
             case {"type": str()}:
                 return self._definition(cast("Schema", schema), depth)
             case {"type": inner}:
-                return self.stripped(inner, depth + 1)
+                return self._stripped(inner, depth + 1)
             case _:
                 raise ValueError(f"a type in it is none: {str(schema)[:100]}")
 
     def _count(self, more: int) -> None:
-        self._left -= more
-        if self._left < 0:
+        self.types += more
+        if self.types > MOST_TYPES:
             raise ValueError(f"it has more than {MOST_TYPES} types")
+
+    def _count_name(self, name: str) -> None:
+        """Count what a name takes with the longest namespace so far, which it may have from the types around it."""
+        self._count((len(name) + self._longest_namespace) // _LETTERS_OF_A_TYPE)
 
     def _definition(self, schema: Schema, depth: int) -> AvroType:
         kind: str = schema["type"]
         named = {key: schema[key] for key in ("name", "namespace") if schema.get(key) is not None}
         if not all(isinstance(each, str) and len(each) <= LONGEST_NAME for each in named.values()):
             raise ValueError(f"a name in it is no text of up to {LONGEST_NAME} characters")
+        if name := named.get("name"):
+            namespace = len(named.get("namespace", name.rpartition(".")[0]))
+            self._longest_namespace = max(self._longest_namespace, namespace)
+            self._count_name(name)
         match kind:
             case "record" | "error":
+                self._count(_long_ones(each["name"] for each in schema["fields"]))
                 fields = [
-                    {"name": each["name"], "type": self.stripped(each["type"], depth + 1)}
+                    {"name": each["name"], "type": self._stripped(each["type"], depth + 1)}
                     for each in schema["fields"]
                 ]
                 return {"type": kind, **named, "fields": fields}
             case "enum":
-                self._count(len(schema["symbols"]))
+                self._count(len(schema["symbols"]) + _long_ones(schema["symbols"]))
                 return {"type": kind, **named, "symbols": schema["symbols"]}
             case "fixed":
                 size = schema["size"]
@@ -95,11 +114,15 @@ class _Stripper:
                     raise ValueError(f"a fixed type in it has the size {size!r}")
                 return {"type": kind, **named, "size": size}
             case "array":
-                return {"type": kind, "items": self.stripped(schema["items"], depth + 1)}
+                return {"type": kind, "items": self._stripped(schema["items"], depth + 1)}
             case "map":
-                return {"type": kind, "values": self.stripped(schema["values"], depth + 1)}
+                return {"type": kind, "values": self._stripped(schema["values"], depth + 1)}
             case _:
                 return kind  # a primitive, or a type that is named: written as an object it says no more
+
+
+def _long_ones(names: Iterable[str]) -> int:
+    return sum(len(name) // _LETTERS_OF_A_TYPE for name in names)
 
 
 class Unbounded(ValueError):

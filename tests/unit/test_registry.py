@@ -180,6 +180,15 @@ class TestReferences:
         registry_server.references[schema_id] = many
         assert "refers to more than 100 others" in refused(Codec(registry_server.registry()), schema_id)
 
+    def test_more_characters_than_any_schema_has_are_bad_data(self, registry_server: RegistryServer) -> None:
+        for number in range(3):
+            registry_server.keep(json.dumps({**MONEY, "doc": f"{number}" * 900_000}), "money%2Feur")
+        two, three = ([{**MONEY_REFERENCE, "version": version + 1} for version in range(each)] for each in (2, 3))
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", two)
+        assert len(registry_server.registry().schema(schema_id) or ()) == 3
+        registry_server.references[schema_id] = three
+        assert "characters together" in refused(Codec(registry_server.registry()), schema_id)
+
     @pytest.mark.parametrize("references", [[1], [{}], [{"subject": "a", "version": "latest"}], 5])
     def test_of_no_known_form_are_an_outage(self, registry_server: RegistryServer, references: Any) -> None:
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", references)

@@ -37,6 +37,9 @@ class KeptSchemas:
         self._kept.append(list(schemas))
         return len(self._kept)
 
+    def forget(self) -> None:
+        self._kept.clear()
+
     def schema(self, schema_id: SchemaId) -> list[Schema]:
         assert isinstance(schema_id, int)
         return self._kept[schema_id - 1]
@@ -265,11 +268,14 @@ class TestWorkIsBoundedByTheBytes:
         assert Lookthrough.needed([schema]) is None
 
 
+LONG = "x" * 990
+
+
 class TestSchemasAreRefusedThatAreTooMuch:
-    def refused(self, schema: Any) -> str:
+    def refused(self, *schemas: Any) -> str:
         began = time.process_time()
         with pytest.raises(UnknownSchema) as caught:
-            CODEC.decode(framed(REST, schema))
+            CODEC.decode(framed(REST, *schemas))
         assert time.process_time() - began < ENDLESS
         assert len(str(caught.value)) < 1000
         return str(caught.value)
@@ -307,6 +313,29 @@ class TestSchemasAreRefusedThatAreTooMuch:
         inner = [{"type": "fixed", "name": f"F{number}", "size": 1} for number in range(4000)]
         schema = {**record("R", *inner), part: "x" * 400_000}
         assert "a name in it is no text of up to 1000 characters" in self.refused(message_with(schema))
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            {
+                **record("R", *({"type": "fixed", "name": f"F{at}", "size": 1} for at in range(1_000))),
+                "namespace": LONG,
+            },
+            {**record("R", *[f"{LONG}.R"] * 1_000), "namespace": LONG},
+            {"type": "enum", "name": "E", "symbols": [f"S{at}{LONG}" for at in range(1_000)]},
+            {
+                "type": "record",
+                "name": "R",
+                "fields": [{"name": f"{at}{LONG}", "type": "int"} for at in range(1_000)],
+            },
+        ],
+    )
+    def test_with_long_names_that_its_types_repeat(self, extra: Any) -> None:
+        assert "more than 10000 types" in self.refused(message_with(extra))
+
+    def test_with_too_many_types_in_what_it_refers_to(self) -> None:
+        others = [{**record(f"O{at}", *["long"] * 1000), "namespace": "x"} for at in range(11)]
+        assert "more than 10000 types" in self.refused(*others, message_with("x.O1"))
 
     def test_as_many_types_as_may_be_are_soon_ready(self) -> None:
         began = time.process_time()
@@ -499,6 +528,18 @@ class TestTimestamps:
         result = codec.decode_result(results.output(draft, 1, codec).result)
         assert result["timestamp"] == read
         assert (result["topic"], result["partition"], result["offset"]) == ("orders", 3, 7)
+
+
+def test_large_schemas_are_kept_until_there_are_too_many() -> None:
+    registry = KeptSchemas()
+    codec, wide = Codec(registry), message_with(record("Wide", *["long"] * 4_990))
+    ids = [registry.keep(wide) for _ in range(12)]
+    records = [confluent(schema_id, bytes(4_990) + REST) for schema_id in ids]
+    assert {codec.decode(each)["message"] for each in records} == {"taxon:new"}
+    registry.forget()
+    assert {codec.decode(each)["message"] for each in records[4:]} == {"taxon:new"}
+    with pytest.raises(UnknownSchema):
+        codec.decode(records[0])
 
 
 def test_a_message_that_is_looked_through_is_read_as_any_other() -> None:
