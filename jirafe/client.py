@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from jirafe.redaction import without
 from transport.http import Reply, Transport, Unanswered
+from transport.redaction import TIMES_SEARCHED, quoted, without
 
 Array = Literal["cart", "order", "category", "product"]
 
@@ -29,9 +29,6 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _ARRAYS: tuple[Array, ...] = ("cart", "order", "category", "product")
 _QUOTED = 200
 _MOST_QUOTED = 4000
-# How much more than a quote is searched for the token. If there is more, its second half is not quoted: it may end
-# with a part of a token, and what is before it may shrink.
-_TIMES_LOOKED_AT = 10
 _LONGEST_HOST = 253
 _SHORT_ANSWER = 1024 * 1024
 _LONGEST_ANSWER = 8 * 1024 * 1024
@@ -353,13 +350,9 @@ def _words(body: dict[str, Any], token: str) -> str:
 
 def _quoted(parts: Iterable[str], between: str, token: str, longest: int) -> str:
     """Quote the API's words: without the token, shortened, and valid as UTF-8."""
-    most = _TIMES_LOOKED_AT * longest
-    said = "".join(_some(parts, between, most))
-    text = without(token, said[:most])
-    if len(said) > most:
-        text = text[: max(0, len(text) - most // 2)]
+    said = "".join(_some(parts, between, TIMES_SEARCHED * longest))
     # JSON can have half of a surrogate pair, but UTF-8 can't.
-    return text[:longest].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return quoted(token, said, longest).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _text(value: object) -> str:

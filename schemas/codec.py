@@ -350,7 +350,7 @@ class Codec:
 
 
 class _Kept:
-    """Writers' schemas by their ids in the registry. If they have too many types together, the oldest are dropped."""
+    """Writers' schemas by their ids in the registry. The oldest are dropped if all have too many types together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

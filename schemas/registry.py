@@ -17,6 +17,7 @@ import orjson
 from schemas.codec import RegistryUnavailable, SchemaId, UnknownSchema
 from schemas.writers import AvroType, Schema
 from transport.http import Reply, Transport, Unanswered
+from transport.redaction import quoted
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
 # Each request has its own connection: requests are few, and a long idle connection may be cut unnoticed.
@@ -76,6 +77,7 @@ class SchemaRegistry:
         if access.password is not None:
             login = b64encode(f"{access.user}:{access.password}".encode()).decode()
             self._headers = {**_HEADERS, "Authorization": f"Basic {login}"}
+        self._password = access.password or ""
         self._timeout = timeout
 
     def schema(self, schema_id: SchemaId) -> list[AvroType] | None:
@@ -111,7 +113,7 @@ class SchemaRegistry:
             return None
         # Confluent's gives a list of messages, others one reason or none.
         said = answer.body.get("messages") or answer.body.get("reason") or _NO_REASON
-        return _quoted("; ".join(map(str, said)) if isinstance(said, list) else str(said))
+        return answer.quoted("; ".join(map(str, said)) if isinstance(said, list) else said)
 
     def register(self, name: str, schema: Schema) -> int:
         """Return the id of our schema `name`, registering it where it is new.
@@ -135,7 +137,7 @@ class SchemaRegistry:
         """Read a schema after those that it refers to. `seen` has the length of each that was read so far."""
         text = answer.expected("schema", str)
         if not answer.is_of(_AVRO):
-            raise UnknownSchema(f"{what} is of {_quoted(str(answer.body['schemaType']))}, not of Avro")
+            raise UnknownSchema(f"{what} is of {answer.quoted(answer.body['schemaType'])}, not of Avro")
         try:
             schema: AvroType = orjson.loads(text)
         except orjson.JSONDecodeError as error:
@@ -175,16 +177,18 @@ class SchemaRegistry:
                     body,
                     longest=_LONGEST_ANSWER,
                     timeout=self._timeout if timeout is None else timeout,
-                )
+                ),
+                self._password,
             )
         except Unanswered as error:
             raise RegistryUnavailable(f"the schema registry did not answer: {error}") from None
 
 
 class _RegistryAnswer:
-    """An answer's status and JSON; anything but a JSON object counts as an empty one."""
+    """An answer's status and JSON; anything but a JSON object counts as an empty one. It may quote the password."""
 
-    def __init__(self, answer: Reply) -> None:
+    def __init__(self, answer: Reply, password: str) -> None:
+        self._password = password
         self.status = answer.status
         self._location = answer.headers.get("Location", "")
         try:
@@ -208,7 +212,7 @@ class _RegistryAnswer:
     @property
     def message(self) -> str:
         """What the registry says about an error; it may say nothing."""
-        return _quoted(str(self.body.get("message") or ""))
+        return self.quoted(self.body.get("message") or "")
 
     @property
     def _redirects(self) -> str:
@@ -220,7 +224,12 @@ class _RegistryAnswer:
         except ValueError:
             host = ""
         is_plain = 0 < len(host) <= _LONGEST_HOST and host.isascii() and host.isprintable()
-        return f", and redirects to {host if is_plain else 'an address that is none'}"
+        return f", and redirects to {self.quoted(host) if is_plain else 'an address that is none'}"
+
+    def quoted(self, said: object) -> str:
+        """Quote the registry: without the password, and shortened."""
+        text = str(said)
+        return quoted(self._password, text, _QUOTED) + (" ..." if len(text) > _QUOTED else "")
 
     def expected(self, name: str, kind: type) -> Any:
         """Return a field of a good answer; raises RegistryUnavailable where it is another answer."""
@@ -253,7 +262,3 @@ def _request(schema: Schema) -> bytes:
     # that compares texts would see a new schema at every start.
     plain = {key: value for key, value in schema.items() if not key.startswith("__")}
     return orjson.dumps({"schema": orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()})
-
-
-def _quoted(text: str) -> str:
-    return text if len(text) <= _QUOTED else text[:_QUOTED] + " ..."

@@ -427,7 +427,7 @@ class TestFailures:
             ({"error_type": " "}, "no reason given"),
             ({"errors": "\t\n"}, "no reason given"),
             ({"errors": ["", " "]}, "no reason given"),
-            ({"message": f"what is {TOKEN}?"}, "what is [token]?"),
+            ({"message": f"what is {TOKEN}?"}, "what is [secret]?"),
         ],
     )
     def test_what_the_api_says_is_quoted(self, api: ServedSandbox, body: dict[str, object], said: str) -> None:
@@ -453,7 +453,7 @@ class TestFailures:
         page(api, 503, {"errors": [","] * 10_000})
         assert isinstance(api.send(site=Site("77", "," * 50 + "x" * 8)), Failed)
 
-    @pytest.mark.parametrize(("token", "said"), [("unknown", "unknown"), ("unknowns", "[token]")])
+    @pytest.mark.parametrize(("token", "said"), [("unknown", "unknown"), ("unknowns", "[secret]")])
     def test_only_a_token_that_could_be_a_secret_is_hidden(
         self, serve: Callable[[Sandbox], ServedSandbox], token: str, said: str
     ) -> None:
@@ -535,7 +535,7 @@ class TestRedirects:
                 b"https://sso.example/login?token=" + TOKEN.encode(),
                 ", and redirects to sso.example; see JIRAFE_URL",
             ),
-            (b"https://" + TOKEN.encode() + b"/", ", and redirects to [token]; see JIRAFE_URL"),
+            (b"https://" + TOKEN.encode() + b"/", ", and redirects to [secret]; see JIRAFE_URL"),
             (b"http://[::1", ", and redirects to an address that can't be read"),
             (b"https://\xff\xfe/", ", and redirects to an address that can't be read"),
             (b"https://" + b"h" * 300, ", and redirects to an address that can't be read"),

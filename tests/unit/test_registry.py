@@ -19,7 +19,7 @@ from schemas.codec import Codec, RegistryUnavailable, SchemaId, UnknownSchema
 from schemas.own import own_schema
 from schemas.registry import Access, Registered, SchemaRefused, SchemaRegistry
 from schemas.writers import Schema
-from tests.registry import PASSWORD, USER, RegistryServer
+from tests.registry import BASIC, PASSWORD, USER, RegistryServer
 from tests.unit.test_codec import LESS, LESS_READ, LESS_RECORD, TAXON, confluent, written
 
 HOST = "127.0.0.1"
@@ -413,6 +413,18 @@ def test_access_by_certificate_and_password(
     with pytest.raises(RegistryUnavailable, match="401"):
         first_schema(strict, replace(access, password=None))
     assert strict.authorizations[-1] is None
+
+
+def test_a_password_that_the_registry_quotes_is_not_told(registry_server: RegistryServer) -> None:
+    registry = SchemaRegistry(registry_server.url, {"cart": "carts-value"}, Access(USER, PASSWORD), timeout=5)
+    message = {"error_code": 401, "message": f"no {PASSWORD}, {BASIC}"}
+    registry_server.page = (401, json.dumps(message).encode())
+    for ask in (lambda: registry.schema(1), lambda: registry.register("cart", {})):
+        with pytest.raises(RegistryUnavailable) as caught:
+            ask()
+        assert str(caught.value) == "the schema registry answered 401: no [secret], Basic [secret]"
+    registry_server.page = (200, json.dumps({"is_compatible": False, "messages": [PASSWORD, BASIC]}).encode())
+    assert registry.incompatibility("cart", {}) == "[secret]; Basic [secret]"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Takes our access token out of what an API says, however the API wrote it."""
+"""Takes a secret, such as an access token, out of what a server says, however the server wrote it."""
 
 import html
 import re
@@ -11,7 +11,11 @@ from typing import NamedTuple
 
 _SHORTEST_SECRET = 8
 _DEEPEST = 4
-_INSTEAD = "[token]"
+
+TIMES_SEARCHED = 10
+"""How many times the length of a quote is searched for the secret."""
+
+_INSTEAD = "[secret]"
 _MARKS = "\\%&"
 _ESCAPES = (
     r"\\(?:U(?P<U>[0-9a-fA-F]{8})|[uU](?P<u>[0-9a-fA-F]{4})|x(?P<x>[0-9a-fA-F]{2})|(?P<one>.))",
@@ -20,22 +24,23 @@ _ESCAPES = (
 )
 _ANY = re.compile("|".join(_ESCAPES), re.DOTALL)
 _EACH = [re.compile(escape, re.DOTALL) for escape in _ESCAPES]
-# What may stand between two characters of a broken token. Of one with few letters and digits, its signs count too.
-_BETWEEN = [re.compile(each) for each in ("[^0-9A-Za-z]+", "[^!-~]+|[;,\"']+", "[^!-~]+")]
+# What may stand between two characters of a broken secret. Of one with few letters and digits, its signs count too.
+_BETWEEN = [re.compile(each) for each in ("[^0-9A-Za-z]+", "[^!-~]+|[;,\"']+", "[^!-~]+", "(?!)")]
+_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _DIGITS = f"{string.ascii_letters}{string.digits}+/-_"
 
 
-def without(token: str, text: str) -> str:
-    """Remove the token from a text: plain, escaped, percent-encoded, as HTML entities, in hex, or in Base64.
+def without(secret: str, text: str) -> str:
+    """Remove the secret from a text: plain, escaped, percent-encoded, as HTML entities, in hex, or in Base64.
 
-    It is also found in other case, and if anything but letters and digits stands between its characters. If the
-    token appears only after decoding, the decoded text is returned. A token that is too short to be a secret could
-    be any part of a text, and is not removed. The time is in proportion to the length of the text.
+    It is also found in other case, and if anything but letters and digits stands between its characters. If it
+    appears only after decoding, the decoded text is returned. One that is too short to be a secret could be any
+    part of a text, and is not removed. The time is in proportion to the length of the text.
     """
-    if len(token) < _SHORTEST_SECRET:
+    if len(secret) < _SHORTEST_SECRET:
         return text
-    secret = _secret(token)
-    text = secret.taken_out(text)
+    search = _search(secret)
+    text = search.taken_out(text)
     if not any(mark in text for mark in _MARKS):
         return text
     # Text that only looks encoded can break the decoding of the others. So try all encodings together, then each
@@ -46,14 +51,23 @@ def without(token: str, text: str) -> str:
             once = escapes.sub(_character, decoded)
             if once == decoded:
                 break
-            decoded = secret.taken_out(once)
+            decoded = search.taken_out(once)
             if decoded != once:
                 text = decoded
     return text
 
 
-class _Secret(NamedTuple):
-    """A token as it is searched for: all of it reduced to the characters that `between` leaves.
+def quoted(secret: str, text: str, longest: int) -> str:
+    """Return the beginning of a text without the secret, up to `longest` characters."""
+    most = TIMES_SEARCHED * longest
+    shown = without(secret, text[:most])
+    if len(text) > most:  # it may end with a part of the secret, and what is before that may have shrunk
+        shown = shown[: max(0, len(shown) - most // 2)]
+    return shown[:longest]
+
+
+class _Search(NamedTuple):
+    """A secret as it is searched for: all of it reduced to the characters that `between` leaves.
 
     `in_any_case` has its forms in small letters, `in_base64` those that are as they are.
     """
@@ -65,7 +79,7 @@ class _Secret(NamedTuple):
     def taken_out(self, text: str) -> str:
         """Replace what is found. Searches the reduced text: a regular expression that skips may never end."""
         reduced = self.between.sub("", text)
-        lowered = reduced.lower()
+        lowered = reduced.translate(_SMALL)
         found = [place for form in self.in_any_case for place in _places(form, lowered)]
         encoded = [place for form in self.in_base64 for place in _places(form, reduced)]
         if not (found or encoded):
@@ -82,13 +96,13 @@ class _Secret(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _secret(token: str) -> _Secret:
-    between = next((each for each in _BETWEEN if len(each.sub("", token)) >= _SHORTEST_SECRET), _BETWEEN[-1])
-    plain = between.sub("", token).lower()
-    encoded = (between.sub("", each) for core in _in_base64(token) for each in {core, _for_addresses(core)})
-    return _Secret(
+def _search(secret: str) -> _Search:
+    between = next((each for each in _BETWEEN if len(each.sub("", secret)) >= _SHORTEST_SECRET), _BETWEEN[-1])
+    plain = between.sub("", secret).translate(_SMALL)
+    encoded = (between.sub("", each) for core in _in_base64(secret) for each in {core, _for_addresses(core)})
+    return _Search(
         between,
-        (plain, token.encode().hex()),
+        (plain, secret.encode().hex()),
         tuple(each for each in encoded if len(each) >= _SHORTEST_SECRET),
     )
 
@@ -109,9 +123,9 @@ def _for_addresses(digits: str) -> str:
     return digits.replace("+", "-").replace("/", "_")
 
 
-def _in_base64(token: str) -> tuple[str, ...]:
-    """Return the token in Base64 for each of its three alignments, without the digits shared with neighbours."""
-    raw = token.encode()
+def _in_base64(secret: str) -> tuple[str, ...]:
+    """Return the secret in Base64 for each of its three alignments, without the digits shared with neighbours."""
+    raw = secret.encode()
     cores = []
     for before in range(3):
         digits = b64encode(bytes(before) + raw).decode().rstrip("=")
