@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from consumer.errors import SettingsError
@@ -777,12 +777,14 @@ def _file(path: Path | None) -> dict[str, str]:
         return {}
     try:
         with path.open(encoding="utf-8") as lines:
-            values = dotenv_values(stream=lines, interpolate=False)
+            found = list(parse_stream(lines))
     except OSError as error:
         raise SettingsError([f"the env file {path} can't be read: {error.strerror or error}."]) from None
     except UnicodeDecodeError:
         raise SettingsError([f"the env file {path} can't be read: it is not UTF-8."]) from None
-    return {name: value or "" for name, value in values.items()}
+    if wrong := [str(each.original.line) for each in found if each.error]:
+        raise SettingsError([f"the env file {path} must have lines of NAME=VALUE: see line {', '.join(wrong)}."])
+    return {each.key: each.value or "" for each in found if each.key}
 
 
 def _named(prefix: str, given: Mapping[str, str]) -> dict[str, str]:

@@ -187,6 +187,29 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert faults({}, absent) == [f"the env file {absent} can't be read: No such file or directory."]
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("JIRAFE_SITE_ID: 1\n", "1"),
+        ('KAFKA_GROUP_ID=g\nJIRAFE_SITE_ID="1\nJIRAFE_STORE_URL=http://x\n', "2"),
+        ("JIRAFE SITE_ID=1\n\n# a comment\n=5\n", "1, 4"),
+    ],
+)
+def test_a_line_that_cant_be_read_is_named(tmp_path: Path, text: str, lines: str) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(text)
+    assert faults({}, env_file) == [f"the env file {env_file} must have lines of NAME=VALUE: see line {lines}."]
+
+
+@pytest.mark.parametrize(
+    "text", ["JIRAFE_SITE_ID=1", "\ufeffJIRAFE_SITE_ID='1'\r\n", " export JIRAFE_SITE_ID = 1 # one\rX\n"]
+)
+def test_the_lines_of_editors_and_shells_are_read(tmp_path: Path, text: str) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_bytes(text.encode())
+    assert load(env_file, {}).api.site_id == "1"
+
+
 def test_what_is_not_utf_8_is_named(tmp_path: Path) -> None:
     odd = {"JIRAFE_STORE_URL": "http://x/\udcff", "KAFKA_SASL_PASSWORD": "\udcff"}
     assert faults(odd) == [f"{name}: must be UTF-8." for name in odd]
