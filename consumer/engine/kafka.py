@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -43,6 +44,8 @@ _CUT = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
 # for the partitions that it had. One that keeps its name has them back at once: for it the library's time is good.
 _SESSION_MS = 10_000
 _LONG_SESSION_MS = 45_000
+
+_HEADERS = methodcaller("headers")
 
 Client = TypeVar("Client")
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
@@ -443,10 +446,12 @@ def to_record(message: Message) -> Record:
 def _headers(message: Message) -> tuple[Headers, str]:
     """Take a message's headers, and say why, where the library can't give them: names may be any bytes.
 
-    They are asked for once only: once it has failed, the library gives what ends the process when it is touched.
+    They are asked for once only: once it has failed, the library gives what ends the process when it is touched. It
+    fails without saying so. A direct call that was made often would not notice, and the error would come up later,
+    anywhere.
     """
     try:
-        headers = message.headers()
+        headers = _HEADERS(message)
     except Exception as error:  # noqa: BLE001 - how it fails is the library's, and varies
         return (), f"all headers: the client library can't read them ({type(error).__name__}: {error})"
-    return tuple(headers) if headers else (), ""  # type: ignore[arg-type] # names are texts
+    return tuple(headers) if headers else (), ""
