@@ -23,11 +23,12 @@ from rich.segment import Segment
 from rich.text import Text
 
 # Control characters: C0 except tab and line feed, DEL, C1. Then characters that reverse, hide or break text: bidi
-# marks and overrides, line separators, zero-width characters, Unicode's tags. Joiners (U+200C, U+200D) stay:
-# scripts and emoji need them.
+# marks and overrides, line separators, zero-width characters, fillers, Unicode's tags. Joiners (U+200C, U+200D) and
+# the variants of emoji stay: scripts and emoji need them.
 _ORDERS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e0fff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
 
@@ -101,7 +102,7 @@ class Console(rich.console.Console):
 
     def __init__(self, *, to_stderr: bool = False, soft_wrap: bool = False) -> None:
         stream = unguarded(sys.stderr if to_stderr else sys.stdout)
-        super().__init__(file=stream, highlight=False, soft_wrap=soft_wrap)
+        super().__init__(file=stream, highlight=False, emoji=False, soft_wrap=soft_wrap)
 
     def render_str(self, text: str, **style: Any) -> Text:
         """Convert text, escaped before it is laid out."""

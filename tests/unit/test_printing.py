@@ -42,6 +42,22 @@ def test_all_that_turns_or_hides_text_is_visible() -> None:
     assert visible("grün, 価格, \U0001f469\u200d\U0001f4bb, שלום") == "grün, 価格, \U0001f469\u200d\U0001f4bb, שלום"
 
 
+def test_what_looks_like_nothing_is_visible() -> None:
+    kept = "\u200c\u200d"
+    # Signs that are written above or below the numbers behind them.
+    seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
+    for code in range(scaled(0x110000)):
+        letter = chr(code)
+        is_filler = letter in "\u115f\u1160\u3164\uffa0" or letter in "\u034f\u17b4\u17b5\u180b"
+        if (unicodedata.category(letter) == "Cf" and code not in seen) or is_filler:
+            assert (visible(letter) == letter) == (letter in kept), hex(code)
+
+
+def test_a_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().print(escape("[red] :smile: [/]"))
+    assert capsys.readouterr().out == "[red] :smile: [/]\n"
+
+
 def as_cell(text: str) -> Table:
     table = Table()
     table.add_column()
