@@ -61,7 +61,8 @@ class Mapper:
         try:
             message = self.codec.decode_message(record.value, record.headers)
         except Undecodable as error:
-            fault = Fault("undecodable", str(error))
+            why = f"{error}; missing: {record.missing}" if record.missing else str(error)
+            fault = Fault("undecodable", why)
             return Draft(record, fault=fault, needs_registry=isinstance(error, RegistryNeeded))
         draft = Draft(record, message["message_id"], message["message"])
         try:

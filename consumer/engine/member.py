@@ -349,6 +349,8 @@ class Member(Generic[W]):
                 self._lanes.at_end(end.of, end.offset)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._places.lacks_offset(to_partition(message), is_cut=says_cut(error))
+            elif error.code() == KafkaError._BAD_COMPRESSION:
+                self._places.cant_read(to_partition(message), to_place(message).offset, error.str())
             else:
                 if not message.topic():
                     self._kept_out = f"the group does not take this member in: {error.str()}"

@@ -1,6 +1,6 @@
 """Where assigned partitions are read from: their committed offsets, or where their logs begin now."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Generic
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
@@ -13,10 +13,11 @@ from consumer.engine.kafka import GroupConsumer, Logger, kafka_error
 from consumer.engine.lane import Lane
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import W
-from consumer.engine.records import Partition
+from consumer.engine.records import Partition, Place, Record
 
 _PAUSE = 0.5
 _WITHIN = 2.0
+_UNREADABLE_AFTER = 3
 
 
 class Places(Generic[W]):
@@ -49,6 +50,8 @@ class Places(Generic[W]):
         self._due = 0.0
         # The unread partitions without an offset to read from, and whether that is because the log was cut.
         self._reset: dict[Partition, bool] = {}
+        # How often the library could not decompress the batch that begins at this offset, and what it said last.
+        self._unreadable: dict[Partition, tuple[int, int, str]] = {}
         continuity.closing.clear()
 
     def ask_ahead(self, partitions: Collection[Partition], *, tried: bool = False) -> None:
@@ -74,12 +77,36 @@ class Places(Generic[W]):
         self.unread.add(partition)
         self._reset[partition] = is_cut
 
-    def forget(self, partitions: Iterable[Partition]) -> None:
+    def cant_read(self, partition: Partition, offset: int, reason: str) -> None:
+        """Note that the library can't decompress a batch. It begins at this offset, and may begin before ours.
+
+        If it fails again and again, the record to be read next is decided without its content.
+        """
+        before = self._unreadable.get(partition)
+        times = before[1] + 1 if before and before[0] == offset else 1
+        self._unreadable[partition] = offset, times, reason
+        if times >= _UNREADABLE_AFTER:
+            self.unread.add(partition)
+
+    def _unread_record(self, partition: Partition, wanted: int | None) -> int | None:
+        """Let a lane have a record that can't be read, and return the offset after it; None if there is no such."""
+        offset, times, reason = self._unreadable.pop(partition, (0, 0, ""))
+        if times < _UNREADABLE_AFTER:
+            return None
+        place = Place(*partition, max(offset, wanted or 0))
+        missing = f"the record: the client library can't read it ({reason})"
+        self._log.error("unreadable", place=str(place), reason=reason)
+        self._lanes.add(Record(*place, -1, None, b"", (), missing=missing))
+        return place.offset + 1
+
+    def forget(self, partitions: Collection[Partition]) -> None:
         """Forget partitions that are no longer assigned."""
         self.unread.difference_update(partitions)
         self._unasked.difference_update(partitions)
         self._tried.difference_update(partitions)
         self._forget_resets(partitions)
+        for partition in partitions:
+            self._unreadable.pop(partition, None)
         self._continuity.closing.difference_update(partitions)
 
     def _forget_resets(self, partitions: Iterable[Partition]) -> None:
@@ -121,7 +148,7 @@ class Places(Generic[W]):
                         # Its offsets are other records' now, also those that were decided ahead.
                         self._lanes.assign([partition])
                     wanted = start
-                starts[partition] = wanted
+                starts[partition] = self._unread_record(partition, wanted) or wanted
         except KafkaException as error:
             self._due = now + _PAUSE
             self._failed(kafka_error(error))

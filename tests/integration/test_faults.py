@@ -127,6 +127,27 @@ def test_a_record_as_large_as_can_be_is_a_dead_letter_too(stand: Stand) -> None:
     assert (letter.key, letter.value) == (b"largest", largest)
 
 
+@pytest.mark.parametrize("size", [30_000_000, 95_000_000])
+def test_a_record_that_is_large_only_when_decompressed_stops_nothing(stand: Stand, size: int) -> None:
+    zipped = {"compression.type": "zstd", "message.max.bytes": 1_000_000_000}
+    producer = stand.cluster.make_producer({**stand.cluster.client_properties("test"), **zipped})
+    for number, value in enumerate((b"\x07" * size, stand.codec.encode("order", to_message(order("R1"))))):
+        producer.produce(stand.orders_topic, value, f"R{number}".encode(), partition=0)
+        assert producer.flush(30) == 0  # each has its own batch
+    member = stand.member()
+    assert_one_result_each(stand.await_results(2), 2)
+    assert numbers(stand) == {"R1"}
+    assert member.stop() == 0
+    (letter,) = stand.dead_letters()
+    headers = dict(letter.headers)
+    if letter.value:
+        assert (letter.key, len(letter.value)) == (b"R0", size)
+    else:  # the library decompresses only up to `receive.message.max.bytes`
+        assert (headers["dlq.missing"] or b"").startswith(b"the record: the client library can't read it")
+        assert b"the client library can't read it" in (headers["dlq.reason"] or b"")
+    assert bool(letter.value) == (size < 90_000_000)
+
+
 def test_a_result_that_its_topic_does_not_take_is_made_smaller(stand: Stand) -> None:
     small = {"KAFKA_MESSAGE_MAX_BYTES": "1100", "CONSUMER_GRACE_TIME": "3"}
     long = "R" * 900

@@ -298,7 +298,7 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.continuity", "start = high if self.starts_at_end else low", "start = high"
     ),
     "a partition begun behind its committed offset": Mutant(
-        "consumer.engine.places", "starts[partition] = wanted\n", "starts[partition] = wanted + 1\n"
+        "consumer.engine.places", "(partition, wanted) or wanted\n", "(partition, wanted) or wanted + 1\n"
     ),
     "a site that is gone never given up": Mutant(
         "consumer.delivery.suspicion", "and now - tally.since >= patience", "and False"

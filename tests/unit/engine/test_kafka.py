@@ -57,7 +57,7 @@ def test_a_producer_writes_in_transactions_that_end_soon_after_a_crash() -> None
         "client.id": "jirafe-results-node7",
         "transactional.id": "jirafe-m1",
         "transaction.timeout.ms": 21000,
-        "message.max.bytes": 20971520,
+        "message.max.bytes": 1_000_000_000,
         "delivery.report.only.error": True,
         "compression.type": "lz4",
         "linger.ms": 5,

@@ -1005,6 +1005,62 @@ def test_a_log_that_lacks_the_committed_offset_is_said_counted_and_told_until_it
     assert len(scene.logged("records_lost")) == len(scene.logged("losses_acknowledged")) == 1
 
 
+@pytest.mark.parametrize(
+    ("before", "base", "committed", "decided"),
+    [
+        (0, 0, None, [0, 1]),
+        (2, 2, None, [2, 3]),
+        (2, 5, None, [5, 6]),  # a transaction's marker is before it
+        (3, 1, None, [3, 4]),  # the batch begins before what is to be read
+        (0, 4, 6, [6, 7]),
+    ],
+)
+def test_a_batch_that_cant_be_read_is_decided_record_by_record(
+    before: int, base: int, committed: int | None, decided: list[int]
+) -> None:
+    scene = Scene()
+    error = KafkaError(KafkaError._BAD_COMPRESSION, f"message at {base}")
+
+    def script() -> Generator[None]:
+        if committed is not None:
+            scene.consumer.offsets = lambda: scene.offsets or {A: committed}
+        scene.consumer.assign(A)
+        yield
+        scene.consumer.arrived = [message(offset) for offset in range(before)]
+        yield from turns(2)
+        for _ in decided:
+            for _ in range(3):
+                scene.consumer.arrived = [Message(*A, base, error=error)]
+                yield from turns(2)
+        scene.consumer.arrived = [message(decided[-1] + 1)]
+        yield from turns(3)
+
+    scene.run(script())
+    assert starts(scene) == [f"assign orders/0 at {offset + 1}" for offset in decided]
+    seen = [offset for chunk in scene.handler.seen for offset in chunk]
+    assert seen == [*range(before), *decided, decided[-1] + 1]
+    assert scene.offsets == {A: decided[-1] + 2}
+    assert len(scene.logged("unreadable")) == len(decided)
+
+
+def test_a_batch_that_was_read_after_all_is_not_decided_without_its_content() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield
+        for offset in range(4):
+            error = KafkaError(KafkaError._BAD_COMPRESSION)
+            scene.consumer.arrived = [Message(*A, offset, error=error), Message(*A, offset, error=error)]
+            yield
+            scene.consumer.arrived = [message(offset)]
+            yield
+
+    scene.run(script())
+    assert scene.offsets == {A: 4}
+    assert scene.logged("unreadable") == []
+
+
 def test_what_is_held_of_a_log_that_was_cut_is_delivered_and_not_counted_as_lost() -> None:
     scene = Scene()
 
