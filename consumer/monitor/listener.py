@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 MOST_CONNECTIONS = 32
 """The most connections at a time. Each has its own thread."""
@@ -129,11 +130,21 @@ class Request(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
+        try:
+            target = urlsplit(self.path)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        if target.scheme:
+            # A whole address, as to a proxy: its host counts, not that of the header (RFC 9112, 3.2.2).
+            del self.headers["Host"]
+            self.headers["Host"] = target.netloc
+            self.path = urlunsplit(("", "", target.path or "/", target.query, ""))
         self._answer(self)
 
     def do_HEAD(self) -> None:
         """Answer; `send` leaves the body out."""
-        self._answer(self)
+        self.do_GET()
 
     def send(
         self,

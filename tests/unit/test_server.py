@@ -254,6 +254,26 @@ def drip(connection: socket.socket, text: bytes) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost/metrics?a=b", 200),
+        ("HTTP://127.0.0.1:8000/", 200),
+        ("http://localhost", 200),
+        ("http://attacker.example/metrics", 421),
+        ("http://localhost@attacker.example/", 421),
+        ("http:///", 421),
+        ("http://[/", 400),
+    ],
+)
+@pytest.mark.parametrize("host", ["localhost", "attacker.example"])
+def test_a_target_that_is_a_whole_address_names_the_host(
+    visitor: Visitor, target: str, status: int, host: str
+) -> None:
+    asked = f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    assert answer_to(visitor, asked).startswith(f"HTTP/1.0 {status} ".encode())
+
+
 @pytest.mark.parametrize("start", [b"", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
 @pytest.mark.usefixtures("impatient")
 def test_a_client_that_drips_is_dropped(visitor: Visitor, start: bytes) -> None:
