@@ -97,7 +97,7 @@ class Stand:
         produce(self._producer, [(topics[kind], Encoded(kind, key, value))])
 
     def send_later(
-        self, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]] = (), topic: str | None = None
+        self, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = (), topic: str | None = None
     ) -> None:
         """Produce one of many, to the orders topic or another; `flush` waits for them."""
         self._producer.produce(topic or self.orders_topic, value, key, headers=list(headers))

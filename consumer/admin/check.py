@@ -208,6 +208,8 @@ class _Topics:
         if "compact" in config.get("cleanup.policy", ""):
             what = "results" if topic == deployment.results_topic else "dead letters"
             message = f"{topic} is compacted: older {what} of a key are lost."
+            if topic == deployment.dead_letters_topic:
+                message += " It takes none without a key: a partition with such a record would stop."
             yield _warning("topic", message, "set its cleanup.policy=delete")
         if topic != deployment.dead_letters_topic:
             return

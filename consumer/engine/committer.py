@@ -93,7 +93,7 @@ class Committer(Generic[W]):
 
     def _is_smaller(self, lanes: list[Lane[W]], error: Aborted) -> bool:
         """Have the next try be smaller, if the size was refused; tells whether that may help."""
-        if not error.is_too_large:
+        if not error.is_refused:
             return False
         return len(lanes) > 1 or lanes[0].too_large(self._briefly)
 

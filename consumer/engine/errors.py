@@ -27,12 +27,12 @@ class TransactionsRefused(ConsumerError):
 class Aborted(ConsumerError):
     """The transaction was aborted: nothing was written, and the same outputs may be written again.
 
-    `is_too_large` tells that a topic refused something for its size.
+    `is_refused` tells that a topic refused an output as it is. It may take a brief one.
     """
 
-    def __init__(self, message: str, *, is_too_large: bool = False) -> None:
+    def __init__(self, message: str, *, is_refused: bool = False) -> None:
         super().__init__(message)
-        self.is_too_large = is_too_large
+        self.is_refused = is_refused
 
 
 class WriterLost(ConsumerError):

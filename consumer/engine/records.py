@@ -133,8 +133,8 @@ class DeadLetter(NamedTuple):
 class Output(NamedTuple):
     """What is published for one record: its encoded result, and its dead letter where there is one.
 
-    `is_brief` tells that the result's topic did not take it as it was: what it quotes is cut short, and it has no
-    key.
+    `is_brief` tells that the result's topic did not take it as it was: what it quotes is cut short, and it has
+    another key.
     """
 
     record: Record
@@ -144,8 +144,11 @@ class Output(NamedTuple):
 
     @property
     def result_key(self) -> bytes | None:
-        """The key of the result: that of the record, so that both are in partitions of the same number."""
-        return None if self.is_brief else self.record.key
+        """The key of the result: that of the record, so that both are in partitions of the same number.
+
+        A brief one has the record's place as its key: the record's own may be large, or none.
+        """
+        return str(self.record.place).encode() if self.is_brief else self.record.key
 
     @property
     def result_headers(self) -> Trace:

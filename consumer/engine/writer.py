@@ -193,9 +193,12 @@ class Writer:
         if self._refusal is None:
             return Aborted(_sentence(cause))
         refusal, topic = self._refusal
-        is_too_large = refusal.code() in _TOO_LARGE
-        fix = f"; raise max.message.bytes of {topic}" if is_too_large else ""
-        return Aborted(f"{topic}: {refusal.str()}{fix}", is_too_large=is_too_large)
+        fix = ""
+        if refusal.code() in _TOO_LARGE:
+            fix = f"; raise max.message.bytes of {topic}"
+        elif refusal.code() == KafkaError.INVALID_RECORD:  # a compacted topic takes no record without a key
+            fix = f"; set cleanup.policy=delete for {topic}"
+        return Aborted(f"{topic}: {refusal.str()}{fix}", is_refused=bool(fix))
 
 
 def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from confluent_kafka import TopicPartition
+from confluent_kafka.admin import NewTopic
 
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, await_that, free_port
@@ -170,6 +171,19 @@ def test_a_result_that_its_topic_does_not_take_is_made_smaller(stand: Stand) -> 
     assert_one_result_each(results, 42)
     assert {result["code"] for result in results} == {200}
     assert len(numbers(stand)) == 41 + 51
+
+
+@pytest.mark.real_broker("compacted topics")
+def test_a_result_without_a_key_is_taken_by_a_compacted_topic_too(stand: Stand) -> None:
+    results = stand.settings.stream.results_topic
+    admin = stand.cluster.make_admin("test")
+    admin.create_topics([NewTopic(results, 1, config={"cleanup.policy": "compact"})])[results].result()
+    stand.send_later(None, stand.codec.encode("order", to_message(order("R1"))))
+    stand.send_later(b"k", stand.codec.encode("order", to_message(order("R2"))))
+    stand.flush()
+    stand.member()
+    assert_one_result_each(stand.await_results(2), 2)
+    assert numbers(stand) == {"R1", "R2"}
 
 
 def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_lane(stand: Stand) -> None:

@@ -286,7 +286,8 @@ class Ledger:
         made, due = sent.made, 500 if sent.made.letter else 200
         if sent.results > 1 and not sent.is_early:
             raise self.broken("exactly one result", f"{sent} has two")
-        if entry.key not in (made.key, None):  # one that was too large for its topic has none
+        # One that was too large for its topic has its place as its key.
+        if entry.key not in (made.key, f"{partition}/{sent.offset}".encode()):
             raise self.broken("results", f"that of {sent} has another key: {entry.key!r}")
         if result["code"] != due:
             told = [each["description"] for each in result["notifications"]]

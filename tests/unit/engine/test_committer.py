@@ -392,7 +392,7 @@ def test_a_result_that_its_topic_does_not_take_is_made_brief_and_the_others_stay
         office.commit()
     produced = [each for transaction in office.producer.committed for each in transaction.produced]
     assert sorted((value, key) for _, key, value, _ in produced if value) == [
-        (b"brief", None),
+        (b"brief", b"orders/0/2"),
         (b"result of 0", b"key"),
         (b"result of 0", b"key"),
         (b"result of 1", b"key"),

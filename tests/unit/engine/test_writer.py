@@ -302,11 +302,11 @@ def test_what_the_library_itself_refuses_for_its_size_names_the_topic_and_the_me
     with pytest.raises(Aborted) as aborted:
         desk.write()
     assert str(aborted.value) == "results: too large; raise max.message.bytes of results"
-    assert aborted.value.is_too_large
+    assert aborted.value.is_refused
     desk.producer.fail("commit", ABORTABLE)
     with pytest.raises(Aborted) as aborted:
         desk.write()
-    assert (str(aborted.value), aborted.value.is_too_large) == (ABORTABLE.str(), False)
+    assert (str(aborted.value), aborted.value.is_refused) == (ABORTABLE.str(), False)
 
 
 def test_what_a_broker_refuses_for_its_size_names_the_topic_too(desk: Desk) -> None:
@@ -330,14 +330,14 @@ def test_what_is_refused_otherwise_names_the_topic_alone(desk: Desk) -> None:
     writer = Writer(Refusing(desk.clock), ("results", "dead-letters"), RecordingHooks(), desk.clock)
     with pytest.raises(Aborted, match=r"^results: code 29$") as aborted:
         writer.write(outputs([record(0)]), {}, GROUP, Deadline(5.0, desk.clock.monotonic))
-    assert not aborted.value.is_too_large
+    assert not aborted.value.is_refused
 
 
-def test_a_brief_result_has_no_key(desk: Desk) -> None:
+def test_a_brief_result_has_its_records_place_as_its_key(desk: Desk) -> None:
     desk.write(Output(record(0), b"result", LETTER, is_brief=True))
     [transaction] = desk.producer.committed
     assert [(topic, key) for topic, key, _, _ in transaction.produced] == [
-        ("results", None),
+        ("results", b"orders/0/0"),
         ("dead-letters", b"key"),
     ]
 
