@@ -152,15 +152,21 @@ class Redeliverer(Generic[W]):
             time.sleep(min(_LOOK, deadline.left))
 
     def publish(self, outputs: Sequence[Output], offsets: Mapping[Partition, int]) -> None:
-        """Publish outputs, and offsets of this run's own group, in one transaction. Blocks; raises GaveUp."""
+        """Publish outputs, and offsets of this run's own group, in one transaction. Blocks; raises GaveUp.
+
+        If a topic refuses some as they are, all become brief. Then this raises what the handler raises for that.
+        """
         deadline = Deadline(self._pace.commit_timeout)
         while True:
             try:
                 self._writer.write(outputs, offsets, self._metadata, deadline)
             except Aborted as error:
-                if not deadline.left:
+                if error.is_refused and not all(output.is_brief for output in outputs):
+                    outputs = [self._handler.brief(output) for output in outputs]
+                elif not deadline.left:
                     raise GaveUp(f"results can't be published: {error}") from None
-                time.sleep(_LOOK)
+                else:
+                    time.sleep(_LOOK)
             except WriterLost as error:
                 raise GaveUp(f"results can't be published: {error}") from None
             else:

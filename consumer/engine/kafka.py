@@ -46,6 +46,8 @@ _SESSION_MS = 10_000
 _LONG_SESSION_MS = 45_000
 
 _HEADERS = methodcaller("headers")
+# The library reads none of a record that has more than 100,000, and a dead letter has some of its own.
+_MOST_HEADERS = 99_900
 
 Client = TypeVar("Client")
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
@@ -455,4 +457,6 @@ def _headers(message: Message) -> tuple[Headers, str]:
         headers = _HEADERS(message)
     except Exception as error:  # noqa: BLE001 - how it fails is the library's, and varies
         return (), f"all headers: the client library can't read them ({type(error).__name__}: {error})"
+    if headers and len(headers) > _MOST_HEADERS:
+        return (), f"all headers: there are {len(headers)}, and a dead letter may have {_MOST_HEADERS} of them"
     return tuple(headers) if headers else (), ""

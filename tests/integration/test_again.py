@@ -62,6 +62,15 @@ def test_a_replay_delivers_again_and_leaves_the_group_alone(stand: Stand) -> Non
     assert set(replays(stand).values()) == {2}
 
 
+def test_a_replay_whose_results_their_topic_does_not_take_makes_them_smaller(stand: Stand) -> None:
+    stand.produce(order("R" * 900, "order:updated"), *orders(5))
+    delivered(stand, 6)
+    stand.environment["KAFKA_MESSAGE_MAX_BYTES"] = "1100"
+    done = run(stand, "replay", "--topic", stand.orders_topic)
+    assert done.returncode == 0, done.stderr
+    assert len(replays(stand)) == 6
+
+
 def test_a_replay_of_some(stand: Stand) -> None:
     stand.produce(*orders(12), order("R3", "order:new"), cart("R3"))
     delivered(stand, 14)

@@ -1,5 +1,6 @@
 """The service through the public door: real members, a real broker, real HTTP."""
 
+import json
 import re
 import signal
 from collections import Counter
@@ -215,6 +216,21 @@ def test_headers_of_any_name_stop_nothing_and_the_dead_letter_says_what_it_lacks
     again = [dict(letter.headers) for letter in stand.dead_letters() if "dlq.redrives" in dict(letter.headers)]
     assert [headers["dlq.redrives"] for headers in again] == [b"1"] * 5
     assert sum("dlq.missing" in headers for headers in again) == 4
+
+
+def test_a_dead_letter_can_be_read_however_many_headers_its_record_has(stand: Stand) -> None:
+    for number in (90_000, 99_999):
+        stand.send_later(b"%d" % number, b"\x07", [("h", b"")] * number)
+    stand.flush()
+    stand.member()
+    assert_one_result_each(stand.await_results(2), 2)
+    listed = [
+        json.loads(line) for line in run("dead-letters", "list", "--json", **stand.environment).stdout.splitlines()
+    ]
+    assert {letter["number"] for letter in listed} == {"90000", "99999"}
+    kept, dropped = sorted(stand.dead_letters(), key=lambda letter: letter.key or b"")
+    assert len(kept.headers) > 90_000
+    assert (dict(dropped.headers)["dlq.missing"] or b"").startswith(b"all headers: there are 99999")
 
 
 def test_a_missing_parameter_is_an_error_of_each_event(stand: Stand) -> None:
