@@ -104,14 +104,10 @@ class Places(Generic[W]):
         self.unread.difference_update(partitions)
         self._unasked.difference_update(partitions)
         self._tried.difference_update(partitions)
-        self._forget_resets(partitions)
-        for partition in partitions:
-            self._unreadable.pop(partition, None)
-        self._continuity.closing.difference_update(partitions)
-
-    def _forget_resets(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
             self._reset.pop(partition, None)
+            self._unreadable.pop(partition, None)
+        self._continuity.closing.difference_update(partitions)
 
     def find(self) -> None:
         """Read unread partitions from their committed offsets, or where their logs begin now.
@@ -213,7 +209,8 @@ class Places(Generic[W]):
         except KafkaException as error:  # an eager assignment can't be changed in part
             raise BeginAnew(f"partitions can't be read again: {kafka_error(error).str()}") from None
         self.unread.difference_update(starts)
-        self._forget_resets(starts)
+        for partition in starts:
+            self._reset.pop(partition, None)
         for lane in self._lanes:
             if lane.partition in starts:
                 lane.paused = None
