@@ -16,6 +16,7 @@ from consumer.engine.ports import W
 from consumer.engine.records import Partition, Place, Record
 
 _PAUSE = 0.5
+_SOON = 0.05
 _WITHIN = 2.0
 _UNREADABLE_AFTER = 3
 
@@ -124,6 +125,15 @@ class Places(Generic[W]):
             for position in self._committed():
                 partition = Partition(position.topic, position.partition)
                 lane = lanes.get(partition)
+                if lane and position.offset < 0 and partition in self._unasked - self.unread - self._tried:
+                    # The client is about to say so too, unless it began at an offset that is gone since, with its
+                    # topic. Then its records come from the middle of another one.
+                    if not lane.held_records:
+                        self._due = now + _SOON
+                        continue
+                    self._lanes.assign([partition])
+                    lane = next(each for each in self._lanes if each.partition == partition)
+                    self.unread.add(partition)
                 if lane and partition in self._unasked and not self._begin(lane, position):
                     self._continuity.created_again(partition.topic)
                     self._lanes.assign([partition])

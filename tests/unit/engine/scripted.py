@@ -284,6 +284,8 @@ class ScriptedConsumer:
         self.beside: dict[Partition, str] = {}
         self.leaders: dict[str, list[int]] = {}
         self.offsets = offsets
+        # What is told of a partition without a committed offset; Kafka says OFFSET_INVALID, and a reset arrives.
+        self.uncommitted = 0
         self._clock = clock
         self._script = script
         self._in_turn = False
@@ -347,7 +349,7 @@ class ScriptedConsumer:
             raise KafkaException(self.away)
         given = [Partition(each.topic, each.partition) for each in partitions]
         return [
-            TopicPartition(*each, self.offsets().get(each, OFFSET_INVALID), self.beside.get(each, ""))
+            TopicPartition(*each, self.offsets().get(each, self.uncommitted), self.beside.get(each, ""))
             for each in given
         ]
 

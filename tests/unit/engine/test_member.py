@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Generator
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition, Uuid
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition, Uuid
 
 from consumer.engine.ahead import Ahead, Holdup, read, write
 from consumer.engine.backoff import Backoff
@@ -928,8 +928,10 @@ def test_a_partition_without_a_committed_offset_begins_where_its_log_does(
     scene = Scene(starts_at_end=at_end)
 
     def script() -> Generator[None]:
+        scene.consumer.uncommitted = OFFSET_INVALID
         scene.consumer.assign(A)
         scene.consumer.logs[A] = log
+        yield from turns(20)
         scene.consumer.arrived = [reset()]
         yield
         yield
@@ -939,6 +941,23 @@ def test_a_partition_without_a_committed_offset_begins_where_its_log_does(
     [line] = scene.logged("no_committed_offset")
     assert (line["partition"], line["start"], line["low"], line["high"]) == ("orders/0", start, *log)
     assert not any(heard[0] == "lost" for heard in scene.hooks.heard if isinstance(heard, tuple))
+
+
+def test_what_comes_from_an_offset_that_is_gone_since_is_read_again_from_where_the_log_begins() -> None:
+    """The topic was created again in between: the client begins in the middle of the new one."""
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.uncommitted = OFFSET_INVALID
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(2), message(3)]
+        yield from turns(4)
+        assert starts(scene) == ["assign orders/0 at 0"]
+        scene.consumer.arrived = [message(number) for number in range(4)]
+        yield from turns(4)
+
+    scene.run(script())
+    assert scene.handler.seen == [[0, 1, 2, 3]]
 
 
 def test_an_empty_log_without_a_committed_offset_is_nothing_to_say() -> None:
