@@ -159,7 +159,10 @@ def _is_passing(answer: object) -> bool:
 
 @dataclass(eq=False, slots=True)
 class Assigned:
-    """One assigned partition: `position` is fetched next, `delivered` comes next to the application."""
+    """One assigned partition: `position` is fetched next, `delivered` comes next to the application.
+
+    `since` is when it was last assigned, `granted` when the group gave it: the application may assign it again.
+    """
 
     partition: Partition
     log: Log
@@ -169,6 +172,7 @@ class Assigned:
     eof: int | None = None
     queued: int = 0
     since: float = 0.0
+    granted: float = 0.0
     decided: set[object] = field(default_factory=set)
 
 
@@ -188,6 +192,7 @@ class SimConsumer:
         on_error: Callable[[KafkaError], None],
     ) -> None:
         self.assigned: dict[Partition, Assigned] = {}
+        self._granted: dict[Partition, float] = {}
         self.member_id = ""
         self.is_closed = False
         self.made = network.kernel.now
@@ -315,6 +320,7 @@ class SimConsumer:
             partition = Partition(each.topic, each.partition)
             if partition not in self.assigned:
                 raise KafkaException(KafkaError(KafkaError._INVALID_ARG, f"{partition} is not assigned"))
+            self._granted[partition] = self.assigned[partition].granted
             self._unassign(partition)
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
@@ -403,7 +409,11 @@ class SimConsumer:
         self._ready.set()
 
     def _assign(self, partition: Partition, offset: int = OFFSET_INVALID) -> None:
-        state = self.assigned[partition] = Assigned(partition, self._broker.logs[partition], since=self._kernel.now)
+        now = self._kernel.now
+        granted = self._granted.pop(partition, now) if offset != OFFSET_INVALID else now
+        state = self.assigned[partition] = Assigned(
+            partition, self._broker.logs[partition], since=now, granted=granted
+        )
         if offset == OFFSET_BEGINNING:
             offset = state.log.start
         if offset >= 0:

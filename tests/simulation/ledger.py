@@ -176,7 +176,7 @@ class Ledger:
                 )
             if self._reads_on(sent, held):
                 self._note_early(sent)
-            if sent.results and sent.decided_at < held.since and not sent.is_early:
+            if sent.results and sent.decided_at < held.granted and not sent.is_early:
                 raise self.broken("sends what is decided", f"{process.name} sends {sent}, which has its result")
             if (sent, event.number) in held.decided:
                 raise self.broken(
