@@ -96,8 +96,8 @@ class Ledger:
         self._owner_of = owner_of
         self._topic_id = topic_id
         # When topics were last created again, how often, and the records of the earlier ones.
-        self.created_at: dict[Partition, float] = {}
-        self._incarnations: Counter[Partition] = Counter()
+        self.created_at: dict[str, float] = {}
+        self._incarnations: Counter[str] = Counter()
         self._gone: dict[tuple[Partition, int, int], Sent] = {}
         # Keys at the API of records that were sent too early.
         self._unordered: set[str] = set()
@@ -108,7 +108,11 @@ class Ledger:
     def produced(self, made: Made, partition: Partition, offset: int) -> Sent:
         """Note a record that consumers will see."""
         sent = Sent(
-            made, partition, offset, timestamp=int(self._now() * 1000), incarnation=self._incarnations[partition]
+            made,
+            partition,
+            offset,
+            timestamp=int(self._now() * 1000),
+            incarnation=self._incarnations[partition.topic],
         )
         self.sent[partition][offset] = sent
         self._of_key[partition, made.key].append(sent)
@@ -132,18 +136,19 @@ class Ledger:
             if offset < log.start and not sent.results:
                 sent.is_expired = True
 
-    def created_again(self, partition: Partition) -> None:
+    def created_again(self, topic: str) -> None:
         """Note that a topic was deleted, with all that was in it, and created again."""
-        for sent in self.sent.pop(partition, {}).values():
-            sent.is_expired = sent.is_expired or not sent.results
-            self._gone[partition, sent.offset, sent.timestamp] = sent
-            self._of_key.pop((partition, sent.made.key), None)
-            key = self._keys[sent.made.event_key]
-            if key.last and key.last.partition == partition:
-                key.last = None
-        self.committed.pop(partition, None)
-        self._incarnations[partition] += 1
-        self.created_at[partition] = self._now()
+        for partition in [each for each in self.sent if each.topic == topic]:
+            for sent in self.sent.pop(partition).values():
+                sent.is_expired = sent.is_expired or not sent.results
+                self._gone[partition, sent.offset, sent.timestamp] = sent
+                self._of_key.pop((partition, sent.made.key), None)
+                key = self._keys[sent.made.event_key]
+                if key.last and key.last.partition == partition:
+                    key.last = None
+            self.committed.pop(partition, None)
+        self._incarnations[topic] += 1
+        self.created_at[topic] = self._now()
 
     def _note_early(self, sent: Sent) -> None:
         sent.is_early = True
@@ -152,9 +157,9 @@ class Ledger:
     def _reads_on(self, sent: Sent, held: Assigned) -> bool:
         """Tell whether a partition that was created again is read on from an offset of the earlier one."""
         partition = sent.partition
-        if not sent.incarnation or sent.incarnation != self._incarnations[partition]:
+        if not sent.incarnation or sent.incarnation != self._incarnations[partition.topic]:
             return False
-        return held.since < self.created_at[partition] or held.start > self.committed.get(partition, 0)
+        return held.since < self.created_at[partition.topic] or held.start > self.committed.get(partition, 0)
 
     # at the API
 
@@ -261,7 +266,7 @@ class Ledger:
 
     def _is_old(self, partition: Partition, offset: int, told: str) -> bool:
         """Tell whether what is committed is of an earlier topic of the same name, or may be."""
-        if not self._incarnations[partition]:
+        if not self._incarnations[partition.topic]:
             return False
         return not told or read(offset, told).topic_id != str(self._topic_id(partition.topic))
 

@@ -761,8 +761,8 @@ class World:
         """Have a topic created again; perhaps with as many records as it had, so that a reader notices nothing."""
         ends = {log: log.end for log in self.broker.logs_of(topic)}
         self.broker.create_again(topic)
+        self.ledger.created_again(topic)
         for log, end in ends.items():
-            self.ledger.created_again(log.partition)
             for _ in range(self._chance.choice((0, 0, end + 3))):
                 self._produce(log=log)
         if self._chance.random() < 0.5:
