@@ -322,7 +322,7 @@ class Lane(Generic[W]):
         if not (self.knows_ahead and (outputs or not self._finished or self.wants_ahead)):
             return _Next([], None, ())
         if self._end and self._records == len(outputs):
-            return _Next(outputs, self._end if self._end != self._committed else None, ())
+            return _Next(outputs, self._end if outputs or self._end != self._committed else None, ())
         end = self._decided_to or 0
         # New records come after all that is decided, unless some were decided ahead.
         strands = self.strands if self._skipped or self.main.has_old else self._apart.values()

@@ -150,7 +150,7 @@ class Places(Generic[W]):
                     start = self._continuity.begins(
                         partition, wanted, low, high, is_cut=self._reset.get(partition, False)
                     )
-                    if wanted is not None and start < wanted:
+                    if lane and start < max(wanted or 0, lane.committed_offset or 0):
                         # Its offsets are other records' now, also those that were decided ahead.
                         self._lanes.assign([partition])
                     wanted = start

@@ -160,6 +160,17 @@ def test_a_later_record_makes_the_end_unknown_again() -> None:
     assert lane.offset is None
 
 
+def test_outputs_never_go_without_their_offset_even_if_it_was_committed_before() -> None:
+    lane = lane_of(record(0))
+    finish(lane)
+    lane.at_end(1)
+    lane.committed()
+    lane.add(record(0))  # the log was cut, or its topic created again
+    finish(lane)
+    lane.at_end(1)
+    assert (len(lane.finished), lane.offset) == (1, 1)
+
+
 def test_an_end_that_is_known_later_is_committed_alone_and_once() -> None:
     lane = lane_of(record(0))
     finish(lane)

@@ -960,6 +960,26 @@ def test_what_comes_from_an_offset_that_is_gone_since_is_read_again_from_where_t
     assert scene.handler.seen == [[0, 1, 2, 3]]
 
 
+def test_a_log_that_begins_anew_when_the_committed_offset_is_gone_is_read_as_a_new_one() -> None:
+    """The topic was created again, and its offsets are gone: what the lane knows is of the earlier one."""
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0), end(1)]
+        yield from turns(30)
+        assert scene.offsets == {A: 1}
+        epoch = next(iter(scene.member._lanes)).epoch
+        scene.consumer.offsets = dict
+        scene.consumer.uncommitted = OFFSET_INVALID
+        scene.consumer.arrived = [reset()]
+        yield from turns(4)
+        assert next(iter(scene.member._lanes)).epoch > epoch
+
+    scene.run(script())
+    assert starts(scene) == ["assign orders/0 at 0"]
+
+
 def test_an_empty_log_without_a_committed_offset_is_nothing_to_say() -> None:
     scene = Scene()
 
