@@ -49,6 +49,7 @@ _MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _LANE_BYTES = 8 * 1024 * 1024
 _CHUNKS_PER_LANE = 4
+_CALLERS_PER_WORKER = 4
 _DELAYS = 60
 _LONGEST_RETRY_AFTER = 300.0
 
@@ -183,7 +184,7 @@ def make_delivery(
     group = settings.kafka["group.id"]
     if monitor is None:
         return Delivery(codec, client, rules, defaults, group=group)
-    start = Callers(stream.workers).start
+    start = Callers(_CALLERS_PER_WORKER * stream.workers).start
     return Delivery(
         codec, client, rules, defaults, monitor.metrics.decided, group=group, start=start, tracing=tracing
     )

@@ -10,7 +10,7 @@ from consumer.delivery.calls import Start
 from consumer.delivery.defaults import Defaults
 from consumer.delivery.mapping import Mapper, RecordTracing
 from consumer.delivery.parting import Parting
-from consumer.delivery.sending import UNREACHED, Attempt, Rules, by_site
+from consumer.delivery.sending import Attempt, Rules, by_site
 from consumer.delivery.suspicion import Sites, Suspicion, Tally
 from consumer.delivery.turns import Turns
 from consumer.delivery.work import Draft, Fault, Outgoing, Work
@@ -202,25 +202,13 @@ class Delivery:
     def _send(
         self, events: Sequence[Outgoing], attempt: Attempt, settled: Mapping[str, Trouble]
     ) -> dict[str, Trouble]:
-        """Send undecided events, site by site, failing sites last; gives the trouble of each site.
+        """Send undecided events, those of failing sites last; gives the trouble of each site.
 
         `settled` has the sites that a request of an earlier try failed for: they get no further one now.
-        Stops once the API can't be reached: otherwise each site would run into the timeout, one after the other.
         """
         troubles = dict(settled)
-        in_turn = sorted(
-            by_site(events, attempt.defaults.site), key=lambda runs: self._sites.is_failing(runs[0][0].site_id)
-        )
-        for runs in in_turn:
-            site_id = runs[0][0].site_id
-            for site, run in runs:
-                if site_id in troubles or site_id in attempt.pending:
-                    break  # a later run may have a later event of the same key
-                if stopped := attempt.send(site, run):
-                    troubles[site_id] = stopped
-            trouble = troubles.get(site_id)
-            if trouble and trouble.cause in UNREACHED:
-                break
+        sites = by_site(events, attempt.defaults.site)
+        attempt.send(sorted(sites, key=lambda runs: self._sites.is_failing(runs[0][0].site_id)), troubles)
         return troubles
 
     def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:

@@ -6,10 +6,12 @@ array before that of an earlier event of its key waits for the next request.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from consumer.delivery.calls import Start
+from consumer.delivery.calls import Call, Start
 from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.suspicion import Sites, SiteTally, Suspicion
 from consumer.delivery.work import Fault, Outgoing, Pending
@@ -53,6 +55,19 @@ class _NotOurs(Exception):
     """The partition was taken away, so nothing is sent for it."""
 
 
+Runs = list[tuple[Site, list[Outgoing]]]
+"""The events of one site, in runs with the same token."""
+
+
+def _is_unreached(troubles: Mapping[str, Trouble]) -> bool:
+    return any(trouble.cause in UNREACHED for trouble in troubles.values())
+
+
+def _no_token(site: Site) -> Trouble:
+    message = f"no access token is set any more for site {site.site_id}; see JIRAFE_ACCESS_TOKEN, JIRAFE_SITES"
+    return Trouble(site.site_id, "no-token", message, held=True)
+
+
 def _not_ours(site: Site) -> Trouble:
     return Trouble(site.site_id, "not-ours", "the partition was taken away meanwhile")
 
@@ -86,7 +101,7 @@ class Attempt:
     `limits`, `tallies` and `pending` are the chunk's (see `Work`), by site. `start` lets another thread make a
     request, so that a slow one can be left pending; None if this try waits for all answers. `sites` counts
     successes and failures over all chunks, to tell whether other sites are served. `clock` gives monotonic seconds.
-    `served` collects the sites that processed a request.
+    `served` collects the sites that processed a request. `flying` has the calls that are waited for.
     """
 
     client: Client
@@ -100,6 +115,7 @@ class Attempt:
     clock: Callable[[], float]
     start: Start | None = None
     served: set[str] = field(default_factory=set)
+    flying: list[Call] = field(default_factory=list)
 
     def settle(self) -> dict[str, Trouble]:
         """Read the answers of the requests that an earlier try left pending; blocks until they are there.
@@ -120,42 +136,65 @@ class Attempt:
                 troubles[site_id] = trouble
         return troubles
 
-    def send(self, site: Site, events: Sequence[Outgoing]) -> Trouble | None:
-        """Send the events of one site, in order; blocks. Gives the trouble of those that stay undecided.
+    def send(self, sites: Iterable[Runs], troubles: dict[str, Trouble]) -> None:
+        """Send events: those of one site in order, those of several sites side by side; blocks.
 
-        There is none if they stay undecided because a request is pending. Suspects, and later events of their keys,
-        go last, so they can't keep the other events from being sent.
+        Adds the trouble of each site whose events stay undecided to `troubles`. There is none if they stay
+        undecided because a request is pending. Nothing is sent to sites that are in `troubles` already. Once the
+        API can't be reached, no further request begins: otherwise each would run into the timeout.
         """
-        if not site.access_token:  # there was one when the events were made
-            message = (
-                f"no access token is set any more for site {site.site_id}; see JIRAFE_ACCESS_TOKEN, JIRAFE_SITES"
+        courses = [self._course(runs, troubles) for runs in sites]
+        try:
+            while courses:
+                courses = [course for course in courses if next(course, False)]
+        finally:
+            for call in self.flying:  # none, unless an exception ends this
+                with suppress(Exception):
+                    call.result()
+
+    def _course(self, runs: Runs, troubles: dict[str, Trouble]) -> Iterator[Literal[True]]:
+        """Send the events of one site; yields while a request is under way, so that others can begin theirs."""
+        for site, events in runs:
+            if site.site_id in troubles or site.site_id in self.pending:
+                return  # a later run may have a later event of the same key
+            if not site.access_token:  # there was one when the events were made
+                troubles[site.site_id] = _no_token(site)
+                return
+            # Suspects, and later events of their keys, go last, so they can't keep other events from being sent.
+            suspected = {event.key for event in events if event.suspicion}
+            run = self._begin(
+                site, self.defaults.credentials, sorted(events, key=lambda event: event.key in suspected)
             )
-            return Trouble(site.site_id, "no-token", message, held=True)
-        suspected = {event.key for event in events if event.suspicion}
-        in_turn = sorted(events, key=lambda event: event.key in suspected)
-        run = self._begin(site, self.defaults.credentials, in_turn)
-        while not run.is_stopped and (group := self._next_request(run)):
-            try:
-                answer = self._ask(run, group)
-            except _NotOurs:
-                return _not_ours(site)
-            if answer is None:
-                break
-            self._read(run, group, answer)
-            run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
-        return self._end(run, events)
+            while not (run.is_stopped or _is_unreached(troubles)) and (group := self._next_request(run)):
+                begun, request = self.clock(), self._request(run, group)
+                may_start = self.start and self.sites.are_several and not run.suspects
+                call = self.start(request) if self.start and may_start else None
+                if call:
+                    self.flying.append(call)
+                    yield True
+                try:
+                    answer = self._wait(run, group, call, begun) if call else request()
+                except _NotOurs:
+                    troubles[site.site_id] = _not_ours(site)
+                    return
+                if answer is None:
+                    break
+                self._read(run, group, answer)
+                run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
+            if trouble := self._end(run, events):
+                troubles[site.site_id] = trouble
 
     def _begin(self, site: Site, own: Credentials, events: Iterable[Outgoing]) -> _Run:
         tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
         return _Run(site, own, deque(events), tally, Suspicion.of(tally))
 
-    def _ask(self, run: _Run, group: list[Outgoing]) -> Answer | None:
-        """Send a request; None if its answer is slow to come, and is left pending. Raises _NotOurs.
+    def _request(self, run: _Run, group: Sequence[Outgoing]) -> Callable[[], Answer]:
+        """Give a call that sends a request, now that it begins. The call raises _NotOurs.
 
         Whether the partition is still ours is asked by the thread that sends, right before.
         """
         tally, documents = run.tally, [event.document for event in group]
-        tally.asked = begun = self.clock()  # before the request starts: one left pending counts as slow at once
+        tally.asked = begun = self.clock()  # now: a request that is left pending counts as slow at once
 
         def request() -> Answer:
             if not self.still_ours():
@@ -166,16 +205,19 @@ class Attempt:
             finally:
                 self.sites.took(tally, self.clock() - begun)
 
-        call = self.start(request) if self.start and self.sites.are_several and not run.suspects else None
-        if call is None:
-            return request()
+        return request
+
+    def _wait(self, run: _Run, group: list[Outgoing], call: Call, begun: float) -> Answer | None:
+        """Wait for the answer to a request; None if it is slow to come, and is left pending. Raises _NotOurs."""
         try:
-            return call.result(self.sites.patience)
+            return call.result(max(0.0, begun + self.sites.patience - self.clock()))
         except TimeoutError:
             if call.done():
                 return call.result()
             self.pending[run.site.site_id] = Pending(run.site, run.own, group, call)
             return None
+        finally:
+            self.flying.remove(call)
 
     def _end(self, run: _Run, events: Sequence[Outgoing]) -> Trouble | None:
         """Take stock after the last request of a run. Gives the trouble of the events that stay undecided."""
@@ -337,14 +379,12 @@ class Attempt:
                 )
 
 
-def by_site(
-    events: Sequence[Outgoing], resolved: Callable[[Credentials], Site]
-) -> Iterable[list[tuple[Site, list[Outgoing]]]]:
+def by_site(events: Sequence[Outgoing], resolved: Callable[[Credentials], Site]) -> Iterable[Runs]:
     """Group undecided events by the id of their site, and within a site in runs with the same token.
 
     The runs of one site must be sent one after the other: several may have events of the same key.
     """
-    sites: dict[str, list[tuple[Site, list[Outgoing]]]] = {}
+    sites: dict[str, Runs] = {}
     for event in events:
         if event.outcome is None:
             site = resolved(event.credentials)

@@ -313,9 +313,9 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.writer", "self._dead_letters_topic, output.record.key,", "self._dead_letters_topic, None,"
     ),
     "later runs of a site go out behind an earlier one": Mutant(
-        "consumer.delivery.handler",
-        "                    break  # a later run may have a later event of the same key",
-        "                    pass",
+        "consumer.delivery.sending",
+        "            if site.site_id in troubles or site.site_id in self.pending:\n",
+        "            if site.site_id in self.pending:\n",
     ),
     # requests left pending
     "what is pending is sent again meanwhile": Mutant(

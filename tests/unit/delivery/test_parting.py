@@ -254,6 +254,43 @@ def test_a_pending_request_that_is_refused_with_a_token_of_old_settings_is_held(
     assert own.apart[0].trouble.held
 
 
+def test_requests_to_several_sites_are_under_way_at_the_same_time_and_those_to_one_site_in_order() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def meet(site: Site, names: list[str]) -> Answer:
+        both.wait()
+        return accepting(site, names)
+
+    api = Api(meet)
+    subject = handing_over(api)
+    subject._rules = Rules(230, 3, 60.0)  # so few bytes that each event has a request of its own
+    keys = [(SICK, "S1"), (SICK, "S2"), (WELL, "W1"), (WELL, "W2")]
+    done = subject.handle(chunk_of(*(record(offset, key, site) for offset, (site, key) in enumerate(keys))), always)
+    assert isinstance(done, Done)
+    assert decided(done) == [0, 1, 2, 3]
+    assert {frozenset(names[0] for _, names in api.requests[at : at + 2]) for at in (0, 2)} == {
+        frozenset(["S1", "W1"]),
+        frozenset(["S2", "W2"]),
+    }
+
+
+def test_requests_to_other_sites_have_ended_when_sending_to_one_raises() -> None:
+    both, released = threading.Barrier(2, timeout=30), threading.Event()
+
+    def meet(site: Site, names: list[str]) -> Answer:
+        both.wait()
+        if site.site_id == SICK:
+            raise ValueError
+        assert released.wait(30)
+        return accepting(site, names)
+
+    threading.Timer(0.1, released.set).start()
+    api = Api(meet)
+    with pytest.raises(ValueError, match=""):
+        handing_over(api).handle(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL)), always)
+    assert released.is_set()
+
+
 def test_no_request_is_under_way_for_records_whose_handling_raised() -> None:
     class Broken(Codec):
         def encode(self, name: str, record: Mapping[str, Any]) -> bytes:

@@ -92,6 +92,13 @@ def outcomes(events: Sequence[Outgoing]) -> list[Any]:
     return [each.outcome.kind if isinstance(each.outcome, Fault) else each.outcome for each in events]
 
 
+def sent(attempt: Attempt, site: Site, events: list[Outgoing]) -> Trouble | None:
+    """Send events of one site; gives the trouble of those that stay undecided."""
+    troubles: dict[str, Trouble] = {}
+    attempt.send([[(site, events)]], troubles)
+    return troubles.get(site.site_id)
+
+
 def test_a_later_event_of_a_key_never_overtakes_in_an_earlier_array() -> None:
     api = Api()
     events = [
@@ -100,20 +107,20 @@ def test_a_later_event_of_a_key_never_overtakes_in_an_earlier_array() -> None:
         event("c2", CART, "R1"),
         event("c3", CART, "R2"),
     ]
-    assert attempt(api).send(SITE, events) is None
+    assert sent(attempt(api), SITE, events) is None
     assert api.requests == [["c1", "p1"], ["c2", "c3"]]
 
 
 def test_a_request_keeps_to_its_bound_of_bytes() -> None:
     api = Api()
-    assert attempt(api, max_request_bytes=93).send(SITE, [event(f"e{n}") for n in range(7)]) is None
+    assert sent(attempt(api, max_request_bytes=93), SITE, [event(f"e{n}") for n in range(7)]) is None
     assert [len(names) for names in api.requests] == [3, 3, 1]
 
 
 def test_a_refused_batch_is_bisected_in_order() -> None:
     api = Api(lambda names: Refused("400: bad_json") if "e3" in names else accepting(names))
     events = [event(f"e{n}") for n in range(6)]
-    assert attempt(api).send(SITE, events) is None
+    assert sent(attempt(api), SITE, events) is None
     assert outcomes(events) == [Accepted()] * 3 + ["refused"] + [Accepted()] * 2
     accepted = [name for names in api.requests if "e3" not in names for name in names]
     assert accepted == ["e0", "e1", "e2", "e4", "e5"]
@@ -138,7 +145,7 @@ def test_events_of_a_key_behind_one_that_failed_alone_wait() -> None:
     api = Api(lambda names: Failed("503", "down") if "bad" in names else accepting(names))
     limits = {"1": 1}
     events = [event("bad", key="R1"), event("behind", key="R1"), event("other", key="R2")]
-    trouble = attempt(api, limits).send(SITE, events)
+    trouble = sent(attempt(api, limits), SITE, events)
     assert isinstance(trouble, Trouble)
     assert api.requests == [["bad"], ["other"]]
     assert outcomes(events) == [None, None, Accepted()]
@@ -150,21 +157,21 @@ def test_an_item_that_waits_has_the_later_ones_of_its_key_sent_again() -> None:
         return Answered((Transient("unknown"), *items[1:]))
 
     events = [event("v1", key="R1"), event("v2", key="R1"), event("other", key="R2")]
-    assert isinstance(attempt(Api(first_waits)).send(SITE, events), Trouble)
+    assert isinstance(sent(attempt(Api(first_waits)), SITE, events), Trouble)
     assert outcomes(events) == [None, None, Accepted()]
 
 
 def test_all_items_waiting_serve_nothing() -> None:
     tried = attempt(Api(lambda names: Answered(tuple(Transient("unknown") for _ in names))))
     events = [event("c", CART, "R1"), event("p", ORDER_PLACED, "R1")]
-    assert isinstance(tried.send(SITE, events), Trouble)
+    assert isinstance(sent(tried, SITE, events), Trouble)
     assert tried.served == set()
 
 
 def test_an_item_that_waits_stops_the_run_at_a_site_that_has_served_nothing() -> None:
     api = Api(lambda names: Answered(tuple(Transient("unknown") for _ in names)))
     events = [event("e0"), event("e1")]
-    assert attempt(api, {"1": 1}).send(SITE, events) == Trouble("1", "item", "the API said of an item: unknown")
+    assert sent(attempt(api, {"1": 1}), SITE, events) == Trouble("1", "item", "the API said of an item: unknown")
     assert api.requests == [["e0"]]
 
 
@@ -174,21 +181,21 @@ def test_an_item_that_waits_does_not_stop_the_run_at_a_site_that_serves() -> Non
 
     api = Api(e0_waits)
     events = [event(f"e{n}") for n in range(4)]
-    assert isinstance(attempt(api, {"1": 2}).send(SITE, events), Trouble)
+    assert isinstance(sent(attempt(api, {"1": 2}), SITE, events), Trouble)
     assert api.requests == [["e0", "e1"], ["e2", "e3"]]
     assert outcomes(events) == [None, Accepted(), Accepted(), Accepted()]
 
 
 def test_a_site_that_refuses_an_event_serves() -> None:
     tried = attempt(Api(lambda _: Refused("400: bad_json")))
-    assert tried.send(SITE, [event("bad")]) is None
+    assert sent(tried, SITE, [event("bad")]) is None
     assert tried.served == {"1"}
 
 
 @pytest.mark.parametrize("site", [SITE, Site("1", "theirs")])
 def test_nothing_more_is_sent_with_a_token_that_was_refused(site: Site) -> None:
     api = Api(lambda _: Forbidden("invalid_token"))
-    attempt(api, {"1": 1}).send(site, [event("e0"), event("e1")])
+    sent(attempt(api, {"1": 1}), site, [event("e0"), event("e1")])
     assert api.requests == [["e0"]]
 
 
@@ -198,7 +205,7 @@ def test_a_dead_letter_has_the_reason_of_its_own_event_whatever_fails_behind_it(
     events = [event("good"), suspect("bad"), suspect("late")]
     bad = events[1]
     api = Api(lambda names: answers[names[0]])
-    trouble = attempt(api, {"1": 1}, tallies, max_attempts=1).send(SITE, events)
+    trouble = sent(attempt(api, {"1": 1}, tallies, max_attempts=1), SITE, events)
     assert trouble == Trouble("1", "429", "slower", isolating=True)
     assert bad.outcome == Fault("failing", "oops, 1 times for this event alone while others succeeded")
 
@@ -208,10 +215,10 @@ def test_a_failing_api_is_probed_with_less_and_less() -> None:
     limits: dict[str, int] = {}
     events = [event(f"e{n}") for n in range(8)]
     for _ in range(5):
-        assert attempt(api, limits).send(SITE, events) == Trouble("1", "503", "down")
+        assert sent(attempt(api, limits), SITE, events) == Trouble("1", "503", "down")
     assert [len(names) for names in api.requests] == [8, 4, 2, 1, 1, 1, 1]
     api.script = accepting
-    assert attempt(api, limits).send(SITE, events) is None
+    assert sent(attempt(api, limits), SITE, events) is None
     assert sum(len(names) for names in api.requests[7:]) == 8
 
 
@@ -220,7 +227,7 @@ def test_an_api_that_fails_all_is_never_an_events_fault() -> None:
     limits = {"1": 1}
     events = [event("e0")]
     for _ in range(200):
-        attempt(Api(lambda _: Failed("503", "down")), limits, tallies).send(SITE, events)
+        sent(attempt(Api(lambda _: Failed("503", "down")), limits, tallies), SITE, events)
     assert outcomes(events) == [None]
 
 
@@ -231,7 +238,7 @@ def test_an_event_that_fails_while_all_others_succeed_is_given_up() -> None:
     tries = 0
     while events[0].outcome is None:
         tries += 1
-        attempt(Api(lambda _: Failed("500", "oops")), limits, tallies).send(SITE, events)
+        sent(attempt(Api(lambda _: Failed("500", "oops")), limits, tallies), SITE, events)
         tallies["1"].succeeded += 1
     assert tries == 4  # no success of others comes before the first
     assert outcomes(events) == ["failing"]
@@ -244,7 +251,7 @@ def test_an_api_that_fails_most_takes_more_failures_to_make_it_an_events_fault()
     tries = 0
     while events[0].outcome is None:
         tries += 1
-        attempt(Api(lambda _: Failed("503", "busy")), limits, tallies).send(SITE, events)
+        sent(attempt(Api(lambda _: Failed("503", "busy")), limits, tallies), SITE, events)
         tallies["1"].succeeded += 1
         tallies["1"].failed += 9
     assert tries > 50
@@ -256,7 +263,7 @@ class TestAnEventThatIsLeftAlone:
     def tries(self, script: Script, moments: Sequence[float]) -> tuple[Outgoing, Api, list[Trouble | None]]:
         tallies: dict[str, SiteTally] = {}
         api, sites, suspect = Api(script), Sites(), event("bad")
-        troubles = [attempt(api, {}, tallies, sites=sites, now=now).send(SITE, [suspect]) for now in moments]
+        troubles = [sent(attempt(api, {}, tallies, sites=sites, now=now), SITE, [suspect]) for now in moments]
         return suspect, api, troubles
 
     def test_is_given_up_after_the_attempts_and_the_time_if_probes_show_that_the_site_serves(self) -> None:
@@ -281,7 +288,7 @@ class TestAnEventThatIsLeftAlone:
         suspect = event("bad")
         for now in (0, 10):
             trying = attempt(api, {}, tallies, now=now)
-            trying.send(SITE, [suspect])
+            sent(trying, SITE, [suspect])
             served.append(trying.served)
         assert served == [set(), {"1"}]
 
@@ -289,13 +296,13 @@ class TestAnEventThatIsLeftAlone:
         tallies: dict[str, SiteTally] = {}
         api, suspect = Api(failing_for("bad")), event("bad")
         for number in range(4):
-            attempt(api, {}, tallies).send(SITE, [suspect, event(f"good{number}")])
+            sent(attempt(api, {}, tallies), SITE, [suspect, event(f"good{number}")])
         assert api.probed == []
         api = Api(lambda _: Failed("503", "down", None))
         ours = iter([True, True, False])
         suspect = event("bad")
         for _ in range(2):
-            attempt(api, {}, {}, lambda: next(ours)).send(SITE, [suspect])
+            sent(attempt(api, {}, {}, lambda: next(ours)), SITE, [suspect])
         assert api.probed == []
 
 
@@ -306,9 +313,9 @@ def failing_for(name: str) -> Script:
 def test_our_own_refused_token_holds_and_a_messages_is_final() -> None:
     api = Api(lambda _: Forbidden("invalid_token"))
     theirs, ours = [event("theirs")], [event("ours")]
-    assert attempt(api).send(Site("1", "theirs"), theirs) is None
+    assert sent(attempt(api), Site("1", "theirs"), theirs) is None
     assert outcomes(theirs) == ["forbidden"]
-    held = attempt(api).send(SITE, ours)
+    held = sent(attempt(api), SITE, ours)
     assert held is not None
     assert held.held
     assert outcomes(ours) == [None]
@@ -320,7 +327,7 @@ def test_a_suspect_stays_undecided_when_the_token_is_refused_behind_it() -> None
     events = [event("bad", key="R1"), event("good", key="R2"), event("late", key="R3")]
     api = Api(lambda _: next(answers))
     tried = attempt(api, limits, max_request_bytes=60)
-    assert isinstance(tried.send(Site("1", "theirs"), events), Trouble)
+    assert isinstance(sent(tried, Site("1", "theirs"), events), Trouble)
     assert outcomes(events) == [None, Accepted(), "forbidden"]
 
 
@@ -328,7 +335,7 @@ def test_nothing_is_sent_once_the_partition_is_not_ours() -> None:
     api = Api()
     tried = attempt(api, still_ours=lambda: not api.requests)
     events = [event("c1", CART, "R1"), event("p1", ORDER_PLACED, "R1"), event("c2", CART, "R1")]
-    trouble = tried.send(SITE, events)
+    trouble = sent(tried, SITE, events)
     assert trouble is not None
     assert trouble.cause == "not-ours"
     assert api.requests == [["c1", "p1"]]
@@ -337,7 +344,7 @@ def test_nothing_is_sent_once_the_partition_is_not_ours() -> None:
 
 def test_our_expired_token_holds_also_where_the_message_names_its_own_site() -> None:
     events = [event("named")]
-    held = attempt(Api(lambda _: Forbidden("invalid_token"))).send(Site("2", "ours"), events)
+    held = sent(attempt(Api(lambda _: Forbidden("invalid_token"))), Site("2", "ours"), events)
     assert held == Trouble(
         "2", "invalid_token", "the API refused the access token for site 2: invalid_token", held=True
     )
@@ -347,7 +354,7 @@ def test_our_expired_token_holds_also_where_the_message_names_its_own_site() -> 
 def test_a_site_that_our_token_has_no_access_to_is_the_messages_fault() -> None:
     events = [event("e0"), event("e1")]
     api = Api(lambda _: Forbidden("authorization"))
-    assert attempt(api).send(Site("2", "ours"), events) is None
+    assert sent(attempt(api), Site("2", "ours"), events) is None
     assert outcomes(events) == ["forbidden", "forbidden"]
     assert api.requests == [["e0", "e1"]]
 
@@ -357,7 +364,7 @@ def test_throttling_stops_the_run_and_suspects_nobody() -> None:
     limits = {"1": 1}
     events = [event("e0"), event("e1")]
     api = Api(lambda _: Failed("429", "slower", retry_after=7.0))
-    assert attempt(api, limits, tallies).send(SITE, events) == Trouble("1", "429", "slower", 7.0)
+    assert sent(attempt(api, limits, tallies), SITE, events) == Trouble("1", "429", "slower", 7.0)
     assert api.requests == [["e0"]]
     assert (limits, tallies["1"]) == ({"1": 1}, SiteTally())
     assert [each.suspicion for each in events] == [None, None]
@@ -365,14 +372,14 @@ def test_throttling_stops_the_run_and_suspects_nobody() -> None:
 
 def test_a_rejected_event_has_the_apis_own_words() -> None:
     (bad,) = events = [event("bad")]
-    assert attempt(Api(lambda _: Answered((Rejected("total: wrong"),)))).send(SITE, events) is None
+    assert sent(attempt(Api(lambda _: Answered((Rejected("total: wrong"),)))), SITE, events) is None
     assert bad.outcome == Fault("rejected", "total: wrong")
 
 
 def test_what_served_lifts_the_limit_and_is_told() -> None:
     limits = {"1": 2}
     tried = attempt(Api(), limits)
-    assert tried.send(SITE, [event(f"e{n}") for n in range(5)]) is None
+    assert sent(tried, SITE, [event(f"e{n}") for n in range(5)]) is None
     assert (limits, tried.served, tried.tallies["1"].succeeded) == ({}, {"1"}, 2)
 
 
@@ -385,20 +392,20 @@ def suspect(name: str) -> Outgoing:
 def test_a_suspect_is_sent_alone_and_others_in_a_batch() -> None:
     api = Api()
     events = [event("e0"), event("e1"), suspect("bad"), event("e3"), event("e4")]
-    assert attempt(api).send(SITE, events) is None
+    assert sent(attempt(api), SITE, events) is None
     assert api.requests == [["e0", "e1", "e3", "e4"], ["bad"]]
 
 
 def test_a_run_ends_at_ten_suspects() -> None:
     api = Api(lambda names: accepting(names) if names == ["good"] else Failed("500", "oops"))
     events = [event("good"), *(suspect(f"bad{n}") for n in range(30))]
-    trouble = attempt(api).send(SITE, events)
+    trouble = sent(attempt(api), SITE, events)
     assert trouble == Trouble("1", "500", "oops", isolating=True)
     assert len(api.requests) == 11
 
 
 def test_one_failure_alone_is_no_isolation_yet() -> None:
-    trouble = attempt(Api(lambda _: Failed("500", "oops")), {"1": 1}).send(SITE, [event("e0")])
+    trouble = sent(attempt(Api(lambda _: Failed("500", "oops")), {"1": 1}), SITE, [event("e0")])
     assert trouble == Trouble("1", "500", "oops", isolating=False)
 
 
@@ -411,7 +418,7 @@ def test_what_comes_behind_a_suspect_stays_behind_it_and_all_else_goes_first() -
     bad = event("bad", key="R1")
     bad.suspicion = Suspicion(0, 0, 0)
     events = [event("v0", key="R1"), bad, event("v2", key="R1"), event("w", key="R2")]
-    assert attempt(api).send(SITE, events) is None
+    assert sent(attempt(api), SITE, events) is None
     assert api.requests == [["w", "v0"], ["bad"], ["v2"]]
 
 
@@ -419,7 +426,7 @@ def test_what_comes_behind_a_suspect_stays_behind_it_and_all_else_goes_first() -
 def test_nothing_more_is_sent_to_a_site_that_cannot_be_reached(cause: str) -> None:
     api = Api(lambda names: accepting(names) if names == ["good"] else Failed(cause, "gone"))
     events = [suspect("s0"), suspect("s1"), event("good")]
-    assert isinstance(attempt(api).send(SITE, events), Trouble)
+    assert isinstance(sent(attempt(api), SITE, events), Trouble)
     assert api.requests == [["good"], ["s0"]]
 
 
@@ -437,7 +444,7 @@ class TestASiteThatFailsAll:
         events = [event("lost", key="R1"), event("behind", key="R1"), event("other", key="R2")]
         for number in range(200):
             tried = attempt(api, {}, tallies, sites=sites, now=number * seconds)
-            if tried.send(THEIRS, events) is None:
+            if sent(tried, THEIRS, events) is None:
                 assert outcomes(events) == ["failing"] * 3
                 return number + 1
             assert outcomes(events) == [None] * 3
@@ -487,12 +494,12 @@ class TestASiteThatFailsAll:
         tallies: dict[str, SiteTally] = {}
         sites, api, only = Sites(), Api(answering_probes), event("only")
         for number in range(8):
-            attempt(api, {}, tallies, sites=sites, now=number * 10.0).send(THEIRS, [only])
+            sent(attempt(api, {}, tallies, sites=sites, now=number * 10.0), THEIRS, [only])
             sites.served(SITE, sites.of("1"))
         assert outcomes([only]) == ["failing"]
         assert api.probed  # of it nothing was taken in for all that
         later = [event("later")]
-        assert attempt(api, sites=sites, now=1e6).send(THEIRS, later) is None
+        assert sent(attempt(api, sites=sites, now=1e6), THEIRS, later) is None
         assert outcomes(later) == ["failing"]
 
     def test_is_not_given_up_where_others_fail_as_often(self) -> None:
@@ -516,13 +523,13 @@ class TestASiteThatFailsAll:
         sites = Sites()
         self.tries(Api(down), sites, 30.0, serve)
         later = [event("later")]
-        assert attempt(Api(down), sites=sites, now=1e6).send(THEIRS, later) is None
+        assert sent(attempt(Api(down), sites=sites, now=1e6), THEIRS, later) is None
         assert outcomes(later) == ["failing"]
         back = [event("back")]
-        assert attempt(Api(), sites=sites, now=1e6).send(THEIRS, back) is None
+        assert sent(attempt(Api(), sites=sites, now=1e6), THEIRS, back) is None
         assert outcomes(back) == [Accepted()]
         again = [event("again")]
-        assert isinstance(attempt(Api(down), sites=sites, now=1e6).send(THEIRS, again), Trouble)
+        assert isinstance(sent(attempt(Api(down), sites=sites, now=1e6), THEIRS, again), Trouble)
 
     def test_is_the_only_one_that_many_such_sites_do_not_help(self) -> None:
         """Sites that do not exist are no proof that the API fails most."""
@@ -531,7 +538,7 @@ class TestASiteThatFailsAll:
         lost = {Site(f"x{number}", "theirs"): [event(f"e{number}")] for number in range(100)}
         for number in range(4):
             for site, events in lost.items():
-                attempt(Api(down), {}, tallies, sites=sites, now=number * 30.0).send(site, events)
+                sent(attempt(Api(down), {}, tallies, sites=sites, now=number * 30.0), site, events)
             sites.served(SITE, sites.of("1"))
         assert {tuple(outcomes(events)) for events in lost.values()} == {("failing",)}
 
@@ -540,14 +547,14 @@ class TestASiteThatFailsAll:
         events = [event("e0")]
         for number in range(200):
             tried = attempt(Api(down), {}, sites=sites, now=number * 3600.0)
-            assert isinstance(tried.send(SITE, events), Trouble)
+            assert isinstance(sent(tried, SITE, events), Trouble)
             sites.served(THEIRS, sites.of("2"))
         assert outcomes(events) == [None]
 
 
 def test_a_token_that_was_taken_out_of_the_settings_holds() -> None:
     api = Api()
-    held = attempt(api).send(Site("3", ""), [event("e0")])
+    held = sent(attempt(api), Site("3", ""), [event("e0")])
     assert held is not None
     assert held.held
     assert api.requests == []
