@@ -280,13 +280,13 @@ def test_requests_to_other_sites_have_ended_when_sending_to_one_raises() -> None
     def meet(site: Site, names: list[str]) -> Answer:
         both.wait()
         if site.site_id == SICK:
-            raise ValueError
+            raise ValueError("unforeseen")
         assert released.wait(30)
         return accepting(site, names)
 
     threading.Timer(0.1, released.set).start()
     api = Api(meet)
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="unforeseen"):
         handing_over(api).handle(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL)), always)
     assert released.is_set()
 
