@@ -15,7 +15,7 @@ from consumer.admin.topics import prepare_topics, require_topics
 from consumer.delivery.calls import Callers
 from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
-from consumer.delivery.sending import Rules
+from consumer.delivery.sending import SIDE_BY_SIDE, Rules
 from consumer.delivery.work import Work
 from consumer.engine.backoff import Backoff
 from consumer.engine.kafka import Cluster, LibraryLog, Logger
@@ -49,7 +49,6 @@ _MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _LANE_BYTES = 8 * 1024 * 1024
 _CHUNKS_PER_LANE = 4
-_CALLERS_PER_WORKER = 4
 _DELAYS = 60
 _LONGEST_RETRY_AFTER = 300.0
 
@@ -184,7 +183,8 @@ def make_delivery(
     group = settings.kafka["group.id"]
     if monitor is None:
         return Delivery(codec, client, rules, defaults, group=group)
-    start = Callers(_CALLERS_PER_WORKER * stream.workers).start
+    # As many again for requests that are left pending.
+    start = Callers(2 * SIDE_BY_SIDE * stream.workers).start
     return Delivery(
         codec, client, rules, defaults, monitor.metrics.decided, group=group, start=start, tracing=tracing
     )

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 from consumer.delivery.calls import Call, Start
@@ -37,6 +38,8 @@ _THROTTLED = "429"
 UNREACHED = ("timeout", "connection")
 """Causes of trouble after which nothing more is sent for a while: the API can't be reached, or hangs."""
 _MOST_SUSPECTS = 10
+SIDE_BY_SIDE = 4
+"""Requests of one chunk that are under way at the same time, each to another site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +146,11 @@ class Attempt:
         undecided because a request is pending. Nothing is sent to sites that are in `troubles` already. Once the
         API can't be reached, no further request begins: otherwise each would run into the timeout.
         """
-        courses = [self._course(runs, troubles) for runs in sites]
+        waiting = (self._course(runs, troubles) for runs in sites)
+        going: list[Iterator[Literal[True]]] = []
         try:
-            while courses:
-                courses = [course for course in courses if next(course, False)]
+            while going := [*going, *islice(waiting, SIDE_BY_SIDE - len(going))]:
+                going = [course for course in going if next(course, False)]
         finally:
             for call in self.flying:  # none, unless an exception ends this
                 with suppress(Exception):
