@@ -166,7 +166,8 @@ class ShelfCluster(Cluster):
     def reach(self) -> tuple[AdminClient, dict[str, Any]]:
         topics: dict[str, Any] = {}
         for place in self._shelf.logs:
-            topics.setdefault(place.topic, SimpleNamespace(error=None, partitions={})).partitions[place.number] = 1
+            topic = topics.setdefault(place.topic, SimpleNamespace(error=None, partitions={}))
+            topic.partitions[place.number] = SimpleNamespace(leader=1)
         return cast("AdminClient", ShelfAdmin(self._shelf)), topics
 
 
