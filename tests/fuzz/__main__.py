@@ -8,9 +8,9 @@ status 1 if any failed.
 import argparse
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from random import SystemRandom
 
@@ -82,15 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
         lambda failure, path: print(told(failure, path), flush=True),
     )
     begun = time.monotonic()
-    thread = threading.Thread(target=hunt.run, args=(arguments.workers,))
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_TOLD_EVERY)
-            _tell(hunt, time.monotonic() - begun)
-    except KeyboardInterrupt:
-        hunt.stop()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        hunting = pool.submit(hunt.run, arguments.workers)
+        try:
+            while wait([hunting], _TOLD_EVERY).not_done:
+                _tell(hunt, time.monotonic() - begun)
+        except KeyboardInterrupt:
+            hunt.stop()
+        hunting.result()
     total = sum(hunted.trials for hunted in hunt.hunted.values())
     failures = len(hunt.failures)
     said = "clean" if not failures else f"{failures} kind{'' if failures == 1 else 's'} of failure"

@@ -3,8 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from tests.fuzz.found import FOLDER, keep
 from tests.fuzz.losable import Failure, Losable
 from tests.fuzz.shrink import shrink
 from tests.fuzz.targets import Case
+from tests.fuzz.worker import target_module
 
 _BATCH_SECONDS = 1.0
 _FIRST_BATCH = 10
@@ -65,7 +66,6 @@ class Hunt:
         self._tell = tell
         self._folder = folder
         self._lock = threading.Lock()
-        self._names = count(1)
 
     @property
     def failures(self) -> list[Failure]:
@@ -73,12 +73,12 @@ class Hunt:
         return [failure for hunted in self.hunted.values() for failure in hunted.failures.values()]
 
     def run(self, workers: int) -> None:
-        """Run with so many worker processes; blocks to the end."""
-        threads = [threading.Thread(target=self._work, name=f"fuzz-{next(self._names)}") for _ in range(workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        """Run with so many worker processes; blocks to the end, and raises what stops one of its threads."""
+        for target in self.hunted:
+            target_module(target)  # by one thread: some libraries can't be loaded by two at once
+        with ThreadPoolExecutor(workers, "fuzz") as pool:
+            for ended in [pool.submit(self._work) for _ in range(workers)]:
+                ended.result()
 
     def stop(self) -> None:
         """Let the batches in flight be the last; any thread may call."""

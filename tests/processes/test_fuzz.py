@@ -63,6 +63,14 @@ def test_a_hunt_pins_each_kind_of_failure_to_its_seed_and_keeps_a_small_case(tmp
         assert kept.case == {"chosen": drawn(target, failure.seed)["chosen"]}
 
 
+def test_what_stops_a_thread_of_a_hunt_is_raised(tmp_path: Path) -> None:
+    def tell(failure: Failure, path: Path | None) -> None:
+        raise ValueError("the telling failed")
+
+    with pytest.raises(ValueError, match="the telling failed"):
+        Hunt([LOSING], Bounds(seed=13, trials=30, seconds=100.0), tell, tmp_path).run(workers=2)
+
+
 def test_a_kept_case_is_tried_again_by_the_command_that_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
