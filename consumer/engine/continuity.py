@@ -5,7 +5,7 @@ a record only within one incarnation of its topic, which the broker tells apart 
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -58,8 +58,29 @@ class Continuity:
     # Records that may be of the new incarnation, and are done.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
-    def watch(self, assigned: Collection[str]) -> None:
-        """Ask for the ids of topics from time to time; `assigned` are those that partitions are assigned of."""
+    def watch(self, assigned: Iterable[str], *, is_untold: bool) -> None:
+        """Ask for the ids of topics from time to time, and at once if one `is_untold`.
+
+        `assigned` are the topics that partitions are assigned of. Called on every turn, so it is cheap in most.
+        """
+        is_new = self._take_answers() if self._asked else False
+        now = self.clock.monotonic()
+        if is_new or self._asked or (now < self._due and not (is_untold or self._doubted)):
+            return  # what was committed lately may be of a new topic: it is forgotten later
+        named = {*assigned, *self._doubted}
+        if now >= self._due:
+            self._due = now + _ASK_INTERVAL
+            # What was committed before an earlier question is forgotten: it would grow while none is answered.
+            self._before, self._since = self._since, {}
+            self._unknown.clear()
+            wanted = {*self.topics, *named, *self._ids}
+        else:
+            wanted = named - self._ids.keys() - self._unknown
+        if wanted:
+            self._asked = dict(self.ask(sorted(wanted)))
+
+    def _take_answers(self) -> bool:
+        """Take the answers that are there; tells whether a topic has another id than before."""
         is_new = False
         for topic, future in list(self._asked.items()):
             if not future.done():
@@ -75,17 +96,7 @@ class Continuity:
             allowed = described.authorized_operations  # None if the broker does not say
             self._note(topic, None if allowed is None or AclOperation.READ in allowed else _NOT_ALLOWED)
             is_new |= self._learn(topic, str(described.topic_id))
-        watched, now = {*self.topics, *assigned, *self._ids, *self._doubted}, self.clock.monotonic()
-        if is_new or self._asked or not watched:
-            return  # what was committed lately may be of a new topic: it is forgotten later
-        if now >= self._due:
-            self._due = now + _ASK_INTERVAL
-            # What was committed before an earlier question is forgotten: it would grow while none is answered.
-            self._before, self._since = self._since, {}
-            self._unknown.clear()
-            self._asked = dict(self.ask(sorted(watched)))
-        elif new := {*assigned, *self._doubted} - self._ids.keys() - self._unknown:
-            self._asked = dict(self.ask(sorted(new)))
+        return is_new
 
     def _note(self, topic: str, why: str | None) -> None:
         """Note why a topic can't be read, if it can't. One that a pattern found may go."""
@@ -113,7 +124,9 @@ class Continuity:
         False too if it is not known. Then the brokers are asked: a later call tells.
         """
         known = self._ids.get(topic)
-        if known and identity not in ("", known) and (topic, identity) not in self._earlier:
+        if known == identity:
+            return False
+        if known and identity and (topic, identity) not in self._earlier:
             # It may as well be of a later topic than the one we know.
             del self._ids[topic]
             self._asked.pop(topic, None)

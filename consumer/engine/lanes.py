@@ -123,11 +123,10 @@ class Lanes(Generic[W]):
                 flying[strand.kind] += 1
                 strand.tried = now
                 yield lane.dispatch(strand)
-        idle = self._workers - sum(strand.in_flight + strand.is_preparing for _, strand in self._strands())
-        for lane in self._lanes.values():
-            if idle > 0 and (chunk := lane.main.prepare()):
-                idle -= 1
-                yield chunk
+        if preparable := [lane.main for lane in self._lanes.values() if lane.main.can_prepare]:
+            idle = self._workers - sum(strand.in_flight + strand.is_preparing for _, strand in self._strands())
+            for strand in preparable[: max(0, idle)]:
+                yield strand.prepare()
 
     def dispatch_pending(self, partitions: Iterable[Partition]) -> Iterator[Chunk[W]]:
         """Put in flight, and give, the chunks of these partitions that waited for something under way.

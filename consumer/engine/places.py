@@ -227,7 +227,8 @@ class Places(Generic[W]):
 
     def watch(self) -> None:
         """Start over with topics that were deleted and created again, once all records read from them are done."""
-        self._continuity.watch({lane.partition.topic for lane in self._lanes})
+        is_untold = any(not lane.topic_id for lane in self._lanes)
+        self._continuity.watch((lane.partition.topic for lane in self._lanes), is_untold=is_untold)
         old = []
         for lane in self._lanes:
             topic = lane.partition.topic

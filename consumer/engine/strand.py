@@ -157,12 +157,14 @@ class Strand(Generic[W]):
             chunk.records.append(self._waiting.popleft())
         return len(chunk.records) >= self._most
 
-    def prepare(self) -> Chunk[W] | None:
-        """Give the next chunk, to be prepared; None unless a full chunk waits behind the full one in flight."""
-        if not (self.in_flight and self._may_prepare and self._chunk):
-            return None
-        if len(self._waiting) < len(self._chunk.records):
-            return None
+    @property
+    def can_prepare(self) -> bool:
+        """Whether a full chunk waits behind the full one in flight, and was not prepared yet."""
+        is_behind_one = self.in_flight and self._may_prepare and self._chunk is not None
+        return is_behind_one and len(self._waiting) >= self.records_in_flight
+
+    def prepare(self) -> Chunk[W]:
+        """Give the next chunk, to be prepared."""
         self._next = self._new_chunk()
         self._next.is_next = True
         self._fill(self._next)

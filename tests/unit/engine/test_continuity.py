@@ -34,7 +34,7 @@ def made(clock: HandClock, identities: list[int | None]) -> Continuity:
 def noticed(subject: Continuity) -> bool:
     """Go on watching; tells whether the topic was created again since the last time."""
     before = subject.identity(A.topic)
-    subject.watch(())
+    subject.watch((), is_untold=False)
     return before != "" and subject.identity(A.topic) != before
 
 
@@ -108,8 +108,8 @@ def test_a_topic_that_is_gone_or_may_not_be_read_is_named_until_it_can_be() -> N
     def said(answer: TopicDescription | KafkaError) -> list[str]:
         answers.append(answer)
         clock.now += 5
-        subject.watch([A.topic, "of-a-pattern"])
-        subject.watch([A.topic])
+        subject.watch([A.topic, "of-a-pattern"], is_untold=False)
+        subject.watch([A.topic], is_untold=False)
         return list(subject.unreadable.values())
 
     readable = described(AclOperation.READ, AclOperation.DESCRIBE)
