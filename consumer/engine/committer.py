@@ -145,7 +145,8 @@ class Committer(Generic[W]):
     def _ahead(self, lane: Lane[W]) -> str:
         """Encode which topic a lane's offset belongs to, what is decided beyond it, and what holds it."""
         if not (lane.ahead or lane.wants_ahead):
-            return write(lane.offset or 0, Ahead((), lane.topic_id)) if lane.topic_id else ""
+            is_kept = lane.keeps_ahead is not False
+            return write(lane.offset or 0, Ahead((), lane.topic_id)) if lane.topic_id and is_kept else ""
         holder = lane.holder
         since = self.clock.epoch_ms() // 1000 - int(self.clock.monotonic() - holder.since)
         holdup = Holdup(max(0, since), holder.trouble.cause if holder.trouble else "", holder.kind)

@@ -189,7 +189,7 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.places", "lane.topic_id = found.topic_id", "pass"
     ),
     "an offset that does not tell its topic": Mutant(
-        "consumer.engine.committer", 'if lane.topic_id else ""\n', 'if False else ""\n'
+        "consumer.engine.committer", 'if lane.topic_id and is_kept else ""\n', 'if False else ""\n'
     ),
     "a topic that is created again goes unnoticed": Mutant(
         "consumer.engine.continuity", "return (topic, identity) in self._earlier", "return False"
