@@ -79,7 +79,7 @@ def test_an_offset_that_was_committed_for_the_earlier_topic_is_not_read_from(sta
     [asked] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(stand.cluster.group)]).values()
     late = [each for each in asked.result(30).topic_partitions or [] if each.topic == stand.orders_topic]
     assert all(each.metadata for each in late)
-    create_again(stand, admin)
+    delete_and_create_again(stand)
     stand.produce(*orders(90, 60))
     [altered] = admin.alter_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(stand.cluster.group, late)]
