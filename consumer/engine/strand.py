@@ -148,12 +148,16 @@ class Strand(Generic[W]):
         return Chunk[W](self._partition, self._epoch, strand=self.name)
 
     def _fill(self, chunk: Chunk[W], fewest: int = 1) -> bool:
-        """Add the waiting records that fit, and up to `fewest` that don't; tells whether the chunk is full."""
+        """Add the waiting records that fit, and up to `fewest` that don't.
+
+        Tells whether the chunk has as many records as it may. One of few large records is not followed by another
+        that is prepared: that would take too much memory.
+        """
         size = sum(record.size for record in chunk.records)
         while self._waiting and len(chunk.records) < self._most:
             size += self._waiting[0].size
             if len(chunk.records) >= fewest and size > self._bounds.chunk_bytes:
-                return True
+                return False
             chunk.records.append(self._waiting.popleft())
         return len(chunk.records) >= self._most
 
