@@ -366,8 +366,9 @@ class _Kept:
 
     def add(self, schema_id: SchemaId, form: _Form, types: int) -> _Form:
         with self._lock:
+            _, before = self._forms.pop(schema_id, (form, 0))  # another thread may have added it meanwhile
             self._forms[schema_id] = form, types
-            self._types += types
+            self._types += types - before
             while self._types > _MOST_KEPT_TYPES:
                 self._types -= self._forms.pop(next(iter(self._forms)))[1]
         return form
