@@ -6,7 +6,7 @@ array before that of an earlier event of its key waits for the next request.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -58,17 +58,12 @@ class _NotOurs(Exception):
     """The partition was taken away, so nothing is sent for it."""
 
 
-Runs = list[tuple[Site, list[Outgoing]]]
+SiteRuns = list[tuple[Site, list[Outgoing]]]
 """The events of one site, in runs with the same token."""
 
 
 def _is_unreached(troubles: Mapping[str, Trouble]) -> bool:
     return any(trouble.cause in UNREACHED for trouble in troubles.values())
-
-
-def _no_token(site: Site) -> Trouble:
-    message = f"no access token is set any more for site {site.site_id}; see JIRAFE_ACCESS_TOKEN, JIRAFE_SITES"
-    return Trouble(site.site_id, "no-token", message, held=True)
 
 
 def _not_ours(site: Site) -> Trouble:
@@ -139,7 +134,7 @@ class Attempt:
                 troubles[site_id] = trouble
         return troubles
 
-    def send(self, sites: Iterable[Runs], troubles: dict[str, Trouble]) -> None:
+    def send(self, sites: Iterable[SiteRuns], troubles: dict[str, Trouble]) -> None:
         """Send events: those of one site in order, those of several sites side by side; blocks.
 
         Adds the trouble of each site whose events stay undecided to `troubles`. There is none if they stay
@@ -147,7 +142,7 @@ class Attempt:
         API can't be reached, no further request begins: otherwise each would run into the timeout.
         """
         waiting = (self._course(runs, troubles) for runs in sites)
-        going: list[Iterator[Literal[True]]] = []
+        going: list[Generator[Literal[True]]] = []
         try:
             while going := [*going, *islice(waiting, SIDE_BY_SIDE - len(going))]:
                 going = [course for course in going if next(course, False)]
@@ -156,44 +151,51 @@ class Attempt:
                 with suppress(Exception):
                     call.result()
 
-    def _course(self, runs: Runs, troubles: dict[str, Trouble]) -> Iterator[Literal[True]]:
+    def _course(self, runs: SiteRuns, troubles: dict[str, Trouble]) -> Generator[Literal[True]]:
         """Send the events of one site; yields while a request is under way, so that others can begin theirs."""
         for site, events in runs:
             if site.site_id in troubles or site.site_id in self.pending:
                 return  # a later run may have a later event of the same key
-            if not site.access_token:  # there was one when the events were made
-                troubles[site.site_id] = _no_token(site)
-                return
-            # Suspects, and later events of their keys, go last, so they can't keep other events from being sent.
-            suspected = {event.key for event in events if event.suspicion}
-            run = self._begin(
-                site, self.defaults.credentials, sorted(events, key=lambda event: event.key in suspected)
-            )
-            while not (run.is_stopped or _is_unreached(troubles)) and (group := self._next_request(run)):
-                begun, request = self.clock(), self._request(run, group)
-                may_start = self.start and self.sites.are_several and not run.suspects
-                call = self.start(request) if self.start and may_start else None
-                if call:
-                    self.flying.append(call)
-                    yield True
-                try:
-                    answer = self._wait(run, group, call, begun) if call else request()
-                except _NotOurs:
-                    troubles[site.site_id] = _not_ours(site)
-                    return
-                if answer is None:
-                    break
-                self._read(run, group, answer)
-                run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
-            if trouble := self._end(run, events):
+            if trouble := (yield from self._send(site, events, troubles)):
                 troubles[site.site_id] = trouble
+
+    def _send(
+        self, site: Site, events: Sequence[Outgoing], troubles: Mapping[str, Trouble]
+    ) -> Generator[Literal[True], None, Trouble | None]:
+        """Send one run of events. Returns the trouble of those that stay undecided.
+
+        Suspects, and later events of their keys, go last, so they can't keep the other events from being sent.
+        """
+        if not site.access_token:  # there was one when the events were made
+            message = (
+                f"no access token is set any more for site {site.site_id}; see JIRAFE_ACCESS_TOKEN, JIRAFE_SITES"
+            )
+            return Trouble(site.site_id, "no-token", message, held=True)
+        suspected = {event.key for event in events if event.suspicion}
+        in_turn = sorted(events, key=lambda event: event.key in suspected)
+        run = self._begin(site, self.defaults.credentials, in_turn)
+        while not (run.is_stopped or _is_unreached(troubles)) and (group := self._next_request(run)):
+            begun, request = self.clock(), self._request(run, group)
+            call = self.start(request) if self.start and self.sites.are_several and not run.suspects else None
+            if call:
+                self.flying.append(call)
+                yield True
+            try:
+                answer = self._wait(run, group, call, begun) if call else request()
+            except _NotOurs:
+                return _not_ours(site)
+            if answer is None:
+                break
+            self._read(run, group, answer)
+            run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
+        return self._end(run, events)
 
     def _begin(self, site: Site, own: Credentials, events: Iterable[Outgoing]) -> _Run:
         tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
         return _Run(site, own, deque(events), tally, Suspicion.of(tally))
 
     def _request(self, run: _Run, group: Sequence[Outgoing]) -> Callable[[], Answer]:
-        """Give a call that sends a request, now that it begins. The call raises _NotOurs.
+        """Note that a request begins, and make the function that sends it, which raises _NotOurs.
 
         Whether the partition is still ours is asked by the thread that sends, right before.
         """
@@ -383,12 +385,12 @@ class Attempt:
                 )
 
 
-def by_site(events: Sequence[Outgoing], resolved: Callable[[Credentials], Site]) -> Iterable[Runs]:
+def by_site(events: Sequence[Outgoing], resolved: Callable[[Credentials], Site]) -> Iterable[SiteRuns]:
     """Group undecided events by the id of their site, and within a site in runs with the same token.
 
     The runs of one site must be sent one after the other: several may have events of the same key.
     """
-    sites: dict[str, Runs] = {}
+    sites: dict[str, SiteRuns] = {}
     for event in events:
         if event.outcome is None:
             site = resolved(event.credentials)

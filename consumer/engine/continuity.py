@@ -172,8 +172,8 @@ class Continuity:
     def begins(self, partition: Partition, wanted: int | None, low: int, high: int, *, is_cut: bool) -> int:
         """Give the offset to read from: `wanted`, if the log has it; None for no committed offset.
 
-        `low` and `high` are the first offset that the log has, and the one after its last. `is_cut`: it lacked
-        `wanted`, although it may have grown beyond it since: with other records.
+        `low` and `high` are the first offset that the log has, and the one after its last. `is_cut` tells that the
+        log lacked `wanted`. It may have grown beyond it since, with other records.
         """
         if wanted is None:
             start = high if self.starts_at_end else low

@@ -322,7 +322,10 @@ class Member(Generic[W]):
             self._take()
 
     def _take(self) -> bool:
-        """Take the records that are there, few at a time: with many headers each, even some need much memory."""
+        """Take the records that are there, ten at a time; tells whether any came.
+
+        A record with many headers takes much memory, so a lane must be paused soon after it is full.
+        """
         for taken in range(0, _MOST_TAKEN, _TAKEN_AT_ONCE):
             messages = self._consumer.consume(_TAKEN_AT_ONCE, 0)
             self._receive(messages)

@@ -119,46 +119,53 @@ class Places(Generic[W]):
         now = self._clock.monotonic()
         if not (self.unread or self._unasked) or now < self._due:
             return
-        lanes = {lane.partition: lane for lane in self._lanes}
         starts = {}
         try:
             for position in self._committed():
                 partition = Partition(position.topic, position.partition)
-                lane = lanes.get(partition)
-                if lane and position.offset < 0 and partition in self._unasked - self.unread - self._tried:
-                    # The client is about to say so too, unless it began at an offset that is gone since, with its
-                    # topic. Then its records come from the middle of another one.
-                    if not lane.held_records:
-                        self._due = now + _SOON
-                        continue
-                    self._lanes.assign([partition])
-                    lane = next(each for each in self._lanes if each.partition == partition)
-                    self.unread.add(partition)
-                if lane and partition in self._unasked and not self._begin(lane, position):
-                    self._continuity.created_again(partition.topic)
-                    self._lanes.assign([partition])
-                    starts[partition] = OFFSET_BEGINNING
-                    continue
-                if partition not in self.unread:
-                    continue
-                newest = lane.newest if lane else None
-                wanted = position.offset if position.offset >= 0 else None
-                if newest is not None:
-                    wanted = newest + 1
-                if wanted is None or partition in self._reset:
-                    low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
-                    start = self._continuity.begins(
-                        partition, wanted, low, high, is_cut=self._reset.get(partition, False)
-                    )
-                    if lane and start < max(wanted or 0, lane.committed_offset or 0):
-                        # Its offsets are other records' now, also those that were decided ahead.
-                        self._lanes.assign([partition])
-                    wanted = start
-                starts[partition] = self._unread_record(partition, wanted) or wanted
+                if (start := self._start(partition, position)) is not None:
+                    starts[partition] = start
         except KafkaException as error:
             self._due = now + _PAUSE
             self._failed(kafka_error(error))
         self._read_from(starts)
+
+    def _start(self, partition: Partition, position: TopicPartition) -> int | None:
+        """Tell where to read a partition from, given its committed offset; None to leave it where it is.
+
+        Also tells its lane what is decided beyond that offset. Raises KafkaException.
+        """
+        lane = self._lane(partition)
+        if lane and position.offset < 0 and partition in self._unasked - self.unread - self._tried:
+            # The client is about to say so too, unless it began at an offset that is gone since, with its topic.
+            # Then its records come from the middle of another one.
+            if not lane.held_records:
+                self._due = self._clock.monotonic() + _SOON
+                return None
+            self._lanes.assign([partition])
+            lane = self._lane(partition)
+            self.unread.add(partition)
+        if lane and partition in self._unasked and not self._begin(lane, position):
+            self._continuity.created_again(partition.topic)
+            self._lanes.assign([partition])
+            return OFFSET_BEGINNING
+        if partition not in self.unread:
+            return None
+        newest = lane.newest if lane else None
+        wanted = position.offset if position.offset >= 0 else None
+        if newest is not None:
+            wanted = newest + 1
+        if wanted is None or partition in self._reset:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
+            start = self._continuity.begins(partition, wanted, low, high, is_cut=self._reset.get(partition, False))
+            if lane and start < max(wanted or 0, lane.committed_offset or 0):
+                # Its offsets are other records' now, also those that were decided ahead.
+                self._lanes.assign([partition])
+            wanted = start
+        return self._unread_record(partition, wanted) or wanted
+
+    def _lane(self, partition: Partition) -> Lane[W] | None:
+        return next((lane for lane in self._lanes if lane.partition == partition), None)
 
     def _committed(self) -> list[TopicPartition]:
         """Ask Kafka for the committed offsets; raises KafkaException if it does not tell one of them."""
