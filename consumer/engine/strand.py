@@ -128,35 +128,27 @@ class Strand(Generic[W]):
         other._names, other._waiting = {}, deque()
 
     def dispatch(self, behind: Behind, closed: frozenset[str]) -> Chunk[W]:
-        """Put a chunk in flight: the one to be retried, the next, or a new one. Waiting records may join it.
-
-        A record that is retried alone gets another one whatever their size: it may show which of them is at fault.
-        """
-        fewest = 1
+        """Put a chunk in flight: the one to be retried, the next, or a new one. Waiting records may join it."""
         if self._chunk is None:
             self._chunk, self._next = self._next, None
-        elif len(self._chunk.records) == 1:
-            self._unprepare()
-            fewest = 2
         chunk = self._chunk or self._new_chunk()
         chunk.behind, chunk.closed, chunk.is_next = behind, closed, False
-        self._may_prepare = self._next is None and self._fill(chunk, fewest)
+        self._may_prepare = self._next is None and self._fill(chunk)
         self._chunk, self.in_flight, self.is_ready = chunk, True, None
         return chunk
 
     def _new_chunk(self) -> Chunk[W]:
         return Chunk[W](self._partition, self._epoch, strand=self.name)
 
-    def _fill(self, chunk: Chunk[W], fewest: int = 1) -> bool:
-        """Add the waiting records that fit, and up to `fewest` that don't.
+    def _fill(self, chunk: Chunk[W]) -> bool:
+        """Add the waiting records that fit; tells whether the chunk has as many as it may.
 
-        Tells whether the chunk has as many records as it may. One of few large records is not followed by another
-        that is prepared: that would take too much memory.
+        Behind a chunk of fewer, large records none is prepared: that would take too much memory.
         """
         size = sum(record.size for record in chunk.records)
         while self._waiting and len(chunk.records) < self._most:
             size += self._waiting[0].size
-            if len(chunk.records) >= fewest and size > self._bounds.chunk_bytes:
+            if chunk.records and size > self._bounds.chunk_bytes:
                 return False
             chunk.records.append(self._waiting.popleft())
         return len(chunk.records) >= self._most

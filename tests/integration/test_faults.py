@@ -128,18 +128,6 @@ def test_a_record_as_large_as_can_be_is_a_dead_letter_too(stand: Stand) -> None:
     assert (letter.key, letter.value) == (b"largest", largest)
 
 
-def test_a_record_that_fills_a_chunk_and_looks_like_one_of_a_registry_stops_nothing(stand: Stand) -> None:
-    producer = stand.cluster.make_producer(
-        {**stand.cluster.client_properties("test"), "message.max.bytes": 2_000_000}
-    )
-    for value in (b"\x00" + os.urandom(1_048_400), stand.codec.encode("order", to_message(order("R1")))):
-        producer.produce(stand.orders_topic, value, b"k", partition=0)
-    assert producer.flush(10) == 0
-    stand.member()
-    assert_one_result_each(stand.await_results(2), 2)
-    assert numbers(stand) == {"R1"}
-
-
 @pytest.mark.parametrize("size", [30_000_000, 95_000_000])
 def test_a_record_that_is_large_only_when_decompressed_stops_nothing(stand: Stand, size: int) -> None:
     zipped = {"compression.type": "zstd", "message.max.bytes": 1_000_000_000}
