@@ -221,8 +221,14 @@ def test_a_partition_without_a_leader_is_named_by_its_member_and_by_commands(
     cluster.stop_node(1, kindly=False)
     try:
         await_that("it names the partition", lambda: f"{topic.topic}/1 has no leader" in reasons())
-        metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
-        assert 'jirafe_consumer_lanes{state="leaderless"} 1.0' in metrics
+        # A little later than it is named: the lane may be working on records that it has.
+        await_that(
+            "it is counted",
+            lambda: (
+                'jirafe_consumer_lanes{state="leaderless"} 1.0'
+                in requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+            ),
+        )
         for number in range(30):
             value = stand.codec.encode("order", to_message(order(f"R{number}", "order:updated")))
             stand.send_later(b"%d" % number, value, topic=topic.topic)

@@ -39,6 +39,16 @@ MUTANTS: dict[str, Mutant] = {
         "            self._waiting.extendleft(reversed(self._next.records))\n",
         "            pass\n",
     ),
+    # memory
+    "bytes have no bound": Mutant(
+        "consumer.engine.lane", " or self._bytes >= self._bounds.lane_bytes\n", "\n"
+    ),
+    "bytes are held for ever": Mutant(
+        "consumer.engine.lane", "            self._bytes -= output.record.size\n", "            pass\n"
+    ),
+    "a chunk has no bound in bytes": Mutant(
+        "consumer.engine.strand", "if chunk.records and size > self._bounds.chunk_bytes:", "if False:"
+    ),
     # transactions
     "offsets left out": Mutant(
         "consumer.engine.writer",

@@ -21,7 +21,7 @@ from consumer.engine.defence import Answer
 from consumer.engine.errors import MemberFailed
 from consumer.engine.kafka import Logger
 from consumer.engine.member import Handle, Member, Options, Surroundings
-from consumer.engine.ports import Change, Chunk, Hooks, MemberView, Reloaded
+from consumer.engine.ports import Change, Chunk, Hooks, LaneView, MemberView, Reloaded
 from consumer.engine.records import Partition
 from consumer.engine.strand import Bounds
 from consumer.engine.watchdog import Watchdog
@@ -84,7 +84,9 @@ class Shape:
     is_static: bool
     workers: int
     lane_records: int
+    lane_bytes: int
     chunk_records: int
+    chunk_bytes: int
     flood_window: int
     duration: float
     blocks: bool
@@ -96,6 +98,7 @@ class Shape:
         may_fail = chance.random() < 0.2
         chunk = chance.choice((1, 3, 5))
         keeps_metadata = Random(f"{seed} metadata").random() < 0.8  # noqa: S311 - chance, not cryptography
+        is_tight = Random(f"{seed} bytes").random() < 0.3  # noqa: S311 - chance, not cryptography
         return cls(
             members=chance.choice((1, 2, 2, 3)),
             partitions={topic: chance.choice((1, 1, 2)) for topic in TOPICS},
@@ -107,7 +110,9 @@ class Shape:
             is_static=chance.random() < 0.15,
             workers=chance.choice((1, 2, 4)),
             lane_records=chunk * chance.choice((2, 4)),
+            lane_bytes=4_000 if is_tight else 1_000_000,
             chunk_records=chunk,
+            chunk_bytes=1_000 if is_tight else 100_000,
             flood_window=chance.choice((10, 40)),
             duration=chance.choice((8.0, 16.0)),
             blocks=chance.random() < 0.5 and keeps_metadata,
@@ -164,6 +169,9 @@ class SimPool:
         self._arrived = Signal()
 
     def submit(self, task: Chunk[Work]) -> None:
+        shape, count = self._process.world.shape, len(task.records)
+        if count > shape.chunk_records or (count > 1 and sum(each.size for each in task.records) > shape.chunk_bytes):
+            self._process.world.ledger.broken("memory", f"{self._process.name} handles too large a chunk of {count}")
         consumer = self._process.clients.current
         assert consumer
         held = consumer.assigned.get(task.partition)
@@ -319,7 +327,7 @@ class MemberProcess(Process):
             patterns=(),
             results_topic=RESULTS,
             dead_letters_topic=LETTERS,
-            bounds=Bounds(shape.lane_records, 1_000_000, shape.chunk_records, 100_000),
+            bounds=Bounds(shape.lane_records, shape.lane_bytes, shape.chunk_records, shape.chunk_bytes),
             backoff=BACKOFF,
             workers=shape.workers,
             hold_interval=HOLD_INTERVAL,
@@ -598,13 +606,8 @@ class World:
 
     def viewed(self, process: MemberProcess, view: MemberView, not_ready: tuple[str, ...]) -> None:
         """A member has shown itself."""
-        bound = self.shape.lane_records + HELD_BEYOND
         for lane in view.lanes:
-            held = lane.waiting + lane.in_flight + lane.finished
-            if held > bound:
-                self.ledger.broken(
-                    "memory", f"{process.name} holds {held} records of {lane.partition}, over {bound}"
-                )
+            self._check_memory(process, lane)
             if lane.waits_for and not not_ready:
                 self.ledger.broken("readiness", f"{process.name} is ready, and waits for {lane.waits_for}")
         if process.stop_asked is not None:
@@ -613,6 +616,25 @@ class World:
                 self.ledger.broken("stops when told", f"{process.name} still runs long after SIGTERM")
         if (view.flooded or view.losses) and self._chance.random() < 0.3:
             process.member.reload()
+
+    def _check_memory(self, process: MemberProcess, lane: LaneView) -> None:
+        """Check that a lane keeps to its bounds, and counts the bytes that it holds."""
+        held = lane.waiting + lane.in_flight + lane.finished
+        most = self.shape.lane_records + HELD_BEYOND
+        if held > most:
+            self.ledger.broken("memory", f"{process.name} holds {held} records of {lane.partition}, over {most}")
+        if lane.partition.topic in self.ledger.created_at:
+            return  # it may hold records of the earlier topic, which nobody can read any more
+        first, last = lane.oldest or 0, -1 if lane.newest is None else lane.newest
+        entries = self.broker.logs[lane.partition].entries[first : last + 1]
+        sizes = sorted((len(entry.key or b"") + len(entry.value or b"") for entry in entries), reverse=True)
+        if not sum(sizes[len(sizes) - held :]) <= lane.held_bytes <= sum(sizes[:held]):
+            self.ledger.broken("memory", f"{process.name} says that {held} records take {lane.held_bytes} bytes")
+        most = self.shape.lane_bytes + sum(sizes[:HELD_BEYOND])
+        if lane.held_bytes > most:
+            self.ledger.broken(
+                "memory", f"{process.name} holds {lane.held_bytes} bytes of {lane.partition}, over {most}"
+            )
 
     # what is produced
 
