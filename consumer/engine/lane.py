@@ -54,6 +54,8 @@ class Lane(Generic[W]):
         self._apart: dict[str, Strand[W]] = {}
         self._bounds = bounds
         self._finished: list[Output] = []
+        # How many outputs the last chunk had.
+        self._newly_finished = 0
         self._next: _Next | None = None
         self._most_committed: int | None = None
         self._records = 0
@@ -190,10 +192,13 @@ class Lane(Generic[W]):
             return False
         # Outputs that can't be committed before a strand moves must not keep the strand from moving.
         may_help = (strand is not self.main or strand.has_old) and len(self.finished) < len(self._finished)
-        return may_help or len(self._finished) <= self._bounds.chunk_records
+        return may_help or len(self._finished) <= max(self._bounds.chunk_records, self._newly_finished)
 
-    def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset()) -> Chunk[W]:
-        """Put a chunk of a strand in flight. `closed` names the sites that are known to be down."""
+    def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset(), shares: int = 1) -> Chunk[W]:
+        """Put a chunk of a strand in flight. `closed` names the sites that are known to be down.
+
+        `shares` tells how many times as many records as usual it may have.
+        """
         behind: Behind = {}
         for other in self.strands:
             if other is not strand:
@@ -201,12 +206,13 @@ class Lane(Generic[W]):
                     for name in names:
                         if name not in behind or offset < behind[name][0]:
                             behind[name] = offset, other.name
-        return strand.dispatch(behind, closed)
+        return strand.dispatch(behind, closed, shares)
 
     def finish(self, strand: Strand[W], outputs: Sequence[Output]) -> None:
         """Take the outputs of a strand's chunk in flight."""
         strand.finish()
         self._next = None
+        self._newly_finished = len(outputs)
         for output in outputs:
             self._decided_to = max(self._decided_to or 0, output.record.offset + 1)
             if self._finished and output.record.offset < self._finished[-1].record.offset:

@@ -14,7 +14,7 @@ from consumer.engine.kafka import Logger
 from consumer.engine.lane import Lane
 from consumer.engine.ports import Chunk, Done, LaneView, Prepared, Retry, StrandView, Trouble, W
 from consumer.engine.records import Partition, Record
-from consumer.engine.strand import Bounds, Strand
+from consumer.engine.strand import MOST_SHARES, Bounds, Strand
 
 _SHARE = 4
 """Strands of one kind may use one in this many workers; all strands set apart together may use half of them."""
@@ -101,15 +101,18 @@ class Lanes(Generic[W]):
 
         New records go first. Strands set apart may use only a share of the workers, each kind and all together, so
         a site that is slow or down leaves workers for the others. Workers that are idle even then prepare chunks.
+        The fewer partitions have new records, the larger their chunks may be.
         """
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
         flying = Counter[str]()
+        busy = sum(1 for lane in self._lanes.values() if len(lane.main))
+        shares = max(1, min(MOST_SHARES, self._workers // max(1, busy)))
         for lane in self._lanes.values():
             lane.reunite(now)
         for lane, strand in self._strands():
             if strand is lane.main:
                 if lane.has_work(strand) and self._may_go(strand, now):
-                    yield lane.dispatch(strand, closed)
+                    yield lane.dispatch(strand, closed, shares)
             elif strand.in_flight:
                 flying[strand.kind] += 1
         waiting = [(lane, strand) for lane, strand in self._strands() if strand is not lane.main]
@@ -126,7 +129,7 @@ class Lanes(Generic[W]):
         if preparable := [lane.main for lane in self._lanes.values() if lane.main.can_prepare]:
             idle = self._workers - sum(strand.in_flight + strand.is_preparing for _, strand in self._strands())
             for strand in preparable[: max(0, idle)]:
-                yield strand.prepare()
+                yield strand.prepare(shares)
 
     def dispatch_pending(self, partitions: Iterable[Partition]) -> Iterator[Chunk[W]]:
         """Put in flight, and give, the chunks of these partitions that waited for something under way.

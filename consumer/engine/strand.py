@@ -15,6 +15,9 @@ from consumer.engine.records import Partition, Record
 MAIN = ""
 """The strand of records that no handler has seen yet."""
 
+MOST_SHARES = 4
+"""How many times as many records as usual a chunk may have, while workers are idle."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -37,8 +40,9 @@ class Strand(Generic[W]):
     strand was made, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
-    While a full chunk is in flight, the next one may be prepared. If handling a chunk raises, later chunks are
-    smaller, until the record at fault is alone. Then they grow again.
+    While a full chunk is in flight, the next one may be prepared. While workers are idle, chunks grow with the
+    number of records that wait. If handling a chunk raises, later chunks are smaller, until the record at fault is
+    alone. Then they grow again.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's
@@ -57,7 +61,7 @@ class Strand(Generic[W]):
         self.is_ready: Callable[[], bool] | None = None
         self._epoch = epoch
         self._bounds = bounds
-        self._most = bounds.chunk_records
+        self._most = self._largest = MOST_SHARES * bounds.chunk_records
         self._waiting: deque[Record] = deque()
         self._chunk: Chunk[W] | None = None
         self._next: Chunk[W] | None = None
@@ -127,31 +131,39 @@ class Strand(Generic[W]):
         self._waiting = deque(sorted((*other._waiting, *self._waiting), key=_offset))
         other._names, other._waiting = {}, deque()
 
-    def dispatch(self, behind: Behind, closed: frozenset[str]) -> Chunk[W]:
-        """Put a chunk in flight: the one to be retried, the next, or a new one. Waiting records may join it."""
+    def dispatch(self, behind: Behind, closed: frozenset[str], shares: int) -> Chunk[W]:
+        """Put a chunk in flight: the one to be retried, the next, or a new one. Waiting records may join it.
+
+        It may have up to `shares` times as many records as usual, but leaves as many for the next one.
+        """
         if self._chunk is None:
             self._chunk, self._next = self._next, None
         chunk = self._chunk or self._new_chunk()
         chunk.behind, chunk.closed, chunk.is_next = behind, closed, False
-        self._may_prepare = self._next is None and self._fill(chunk)
+        self._may_prepare = self._next is None and self._fill(chunk, len(self._waiting) // 2, shares)
         self._chunk, self.in_flight, self.is_ready = chunk, True, None
         return chunk
 
     def _new_chunk(self) -> Chunk[W]:
         return Chunk[W](self._partition, self._epoch, strand=self.name)
 
-    def _fill(self, chunk: Chunk[W]) -> bool:
-        """Add the waiting records that fit; tells whether the chunk has as many as it may.
+    def _fill(self, chunk: Chunk[W], wanted: int, shares: int) -> bool:
+        """Add waiting records; tells whether the chunk has as many as it may.
 
-        Behind a chunk of fewer, large records none is prepared: that would take too much memory.
+        These are as many as usual, or `wanted` if that is more and its `shares` allow it. A larger chunk may have
+        twice the bytes, no more: large records take far more memory once they are decoded. For the same reason none
+        is prepared behind a chunk that its bytes cut short.
         """
+        usual = self._bounds.chunk_records
+        most = min(self._most, max(usual, min(wanted, shares * usual)))
+        most_bytes = min(shares, 2) * self._bounds.chunk_bytes
         size = sum(record.size for record in chunk.records)
-        while self._waiting and len(chunk.records) < self._most:
+        while self._waiting and len(chunk.records) < most:
             size += self._waiting[0].size
-            if chunk.records and size > self._bounds.chunk_bytes:
+            if chunk.records and size > most_bytes:
                 return False
             chunk.records.append(self._waiting.popleft())
-        return len(chunk.records) >= self._most
+        return len(chunk.records) >= most
 
     @property
     def can_prepare(self) -> bool:
@@ -159,11 +171,11 @@ class Strand(Generic[W]):
         is_behind_one = self.in_flight and self._may_prepare and self._chunk is not None
         return is_behind_one and len(self._waiting) >= self.records_in_flight
 
-    def prepare(self) -> Chunk[W]:
-        """Give the next chunk, to be prepared."""
+    def prepare(self, shares: int) -> Chunk[W]:
+        """Give the next chunk, to be prepared. It may have up to `shares` times as many records as usual."""
         self._next = self._new_chunk()
         self._next.is_next = True
-        self._fill(self._next)
+        self._fill(self._next, len(self._waiting), shares)
         self._may_prepare, self.is_preparing = False, True
         return self._next
 
@@ -183,7 +195,7 @@ class Strand(Generic[W]):
         for record in self._chunk.records if self._chunk else ():
             self._names.pop(record.offset, None)
         self._chunk, self.in_flight = None, False
-        self._most = min(2 * self._most, self._bounds.chunk_records)
+        self._most = min(2 * self._most, self._largest)
 
     def go_on(self) -> None:
         """Forget the trouble and the backoff of the last try."""

@@ -40,14 +40,12 @@ MUTANTS: dict[str, Mutant] = {
         "            pass\n",
     ),
     # memory
-    "bytes have no bound": Mutant(
-        "consumer.engine.lane", " or self._bytes >= self._bounds.lane_bytes\n", "\n"
-    ),
+    "bytes have no bound": Mutant("consumer.engine.lane", " or self._bytes >= self._bounds.lane_bytes\n", "\n"),
     "bytes are held for ever": Mutant(
         "consumer.engine.lane", "            self._bytes -= output.record.size\n", "            pass\n"
     ),
     "a chunk has no bound in bytes": Mutant(
-        "consumer.engine.strand", "if chunk.records and size > self._bounds.chunk_bytes:", "if False:"
+        "consumer.engine.strand", "if chunk.records and size > most_bytes:", "if False:"
     ),
     # transactions
     "offsets left out": Mutant(

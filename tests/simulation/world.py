@@ -23,7 +23,7 @@ from consumer.engine.kafka import Logger
 from consumer.engine.member import Handle, Member, Options, Surroundings
 from consumer.engine.ports import Change, Chunk, Hooks, LaneView, MemberView, Reloaded
 from consumer.engine.records import Partition
-from consumer.engine.strand import Bounds
+from consumer.engine.strand import MOST_SHARES, Bounds
 from consumer.engine.watchdog import Watchdog
 from consumer.engine.workers import CallTimeout
 from consumer.monitor.observer import Observer
@@ -170,8 +170,11 @@ class SimPool:
 
     def submit(self, task: Chunk[Work]) -> None:
         shape, count = self._process.world.shape, len(task.records)
-        if count > shape.chunk_records or (count > 1 and sum(each.size for each in task.records) > shape.chunk_bytes):
-            self._process.world.ledger.broken("memory", f"{self._process.name} handles too large a chunk of {count}")
+        size = sum(each.size for each in task.records)
+        if count > MOST_SHARES * shape.chunk_records or (count > 1 and size > 2 * shape.chunk_bytes):
+            self._process.world.ledger.broken(
+                "memory", f"{self._process.name} handles too large a chunk of {count}"
+            )
         consumer = self._process.clients.current
         assert consumer
         held = consumer.assigned.get(task.partition)

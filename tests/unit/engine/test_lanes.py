@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
@@ -432,6 +433,34 @@ def test_the_next_chunk_is_prepared_while_one_is_in_flight_and_goes_in_its_turn(
     assert dispatched(group) == [([4, 5, 6, 7], "prepared", False)]
 
 
+@pytest.mark.parametrize(("workers", "records"), [(1, 4), (2, 8), (3, 12), (4, 16), (8, 16)])
+def test_chunks_grow_with_the_records_that_wait_while_workers_are_idle(workers: int, records: int) -> None:
+    group = Group(A, workers=workers)
+    for offset in range(1, 40):
+        group.lanes.add(record(offset, A, b"1"))
+    chunks = list(group.lanes.dispatch(100))
+    assert [len(chunk.records) for chunk in chunks] == [records] * len(chunks)
+
+
+def test_a_chunk_leaves_half_of_the_records_that_wait_for_the_next() -> None:
+    group = Group(A)
+    group.feed(*[A] * 13)
+    assert dispatched(group) == [([*range(7)], None, False), ([*range(7, 14)], None, True)]
+
+
+def test_chunks_are_as_large_as_usual_while_other_partitions_need_the_workers() -> None:
+    group = Group(A, B, C, workers=4)
+    group.feed(*[A] * 40)
+    assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [4, 1, 1, 4]
+
+
+def test_a_larger_chunk_has_at_most_twice_the_usual_bytes() -> None:
+    group = Group(A)
+    for offset in range(1, 40):
+        group.lanes.add(record(offset, A, b"x" * 25))
+    assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [7]
+
+
 def test_one_chunk_is_prepared_and_no_more() -> None:
     group, [_, coming] = full_chunks(3)
     group.lanes.take(Prepared(coming), 100)
@@ -452,9 +481,9 @@ def test_a_prepared_chunk_waits_while_the_one_before_it_is_tried_again() -> None
     group.lanes.take(Prepared(coming), 100)
     group.lanes.take(Retry(first, DOWN), 100)
     group.now = 200
-    assert dispatched(group) == [([0, 1, 2, 3], None, False)]
+    assert dispatched(group) == [([0, 1, 2, 3, 4, 5], None, False)]
     group.lanes.take(Done(first, outputs(first.records), frozenset([SITE])), 200)
-    assert dispatched(group)[0] == ([4, 5, 6, 7], "prepared", False)
+    assert dispatched(group)[0] == ([6, 7, 8, 9, 10, 11], "prepared", False)
 
 
 def test_records_that_rejoin_new_ones_go_before_those_that_were_prepared() -> None:
