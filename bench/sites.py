@@ -144,6 +144,8 @@ def main() -> None:
         kafka = stack.enter_context(ApacheKafka(folder))
         rig = Rig(kafka.bootstrap_servers, url, [], 6, folder, "sites")
         rig.environment["JIRAFE_PRODUCT_CATEGORY_TAXONOMY"] = "2"
+        # Other sites would be given up after a while.
+        rig.environment["JIRAFE_SITES"] = ",".join(f"shop-{number}" for number in range(_SITES))
         messages = chain.from_iterable(make_messages(_ROUND, seed, Codec(), _SITES) for seed in count())
         stack.enter_context(rig.member())
         times, produced = Times(rig), 0

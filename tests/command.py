@@ -1,10 +1,15 @@
 """The commands as a user runs them: arguments in, output and exit status out."""
 
+import multiprocessing
 import os
 import pty
 import re
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
+
+from consumer.__main__ import main
 
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 C0 = "".join(map(chr, range(0x20))).translate({ord("\t"): None, ord("\n"): None})
@@ -20,6 +25,9 @@ ORDERS = [
 ]
 """What a terminal would obey, were it printed as it is."""
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.preloaded"])
+
 _OURS = re.compile(r"\r*(?:\x1b\[(?:[\d;]*m|\?25[lh]|1A|2K)\r*)+")
 
 
@@ -29,16 +37,31 @@ def obeyed(printed: str) -> list[str]:
 
 
 def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, forked from one that has loaded the libraries already."""
     inherited = {n: v for n, v in os.environ.items() if not n.startswith(("KAFKA_", "JIRAFE_", "CONSUMER_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "consumer", "--env-file", os.devnull, *arguments],
-        input=text,
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    command = ["jirafe-consumer", "--env-file", os.devnull, *arguments]
+    with ExitStack() as stack:
+        given, printed, said = (stack.enter_context(tempfile.NamedTemporaryFile("w+")) for _ in range(3))
+        given.write(text)
+        given.flush()
+        files = given.name, printed.name, said.name
+        process = _FORKS.Process(target=_main, args=(command, {**inherited, **environment}, files, os.getcwd()))
+        process.start()
+        process.join(90)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(command, 90, printed.read(), said.read())
+        return subprocess.CompletedProcess(command, process.exitcode, printed.read(), said.read())
+
+
+def _main(command: list[str], environment: dict[str, str], files: tuple[str, str, str], folder: str) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, (name, flags) in enumerate(zip(files, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
+        os.dup2(os.open(name, flags), descriptor)
+    sys.argv = command
+    main()
 
 
 def on_a_terminal(*arguments: str, text: str = "", **environment: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 import click
@@ -14,7 +14,12 @@ from consumer.engine.records import Place
 from consumer.errors import UsageError
 
 T = TypeVar("T")
-_NOW = datetime.now(UTC)  # one moment for all times of a command, so that equal texts mean equal times
+
+
+@cache
+def _now() -> datetime:
+    """Return one moment for all times of a command, so that equal texts mean equal times."""
+    return datetime.now(UTC)
 
 
 of_partitions = click.option(
@@ -86,7 +91,7 @@ def consumed(deployment: Deployment, topic: str | None) -> list[str]:
 def a_position(text: str) -> Position:
     """Parse an option's value as a time or an offset: `type=a_position, metavar="TIME|OFFSET"`."""
     try:
-        return parse_position(text, _NOW)
+        return parse_position(text, _now())
     except NotAPosition as error:
         raise click.BadParameter(str(error)) from None
 
@@ -94,7 +99,7 @@ def a_position(text: str) -> Position:
 def a_lasting(text: str) -> str:
     """Check a time or an offset, and replace a text such as "2h" by the time that it means now."""
     try:
-        return lasting(text, _NOW)
+        return lasting(text, _now())
     except NotAPosition as error:
         raise click.BadParameter(str(error)) from None
 
@@ -102,7 +107,7 @@ def a_lasting(text: str) -> str:
 def a_time(text: str) -> datetime:
     """Parse an option's value as a time: `type=a_time, metavar="TIME"`."""
     try:
-        return parse_time(text, _NOW)
+        return parse_time(text, _now())
     except NotAPosition as error:
         raise click.BadParameter(str(error)) from None
 

@@ -15,7 +15,7 @@ from consumer.delivery.suspicion import Sites, Suspicion, Tally
 from consumer.delivery.turns import Turns
 from consumer.delivery.work import Draft, Fault, Outgoing, Work
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
-from consumer.engine.records import Output, Record
+from consumer.engine.records import FAILING, Output, Record
 from jirafe.client import PROBE, Answered, Client, Site
 from schemas.codec import Codec, IdUnavailable, RegistryUnavailable
 
@@ -223,9 +223,9 @@ class Delivery:
         for event in undecided:
             site = self._defaults.site(event.credentials)
             if event.suspicion and isinstance(self._client.send(site, [PROBE]), Answered):
-                event.outcome = Fault("failing", f"{message}, again and again for this event alone")
+                event.outcome = Fault(FAILING, f"{message}, again and again for this event alone")
             elif self._is_hopeless(site, attempt):
-                event.outcome = Fault("failing", f"{message}, again and again for this site alone")
+                event.outcome = Fault(FAILING, f"{message}, again and again for this site alone")
         return any(event.outcome for event in undecided)
 
     def _is_hopeless(self, site: Site, attempt: Attempt) -> bool:

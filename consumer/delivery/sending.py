@@ -17,6 +17,7 @@ from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.suspicion import Sites, SiteTally, Suspicion
 from consumer.delivery.work import Fault, Outgoing, Pending
 from consumer.engine.ports import Trouble
+from consumer.engine.records import FAILING
 from jirafe.client import (
     BATCH_OVERHEAD,
     PROBE,
@@ -238,7 +239,7 @@ class Attempt:
         if not took_something and self._is_site_at_fault(run):
             message = f"{run.trouble.message}, to all that this site got, while other sites were served"
             for event in events:
-                event.outcome = event.outcome or Fault("failing", message)
+                event.outcome = event.outcome or Fault(FAILING, message)
             return None
         isolating = any(event.suspicion and event.suspicion.counted for event, _ in run.suspects)
         return replace(run.trouble, isolating=isolating)
@@ -381,7 +382,7 @@ class Attempt:
             if is_at_fault and (not suspicion.is_probed or self.clock() - suspicion.since >= self.rules.patience):
                 tries = event.suspicion.alone
                 event.outcome = Fault(
-                    "failing", f"{message}, {tries} times for this event alone while others succeeded"
+                    FAILING, f"{message}, {tries} times for this event alone while others succeeded"
                 )
 
 

@@ -13,7 +13,7 @@ from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import GroupMetadata, Logger
 from consumer.engine.lane import Lane
 from consumer.engine.ports import W
-from consumer.engine.records import Output, Partition
+from consumer.engine.records import FAILING, Output, Partition
 from consumer.engine.writer import Writer
 
 _ENDS_INTERVAL = 1.0
@@ -160,9 +160,17 @@ class Committer(Generic[W]):
 
 
 def _letters(lanes: Iterable[Lane[W]]) -> dict[str, list[bool]]:
-    """Tell for each topic which outputs have a dead letter, in the order of the outputs."""
+    """Tell for each topic which outputs have a dead letter, in the order of the outputs.
+
+    What failed for long is left out. Once a site is given up, all its records that waited become dead letters at
+    once. That must not stop the topic for the other sites.
+    """
     letters: dict[str, list[bool]] = {}
     for lane in lanes:
         of_topic = letters.setdefault(lane.partition.topic, [])
-        of_topic += [output.dead_letter is not None for output in lane.finished]
+        of_topic += [
+            output.dead_letter is not None
+            for output in lane.finished
+            if output.dead_letter is None or output.dead_letter.kind != FAILING
+        ]
     return letters

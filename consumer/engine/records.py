@@ -122,6 +122,10 @@ class Record(NamedTuple):
         return size
 
 
+FAILING = "failing"
+"""The kind of a dead letter whose event, or site, failed for long while others were served."""
+
+
 class DeadLetter(NamedTuple):
     """Why a record can't be delivered: a short kind to count and filter by, the reason, and the tries made."""
 

@@ -98,7 +98,7 @@ class Shape:
         may_fail = chance.random() < 0.2
         chunk = chance.choice((1, 3, 5))
         keeps_metadata = Random(f"{seed} metadata").random() < 0.8  # noqa: S311 - chance, not cryptography
-        is_tight = Random(f"{seed} bytes").random() < 0.3  # noqa: S311 - chance, not cryptography
+        is_tight = Random(f"{seed} bytes").random() < 0.2  # noqa: S311 - chance, not cryptography
         return cls(
             members=chance.choice((1, 2, 2, 3)),
             partitions={topic: chance.choice((1, 1, 2)) for topic in TOPICS},
@@ -110,9 +110,9 @@ class Shape:
             is_static=chance.random() < 0.15,
             workers=chance.choice((1, 2, 4)),
             lane_records=chunk * chance.choice((2, 4)),
-            lane_bytes=4_000 if is_tight else 1_000_000,
+            lane_bytes=500 if is_tight else 1_000_000,
             chunk_records=chunk,
-            chunk_bytes=1_000 if is_tight else 100_000,
+            chunk_bytes=300 if is_tight else 100_000,
             flood_window=chance.choice((10, 40)),
             duration=chance.choice((8.0, 16.0)),
             blocks=chance.random() < 0.5 and keeps_metadata,
@@ -630,10 +630,11 @@ class World:
             return  # it may hold records of the earlier topic, which nobody can read any more
         first, last = lane.oldest or 0, -1 if lane.newest is None else lane.newest
         entries = self.broker.logs[lane.partition].entries[first : last + 1]
-        sizes = sorted((len(entry.key or b"") + len(entry.value or b"") for entry in entries), reverse=True)
-        if not sum(sizes[len(sizes) - held :]) <= lane.held_bytes <= sum(sizes[:held]):
+        sizes = [len(entry.key or b"") + len(entry.value or b"") for entry in entries]
+        ascending = sorted(sizes)
+        if not sum(ascending[:held]) <= lane.held_bytes <= sum(ascending[len(sizes) - held :]):
             self.ledger.broken("memory", f"{process.name} says that {held} records take {lane.held_bytes} bytes")
-        most = self.shape.lane_bytes + sum(sizes[:HELD_BEYOND])
+        most = self.shape.lane_bytes + sum(sizes[-HELD_BEYOND:])
         if lane.held_bytes > most:
             self.ledger.broken(
                 "memory", f"{process.name} holds {lane.held_bytes} bytes of {lane.partition}, over {most}"

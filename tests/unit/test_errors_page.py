@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from consumer.engine import records
 from consumer.errors import ERRORS_PAGE
 from consumer.monitor import metrics
 from jirafe import client
@@ -43,8 +44,10 @@ def names() -> Iterator[tuple[str, str]]:
                 position = MADE_BY.get(maker)
                 if position is not None and len(node.args) > position:
                     name = node.args[position]
-                    if isinstance(name, ast.Constant) and re.fullmatch(r"[a-z_-]+", str(name.value)):
-                        yield maker, str(name.value)
+                    value = getattr(records, name.id, "") if isinstance(name, ast.Name) else ""
+                    value = name.value if isinstance(name, ast.Constant) else value
+                    if re.fullmatch(r"[a-z_-]+", str(value)):
+                        yield maker, str(value)
                 for keyword in node.keywords:
                     if keyword.arg == "cause" and isinstance(keyword.value, ast.Constant):
                         yield "cause", str(keyword.value.value)

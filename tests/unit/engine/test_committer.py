@@ -8,7 +8,7 @@ from consumer.engine.committer import Committer
 from consumer.engine.errors import WriterFenced, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.lane import Lane
-from consumer.engine.records import DeadLetter, Output, Partition
+from consumer.engine.records import FAILING, DeadLetter, Output, Partition
 from consumer.engine.writer import Writer
 from tests.unit.engine.scripted import (
     ABORTABLE,
@@ -273,6 +273,20 @@ def test_a_flood_is_held_said_once_and_nothing_of_it_written(office: Office) -> 
         }
     ]
     assert office.committer.trouble is None
+
+
+def test_records_of_a_site_that_was_given_up_are_no_flood(office: Office) -> None:
+    given_up = DeadLetter(FAILING, "503, to all that this site got, while other sites were served", 10)
+    for first in range(0, 40, 4):
+        office.finish(A, *range(first, first + 4), letter=given_up)
+    assert offsets(office.commit()) == [{A: 40}]
+    office.finish(B, 0, 1, 2, 3, letter=LETTER)
+    office.finish(A, 40, 41, letter=given_up)
+    assert offsets(office.commit()) == [{A: 42, B: 4}]
+    office.finish(B, 4, 5, 6, 7, letter=LETTER)
+    office.finish(C, 0, 1, letter=LETTER)
+    assert office.commit() == []  # nor do they hide one
+    assert office.committer.flooded == ("orders",)
 
 
 def test_a_flood_that_is_released_goes_out(office: Office) -> None:
