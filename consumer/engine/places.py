@@ -169,7 +169,7 @@ class Places(Generic[W]):
 
     def _committed(self) -> list[TopicPartition]:
         """Ask Kafka for the committed offsets; raises KafkaException if it does not tell one of them."""
-        asked = [TopicPartition(*each) for each in self.unread | self._unasked]
+        asked = [TopicPartition(*each) for each in sorted(self.unread | self._unasked)]
         positions = self._consumer.committed(asked, _WITHIN)
         for position in positions:
             if position.error:

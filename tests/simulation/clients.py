@@ -46,7 +46,7 @@ _RETRIED_BY_LIBRARY = frozenset(
         KafkaError.UNSTABLE_OFFSET_COMMIT,
     }
 )
-GROUP_CALLS = ("join", "heartbeat", "committed", "leave", "offsets")
+GROUP_CALLS = ("join", "heartbeat", "committed", "leave", "offsets", "position")
 TRANSACTION_CALLS = ("init", "end")
 LOG_CALLS = ("produce", "fetch", "ends", "describe")
 CALLS = GROUP_CALLS + TRANSACTION_CALLS + LOG_CALLS
@@ -430,7 +430,7 @@ class SimConsumer:
 
         group = self._broker.group
         self._ask(
-            "committed",
+            "position",
             lambda: group.committed([partition]),
             found,
             lambda: self.assigned.get(partition) is state,

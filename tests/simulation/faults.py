@@ -78,6 +78,7 @@ _WEIGHTS = {
     "heartbeat": 2.0,
     "queue": 1.0,
     "committed": 0.5,
+    "position": 0.5,
     "join": 0.5,
     "init": 0.2,
     "leave": 0.1,

@@ -33,6 +33,23 @@ def test_a_seed_makes_the_same_run_again() -> None:
     assert len(traces[0]) > 100
 
 
+def test_a_seed_makes_the_same_run_in_every_process() -> None:
+    command = [sys.executable, "-m", "tests.simulation.run", "--from", "71", "--seeds", "20", "--brief"]
+    told = [
+        subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.partition(" in ")[0]
+        for salt in ("1", "2")
+    ]
+    assert told[0] == told[1]
+    assert "20 runs from seed 71, " in told[0]
+
+
 def test_seeds_make_different_runs() -> None:
     assert len({run_one(seed).events for seed in range(1, 11)}) == 10
 
