@@ -196,7 +196,8 @@ class Places(Generic[W]):
                 if self._continuity.is_earlier(lane.partition.topic, lane.topic_id):
                     return False
                 runs = found.runs
-        elif lane.partition in self._tried:
+        elif lane.partition in self._tried and position.offset == lane.committed_offset:
+            # Another offset is not the one that was written as a test: its topic was created again meanwhile.
             self._learn(keeps_ahead=False)
         lane.begin(runs)
         self._tried.discard(lane.partition)

@@ -564,7 +564,7 @@ class World:
             self._chance.choice((self.kill, MemberProcess.stop))(process)
         # Who takes over may get records before it knows what is decided beyond its offsets.
         for member in range(self.shape.members):
-            self._inject(Fault(self.kernel.now, self._chance.choice(("refused", "lost")), member, 0.1, "committed"))
+            self._inject(Fault(self.kernel.now, "unanswered", member, 2.5, "committed"))
 
     def _until(self, moment: float, is_over: Callable[[], bool] = lambda: False) -> bool:
         self.kernel.run(moment, lambda: self.ledger.breach is not None or is_over())
