@@ -1257,6 +1257,21 @@ def test_nothing_is_committed_beyond_what_waits_where_kafka_does_not_keep_what_i
     assert len(scene.logged("no_metadata")) == 1
 
 
+def test_offsets_that_are_gone_do_not_tell_whether_kafka_keeps_what_is_written_beside_them() -> None:
+    scene = Scene()
+    scene.handler.down = {1}
+
+    def script() -> Generator[None]:
+        scene.consumer.offsets = lambda: {}
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(number) for number in range(4)]
+        yield from turns(200)
+
+    scene.run(script())
+    assert scene.committed[0].offsets == {A: 1}  # with a test beside it
+    assert scene.logged("no_metadata") == []
+
+
 def holdup(transaction: Transaction) -> Holdup:
     return read(1, transaction.beside[A]).holdup
 
