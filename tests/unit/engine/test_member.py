@@ -1262,7 +1262,7 @@ def test_offsets_that_are_gone_do_not_tell_whether_kafka_keeps_what_is_written_b
     scene.handler.down = {1}
 
     def script() -> Generator[None]:
-        scene.consumer.offsets = lambda: {}
+        scene.consumer.offsets = dict
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(number) for number in range(4)]
         yield from turns(200)
