@@ -150,9 +150,12 @@ class Sites:
     def failed(self, tally: SiteTally, max_attempts: int, patience: float, now: float) -> bool:
         """Note a try in which a site accepted nothing; tells whether the site is at fault, because others serve.
 
-        Besides the conditions for an event, `patience` seconds must have passed since its first failure.
+        Besides the conditions for an event, `patience` seconds must have passed since its first failure. If a site
+        that was not given up has not been tried for that long, this is its first failure: it may have served
+        meanwhile, other members too.
         """
-        if tally.failing is None:
+        is_old = tally.failed_at - tally.since < patience <= now - tally.failed_at
+        if tally.failing is None or is_old:
             tally.failing, tally.since = Suspicion.of(self.serving), now
         tally.failed_at = now
         # Its own failures are not among those of sites that serve.

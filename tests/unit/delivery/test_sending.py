@@ -502,6 +502,14 @@ class TestASiteThatFailsAll:
         assert sent(attempt(api, sites=sites, now=1e6), THEIRS, later) is None
         assert outcomes(later) == ["failing"]
 
+    def test_is_given_up_only_if_it_is_tried_again_and_again(self) -> None:
+        """It may have served other members meanwhile."""
+        tallies: dict[str, SiteTally] = {}
+        sites, only = Sites(), event("only")
+        for now in (0.0, 10.0, 20.0, 1000.0, 1010.0):
+            sites.served(SITE, sites.of("1"))
+            assert isinstance(sent(attempt(Api(down), {}, tallies, sites=sites, now=now), THEIRS, [only]), Trouble)
+
     def test_is_not_given_up_where_others_fail_as_often(self) -> None:
         def serve_seldom(number: int) -> None:
             for _ in range(19):
