@@ -281,8 +281,9 @@ class SimConsumer:
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self._check()
         wanted = [Partition(each.topic, each.partition) for each in partitions]
-        offsets = self._await("committed", lambda: self._broker.group.committed(wanted), timeout)
-        beside = self._broker.group.ahead
+        group = self._broker.group
+        # One answer has both, even if it comes after the topic was created again.
+        offsets, beside = self._await("committed", lambda: (group.committed(wanted), dict(group.ahead)), timeout)
         return [
             TopicPartition(*partition, offsets.get(partition, OFFSET_INVALID), beside.get(partition, ""))
             for partition in wanted
