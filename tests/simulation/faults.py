@@ -67,7 +67,7 @@ EVENTS = (
 )
 """What may happen beside calls."""
 
-_CREATED_AGAIN = 0.3
+_CREATED_AGAIN = 0.4
 _RARE = {"killed before": 0.2, "killed after": 0.3, "frozen before": 0.2, "frozen after": 0.3, "never": 0.2}
 _WEIGHTS = {
     "api": 6.0,

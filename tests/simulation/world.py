@@ -7,6 +7,7 @@ within a bounded time; and end when they are told to.
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, cast
 
@@ -799,6 +800,10 @@ class World:
                 self._produce(log=log)
         if self._chance.random() < 0.5:
             self.broker.group.rebalance()
+        elif process := self._living(self._chance.randrange(self.shape.members)):
+            # Perhaps it has just committed offsets of the earlier topic; the next owner finds them.
+            ending = partial(self._chance.choice((self.kill, MemberProcess.stop)), process)
+            self.kernel.after(self._chance.uniform(0.1, 1.5), ending)
 
     def _down(self, calls: tuple[str, ...], until: float) -> None:
         for call in calls:
