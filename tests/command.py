@@ -60,6 +60,11 @@ def _main(command: list[str], environment: dict[str, str], files: tuple[str, str
     os.environ.update(environment)
     for descriptor, (name, flags) in enumerate(zip(files, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
         os.dup2(os.open(name, flags), descriptor)
+    # As the interpreter would make them; multiprocessing leaves a command no input.
+    encoding = environment.get("PYTHONIOENCODING")
+    sys.stdin = os.fdopen(0, "r", encoding=encoding, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)
     sys.argv = command
     main()
 

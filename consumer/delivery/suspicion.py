@@ -151,10 +151,11 @@ class Sites:
         """Note a try in which a site accepted nothing; tells whether the site is at fault, because others serve.
 
         Besides the conditions for an event, `patience` seconds must have passed since its first failure. If a site
-        that was not given up has not been tried for that long, this is its first failure: it may have served
+        that was not given up has not been tried for twice as long, this is its first failure: it may have served
         meanwhile, other members too.
         """
-        is_old = tally.failed_at - tally.since < patience <= now - tally.failed_at
+        untried = now - tally.seconds - tally.failed_at
+        is_old = tally.failed_at - tally.since < patience and untried > 2 * patience
         if tally.failing is None or is_old:
             tally.failing, tally.since = Suspicion.of(self.serving), now
         tally.failed_at = now

@@ -530,8 +530,10 @@ class World:
             self._produce("other site", log=log, letter="a")
         if not self._until(kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
             raise self.ledger.broken("liveness", self._stuck())
-        # Who notices meanwhile that its topic was created again must first be done with what it holds of it.
-        self._until(max([kernel.now, *(at + NOTICED_WITHIN for at in self.ledger.created_at.values())]))
+        # Who notices meanwhile that its topic was created again must first be done with what it holds of it. Who
+        # failed at the site when it last tried, and knows nothing of those it served since, must have forgotten it.
+        noticed = (at + NOTICED_WITHIN for at in self.ledger.created_at.values())
+        self._until(max([kernel.now + 2 * PATIENCE, *noticed]))
         self.say(f"BLOCKED {OTHER_SITE}")
         how = self._chance.choice(("429", "429", "hang", "503"))
         self.api.down[OTHER_SITE] = (how, NEVER)
