@@ -1,4 +1,4 @@
-"""What a process loads from which commands are forked: all that commands load, so that none has to."""
+"""Loaded once by the process that commands are forked from: all modules of the commands, and their libraries."""
 
 from importlib import import_module
 from pkgutil import walk_packages

@@ -150,9 +150,9 @@ class Sites:
     def failed(self, tally: SiteTally, max_attempts: int, patience: float, now: float) -> bool:
         """Note a try in which a site accepted nothing; tells whether the site is at fault, because others serve.
 
-        Besides the conditions for an event, `patience` seconds must have passed since its first failure. If a site
-        that was not given up has not been tried for twice as long, this is its first failure: it may have served
-        meanwhile, other members too.
+        Besides the conditions for an event, `patience` seconds must have passed since its first failure. If nothing
+        was tried for twice as long, and the site was not given up before, this counts as its first failure: the
+        site may have served other members meanwhile.
         """
         untried = now - tally.seconds - tally.failed_at
         is_old = tally.failed_at - tally.since < patience and untried > 2 * patience

@@ -162,8 +162,8 @@ class Committer(Generic[W]):
 def _letters(lanes: Iterable[Lane[W]]) -> dict[str, list[bool]]:
     """Tell for each topic which outputs have a dead letter, in the order of the outputs.
 
-    What failed for long is left out. Once a site is given up, all its records that waited become dead letters at
-    once. That must not stop the topic for the other sites.
+    Dead letters of kind FAILING are left out: when a site is given up, all its waiting records become dead letters
+    at once. That must not stop the topic for other sites.
     """
     letters: dict[str, list[bool]] = {}
     for lane in lanes:

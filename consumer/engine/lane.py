@@ -54,8 +54,7 @@ class Lane(Generic[W]):
         self._apart: dict[str, Strand[W]] = {}
         self._bounds = bounds
         self._finished: list[Output] = []
-        # How many outputs the last chunk had.
-        self._newly_finished = 0
+        self._last_outputs = 0
         self._next: _Next | None = None
         self._most_committed: int | None = None
         self._records = 0
@@ -192,7 +191,8 @@ class Lane(Generic[W]):
             return False
         # Outputs that can't be committed before a strand moves must not keep the strand from moving.
         may_help = (strand is not self.main or strand.has_old) and len(self.finished) < len(self._finished)
-        return may_help or len(self._finished) <= max(self._bounds.chunk_records, self._newly_finished)
+        # The outputs of the last chunk may wait, also if it was a larger one.
+        return may_help or len(self._finished) <= max(self._bounds.chunk_records, self._last_outputs)
 
     def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset(), shares: int = 1) -> Chunk[W]:
         """Put a chunk of a strand in flight. `closed` names the sites that are known to be down.
@@ -212,7 +212,7 @@ class Lane(Generic[W]):
         """Take the outputs of a strand's chunk in flight."""
         strand.finish()
         self._next = None
-        self._newly_finished = len(outputs)
+        self._last_outputs = len(outputs)
         for output in outputs:
             self._decided_to = max(self._decided_to or 0, output.record.offset + 1)
             if self._finished and output.record.offset < self._finished[-1].record.offset:

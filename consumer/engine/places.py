@@ -197,7 +197,7 @@ class Places(Generic[W]):
                     return False
                 runs = found.runs
         elif lane.partition in self._tried and position.offset == lane.committed_offset:
-            # Another offset is not the one that was written as a test: its topic was created again meanwhile.
+            # If the offset differs, the topic was created again meanwhile, and the test tells nothing.
             self._learn(keeps_ahead=False)
         lane.begin(runs)
         self._tried.discard(lane.partition)

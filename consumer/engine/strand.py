@@ -134,7 +134,7 @@ class Strand(Generic[W]):
     def dispatch(self, behind: Behind, closed: frozenset[str], shares: int) -> Chunk[W]:
         """Put a chunk in flight: the one to be retried, the next, or a new one. Waiting records may join it.
 
-        It may have up to `shares` times as many records as usual, but leaves as many for the next one.
+        It may have up to `shares` times as many records as usual. A larger chunk leaves as many for the next one.
         """
         if self._chunk is None:
             self._chunk, self._next = self._next, None

@@ -530,8 +530,8 @@ class World:
             self._produce("other site", log=log, letter="a")
         if not self._until(kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
             raise self.ledger.broken("liveness", self._stuck())
-        # Who notices meanwhile that its topic was created again must first be done with what it holds of it. Who
-        # failed at the site when it last tried, and knows nothing of those it served since, must have forgotten it.
+        # Who notices meanwhile that its topic was created again must first be done with what it holds of it. And an
+        # old failure of one member must no longer count: the site may have served others since.
         noticed = (at + NOTICED_WITHIN for at in self.ledger.created_at.values())
         self._until(max([kernel.now + 2 * PATIENCE, *noticed]))
         self.say(f"BLOCKED {OTHER_SITE}")
@@ -539,10 +539,11 @@ class World:
         self.api.down[OTHER_SITE] = (how, NEVER)
         for log in self._inputs():
             self._produce("other site", log=log, letter="a")
-        left = [_BESIDE]
+        left = _BESIDE
 
         def beside() -> None:
-            left[0] -= 1
+            nonlocal left
+            left -= 1
             self._produce("order", letter="b")
 
         for _ in range(_BESIDE):
@@ -553,7 +554,7 @@ class World:
             slot = self._chance.randrange(self.shape.members)
             kernel.after(self._chance.uniform(0.5, 4), lambda: self._unsettle(slot))
         self._until(kernel.now + 2.0)
-        if not self._until(kernel.now + within, lambda: not left[0] and self._others_are_done()):
+        if not self._until(kernel.now + within, lambda: not left and self._others_are_done()):
             late = [sent for sent in self.ledger.unfinished() if sent.made.kind != "other site"]
             raise self.ledger.broken("others get on", f"{late[0]} waits while {OTHER_SITE} is down ({how})")
         del self.api.down[OTHER_SITE]
@@ -565,7 +566,7 @@ class World:
         process = self._living(slot)
         if process is not None:
             self._chance.choice((self.kill, MemberProcess.stop))(process)
-        # Who takes over may get records before it knows what is decided beyond its offsets.
+        # Who takes over may get records before it knows what is decided beyond its offsets: it waits 2 s for these.
         for member in range(self.shape.members):
             self._inject(Fault(self.kernel.now, "unanswered", member, 2.5, "committed"))
 

@@ -448,6 +448,19 @@ def test_a_chunk_leaves_half_of_the_records_that_wait_for_the_next() -> None:
     assert dispatched(group) == [([*range(7)], None, False), ([*range(7, 14)], None, True)]
 
 
+def test_the_next_chunk_goes_while_the_outputs_of_a_larger_one_wait_for_their_commit() -> None:
+    group, [first, coming] = full_chunks(4)
+    assert len(first.records) > BOUNDS.chunk_records
+    group.lanes.take(Prepared(coming), 100)
+    group.lanes.take(Done(first, outputs(first.records)), 100)
+    assert [chunk is coming for chunk in group.lanes.dispatch(100)] == [True]
+    group.feed(A)
+    group.lanes.take(Done(coming, outputs(coming.records)), 100)
+    assert dispatched(group) == []  # two wait: none goes after them
+    group.lane(A).committed()
+    assert len(dispatched(group)) == 1
+
+
 def test_chunks_are_as_large_as_usual_while_other_partitions_need_the_workers() -> None:
     group = Group(A, B, C, workers=4)
     group.feed(*[A] * 40)
