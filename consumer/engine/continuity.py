@@ -20,6 +20,7 @@ from consumer.engine.records import Output, Partition, Record
 _ASK_INTERVAL = 5.0
 _SAID = 20
 _GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+_ABSENT = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
 _NOT_ALLOWED = "this client is not allowed Read of it"
 
 
@@ -51,6 +52,8 @@ class Continuity:
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
     # Topics that the brokers did not describe; they are asked for again in turn.
     _unknown: set[str] = field(default_factory=set)
+    # Those whose id the brokers refuse to tell, though the topics may be there.
+    _refused: set[str] = field(default_factory=set)
     _due: float = 0.0
     # Records committed before and since the last question for the topic's id: offset to fingerprint.
     _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
@@ -90,8 +93,11 @@ class Continuity:
                 described = future.result()
             except KafkaException as error:
                 self._unknown.add(topic)
-                if kafka_error(error).code() in _GONE:  # else the broker is away: that is said anyway
+                code = kafka_error(error).code()
+                if code in _GONE:  # else the broker is away: that is said anyway
                     self._note(topic, kafka_error(error).str())
+                if code > 0 and code not in _ABSENT:
+                    self._refused.add(topic)
                 continue
             allowed = described.authorized_operations  # None if the broker does not say
             self._note(topic, None if allowed is None or AclOperation.READ in allowed else _NOT_ALLOWED)
@@ -117,6 +123,10 @@ class Continuity:
     def identity(self, topic: str) -> str:
         """Give the id of a topic as it is now, empty while it is not known."""
         return self._ids.get(topic, "")
+
+    def is_told(self, topic: str) -> bool:
+        """Tell whether the id of a topic is known, or the brokers refuse to tell it."""
+        return topic in self._ids or topic in self._refused
 
     def is_earlier(self, topic: str, identity: str) -> bool:
         """Tell whether an id is that of an earlier topic of the same name.

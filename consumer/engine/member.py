@@ -202,6 +202,7 @@ class Member(Generic[W]):
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,
             )
+            self._places.watch()  # asks for the ids of the topics, so that they are known when partitions come
             while not self._stopping:
                 self._turn()
             self._log.info("stopping", in_flight=sum(lane.in_flight for lane in self._lanes))
@@ -220,9 +221,9 @@ class Member(Generic[W]):
             )
         self._reload()
         busy = any(lane.in_flight for lane in self._lanes)
+        self._places.watch()
         self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(self._clock.monotonic())))
         self._have_writer()
-        self._places.watch()
         if self._keeper.writer:
             # Only then is it settled what the last transaction of an earlier writer of ours became.
             self._places.find()
@@ -408,7 +409,7 @@ class Member(Generic[W]):
         if not assigned:
             return  # a cooperative rebalance tells of nothing new too
         self._lanes.assign(assigned)
-        self._places.ask_ahead(assigned)
+        self._places.assigned(assigned)
         self._hooks.rebalanced("assigned", assigned)
         self._log.info("assigned", partitions=list(map(str, assigned)))
 

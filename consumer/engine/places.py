@@ -1,6 +1,6 @@
 """Where assigned partitions are read from: their committed offsets, or where their logs begin now."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Generic
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
@@ -24,7 +24,9 @@ _UNREADABLE_AFTER = 3
 class Places(Generic[W]):
     """Finds where one consumer reads its partitions from; called on the main thread.
 
-    `unread` has the assigned partitions whose start is not known yet; their records are ignored until then.
+    `unread` has the assigned partitions whose start is not known yet; their records are ignored until then. So no
+    record is read before the id of its topic is known, if the brokers tell it: an offset that is committed without
+    one might be taken for that of a later topic of the same name.
     `failed` is called with each error of Kafka.
     """
 
@@ -54,6 +56,11 @@ class Places(Generic[W]):
         # How often the library could not decompress the batch that begins at this offset, and what it said last.
         self._unreadable: dict[Partition, tuple[int, int, str]] = {}
         continuity.closing.clear()
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        """Have the next `find` tell lanes what is decided ahead, and read what can't be read before."""
+        self.ask_ahead(partitions)
+        self.unread.update(each for each in partitions if not self._continuity.is_told(each.topic))
 
     def ask_ahead(self, partitions: Collection[Partition], *, tried: bool = False) -> None:
         """Handle no record of these until `find` has read the metadata of their committed offsets.
@@ -119,9 +126,11 @@ class Places(Generic[W]):
         now = self._clock.monotonic()
         if not (self.unread or self._unasked) or now < self._due:
             return
+        # In order, so that the same run of a simulation asks for the same.
+        asked = sorted(each for each in self.unread | self._unasked if self._continuity.is_told(each.topic))
         starts = {}
         try:
-            for position in self._committed():
+            for position in self._committed(asked) if asked else []:
                 partition = Partition(position.topic, position.partition)
                 if (start := self._start(partition, position)) is not None:
                     starts[partition] = start
@@ -167,10 +176,9 @@ class Places(Generic[W]):
     def _lane(self, partition: Partition) -> Lane[W] | None:
         return next((lane for lane in self._lanes if lane.partition == partition), None)
 
-    def _committed(self) -> list[TopicPartition]:
+    def _committed(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
         """Ask Kafka for the committed offsets; raises KafkaException if it does not tell one of them."""
-        asked = [TopicPartition(*each) for each in sorted(self.unread | self._unasked)]
-        positions = self._consumer.committed(asked, _WITHIN)
+        positions = self._consumer.committed([TopicPartition(*each) for each in partitions], _WITHIN)
         for position in positions:
             if position.error:
                 raise KafkaException(position.error)  # not to be taken for none

@@ -126,9 +126,21 @@ def draw(seed: int, members: int, duration: float) -> list[Fault]:
     again = Random(f"{seed} created again")  # noqa: S311 - chance, not cryptography
     if again.random() < _CREATED_AGAIN:
         faults += [
-            _fault(again, duration, members, "topic created again", None) for _ in range(again.randint(1, 2))
+            _fault(again, duration, members, "topic created again", None) for _ in range(again.randint(1, 4))
         ]
+        faults += _created_unnoticed(again, again.randrange(members))
     return sorted(faults, key=lambda fault: fault.at)
+
+
+def _created_unnoticed(chance: Random, member: int) -> list[Fault]:
+    """Create a topic again while nothing is committed yet; its reader ends before it is told which topic it is."""
+    created = round(chance.uniform(0.5, 4.0), 3)
+    ends = round(created + chance.uniform(0.1, 1.0), 3)
+    return [
+        Fault(0.0, "answered late", member, 3.5, "describe"),
+        Fault(created, "topic created again", member, 0.3),
+        Fault(ends, "stop", member, 0.3),
+    ]
 
 
 def _weighted(chance: Random) -> dict[str, float]:

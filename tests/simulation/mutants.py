@@ -202,6 +202,9 @@ MUTANTS: dict[str, Mutant] = {
     "a topic that is created again goes unnoticed": Mutant(
         "consumer.engine.continuity", "return (topic, identity) in self._earlier", "return False"
     ),
+    "records are handled before the topic's id is known": Mutant(
+        "consumer.engine.continuity", "return topic in self._ids or topic in self._refused", "return True"
+    ),
     "new records kept waiting by a strand": Mutant(
         "consumer.engine.lanes",
         "                if lane.has_work(strand) and self._may_go(strand, now):",

@@ -1215,6 +1215,27 @@ def test_what_is_decided_ahead_is_skipped_while_the_brokers_do_not_tell_the_topi
     assert skipping(write(0, Ahead(((1, 3),), TOPIC_ID)), incarnation=REFUSED).handler.seen == [[0, 3]]
 
 
+@pytest.mark.parametrize("why", [TRANSIENT, KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)])
+def test_no_record_is_read_before_the_id_of_its_topic_is_known(why: KafkaError) -> None:
+    scene = Scene()
+    scene.clients.incarnations["orders"] = why
+
+    def script() -> Generator[None]:
+        scene.consumer.offsets = lambda: {A: 0}
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(0), message(1)]  # they may be an earlier topic's
+        yield from turns(60)
+        assert starts(scene) == []
+        yield from recreate(scene)
+        assert starts(scene) == ["assign orders/0 at 0"]
+        scene.consumer.arrived = [message(0), message(1), message(2)]
+        yield from turns(4)
+
+    scene.run(script())
+    assert scene.handler.seen == [[0, 1, 2]]
+    assert read(3, scene.committed[-1].beside[A]).topic_id == str(Uuid(2, 2))
+
+
 def passing(*, keeps_metadata: bool) -> Scene:
     """Run a member of which record 1 waits, while others come, until that one may go on."""
     scene = Scene()
