@@ -317,9 +317,9 @@ def _looked_up(schema: AvroType | None, named: Mapping[str, Schema]) -> Any:
 def _optional(schema: AvroType) -> tuple[int, AvroType]:
     """Return the index of null in a union of it and another type, and that type."""
     match schema:
-        case ["null", other] if other != "null":
+        case ["null", other] if other != "null" and not isinstance(other, list):
             return 0, other
-        case [other, "null"]:
+        case [other, "null"] if not isinstance(other, list):  # a union in a union is no valid Avro
             return 1, other
         case _:
             raise Unusual

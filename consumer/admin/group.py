@@ -21,12 +21,15 @@ from consumer.engine.records import Partition
 from consumer.errors import GroupNotEmpty, KafkaUnusable
 
 _PAUSE = 0.2
+# Seconds for one try, so that a request that is lost leaves time for another.
+_TRY = REACHED_WITHIN / 2
 _TRANSIENT = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
 )
 _NONE = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
 
@@ -95,7 +98,7 @@ class Group:
 
         def describe() -> Described:
             found = self._admin.describe_consumer_groups(
-                [self.name], include_authorized_operations=True, request_timeout=REACHED_WITHIN
+                [self.name], include_authorized_operations=True, request_timeout=_TRY
             )
             group = found[self.name].result()
             members = tuple(
@@ -128,9 +131,7 @@ class Group:
 
         def committed() -> dict[Partition, Progress]:
             asked = ConsumerGroupTopicPartitions(self.name, [TopicPartition(*place) for place in places])
-            found = self._admin.list_consumer_group_offsets(
-                [asked], require_stable=settled, request_timeout=REACHED_WITHIN
-            )
+            found = self._admin.list_consumer_group_offsets([asked], require_stable=settled, request_timeout=_TRY)
             return {
                 Partition(place.topic, place.partition): Progress.of(place)
                 for place in _without_error(found[self.name].result())
@@ -149,7 +150,7 @@ class Group:
         def alter() -> None:
             places = [TopicPartition(*place, offset) for place, offset in offsets.items()]
             asked = ConsumerGroupTopicPartitions(self.name, places)
-            done = self._admin.alter_consumer_group_offsets([asked], request_timeout=REACHED_WITHIN)
+            done = self._admin.alter_consumer_group_offsets([asked], request_timeout=_TRY)
             _without_error(done[self.name].result())
 
         self._answered(alter)
@@ -158,12 +159,12 @@ class Group:
         """Delete the group and its offsets. It must have no members."""
 
         def delete() -> None:
-            self._admin.delete_consumer_groups([self.name], request_timeout=REACHED_WITHIN)[self.name].result()
+            self._admin.delete_consumer_groups([self.name], request_timeout=_TRY)[self.name].result()
 
         self._answered(delete)
 
     def _answered(self, ask: Callable[[], T]) -> T:
-        """Ask until there is an answer: a coordinator that was just found, or has moved, may not answer yet."""
+        """Ask until there is an answer. A coordinator that was just found, or has moved, may not answer at first."""
         deadline = Deadline(REACHED_WITHIN)
         while True:
             try:

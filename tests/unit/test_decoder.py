@@ -297,6 +297,8 @@ class TestAnySchema:
             "bytes",
             ["string", "long"],
             ["null", "string", "long"],
+            ["null", ["null", "long"]],
+            [["long", "null"], "null"],
             {"type": "fixed", "name": "F", "size": 2},
             {"type": "record", "name": "N", "fields": []},
         ],
