@@ -164,7 +164,7 @@ class Group:
         self._answered(delete)
 
     def _answered(self, ask: Callable[[], T]) -> T:
-        """Ask until there is an answer. A coordinator that was just found, or has moved, may not answer at first."""
+        """Ask until there is an answer: a coordinator that was just found, or has moved, may not answer yet."""
         deadline = Deadline(REACHED_WITHIN)
         while True:
             try:
