@@ -1,6 +1,6 @@
 # Two images of the same code. `consumer` is for production: the service and what it needs, nothing else. `demo` has
 # the sandbox and the embedded broker besides: all of requirements.lock.
-ARG BASE=python:3.13.12-slim-trixie
+ARG BASE=python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${BASE} AS base
 ENV PATH=/opt/consumer/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

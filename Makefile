@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # How many tests run at a time. Each worker has its own broker; they mostly wait.
-WORKERS ?= 3
+WORKERS ?= 6
 CYCLONEDX := 7.5.0
 PIP_AUDIT := 2.10.1
 
