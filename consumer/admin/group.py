@@ -1,6 +1,5 @@
 """The consumer group, seen from outside: its members, their partitions, and its committed offsets."""
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,23 +13,12 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AclOperation, AdminClient
 
+from consumer.admin.asking import TRY, answered
 from consumer.engine.ahead import Ahead, NotOurs, read
-from consumer.engine.deadline import Deadline
-from consumer.engine.kafka import REACHED_WITHIN, kafka_error
+from consumer.engine.kafka import kafka_error
 from consumer.engine.records import Partition
 from consumer.errors import GroupNotEmpty, KafkaUnusable
 
-_PAUSE = 0.2
-# Seconds for one try, so that a request that is lost leaves time for another.
-_TRY = REACHED_WITHIN / 2
-_TRANSIENT = (
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.UNSTABLE_OFFSET_COMMIT,
-    KafkaError._TRANSPORT,
-    KafkaError._TIMED_OUT,
-)
 _NONE = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
 
 T = TypeVar("T")
@@ -98,7 +86,7 @@ class Group:
 
         def describe() -> Described:
             found = self._admin.describe_consumer_groups(
-                [self.name], include_authorized_operations=True, request_timeout=_TRY
+                [self.name], include_authorized_operations=True, request_timeout=TRY
             )
             group = found[self.name].result()
             members = tuple(
@@ -131,7 +119,7 @@ class Group:
 
         def committed() -> dict[Partition, Progress]:
             asked = ConsumerGroupTopicPartitions(self.name, [TopicPartition(*place) for place in places])
-            found = self._admin.list_consumer_group_offsets([asked], require_stable=settled, request_timeout=_TRY)
+            found = self._admin.list_consumer_group_offsets([asked], require_stable=settled, request_timeout=TRY)
             return {
                 Partition(place.topic, place.partition): Progress.of(place)
                 for place in _without_error(found[self.name].result())
@@ -150,7 +138,7 @@ class Group:
         def alter() -> None:
             places = [TopicPartition(*place, offset) for place, offset in offsets.items()]
             asked = ConsumerGroupTopicPartitions(self.name, places)
-            done = self._admin.alter_consumer_group_offsets([asked], request_timeout=_TRY)
+            done = self._admin.alter_consumer_group_offsets([asked], request_timeout=TRY)
             _without_error(done[self.name].result())
 
         self._answered(alter)
@@ -159,23 +147,17 @@ class Group:
         """Delete the group and its offsets. It must have no members."""
 
         def delete() -> None:
-            self._admin.delete_consumer_groups([self.name], request_timeout=_TRY)[self.name].result()
+            self._admin.delete_consumer_groups([self.name], request_timeout=TRY)[self.name].result()
 
         self._answered(delete)
 
     def _answered(self, ask: Callable[[], T]) -> T:
-        """Ask until there is an answer: a coordinator that was just found, or has moved, may not answer yet."""
-        deadline = Deadline(REACHED_WITHIN)
-        while True:
-            try:
-                return ask()
-            except KafkaException as error:
-                code, why = kafka_error(error).code(), kafka_error(error).str()
-                if code == KafkaError.UNKNOWN_MEMBER_ID:
-                    raise self._has_members() from None
-                if code not in _TRANSIENT or not deadline.left:
-                    raise KafkaUnusable(f"Kafka says of the group {self.name}: {why}.") from None
-                time.sleep(_PAUSE)
+        try:
+            return answered(ask)
+        except KafkaException as error:
+            if kafka_error(error).code() == KafkaError.UNKNOWN_MEMBER_ID:
+                raise self._has_members() from None
+            raise KafkaUnusable(f"Kafka says of the group {self.name}: {kafka_error(error).str()}.") from None
 
     def _has_members(self) -> GroupNotEmpty:
         return GroupNotEmpty(f"the group {self.name} has members: stop them all, then reset the offsets.")

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
+from consumer.admin.asking import TRY, answered
 from consumer.admin.reading import find_topic, read_ends
-from consumer.engine.kafka import REACHED_WITHIN, Cluster, kafka_error
+from consumer.engine.kafka import Cluster, kafka_error
 from consumer.engine.records import Partition, Range
 from consumer.errors import KafkaUnusable
 
@@ -149,17 +150,19 @@ class Topics:
         """Look up offsets, each with the timestamp of its record, or -1 if it is not the offset of one."""
         if not places:
             return {}
-        asked = {TopicPartition(*place): spec for place in places}
-        found = {}
-        for place, future in self.admin.list_offsets(asked, request_timeout=REACHED_WITHIN).items():
-            try:
+        found: dict[Partition, tuple[int, int]] = {}
+
+        def ask() -> None:
+            left = {TopicPartition(*place): spec for place in places if place not in found}
+            for place, future in self.admin.list_offsets(left, request_timeout=TRY).items():
                 listed = future.result()
-            except KafkaException as error:
-                why = kafka_error(error).str()
-                raise KafkaUnusable(
-                    f"the offsets of {place.topic}/{place.partition} can't be read: {why}."
-                ) from None
-            found[Partition(place.topic, place.partition)] = (listed.offset, listed.timestamp)
+                found[Partition(place.topic, place.partition)] = (listed.offset, listed.timestamp)
+
+        try:
+            answered(ask)
+        except KafkaException as error:
+            at = next(place for place in places if place not in found)
+            raise KafkaUnusable(f"the offsets of {at} can't be read: {kafka_error(error).str()}.") from None
         return found
 
 
