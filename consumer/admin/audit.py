@@ -325,10 +325,10 @@ class _Auditor:
             yield f"{topic} has unreadable records, which were left out: {count}."
         for each in found:
             if each.ahead:
-                holdup = each.ahead.holdup
-                cause = f" ({holdup.cause})" if holdup.cause else ""
+                blocker = each.ahead.blocker
+                cause = f" ({blocker.cause})" if blocker.cause else ""
                 yield (
-                    f"{each.range.of}: {holdup.strand} holds the committed offset{cause}; {each.ahead.count} "
+                    f"{each.range.of}: {blocker.strand} holds the committed offset{cause}; {each.ahead.count} "
                     "offsets beyond it are decided ahead."
                 )
         fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]

@@ -9,7 +9,7 @@ from consumer.admin.deployment import Deployment
 from consumer.admin.group import Described, Group, GroupMember
 from consumer.admin.ranges import Topics, moment_of
 from consumer.admin.reading import await_visible, read_firsts
-from consumer.engine.ahead import Holdup
+from consumer.engine.ahead import Blocker
 from consumer.engine.records import Partition, Range
 from consumer.errors import Hidden
 
@@ -23,7 +23,7 @@ class Lag:
     - `records`: the number of offsets to read. Some may have no record; it is 0 if none has one.
     - `oldest`: the time of the first unfinished record, None if there is none or its time can't be read.
     - `lost`: the number of offsets that retention deleted before they were consumed.
-    - `ahead`: how many of the `records` are decided already, although `holdup` holds the committed offset.
+    - `ahead`: how many of the `records` are decided already, although `blocker` holds the committed offset.
     """
 
     topic: str
@@ -36,7 +36,7 @@ class Lag:
     hidden: int
     owner: GroupMember | None
     ahead: int = 0
-    holdup: Holdup | None = None
+    blocker: Blocker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,11 @@ class Look:
             "lost": of.lost,
             "hidden": of.hidden,
             "ahead": of.ahead,
-            "held_by": of.holdup
+            "held_by": of.blocker
             and {
-                "strand": of.holdup.strand,
-                "cause": of.holdup.cause or None,
-                "since": datetime.fromtimestamp(of.holdup.since, UTC),
+                "strand": of.blocker.strand,
+                "cause": of.blocker.cause or None,
+                "since": datetime.fromtimestamp(of.blocker.since, UTC),
             },
         }
 
@@ -157,9 +157,9 @@ class Looker:
             behind = end - start if record else 0
             hidden = max(0, written[place] - ends[place])
             ahead = progress[place].ahead
-            holdup = ahead.holdup if ahead and behind else None
+            blocker = ahead.blocker if ahead and behind else None
             count = ahead.count if ahead and behind else 0
             lags.append(
-                Lag(*place, done, ends[place], behind, oldest, lost, hidden, owners.get(place), count, holdup)
+                Lag(*place, done, ends[place], behind, oldest, lost, hidden, owners.get(place), count, blocker)
             )
         return Look(datetime.now(UTC), described, tuple(lags))

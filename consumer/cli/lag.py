@@ -15,7 +15,7 @@ from rich.table import Table
 from consumer import app
 from consumer.admin.lag import Look, Looker
 from consumer.cli.listing import Form, in_a_form
-from consumer.engine.ahead import Holdup
+from consumer.engine.ahead import Blocker
 from consumer.errors import KafkaUnusable
 from consumer.printing import Console, Csv, print_json
 from consumer.settings import SettingsSource
@@ -131,10 +131,10 @@ def _shown(name: str, look: Look) -> RenderableType:
     ]
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
     lines += [
-        f"[yellow]Held:[/] {_holds(look, each.holdup)} {escape(each.topic)}/{each.partition}; {each.ahead:,} "
+        f"[yellow]Held:[/] {_holds(look, each.blocker)} {escape(each.topic)}/{each.partition}; {each.ahead:,} "
         "offsets beyond the committed one are decided."
         for each in look.lags
-        if each.holdup
+        if each.blocker
     ]
     lines += [
         f"[yellow]Hidden:[/] {each.hidden:,} offsets of {escape(each.topic)}/{each.partition} are behind an open "
@@ -156,10 +156,10 @@ def _state(look: Look) -> str:
     return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
 
 
-def _holds(look: Look, holdup: Holdup) -> str:
-    cause = f" ({escape(holdup.cause)})" if holdup.cause else ""
-    span = max(look.at - datetime.fromtimestamp(holdup.since, UTC), timedelta(0))
-    return f"for {_duration(span)} {escape(holdup.strand)}{cause} holds"
+def _holds(look: Look, blocker: Blocker) -> str:
+    cause = f" ({escape(blocker.cause)})" if blocker.cause else ""
+    span = max(look.at - datetime.fromtimestamp(blocker.since, UTC), timedelta(0))
+    return f"for {_duration(span)} {escape(blocker.strand)}{cause} holds"
 
 
 def _lost(look: Look) -> Iterator[str]:

@@ -27,7 +27,7 @@ Runs = tuple[tuple[int, int], ...]
 """Runs of decided offsets, in order, with gaps between them: the first offset, and the one after the last."""
 
 
-class Holdup(NamedTuple):
+class Blocker(NamedTuple):
     """What holds an offset: the strand of the first undecided record, why it waits, and since when.
 
     `since` is in seconds since 1970.
@@ -43,7 +43,7 @@ class Ahead(NamedTuple):
 
     runs: Runs
     topic_id: str
-    holdup: Holdup = Holdup()
+    blocker: Blocker = Blocker()
 
     @property
     def count(self) -> int:  # type: ignore[override] # nobody looks for an item in it
@@ -68,7 +68,7 @@ def fits(offset: int, runs: Runs) -> bool:
 def write(offset: int, ahead: Ahead) -> str:
     """Write what is decided beyond an offset."""
     runs = base64.b85encode(_packed(offset, ahead.runs)).decode()
-    since, *words = ahead.holdup
+    since, *words = ahead.blocker
     body = " ".join((ahead.topic_id or _UNKNOWN, runs, str(since), *map(_word, words)))
     return f"{_MAGIC} {zlib.crc32(body.encode()):08x} {body}"
 
@@ -86,10 +86,10 @@ def read(offset: int, text: str) -> Ahead:
     topic_id, packed, since, cause, strand = parts
     try:
         runs = _unpacked(offset, base64.b85decode(packed))
-        holdup = Holdup(min(abs(int(since)), _LATEST), _unworded(cause), _unworded(strand))
+        blocker = Blocker(min(abs(int(since)), _LATEST), _unworded(cause), _unworded(strand))
     except ValueError:
         raise NotOurs("it is damaged") from None
-    return Ahead(runs, "" if topic_id == _UNKNOWN else topic_id, holdup)
+    return Ahead(runs, "" if topic_id == _UNKNOWN else topic_id, blocker)
 
 
 def joined(runs: Iterable[tuple[int, int]]) -> Runs:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic
 
-from consumer.engine.ahead import Ahead, Holdup, write
+from consumer.engine.ahead import Ahead, Blocker, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.errors import Aborted
@@ -149,8 +149,8 @@ class Committer(Generic[W]):
             return write(lane.offset or 0, Ahead((), lane.topic_id)) if lane.topic_id and is_kept else ""
         holder = lane.holder
         since = self.clock.epoch_ms() // 1000 - int(self.clock.monotonic() - holder.since)
-        holdup = Holdup(max(0, since), holder.trouble.cause if holder.trouble else "", holder.kind)
-        return write(lane.offset or 0, Ahead(lane.ahead, lane.topic_id, holdup))
+        blocker = Blocker(max(0, since), holder.trouble.cause if holder.trouble else "", holder.kind)
+        return write(lane.offset or 0, Ahead(lane.ahead, lane.topic_id, blocker))
 
     def _note(self, trouble: str | None, *, again: bool) -> None:
         self.trouble = trouble

@@ -168,7 +168,7 @@ class Continuity:
             self.closing.add(partition)
             self._done[partition] = self._before.pop(partition, {}) | self._since.pop(partition, {})
 
-    def begins_anew(self, partition: Partition) -> None:
+    def starts_over(self, partition: Partition) -> None:
         """Note that a partition is read from its beginning now: what is done is skipped."""
         self.closing.discard(partition)
 

@@ -47,5 +47,5 @@ class WriterFenced(WriterLost):
     """Another writer took over our transactional id, or the broker ended a transaction that took too long."""
 
 
-class BeginAnew(Exception):
+class Rejoin(Exception):
     """The member must leave the group and join it again. The member catches it itself, so callers never see it."""

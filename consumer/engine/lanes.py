@@ -187,14 +187,14 @@ class Lanes(Generic[W]):
             elif target.kind in self._gates and target.waits_for is None:
                 # It is known to be down: these records wait behind its gate without a try of their own.
                 target.waits_for = target.kind
-                self._gates[target.kind].join(target.knot)
+                self._gates[target.kind].join(target.id)
         for gone in lane.tidy():
             self._leave(gone)
         return [trouble for _, trouble in found if trouble is not None]
 
     def _may_go(self, strand: Strand[W], now: float) -> bool:
         gate = self._gate_of(strand)
-        return gate.admits(strand.knot, now) if gate else now >= strand.due
+        return gate.admits(strand.id, now) if gate else now >= strand.due
 
     def _retry(
         self, lane: Lane[W], strand: Strand[W], trouble: Trouble, now: float, served: frozenset[str]
@@ -227,7 +227,7 @@ class Lanes(Generic[W]):
         if gate.failures == 0 or gate.trouble.message != trouble.message:
             event = "held" if trouble.held else "waiting"
             self._log.warning(event, on=trouble.waits_for, cause=trouble.cause, reason=trouble.message)
-        gate.failed(strand.knot, trouble, due_after)
+        gate.failed(strand.id, trouble, due_after)
         strand.retry(trouble, own_due, trouble.waits_for)
 
     # what strands wait for
@@ -302,5 +302,5 @@ class Lanes(Generic[W]):
 
     def _leave(self, strand: Strand[W]) -> None:
         name, strand.waits_for = strand.waits_for, None
-        if name in self._gates and not self._gates[name].leave(strand.knot):
+        if name in self._gates and not self._gates[name].leave(strand.id):
             del self._gates[name]

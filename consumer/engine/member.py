@@ -17,7 +17,7 @@ from consumer.engine.committer import Committer
 from consumer.engine.continuity import Continuity
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.defence import Answer, Defence, Raised
-from consumer.engine.errors import BeginAnew, MemberFailed, WriterLost
+from consumer.engine.errors import MemberFailed, Rejoin, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import (
     Clients,
@@ -179,7 +179,7 @@ class Member(Generic[W]):
     def _join_or_rejoin(self) -> None:
         try:
             self._join_and_work()
-        except BeginAnew as reason:
+        except Rejoin as reason:
             self._log.warning("rejoining", reason=str(reason))
             self._hooks.rejoining()
             self._clock.sleep(_PAUSE)  # there is no consumer now that would have to poll
@@ -216,7 +216,7 @@ class Member(Generic[W]):
     def _turn(self) -> None:
         """Go once round: records in, chunks back, chunks out, results and offsets committed."""
         if self._watchdog.stood_still:
-            raise BeginAnew(
+            raise Rejoin(
                 "this process stood still for longer than its session: its partitions may be another member's"
             )
         self._reload()
@@ -292,7 +292,7 @@ class Member(Generic[W]):
                 self._continuity.acknowledge()
         if reloaded.reconnect:
             self._drain([lane.partition for lane in self._lanes], self._options.drain_timeout)
-            raise BeginAnew("the settings of the connection to Kafka changed")
+            raise Rejoin("the settings of the connection to Kafka changed")
 
     def _show(self, waiting: str | None = None) -> None:
         """Say how the member is, to those outside, and what Kafka keeps it `waiting` for."""

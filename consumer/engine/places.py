@@ -8,7 +8,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 from consumer.engine.ahead import NotOurs, Runs, read
 from consumer.engine.continuity import Continuity
 from consumer.engine.deadline import Clock
-from consumer.engine.errors import BeginAnew
+from consumer.engine.errors import Rejoin
 from consumer.engine.kafka import GroupConsumer, Logger, kafka_error
 from consumer.engine.lane import Lane
 from consumer.engine.lanes import Lanes
@@ -121,7 +121,7 @@ class Places(Generic[W]):
         """Read unread partitions from their committed offsets, or where their logs begin now.
 
         Also tells lanes what an earlier owner decided beyond those offsets. Blocks for up to a few seconds. Raises
-        BeginAnew.
+        Rejoin.
         """
         now = self._clock.monotonic()
         if not (self.unread or self._unasked) or now < self._due:
@@ -233,7 +233,7 @@ class Places(Generic[W]):
             self._consumer.incremental_unassign([TopicPartition(*each) for each in starts])
             self._consumer.incremental_assign([TopicPartition(*each, offset) for each, offset in starts.items()])
         except KafkaException as error:  # an eager assignment can't be changed in part
-            raise BeginAnew(f"partitions can't be read again: {kafka_error(error).str()}") from None
+            raise Rejoin(f"partitions can't be read again: {kafka_error(error).str()}") from None
         self.unread.difference_update(starts)
         for partition in starts:
             self._reset.pop(partition, None)
@@ -257,6 +257,6 @@ class Places(Generic[W]):
             self._consumer.pause([TopicPartition(*each) for each in old])
         for lane in list(self._lanes) if self._continuity.closing else []:
             if lane.partition in self._continuity.closing and not lane.held_records:
-                self._continuity.begins_anew(lane.partition)
+                self._continuity.starts_over(lane.partition)
                 self._lanes.assign([lane.partition])
                 self._read_from({lane.partition: OFFSET_BEGINNING})

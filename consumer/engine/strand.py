@@ -36,7 +36,7 @@ class Strand(Generic[W]):
 
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
     serve again before the next try; each is None if there is none. `is_ready` is set while something of the last
-    try is still under way, and tells when that is over. `knot` identifies the strand at gates. `since` is when the
+    try is still under way, and tells when that is over. `id` identifies the strand at gates. `since` is when the
     strand was made, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
@@ -48,7 +48,7 @@ class Strand(Generic[W]):
     def __init__(  # noqa: PLR0913 - each is another's
         self, partition: Partition, epoch: int, name: str, bounds: Bounds, since: float, *, kind: str
     ) -> None:
-        self.knot = partition, name
+        self.id = partition, name
         self._partition = partition
         self.name = name
         self.kind = kind

@@ -179,8 +179,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a gate kept when nobody waits": Mutant(
         "consumer.engine.lanes",
-        "        if name in self._gates and not self._gates[name].leave(strand.knot):\n            del self._gates[name]",
-        "        if name in self._gates:\n            self._gates[name].leave(strand.knot)",
+        "        if name in self._gates and not self._gates[name].leave(strand.id):\n            del self._gates[name]",
+        "        if name in self._gates:\n            self._gates[name].leave(strand.id)",
     ),
     # strands
     "nothing written beside an offset": Mutant("consumer.engine.committer", "Ahead(lane.ahead, ", "Ahead((), "),

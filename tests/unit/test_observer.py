@@ -224,7 +224,7 @@ def test_a_main_loop_that_is_silent_is_not_ready_and_says_for_how_long(monitor: 
     assert monitor.status.as_of(111.0).not_ready == (f"results can't be committed: {waits}",)
 
 
-def test_a_member_that_begins_anew_says_so_and_has_no_partition(monitor: Monitor) -> None:
+def test_a_member_that_rejoins_says_so_and_has_no_partition(monitor: Monitor) -> None:
     monitor.viewed(QUIET)
     monitor.rejoining()
     now = time.monotonic()

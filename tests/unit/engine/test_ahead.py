@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from consumer.engine.ahead import (
     MOST_BYTES,
     Ahead,
-    Holdup,
+    Blocker,
     NotOurs,
     Runs,
     between,
@@ -19,7 +19,7 @@ from consumer.engine.ahead import (
 )
 
 TEXTS = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60).filter(lambda text: text != "-")
-HOLDUPS = st.builds(Holdup, st.integers(0, 2**37), TEXTS, TEXTS)
+BLOCKERS = st.builds(Blocker, st.integers(0, 2**37), TEXTS, TEXTS)
 NUMBERS = st.one_of(st.integers(1, 3), st.integers(1, 300), st.integers(1, 2**40))
 
 
@@ -33,21 +33,21 @@ def offsets_and_runs(draw: st.DrawFn) -> tuple[int, Runs]:
     return offset, tuple(runs)
 
 
-@given(offsets_and_runs(), st.sampled_from(["", "AaIjzCNDceORsHxNR7UWhw"]), HOLDUPS)
-def test_what_is_written_comes_back(given_: tuple[int, Runs], topic_id: str, holdup: Holdup) -> None:
+@given(offsets_and_runs(), st.sampled_from(["", "AaIjzCNDceORsHxNR7UWhw"]), BLOCKERS)
+def test_what_is_written_comes_back(given_: tuple[int, Runs], topic_id: str, blocker: Blocker) -> None:
     offset, runs = given_
-    told = Ahead(runs, topic_id, holdup)
+    told = Ahead(runs, topic_id, blocker)
     text = write(offset, told)
     assert text.isascii()
     assert read(offset, text) == told
 
 
-@given(offsets_and_runs(), HOLDUPS, st.data())
+@given(offsets_and_runs(), BLOCKERS, st.data())
 def test_a_text_that_was_changed_cut_or_extended_is_refused(
-    given_: tuple[int, Runs], holdup: Holdup, data: st.DataObject
+    given_: tuple[int, Runs], blocker: Blocker, data: st.DataObject
 ) -> None:
     offset, runs = given_
-    text = write(offset, Ahead(runs, "id", holdup))
+    text = write(offset, Ahead(runs, "id", blocker))
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(exclude_characters=text[at]))
     for damaged in (text[:at] + other + text[at + 1 :], text[:at], text + other):
@@ -81,7 +81,7 @@ def test_what_fits_has_at_most_the_bytes_that_a_broker_accepts(numbers: list[int
     for gap, length in zip(numbers[::2], numbers[1::2], strict=False):
         runs.append((at + gap, at + gap + length))
         at += gap + length
-    text = write(0, Ahead(tuple(runs), "A" * 22, Holdup(2**37, "x" * 60, strand)))
+    text = write(0, Ahead(tuple(runs), "A" * 22, Blocker(2**37, "x" * 60, strand)))
     assert not fits(0, tuple(runs)) or len(text) <= MOST_BYTES
 
 
@@ -91,8 +91,8 @@ def test_more_than_a_thousand_waiting_records_fit() -> None:
 
 def test_causes_and_strands_are_made_printable_words() -> None:
     runs: Runs = ((5, 9),)
-    told = read(4, write(4, Ahead(runs, "", Holdup(1, "", "a site\n" + "é" * 100))))
-    assert told.holdup == Holdup(1, "", "a?site?" + "?" * 53)
+    told = read(4, write(4, Ahead(runs, "", Blocker(1, "", "a site\n" + "é" * 100))))
+    assert told.blocker == Blocker(1, "", "a?site?" + "?" * 53)
     assert told.count == counted(runs) == 4
 
 

@@ -48,7 +48,7 @@ def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_n
     while not noticed(subject):
         clock.now += 5
     subject.close([A])
-    subject.begins_anew(A)
+    subject.starts_over(A)
     assert [subject.is_done(record(offset)) for offset in range(4)] == [False, True, True, False]
     assert not subject.is_done(record(1))  # only once: nothing is kept of it
 
@@ -65,7 +65,7 @@ def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_
         subject.committed(outputs([record(offset)]))
         clock.now += 5
         assert not noticed(subject)
-    subject.begins_anew(A)
+    subject.starts_over(A)
     subject.committed(outputs([record(50)]))
     assert [subject.is_done(record(offset)) for offset in range(51)] == [True] * 50 + [False]
 
@@ -80,7 +80,7 @@ def test_a_record_with_another_timestamp_key_or_value_is_another_record(changed:
     while not noticed(subject):
         pass
     subject.close([A])
-    subject.begins_anew(A)
+    subject.starts_over(A)
     assert not subject.is_done(record(0)._replace(**changed))
 
 
@@ -130,5 +130,5 @@ def test_what_is_kept_does_not_grow_while_nothing_is_told_of_the_topic() -> None
         subject.committed(outputs([record(offset)]))
         clock.now += 5
     subject.close([A])
-    subject.begins_anew(A)
+    subject.starts_over(A)
     assert sum(subject.is_done(record(offset)) for offset in range(500)) <= 2

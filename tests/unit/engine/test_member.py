@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 import pytest
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition, Uuid
 
-from consumer.engine.ahead import Ahead, Holdup, read, write
+from consumer.engine.ahead import Ahead, Blocker, read, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
@@ -498,7 +498,7 @@ def test_what_is_held_is_seen_while_a_stop_drains() -> None:
 # standing still
 
 
-def test_a_member_that_stood_still_begins_anew_and_commits_nothing_of_before() -> None:
+def test_a_member_that_stood_still_rejoins_and_commits_nothing_of_before() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -960,7 +960,7 @@ def test_what_comes_from_an_offset_that_is_gone_since_is_read_again_from_where_t
     assert scene.handler.seen == [[0, 1, 2, 3]]
 
 
-def test_a_log_that_begins_anew_when_the_committed_offset_is_gone_is_read_as_a_new_one() -> None:
+def test_a_log_that_starts_over_when_the_committed_offset_is_gone_is_read_as_a_new_one() -> None:
     """The topic was created again, and its offsets are gone: what the lane knows is of the earlier one."""
     scene = Scene()
 
@@ -1264,7 +1264,7 @@ def passing(*, keeps_metadata: bool) -> Scene:
 def test_what_is_decided_beyond_what_waits_is_committed_where_kafka_keeps_what_is_written_beside_offsets() -> None:
     scene = passing(keeps_metadata=True)
     first, *later = scene.committed
-    assert (first.offsets, read(1, first.beside[A])) == ({A: 1}, Ahead((), TOPIC_ID, holdup(first)))
+    assert (first.offsets, read(1, first.beside[A])) == ({A: 1}, Ahead((), TOPIC_ID, blocker(first)))
     assert [read(1, each.beside[A]).runs for each in later[:-1]] == [((2, 4),), ((2, 5),)]
     assert (later[-1].offsets, read(5, later[-1].beside[A])) == ({A: 5}, Ahead((), TOPIC_ID))
     assert [len(each.results) for each in scene.committed] == [1, 2, 1, 1]
@@ -1293,8 +1293,8 @@ def test_offsets_that_are_gone_do_not_tell_whether_kafka_keeps_what_is_written_b
     assert scene.logged("no_metadata") == []
 
 
-def holdup(transaction: Transaction) -> Holdup:
-    return read(1, transaction.beside[A]).holdup
+def blocker(transaction: Transaction) -> Blocker:
+    return read(1, transaction.beside[A]).blocker
 
 
 def recreate(scene: Scene) -> Generator[None]:
@@ -1400,7 +1400,7 @@ def test_a_static_member_that_is_fenced_ends() -> None:
     assert scene.pool.is_stopped
 
 
-def test_a_static_member_that_loses_its_writer_otherwise_begins_anew() -> None:
+def test_a_static_member_that_loses_its_writer_otherwise_rejoins() -> None:
     scene = Scene(is_static=True)
     fail_first(scene, "produce", FATAL)
     scene.run(lose_writer(scene))
