@@ -29,7 +29,7 @@ def kind_of(message_type: str) -> str | None:
 
 
 def key_of(message: Message) -> str | None:
-    """Give the key under which a message is produced: a cart's or order's number, a product's sku, a taxon's id."""
+    """Return the key of a message in Kafka: a cart's or order's number, a product's sku, a taxon's id."""
     payload = message["payload"]
     for kind, name in (("taxon", "id"), ("product", "sku")):
         if kind in payload:

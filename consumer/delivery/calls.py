@@ -20,7 +20,7 @@ class Call(Protocol):
 
 
 Start = Callable[[Callable[[], Answer]], Call | None]
-"""Lets another thread make a request. Gives None if no thread is free: then the caller makes it itself."""
+"""Lets another thread make a request. Returns None if no thread is free: then the caller makes it itself."""
 
 
 class Callers:

@@ -124,7 +124,7 @@ class Delivery:
         return self._mapper.draft(record, defaults)
 
     def _lacks_registry(self, drafts: Sequence[Draft], served: set[str]) -> Trouble | None:
-        """Give the trouble if no registry is set, and no record of the topic could be read without one.
+        """Return the trouble if no registry is set, and no record of the topic could be read without one.
 
         An operator must fix that. But once one record of the topic could be read, a record that can't be read is
         itself at fault.
@@ -202,7 +202,7 @@ class Delivery:
     def _send(
         self, events: Sequence[Outgoing], attempt: Attempt, settled: Mapping[str, Trouble]
     ) -> dict[str, Trouble]:
-        """Send undecided events, those of failing sites last; gives the trouble of each site.
+        """Send undecided events, those of failing sites last; returns the trouble of each site.
 
         `settled` has the sites that a request of an earlier try failed for: they get no further one now.
         """

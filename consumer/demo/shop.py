@@ -151,7 +151,7 @@ class _Order:
         return _Totals(item, -(item * self.promotion // 100), item * 5 // 100, 500 if self.completed else 0)
 
     def adjustments(self, totals: _Totals) -> list[tuple[str, int]]:
-        """Give the order's own; late hubs' shops have promotions on the items instead."""
+        """Return the order's own; late hubs' shops have promotions on the items instead."""
         promotion = (self.promoted, 0 if self.late else totals.promotion)
         named = (("Shipping", totals.shipping), ("North America 5.0%", totals.tax), promotion)
         return [(name, cents) for name, cents in named if cents]
@@ -161,7 +161,7 @@ class _Order:
         return f"Promotion (Save {self.promotion}%)"
 
     def promotions(self, totals: _Totals) -> Iterator[list[Hub]]:
-        """Give each line's promotions: with the last, they add up to the order's."""
+        """Return each line's promotions: with the last, they add up to the order's."""
         left = totals.promotion if self.late else 0
         for line in self.lines:
             cents = (
@@ -172,7 +172,7 @@ class _Order:
             yield [{"label": self.promoted, "amount": _money(cents), "source_type": source}] if cents else []
 
     def person(self) -> tuple[int | None, str | None]:
-        """Give user and email; every fifth customer is a guest, who says the email at the checkout."""
+        """Return user and email; every fifth customer is a guest, who says the email at the checkout."""
         guest = self.customer % 5 == 0
         email = f"customer{self.customer}@example.com"
         return None if guest else self.customer, None if guest and not self.completed else email
@@ -193,7 +193,7 @@ class _Order:
         }
 
     def raw(self) -> Hub:
-        """Give the shop's own form, which is `original`, and the cart of late hubs."""
+        """Return the shop's own form, which is `original`, and the cart of late hubs."""
         totals, address, (user, email) = self.totals(), self.address(raw=True), self.person()
         total = _money(sum(totals))
         return {
@@ -230,7 +230,7 @@ class _Order:
         }
 
     def normalised(self) -> Hub:
-        """Give the hub's form, which is `order`, `previous`, and the cart of early hubs."""
+        """Return the hub's form, which is `order`, `previous`, and the cart of early hubs."""
         totals, address, (_, email) = self.totals(), self.address(raw=False), self.person()
         total = sum(totals) / 100
         return {

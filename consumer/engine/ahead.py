@@ -106,7 +106,7 @@ def joined(runs: Iterable[tuple[int, int]]) -> Runs:
 
 
 def between(undecided: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
-    """Give the runs of decided offsets between undecided ones, given in order, up to an end."""
+    """Yield the runs of decided offsets between undecided ones, given in order, up to an end."""
     for index, offset in enumerate(undecided):
         yield offset + 1, undecided[index + 1] if index + 1 < len(undecided) else end
 

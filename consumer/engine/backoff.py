@@ -17,7 +17,7 @@ class Backoff:
     longest_retry_after: float
 
     def delay(self, failures: int, retry_after: float | None, chance: Callable[[], float]) -> float:
-        """Give the seconds to wait after `failures` in a row (from 1); `chance` gives 0 to 1.
+        """Return the seconds to wait after `failures` in a row (from 1); `chance` gives 0 to 1.
 
         A Retry-After is obeyed up to the maximum, and spread over a little more.
         """

@@ -121,7 +121,7 @@ class Continuity:
         return before not in (None, identity)
 
     def identity(self, topic: str) -> str:
-        """Give the id of a topic as it is now, empty while it is not known."""
+        """Return the id of a topic as it is now, empty while it is not known."""
         return self._ids.get(topic, "")
 
     def is_told(self, topic: str) -> bool:
@@ -180,7 +180,7 @@ class Continuity:
         return record.offset in done and done.pop(record.offset) == _fingerprint(record)
 
     def begins(self, partition: Partition, wanted: int | None, low: int, high: int, *, is_cut: bool) -> int:
-        """Give the offset to read from: `wanted`, if the log has it; None for no committed offset.
+        """Return the offset to read from: `wanted`, if the log has it; None for no committed offset.
 
         `low` and `high` are the first offset that the log has, and the one after its last. `is_cut` tells that the
         log lacked `wanted`. It may have grown beyond it since, with other records.

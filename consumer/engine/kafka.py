@@ -66,10 +66,10 @@ class GroupConsumer(Protocol):
         """Join the group; the callbacks are called within `poll`, `consume` and `close`."""
 
     def consume(self, num_messages: int, timeout: float) -> Sequence[Message]:
-        """Give up to `num_messages` records, waiting for them up to `timeout` seconds."""
+        """Return up to `num_messages` records, waiting for them up to `timeout` seconds."""
 
     def poll(self, timeout: float) -> Message | None:
-        """Give one record, waiting for it up to `timeout` seconds."""
+        """Return one record, waiting for it up to `timeout` seconds."""
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         """Stop fetching from partitions."""
@@ -78,10 +78,10 @@ class GroupConsumer(Protocol):
         """Fetch from partitions again."""
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        """Give the group's committed offsets; negative for none. Blocks up to `timeout` seconds."""
+        """Return the group's committed offsets; negative for none. Blocks up to `timeout` seconds."""
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
-        """Give the first offset of a log, and the one after its last. Blocks up to `timeout` seconds."""
+        """Return the first offset of a log, and the one after its last. Blocks up to `timeout` seconds."""
 
     def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:
         """Describe a topic. Blocks up to `timeout` seconds."""
@@ -93,7 +93,7 @@ class GroupConsumer(Protocol):
         """Read partitions from the offsets given. Without one the library goes on where it was, uncommitted too."""
 
     def consumer_group_metadata(self) -> GroupMetadata:
-        """Give what fences this member's transactions."""
+        """Return what fences this member's transactions."""
 
     def close(self) -> None:
         """Leave the group."""
@@ -339,7 +339,7 @@ class Cluster:
             raise KafkaUnusable(f"{setting} is wrong: {said}.") from None
 
     def reach(self) -> tuple[AdminClient, dict[str, TopicMetadata]]:
-        """Reach the broker: gives an admin client, and all topics. Blocks for seconds; raises KafkaUnusable.
+        """Reach the broker: returns an admin client, and all topics. Blocks for seconds; raises KafkaUnusable.
 
         All topics are asked for, since asking for one that is absent may create it.
         """
@@ -418,7 +418,7 @@ def says_cut(error: KafkaError) -> bool:
 
 
 def kafka_error(error: KafkaException) -> KafkaError:
-    """Give the library's error that an exception carries."""
+    """Return the library's error that an exception carries."""
     found: KafkaError = error.args[0]
     return found
 

@@ -130,7 +130,7 @@ class Lane(Generic[W]):
         return self._bytes
 
     def _room(self) -> tuple[int, int]:
-        """Give how many records and bytes the lane may hold besides those set apart."""
+        """Return how many records and bytes the lane may hold besides those set apart."""
         records = self._bounds.lane_records - sum(map(len, self._apart.values()))
         size = self._bounds.lane_bytes - sum(each.size for strand in self._apart.values() for each in strand)
         return records, size
@@ -221,7 +221,7 @@ class Lane(Generic[W]):
                 self._finished.append(output)
 
     def set_apart(self, source: Strand[W], apart: Apart[W], attempts: int, now: float) -> Strand[W]:
-        """Let records of a chunk that came back from `source` wait in a strand; gives that strand.
+        """Let records of a chunk that came back from `source` wait in a strand; returns that strand.
 
         Each chunk that was tried has its own strand, so the work done for it is kept. Records without a named
         strand rejoin the main one.
@@ -250,7 +250,7 @@ class Lane(Generic[W]):
             self.tidy()
 
     def tidy(self) -> list[Strand[W]]:
-        """Forget empty strands; gives them."""
+        """Forget empty strands; returns them."""
         gone = [strand for strand in self._apart.values() if not len(strand)]
         for strand in gone:
             del self._apart[strand.name]

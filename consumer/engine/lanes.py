@@ -142,13 +142,13 @@ class Lanes(Generic[W]):
                     yield lane.dispatch(strand)
 
     def next_due(self, now: float) -> float:
-        """Give the seconds until the next backoff ends; infinite if nothing is backing off."""
+        """Return the seconds until the next backoff ends; infinite if nothing is backing off."""
         dues = [strand.due for lane, strand in self._strands() if lane.has_work(strand)]
         dues += [gate.due for gate in self._gates.values()]
         return min((due - now for due in dues if due > now), default=float("inf"))
 
     def take(self, answer: Answer[W], now: float) -> list[Trouble]:
-        """Take a chunk back. Gives the troubles of the records to retry; empty if the lane is gone."""
+        """Take a chunk back. Returns the troubles of the records to retry; empty if the lane is gone."""
         chunk = answer.chunk
         if not self.has(chunk):
             return []
@@ -248,7 +248,7 @@ class Lanes(Generic[W]):
         return (strand.trouble if lane.has_work(strand) and strand.due > now else None), strand.due
 
     def views(self, now: float) -> tuple[LaneView, ...]:
-        """Give the state of each lane."""
+        """Return the state of each lane."""
         return tuple(self._view(lane, now) for lane in self._lanes.values())
 
     def _view(self, lane: Lane[W], now: float) -> LaneView:

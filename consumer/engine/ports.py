@@ -209,7 +209,7 @@ class Handler(Protocol[W]):
         """
 
     def brief(self, output: Output) -> Output:
-        """Give a smaller output for the same record, with `is_brief`; called on the main thread, must not block.
+        """Return a smaller output for the same record, with `is_brief`; called on the main thread, must not block.
 
         Called if the results topic refuses an output for its size. If this raises, the output stays as it is. If
         the brief output is refused too, its partition is held, and the trouble names the topic's limit.

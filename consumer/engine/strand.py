@@ -74,7 +74,7 @@ class Strand(Generic[W]):
         return len(self._waiting) + sum(len(chunk.records) for chunk in (self._chunk, self._next) if chunk)
 
     def __iter__(self) -> Iterator[Record]:
-        """Give its records; those of its chunks first."""
+        """Yield its records; those of its chunks first."""
         return chain(*(chunk.records for chunk in (self._chunk, self._next) if chunk), self._waiting)
 
     @property
@@ -96,7 +96,7 @@ class Strand(Generic[W]):
         return bool(self._names)
 
     def names(self) -> Iterator[tuple[int, Names]]:
-        """Give, by the offset of each record, what makes later ones wait for it."""
+        """Return, by the offset of each record, what makes later ones wait for it."""
         return iter(self._names.items())
 
     def add(self, record: Record) -> None:
@@ -172,7 +172,7 @@ class Strand(Generic[W]):
         return is_behind_one and len(self._waiting) >= self.records_in_flight
 
     def prepare(self, shares: int) -> Chunk[W]:
-        """Give the next chunk, to be prepared. It may have up to `shares` times as many records as usual."""
+        """Return the next chunk, to be prepared. It may have up to `shares` times as many records as usual."""
         self._next = self._new_chunk()
         self._next.is_next = True
         self._fill(self._next, len(self._waiting), shares)

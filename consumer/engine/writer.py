@@ -202,7 +202,7 @@ class Writer:
 
 
 def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:
-    """Give what a dead letter's headers say beside the record's own."""
+    """Return what a dead letter's headers say beside the record's own."""
     again = record.redelivery or Redelivery()
     said = {
         "reason": letter.reason,
