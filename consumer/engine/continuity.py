@@ -58,6 +58,9 @@ class Continuity:
     # Records committed before and since the last question for the topic's id: offset to fingerprint.
     _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
     _since: dict[Partition, dict[int, int]] = field(default_factory=dict)
+    # Logs that ended before the committed offset: that offset, which is void, and the one to read from. Kept until
+    # something of the log is committed.
+    _restarts: dict[Partition, tuple[int, int]] = field(default_factory=dict)
     # Records that may be of the new incarnation, and are done.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
@@ -151,6 +154,7 @@ class Continuity:
         """Note what was committed: it may be of a new incarnation that is not known yet."""
         for output in outputs:
             partition = Partition(output.record.topic, output.record.partition)
+            self._restarts.pop(partition, None)
             noted = self._done if partition in self.closing else self._since
             noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
 
@@ -207,6 +211,18 @@ class Continuity:
             "truncated or created again, and is read from its beginning",
         )
         return low
+
+    def restarted(self, partition: Partition, committed: int, start: int) -> None:
+        """Note that a committed offset is void: its log ended before it, and is read from `start`."""
+        self._restarts[partition] = committed, start
+
+    def restart(self, partition: Partition, committed: int) -> int | None:
+        """Return the offset to read from instead of a committed one that is void; None if it is valid.
+
+        The log may have grown beyond the committed offset since, so that nothing else shows it.
+        """
+        void, start = self._restarts.get(partition, (None, 0))
+        return start if committed == void else None
 
     def acknowledge(self) -> None:
         """Forget what was lost: an operator has seen it."""

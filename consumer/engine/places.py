@@ -145,6 +145,13 @@ class Places(Generic[W]):
         Also tells its lane what is decided beyond that offset. Raises KafkaException.
         """
         lane = self._lane(partition)
+        restart = self._continuity.restart(partition, position.offset)
+        if restart is not None:
+            if lane and lane.newest is not None and partition not in self.unread:
+                self._lanes.assign([partition])  # read from the void offset
+                lane = self._lane(partition)
+            position = TopicPartition(*partition, restart)
+            self.unread.add(partition)
         if lane and position.offset < 0 and partition in self._unasked - self.unread - self._tried:
             # The client is about to say so too, unless it began at an offset that is gone since, with its topic.
             # Then its records come from the middle of another one.
@@ -167,6 +174,8 @@ class Places(Generic[W]):
         if wanted is None or partition in self._reset:
             low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
             start = self._continuity.begins(partition, wanted, low, high, is_cut=self._reset.get(partition, False))
+            if start < position.offset:
+                self._continuity.restarted(partition, position.offset, start)
             if lane and start < max(wanted or 0, lane.committed_offset or 0):
                 # Its offsets are other records' now, also those that were decided ahead.
                 self._lanes.assign([partition])

@@ -1044,6 +1044,47 @@ def test_a_log_that_lacks_the_committed_offset_is_said_counted_and_told_until_it
     assert len(scene.logged("records_lost")) == len(scene.logged("losses_acknowledged")) == 1
 
 
+def losing_writer(scene: Scene, record: Message) -> Generator[None]:
+    """Have the writer lost while this record is committed, and replaced."""
+    scene.producer.fail("offsets", FENCED)
+    scene.consumer.arrived = [record]
+    before = len(scene.clients.producers)
+    while len(scene.clients.producers) == before:
+        yield
+    yield from turns(4)
+
+
+@pytest.mark.parametrize("then", ["the writer is lost", "the partition goes and comes back"])
+def test_a_log_that_was_cut_is_read_from_its_beginning_until_something_of_it_is_committed(then: str) -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.offsets = lambda: scene.offsets
+        yield from arriving(scene, [message(0), message(1)], 3)
+        scene.consumer.logs[A] = (0, 1)
+        scene.consumer.arrived = [reset(why=KafkaError._LOG_TRUNCATION)]
+        yield from turns(4)
+        assert starts(scene) == ["assign orders/0 at 0"]
+        scene.consumer.logs[A] = (0, 90)  # it grows beyond the committed offset
+        if then == "the writer is lost":
+            yield from losing_writer(scene, message(0))
+        else:
+            scene.consumer.revoke(A)
+            yield
+            scene.consumer.assign(A)
+            scene.consumer.arrived = [message(2)]  # the client begins at the committed offset
+        yield from turns(4)
+        assert starts(scene) == ["assign orders/0 at 0"] * 2
+        scene.consumer.arrived = [message(0), message(1), message(2)]
+        yield from turns(4)
+        yield from losing_writer(scene, message(3))  # now the committed offset is one of this log
+
+    scene.run(script())
+    assert starts(scene) == ["assign orders/0 at 0", "assign orders/0 at 0", "assign orders/0 at 3"]
+    assert scene.results == [b"result of 0", b"result of 1", b"result of 0", b"result of 1", b"result of 2"]
+    assert len(scene.logged("records_lost")) == 1
+
+
 @pytest.mark.parametrize(
     ("before", "base", "committed", "decided"),
     [
