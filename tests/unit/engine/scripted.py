@@ -619,7 +619,12 @@ class Scene:
 
     @property
     def producer(self) -> ScriptedProducer:
-        return self.clients.producers[-1]
+        return self.started[-1]
+
+    @property
+    def started(self) -> list[ScriptedProducer]:
+        """The producers that were started; one more is made ahead of its use."""
+        return [each for each in self.clients.producers if "init" in each.calls]
 
     @property
     def watchdog(self) -> ScriptedWatchdog:

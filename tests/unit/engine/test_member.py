@@ -565,7 +565,7 @@ def lose_writer(scene: Scene) -> Generator[None]:
     scene.consumer.assign(A)
     scene.consumer.arrived = [message(0)]
     yield
-    while len(scene.clients.producers) < 2:
+    while len(scene.started) < 2:
         yield
     scene.consumer.arrived = [message(scene.offsets.get(A, 0))]
     yield
@@ -584,7 +584,7 @@ def test_a_lost_writer_is_replaced_and_partitions_are_read_again_without_leaving
         "unassign orders/0",
         "assign orders/0 at 0",
     ]
-    assert scene.clients.producers[1].calls[0] == "init"
+    assert scene.started[1].calls[0] == "init"
     assert len(scene.logged("writer_lost")) == 1
     assert scene.hooks.heard == [
         ("assigned", [A]),
@@ -607,8 +607,8 @@ def test_what_comes_before_the_writer_is_replaced_is_dropped_and_nothing_in_flig
         scene.consumer.arrived = [message(1), end(9)]
         yield
         assert scene.handler.seen == [[0]]
-        assert len(scene.clients.producers) == 1
-        while len(scene.clients.producers) < 2:
+        assert len(scene.started) == 1
+        while len(scene.started) < 2:
             yield
         scene.pool.takes = 0.0
         scene.consumer.arrived = [message(0), message(1), message(2)]
@@ -632,7 +632,7 @@ def test_a_chunk_in_flight_when_the_writer_is_lost_may_not_be_sent_any_more() ->
         yield
         scene.pool.takes = 0.0
         scene.consumer.arrived = [message(0)]
-        while len(scene.clients.producers) < 2:
+        while len(scene.started) < 2:
             yield
         scene.clock.now += 1
         yield
@@ -654,7 +654,7 @@ def test_a_partition_that_is_revoked_before_the_writer_is_replaced_is_not_read_a
         yield
         scene.consumer.revoke(A)
         scene.consumer.lose(B)
-        while len(scene.clients.producers) < 2:
+        while len(scene.started) < 2:
             yield
         yield
         assert [call for call in scene.consumer.calls if "assign" in call] == [
@@ -681,7 +681,7 @@ def test_a_writer_that_is_lost_while_a_partition_is_revoked_is_replaced_for_the_
         scene.pool.takes = 0.1
         yield
         scene.consumer.revoke(A)
-        while len(scene.clients.producers) < 2:
+        while len(scene.started) < 2:
             yield
         yield
         assert [call for call in scene.consumer.calls if "assign" in call] == [
@@ -732,7 +732,7 @@ def test_there_is_no_writer_before_the_group_has_given_partitions() -> None:
 
     def script() -> Generator[None]:
         yield from turns(5)
-        assert scene.clients.producers == []
+        assert scene.started == []
         scene.consumer.assign(A)
         yield
         assert scene.producer.calls == ["init"]
@@ -758,7 +758,7 @@ def test_a_writer_that_can_not_start_is_tried_again_while_the_member_polls() -> 
 
     started = scene.clock.now
     scene.run(script())
-    assert len(scene.clients.producers) == 3
+    assert len(scene.started) == 3
     assert len(scene.clients.consumers) == 1
     assert 11 < scene.clock.now - started < 12
     assert scene.handler.seen == [[0]]
@@ -773,7 +773,13 @@ def test_a_stop_while_the_writer_can_not_start_ends_the_member_within_a_moment()
 
     def fail(producer: ScriptedProducer) -> None:
         producer.fail("init", TRANSIENT, times=None)
-        scene.member.stop()
+        start = producer.init_transactions
+
+        def start_and_stop(timeout: float) -> None:
+            scene.member.stop()
+            start(timeout)
+
+        producer.init_transactions = start_and_stop  # type: ignore[method-assign]
 
     def script() -> Generator[None]:
         scene.consumer.assign(A)
@@ -783,7 +789,7 @@ def test_a_stop_while_the_writer_can_not_start_ends_the_member_within_a_moment()
     scene.clients.prepare = fail
     started = scene.clock.now
     scene.run(script())
-    assert len(scene.clients.producers) == 1
+    assert len(scene.started) == 1
     assert scene.clock.now - started < 2
     assert scene.logged("writer_lost") == []
 
@@ -815,7 +821,7 @@ def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_k
         scene.producer.fail("produce", FATAL)
         scene.consumer.arrived = [message(2), message(0, B)]
         scene.consumer.away = TRANSIENT
-        while len(scene.clients.producers) < 2:
+        while len(scene.started) < 2:
             yield
         scene.consumer.arrived = [message(3)]  # still from where it was read before: not to be taken
         yield from turns(20)
@@ -1048,8 +1054,8 @@ def losing_writer(scene: Scene, record: Message) -> Generator[None]:
     """Have the writer lost while this record is committed, and replaced."""
     scene.producer.fail("offsets", FENCED)
     scene.consumer.arrived = [record]
-    before = len(scene.clients.producers)
-    while len(scene.clients.producers) == before:
+    before = len(scene.started)
+    while len(scene.started) == before:
         yield
     yield from turns(4)
 
@@ -1763,7 +1769,7 @@ def test_changed_settings_of_the_connection_make_the_member_join_anew_with_what_
 
     scene.run(script())
     assert scene.clients.consumers[0].is_closed
-    assert len(scene.clients.producers) == 2
+    assert len(scene.started) == 2
     assert [line["reason"] for line in scene.logged("rejoining")] == [
         "the settings of the connection to Kafka changed"
     ]
@@ -1831,7 +1837,7 @@ def test_the_hooks_hear_what_happens_in_its_order() -> None:
 
     def script() -> Generator[None]:
         scene.consumer.assign(A, B)
-        scene.clients.prepare = lambda producer: producer.fail("produce", ABORTABLE)
+        scene.clients.producers[-1].fail("produce", ABORTABLE)
         scene.consumer.arrived = [message(0), message(0, B), message(1), end(2)]
         scene.consumer.on_statistics('{"a": 1}')
         while A not in scene.offsets or B not in scene.offsets:
@@ -1905,7 +1911,7 @@ def test_a_view_tells_why_the_last_commit_failed() -> None:
     def script() -> Generator[None]:
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(0)]
-        scene.clients.prepare = lambda producer: producer.fail("produce", ABORTABLE)
+        scene.clients.producers[-1].fail("produce", ABORTABLE)
         yield
         yield
         while not scene.committed:
