@@ -165,7 +165,7 @@ class Places(Generic[W]):
             self._continuity.created_again(partition.topic)
             self._lanes.assign([partition])
             return OFFSET_BEGINNING
-        if partition not in self.unread:
+        if partition in self._unasked or partition not in self.unread:
             return None
         newest = lane.newest if lane else None
         wanted = position.offset if position.offset >= 0 else None
@@ -196,8 +196,8 @@ class Places(Generic[W]):
     def _begin(self, lane: Lane[W], position: TopicPartition) -> bool:
         """Tell a lane what is decided beyond its committed offset.
 
-        False if the offset belongs to an earlier topic of the same name. If it is not known yet whether it does,
-        `watch` notices it later.
+        False if the offset belongs to an earlier topic of the same name. If that is not known yet, the lane must
+        wait: the partition stays unasked.
         """
         self._unasked.discard(lane.partition)
         runs: Runs = ()
@@ -208,11 +208,14 @@ class Places(Generic[W]):
                 self._ignore(lane.partition, str(error))
             else:
                 self._learn(keeps_ahead=True)
-                if lane.partition not in self._tried:
-                    lane.topic_id = found.topic_id
-                if self._continuity.is_earlier(lane.partition.topic, lane.topic_id):
+                topic = lane.partition.topic
+                topic_id = lane.topic_id if lane.partition in self._tried else found.topic_id
+                if self._continuity.is_earlier(topic, topic_id):
                     return False
-                runs = found.runs
+                if not self._continuity.is_told(topic):
+                    self._unasked.add(lane.partition)
+                    return True
+                lane.topic_id, runs = topic_id, found.runs
         elif lane.partition in self._tried and position.offset == lane.committed_offset:
             # If the offset differs, the topic was created again meanwhile, and the test tells nothing.
             self._learn(keeps_ahead=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 import pytest
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition, Uuid
 
-from consumer.engine.ahead import Ahead, Blocker, read, write
+from consumer.engine.ahead import Ahead, Blocker, Runs, read, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
@@ -1216,22 +1216,23 @@ def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str,
 EARLIER_ID = str(Uuid(7, 7))
 
 
-def test_an_offset_of_an_earlier_topic_is_not_read_from() -> None:
+@pytest.mark.parametrize("runs", [(), ((3, 4),)])
+def test_an_offset_of_an_earlier_topic_is_not_read_from(runs: Runs) -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
         yield from turns(4)
-        scene.consumer.beside[A] = write(2, Ahead((), EARLIER_ID))
+        scene.consumer.beside[A] = write(2, Ahead(runs, EARLIER_ID))
         scene.consumer.offsets = lambda: {A: 2}
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(2), message(3)]
-        yield from turns(4)  # the id may be of a later topic: the brokers are asked
+        yield from turns(4)  # the id may be of a later topic: nothing is handled before the brokers have told
         assert starts(scene) == ["assign orders/0 at -2"]
         scene.consumer.arrived = [message(number) for number in range(4)]
         yield from turns(4)
 
     scene.run(script())
-    assert scene.handler.seen == [[2, 3], [0, 1]]
+    assert scene.handler.seen == [[0, 1, 2, 3]]
     [lost] = scene.logged("records_lost")
     assert lost["reason"] == "orders was deleted and created again; it is read from its beginning as a new topic"
     assert read(4, scene.committed[-1].beside[A]) == Ahead((), TOPIC_ID)
