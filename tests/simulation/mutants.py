@@ -194,7 +194,7 @@ MUTANTS: dict[str, Mutant] = {
         "consumer.engine.places", "self._learn(keeps_ahead=False)", "self._learn(keeps_ahead=True)"
     ),
     "an offset of an earlier topic read from": Mutant(
-        "consumer.engine.places", "lane.topic_id = found.topic_id", "pass"
+        "consumer.engine.places", " if lane.partition in self._tried else found.topic_id", ""
     ),
     "an offset that does not tell its topic": Mutant(
         "consumer.engine.committer", 'if lane.topic_id and is_kept else ""\n', 'if False else ""\n'
