@@ -21,6 +21,7 @@ from confluent_kafka.admin import (
 from consumer import app, settings
 from consumer.admin import reading
 from consumer.admin.produce import Encoded, produce
+from consumer.admin.ranges import Topics
 from consumer.admin.topics import prepare_topics
 from consumer.demo.processes import CommandProcess, await_that
 from consumer.engine.kafka import LibraryLog, to_record
@@ -79,6 +80,10 @@ class Stand:
         self.deployment = app.make_deployment(self.settings)
         self.cluster = self.deployment.cluster
         prepare_topics(self.deployment, self.deployment.topics, partitions=NUMBER_OF_PARTITIONS)
+        # The leader of a partition that was just created may not answer at once.
+        Topics(self.cluster).firsts(
+            [Partition(topic, number) for topic in self.deployment.topics for number in range(NUMBER_OF_PARTITIONS)]
+        )
         self._producer = self.cluster.make_producer(self.cluster.client_properties("test"))
 
     @property
