@@ -1,5 +1,5 @@
 # Two images of the same code. `consumer` is for production: the service and what it needs, nothing else. `demo` has
-# the sandbox and the embedded broker besides: all of requirements.lock.
+# the sandbox and the embedded broker too: all of requirements.lock.
 ARG BASE=python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${BASE} AS base
@@ -35,11 +35,11 @@ CMD ["run"]
 
 FROM service AS demo
 COPY --from=locked /opt/consumer /opt/consumer
-# The embedded broker keeps its program there.
+# The embedded broker stores its program there.
 ENV HOME=/tmp
 CMD ["demo"]
 
-# The last stage is what is built where none is named.
+# Without --target, the last stage is built.
 FROM service AS consumer
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request; \
     port = os.environ['CONSUMER_HTTP_ADDRESS'].rpartition(':')[2]; \

@@ -24,7 +24,7 @@ setup: .venv/ready ## set up the virtual environment from requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
-demo: .venv/ready ## run the main job on an embedded broker and a local Jirafe sandbox
+demo: .venv/ready ## run the service with an embedded broker and a local Jirafe sandbox
 	@$(BIN)/jirafe-consumer demo
 
 run: .venv/ready ## run the service with the settings of the environment and .env
@@ -46,10 +46,10 @@ lint: .venv/ready ## check style, types, import directions and the lock file
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: .venv/ready ## stages, floor, throughput, start, memory and recovery, beside a plain loop
+bench: .venv/ready ## measure stages, throughput, start, memory and recovery, and compare with a plain loop
 	@$(BIN)/python -m bench.throughput
 
-bench-sites: .venv/ready ## what one shop's trouble costs the others in the same partitions (ARGS="--seconds 600")
+bench-sites: .venv/ready ## measure how much a failing shop slows down others in the same partitions (ARGS="--seconds 600")
 	@$(BIN)/python -m bench.sites $(ARGS)
 
 chaos: .venv/ready ## kill and stop members while the API fails, and prove that nothing broke (ARGS="--messages 5000 --seed 1")

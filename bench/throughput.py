@@ -220,14 +220,14 @@ def main() -> None:
         print(f"{'processor time':<36}{'us/message':>11}{'of the plain loop':>19}")
         rows = {
             **{f"  {name}": seconds / count for name, seconds in stages.items()},
-            "  take, commit, threads": whole.processor - sum(stages.values()) / count,
+            "  poll, commit, threads": whole.processor - sum(stages.values()) / count,
             "the service": whole.processor,
             "the plain loop": plain,
-            "the floor: fastavro and JSON alone": floor / count,
+            "lower bound: fastavro and JSON only": floor / count,
         }
         for name, seconds in rows.items():
             print(f"{name:<36}{seconds * 1e6:>11.1f}{seconds / plain:>19.0%}")
-        print(f"{'by the clock, messages/s':<36}{1 / whole.clock:>11,.0f}")
+        print(f"{'throughput, messages/s':<36}{1 / whole.clock:>11,.0f}")
         print(f"{'memory at the end, MiB':<36}{whole.memory:>11.0f}")
         try:
             kafka = stack.enter_context(ApacheKafka(folder))

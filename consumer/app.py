@@ -150,7 +150,7 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
         # A cluster may set these variables in every container, so this is no error.
         log.warning(
             "no_tracing",
-            reason="an OTLP endpoint is set, and OpenTelemetry is not installed: install jirafe-consumer[otel]",
+            reason="an OTLP endpoint is set, but OpenTelemetry is not installed: install jirafe-consumer[otel]",
         )
         return None
     # Attributes from the environment override this service name.

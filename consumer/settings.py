@@ -34,7 +34,7 @@ _MILLISECONDS = re.compile(r"\d{1,18}", re.ASCII)
 _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
     "enable.auto.offset.store": "offsets are committed with their results",
-    "enable.partition.eof": "the end of a partition would be committed like a record",
+    "enable.partition.eof": "the consumer needs it to commit the end of a partition",
     "isolation.level": "only committed records are delivered",
     "transactional.id": "each member makes its own from the group and KAFKA_GROUP_INSTANCE_ID",
 }
@@ -98,7 +98,7 @@ def _http_url(text: str) -> str:
     try:
         requests.Request("GET", text).prepare()
     except (requests.RequestException, urllib3.exceptions.HTTPError):
-        raise ValueError("must be an address that a request can be sent to") from None
+        raise ValueError("must be a valid address") from None
     return text.rstrip("/")
 
 
@@ -159,7 +159,7 @@ def _topic_or_pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"must be patterns that can be read: {error}") from None
+        raise ValueError(f"must be valid patterns: {error}") from None
     return text
 
 
@@ -209,9 +209,9 @@ class Api(_Group):
     """The Jirafe Events API: `JIRAFE_*`."""
 
     url: Url = Field("https://event.jirafe.com/v2", description="address of the API, including its version")
-    site_id: SiteId | None = Field(None, description="the site of messages that name none")
+    site_id: SiteId | None = Field(None, description="the site for messages that name no site")
     access_token: Token | None = Field(
-        None, description="the access token of the site, for messages that carry none"
+        None, description="the access token of the site, for messages without a token"
     )
     sites: SiteIds = Field(
         frozenset(), description="further sites that the token is valid for, separated by commas"
@@ -220,7 +220,7 @@ class Api(_Group):
     brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
     store_url: Url | None = Field(None, description="address to put before relative image paths")
     read_timeout: Seconds = Field(
-        30, description="maximum time until the whole answer of a request is read, in seconds"
+        30, description="time limit of a request, from the host lookup to the last byte of the answer, in seconds"
     )
 
 
@@ -258,7 +258,7 @@ class Stream(_Group):
     workers: Count = Field(8, description="how many chunks are delivered at the same time")
     chunk_records: Count = Field(
         500,
-        description="maximum records in a chunk, or up to four times as many while workers are idle; "
+        description="maximum records in a chunk (up to four times as many while workers are idle); "
         "a partition holds up to eight times as many",
     )
     backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
@@ -515,7 +515,7 @@ def _secret(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_LARGEST_SECRET + 1)
     except FileNotFoundError:
-        raise ValueError("is not there") from None
+        raise ValueError("does not exist") from None
     except OSError as error:
         raise ValueError(f"can't be read ({error.strerror or error})") from None
     if len(content) > _LARGEST_SECRET:
@@ -721,7 +721,7 @@ def _file_faults(kafka: Mapping[str, str]) -> list[str]:
     faults = []
     for name, value in kafka.items():
         if name.endswith(_NAMES_A_FILE) and value != "probe" and not os.access(value, os.R_OK):
-            why = "can't be read" if os.path.exists(value) else "is not there"
+            why = "can't be read" if os.path.exists(value) else "does not exist"
             faults.append(f"{_setting(name)}: {value} {why}.")
     return faults
 

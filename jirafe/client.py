@@ -1,7 +1,7 @@
 """Sends events to the Jirafe Events API v2 in batches, and reads the answers item by item.
 
 Requests and answers follow the API's documentation of `/v2/{site_id}/batch`. Nothing here retries or waits. An
-answer says what became of each event, or why the whole request failed, and the caller decides what to do.
+answer has an outcome for each event, or says why the whole request failed. The caller decides what to do.
 """
 
 import json

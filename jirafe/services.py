@@ -104,7 +104,7 @@ class Event(NamedTuple):
 
 
 class Unsendable(NamedTuple):
-    """An event that the message should have made and could not; `message` is `place: what is wrong`."""
+    """An event that could not be made from its message. `message` is `place: what is wrong`."""
 
     kind: Kind
     name: str

@@ -94,7 +94,7 @@ class SchemaRegistry:
         return self._with_references(answer, f"the schema with the id {schema_id}", {}, end)
 
     def registered(self, name: str, schema: Schema) -> Registered | None:
-        """Tell where our schema `name` is registered, None if it is not; raises RegistryUnavailable."""
+        """Return where our schema `name` is registered, None if it is not; raises RegistryUnavailable."""
         answer = self._asked("POST", f"/subjects/{self._subject(name)}", _request(schema))
         if answer.says(_NO_SUBJECT, _NO_SCHEMA):
             return None
@@ -205,7 +205,7 @@ class _RegistryAnswer:
         return self.status == HTTPStatus.NOT_FOUND and self.body.get("error_code") in codes
 
     def is_of(self, kind: str) -> bool:
-        """Tell whether a good answer has a schema of this kind; raises RegistryUnavailable for any other answer."""
+        """Return whether an answer has a schema of this kind. Raises RegistryUnavailable if the answer is bad."""
         self.expected("schema", str)
         return (self.body.get("schemaType") or _AVRO) == kind
 

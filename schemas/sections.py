@@ -67,7 +67,7 @@ def line_item(raw: Section) -> Converted:
         "quantity": raw.whole_number("quantity"),
         "price": raw.number("price"),
         **_texts(raw, "created_at", "updated_at"),
-        # Late hubs have no variants, but may have other data about the product.
+        # Newer hubs send no variants, but may send other data about the product.
         "variant": made if own or made["images"] or made["taxons"] else None,
         "adjustments": [_adjustment(adjustment) for adjustment in raw.objects("adjustments")],
     }
@@ -100,7 +100,7 @@ def _sku(raw: Section) -> str | None:
 
 
 def _variants(raw: Section) -> list[Converted]:
-    """Convert a product's variants. The master stands for the product itself, and is none of them."""
+    """Convert a product's variants. The master represents the product itself and is not a variant."""
     skus = {raw.text("sku"), raw.part("master").text("sku")} - {None}
     return [
         {**_texts(variant, "sku", "created_at", "updated_at"), "images": _images(variant)}
@@ -132,7 +132,7 @@ def _images(*owners: Section) -> list[str]:
 
 
 def _taxons(owners: Iterable[Section], described: Iterable[Section]) -> list[Converted]:
-    """Return a product's taxons: those of its owners, else those that late hubs have in `meta_data`."""
+    """Return a product's taxons: those of its owners, or else those that newer hubs send in `meta_data`."""
     found = [taxon for owner in owners for taxon in owner.objects("taxons")]
     for section in described:
         found = found or section.part("meta_data", "jirafe").objects("taxons")

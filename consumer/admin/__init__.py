@@ -1,1 +1,1 @@
-"""Operators' tools that work beside the service: no record passes through this code, and nothing here prints."""
+"""Operators' tools, separate from the service: the service does not use this code, and nothing here prints."""

@@ -33,7 +33,7 @@ from schemas.codec import Codec, Undecodable
 MOST_PLACES = 10
 """How many places are listed for each trouble."""
 
-# What was seen of one offset: one byte.
+# One byte for each offset: what the topics have for it.
 RECORD, RESULT, DOUBLED, FAILED, LETTER, REPLAYED, REDRIVEN, OTHERS_FAILED = (1 << bit for bit in range(8))
 _KINDS = range(256)
 
@@ -43,7 +43,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Count(StrEnum):
-    """What is counted for each partition."""
+    """The counts of each partition."""
 
     RECORDS = "records"
     ONE_RESULT = "one_result"
@@ -115,7 +115,7 @@ class AuditReport:
 
 
 def with_result(seen: int, result: Mapping[str, Any], *, is_ours: bool) -> int:
-    """Add a result to what was seen of its offset. Another group's result only explains a dead letter."""
+    """Add a result to the byte of its offset. Another group's result only explains a dead letter."""
     failed = result["code"] != _OK
     if not is_ours:
         return seen | (OTHERS_FAILED if failed else 0)
@@ -196,7 +196,7 @@ class _Auditor:
         for topic in dict.fromkeys(each.topic for each in self._ranges):
             yield from self._read(topic, [each for each in self._ranges if each.topic == topic], self._add_record)
         # A result is later than its record, but another clock gave its time. If a log begins after the start, its
-        # records may have been deleted unread: the last result before the log tells, and it may be of any time.
+        # Records may have been deleted unread. The last result before the log shows that, and may be of any time.
         is_cut = any(0 < each.start == self._log_starts[each.of] and each.start < each.end for each in self._ranges)
         since = start - CLOCK_TOLERANCE if isinstance(start, datetime) and not is_cut else None
         results, dead_letters = self._deployment.output_topics
@@ -320,7 +320,8 @@ class _Auditor:
             yield f"{topic} has a transaction that does not end: records behind it were not seen."
         for topic, count in self._earlier.items():
             if count:
-                yield f"{topic} was deleted and created again: {count} results and dead letters are of the old one."
+                of_old = f"{count} results and dead letters are of the old topic"
+                yield f"{topic} was deleted and created again: {of_old}."
         for topic, count in self._unreadable.items():
             yield f"{topic} has unreadable records, which were left out: {count}."
         for each in found:
@@ -328,13 +329,13 @@ class _Auditor:
                 blocker = each.ahead.blocker
                 cause = f" ({blocker.cause})" if blocker.cause else ""
                 yield (
-                    f"{each.range.of}: {blocker.strand} holds the committed offset{cause}; {each.ahead.count} "
+                    f"{each.range.of}: {blocker.strand} blocks the committed offset{cause}; {each.ahead.count} "
                     "offsets beyond it are decided ahead."
                 )
         fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
         if fresh:
             names = ", ".join(str(each.of) for each in fresh)
-            yield f"the group {group} has committed nothing of {names}: its records need no results yet."
+            yield f"the group {group} has no committed offset for {names}: these records need no results yet."
 
 
 def _due(of: Range, progress: Progress) -> Iterator[tuple[int, int, bool]]:

@@ -209,7 +209,7 @@ class _Topics:
             what = "results" if topic == deployment.results_topic else "dead letters"
             message = f"{topic} is compacted: older {what} of a key are lost."
             if topic == deployment.dead_letters_topic:
-                message += " It takes none without a key: a partition with such a record would stop."
+                message += " It refuses dead letters without a key: a partition with such a record would stop."
             yield _warning("topic", message, "set its cleanup.policy=delete")
         if topic != deployment.dead_letters_topic:
             return
@@ -256,7 +256,7 @@ def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Findi
             yield _ok("records", f"{topic}: {_counted(found.records, 'record')} read, all are valid")
         return
     message = f"{topic}: {unread} of {_counted(found.records, 'record')} can't be read: {found.reason}."
-    fix = "find what produces to this topic"
+    fix = "find the producer that writes to this topic"
     if found.lacking:
         fix = f"set CONSUMER_SCHEMA_REGISTRY_URL: {found.lacking} of them need a Schema Registry"
     yield _warning("records", message, fix) if found.read else _failed("records", message, fix)
@@ -314,7 +314,7 @@ def _group(deployment: Deployment, admin: AdminClient, consumed: list[str]) -> F
     except KafkaUnusable as error:
         return _failed("group", str(error), fix)
     if described.may_join is False:
-        return _failed("group", "not allowed: Read of the group.", fix)
+        return _failed("group", "this client is not allowed Read of the group.", fix)
     if described.is_empty:
         return _ok("group", f"{group.name} has no members now")
     members = f" with {_counted(len(described.members), 'member')}" if described.members else ""
@@ -339,7 +339,7 @@ def _transactions(deployment: Deployment) -> Finding:
                 fix = "transaction.state.log.replication.factor must be no more than there are brokers"
         return _failed("transactions", message, fix)
     open_for = (
-        f"what a crash leaves open blocks readers for {cluster.transaction_timeout:g} s and some seconds more"
+        f"a transaction left open by a crash blocks readers for {cluster.transaction_timeout:g} s and a few more"
     )
     return _ok("transactions", f"may write in transactions, as {name}; {open_for}")
 
@@ -347,7 +347,7 @@ def _transactions(deployment: Deployment) -> Finding:
 def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
     """Look up the state of each of our schemas, over the same connection as the service."""
     if registry is None:
-        yield _ok("registry", "none is set: records use the single-object encoding with local schemas")
+        yield _ok("registry", "no registry is set: records use the single-object encoding with local schemas")
         return
     try:
         found = subjects.check(registry)

@@ -1,4 +1,4 @@
-"""Reads topics from outside the group: nothing is committed, no member is disturbed.
+"""Reads topics without joining the group. Commits nothing, and does not disturb members.
 
 Records behind an open transaction are hidden from readers, and may still be committed. So code that lists the
 records of a topic uses `read_settled`, or calls `await_visible` first. Both wait as long as a transaction may last,

@@ -53,7 +53,7 @@ class ReplayStep:
 
 
 class Replay:
-    """One replay. `own_site` is the site of messages that name none. Methods block, and raise KafkaUnusable."""
+    """One replay. `own_site` is the site for messages that name no site. Methods block, and raise KafkaUnusable."""
 
     def __init__(self, cluster: Cluster, codec: Codec, plan: Plan, own_site: str | None) -> None:
         self.plan = plan

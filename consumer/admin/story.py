@@ -1,6 +1,6 @@
-"""The story of a record: what it holds, what it would send, and what became of it. Also the last dead letters.
+"""The story of a record: its content, the events it would send, and its results. Also the last dead letters.
 
-All of it is read from the topics. No member is asked, and nothing is changed.
+All of this is read from the topics. No member is asked, and nothing is changed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ _STAMPED = "the record's timestamp"
 
 @dataclass(slots=True)
 class Story:
-    """What is known of a place.
+    """What the topics say about a place.
 
     `record` is None if there is none at the place, and `reason` says why. `results` and `letters` are in the order
     in which they were written. `is_whole` is False if the time limit ended the search, or an open transaction hides

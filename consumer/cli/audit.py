@@ -35,12 +35,12 @@ _COLUMNS = {
 _TROUBLES = {
     Count.MISSING: ("has no result", "have no result"),
     Count.DOUBLED: ("has more than one result", "have more than one result"),
-    Count.WITHOUT_LETTER: ("failed and is no dead letter", "failed and are no dead letters"),
+    Count.WITHOUT_LETTER: ("failed but has no dead letter", "failed but have no dead letter"),
     Count.LOST: (
         "was deleted from the log before it had a result",
         "were deleted from the log before they had results",
     ),
-    Count.STRAY_LETTER: ("is a dead letter and did not fail", "are dead letters and did not fail"),
+    Count.STRAY_LETTER: ("has a dead letter but did not fail", "have dead letters but did not fail"),
 }
 
 
@@ -73,11 +73,11 @@ def audit_command(
 ) -> int:
     """Prove that every record has exactly one result.
 
-    Reads the records of the range, all results and all dead letters. Each record before the committed offset
-    must have exactly one result of this group, and each that failed must be a dead letter. Exit status 1 if
-    not. Waits for open transactions, because they hide records; what stays hidden is not proven. A TIME is
-    ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago; with a time, results are read from
-    5 minutes before it.
+    Reads the records of the range, all results and all dead letters. Each record before the committed offset must
+    have exactly one result of this group, and each that failed must be a dead letter. Exit status 1 if not. Waits
+    for open transactions, because they hide records. Records that stay hidden are not proven. A TIME is ISO 8601
+    with a zone, a date (midnight in UTC), or 2h for 2 hours ago; with a time, results are read from 5 minutes
+    before it.
 
     After a reset of offsets, records can have two results. The embedded broker also shows results of aborted
     transactions, for example after a crash.
@@ -194,5 +194,5 @@ def _verdict(report: AuditReport, total: Mapping[Count, int]) -> str:
         return f"[red]Not proven:[/] see above{waiting}."
     due = total[Count.RECORDS] - total[Count.WAITING]
     if not due:
-        return f"There is no record in the range that must have a result{waiting}."
+        return f"No record in the range needs a result yet{waiting}."
     return f"[green]Proven:[/] each of {due:,} records has exactly one result{waiting}."

@@ -28,22 +28,22 @@ _HOMES = {
         "XDG_DATA_HOME",
         ".local/share",
         f"bash-completion/completions/{PROGRAM}",
-        "It works in the next shell, where the package bash-completion is installed.",
+        "It works in new shells, if the package bash-completion is installed.",
     ),
     "zsh": _Home(
         "ZDOTDIR",
         "",
         f".zfunc/_{PROGRAM}",
-        "It works in the next shell, if .zshrc has: fpath+=(${ZDOTDIR:-~}/.zfunc); autoload -Uz compinit; compinit",
+        "It works in new shells, if .zshrc has: fpath+=(${ZDOTDIR:-~}/.zfunc); autoload -Uz compinit; compinit",
     ),
-    "fish": _Home("XDG_CONFIG_HOME", ".config", f"fish/completions/{PROGRAM}.fish", "It works in the next shell."),
+    "fish": _Home("XDG_CONFIG_HOME", ".config", f"fish/completions/{PROGRAM}.fish", "It works in new shells."),
 }
 
 
 def _shell(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str:
     shell = given or Path(os.environ.get("SHELL", "")).name
     if shell not in _SHELLS:
-        raise UsageError(f"no shell is named, and SHELL tells none of {', '.join(_SHELLS)}: name one.")
+        raise UsageError(f"no shell is named, and the variable SHELL names none of {', '.join(_SHELLS)}: name one.")
     return shell
 
 
@@ -52,7 +52,7 @@ of_shell = click.argument("shell", type=click.Choice(_SHELLS), required=False, c
 
 @click.group(no_args_is_help=False)
 def completion() -> None:
-    """Complete commands and options in bash, zsh or fish.
+    """Set up completion in bash, zsh or fish.
 
     \b
     Example:
@@ -64,9 +64,9 @@ def completion() -> None:
 @of_shell
 @click.pass_context
 def show(context: click.Context, shell: str) -> int:
-    """Print what the shell is to run.
+    """Print the completion script.
 
-    SHELL is bash, zsh or fish; without it, that of the variable SHELL.
+    SHELL is bash, zsh or fish. Default: the shell that the variable SHELL names.
 
     \b
     Example:
@@ -80,10 +80,10 @@ def show(context: click.Context, shell: str) -> int:
 @of_shell
 @click.pass_context
 def install(context: click.Context, shell: str) -> int:
-    """Put it where the shell looks for it, for this user.
+    """Install the completion script for this user.
 
-    SHELL is bash, zsh or fish; without it, that of the variable SHELL. It says which file it wrote, and changes no
-    other.
+    SHELL is bash, zsh or fish. Default: the shell that the variable SHELL names. Prints the name of the file that
+    it writes, and changes no other file.
 
     \b
     Example:
@@ -94,7 +94,7 @@ def install(context: click.Context, shell: str) -> int:
     file = folder / home.file
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(_source(context, shell) + "\n")
-    click.echo(f"{file} is written. {home.then}")
+    click.echo(f"Wrote {file}. {home.then}")
     return 0
 
 

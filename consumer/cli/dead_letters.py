@@ -52,7 +52,7 @@ Choose = Callable[[Look], Iterator[Found]]
 
 @click.group("dead-letters", no_args_is_help=False)
 def dead_letters() -> None:
-    """Show what could not be delivered, and deliver it again.
+    """Show undeliverable messages, and deliver them again.
 
     \b
     Example:
@@ -70,9 +70,9 @@ def dead_letters() -> None:
 def list_command(source: SettingsSource, wanted: Selection, only_open: bool, form: Form) -> int:
     """List dead letters, and count them by kind.
 
-    Oldest first. For each: when it failed, the place of the record, the reason, its type and number, and
-    whether it was delivered since. Waits for open transactions, because they hide letters. Exit status 2 if one
-    does not end. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
+    Oldest first. Shows when each failed, the place of the record, the reason, its type and number, and whether it
+    was delivered since. Waits for open transactions, because they hide letters. Exit status 2 if one does not end.
+    A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
 
     \b
     Examples:
@@ -103,7 +103,7 @@ def list_command(source: SettingsSource, wanted: Selection, only_open: bool, for
         if states["delivered"]:
             console.print(f"{states['delivered']:,} of them were delivered since.")
         if letters.foreign:
-            console.print(f"{letters.foreign:,} records of the topic are none of ours.")
+            console.print(f"{letters.foreign:,} records of the topic are not dead letters of this consumer.")
     return 0
 
 
@@ -184,10 +184,10 @@ def redrive(
 ) -> int:
     """Deliver dead letters again.
 
-    Delivers all dead letters, those of PLACEs (TOPIC/PARTITION/OFFSET), or those that match the options. Each
-    gets a further result. One that fails again becomes a new dead letter. Letters that were redriven before, or
-    that failed three times, are left out unless --again is given. So you can stop it with Ctrl-C and run it
-    again. Exit status 1 if it could not finish.
+    Delivers all dead letters, those of PLACEs (TOPIC/PARTITION/OFFSET), or those that match the options. Each gets
+    another result. One that fails again becomes a new dead letter. Letters that were redriven before, or that
+    failed three times, are left out unless --again is given. So you can stop it with Ctrl-C and run it again. Exit
+    status 1 if it could not finish.
 
     \b
     Examples:

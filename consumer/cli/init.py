@@ -34,7 +34,7 @@ _TITLES = {"JIRAFE_": "The Jirafe Events API.", "CONSUMER_": "The consumer itsel
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=Path())
 def init(folder: Path) -> int:
-    """Write settings to fill in, and example messages.
+    """Write a .env file to fill in, and example messages.
 
     Writes to FOLDER, by default the current one. The file .env has every setting with its default, and only you
     can read it. The folder messages has one example of each type of message. Existing files are not changed:

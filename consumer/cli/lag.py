@@ -45,8 +45,8 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     """Show how far the group is behind.
 
-    For each partition: the committed offset, the end of the log, how many records are left, how old the oldest
-    of them is, and which member owns it. Does not disturb the group.
+    Shows for each partition the committed offset, the end of the log, how many records are left, how old the oldest
+    of them is, and which member owns it. Does not join the group.
 
     Waits for open transactions, because they hide records; with --watch it does not wait. Exit status 1 if one
     does not end.
@@ -131,8 +131,8 @@ def _shown(name: str, look: Look) -> RenderableType:
     ]
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
     lines += [
-        f"[yellow]Held:[/] {_holds(look, each.blocker)} {escape(each.topic)}/{each.partition}; {each.ahead:,} "
-        "offsets beyond the committed one are decided."
+        f"[yellow]Waiting:[/] {_blocks(look, each.blocker)} {escape(each.topic)}/{each.partition}; {each.ahead:,} "
+        "offsets beyond it are decided."
         for each in look.lags
         if each.blocker
     ]
@@ -156,10 +156,10 @@ def _state(look: Look) -> str:
     return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
 
 
-def _holds(look: Look, blocker: Blocker) -> str:
+def _blocks(look: Look, blocker: Blocker) -> str:
     cause = f" ({escape(blocker.cause)})" if blocker.cause else ""
     span = max(look.at - datetime.fromtimestamp(blocker.since, UTC), timedelta(0))
-    return f"for {_duration(span)} {escape(blocker.strand)}{cause} holds"
+    return f"for {_duration(span)}, {escape(blocker.strand)}{cause} has blocked the committed offset of"
 
 
 def _lost(look: Look) -> Iterator[str]:

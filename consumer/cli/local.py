@@ -39,7 +39,7 @@ def _extra(what: str) -> Iterator[None]:
 @click.option("--site", metavar="ID", help="The only site that it accepts; needs --token.")
 @click.option("--token", help="The only token that it accepts; needs --site.")
 def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
-    """Run a local stand-in of the Jirafe API.
+    """Run a local stand-in for the Jirafe API.
 
     Validates events as the real API does. Without --site and --token it accepts any site and token. Its front
     page lists what it can show, and how to make it fail.
@@ -103,8 +103,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def shop_command(source: SettingsSource, rate: float, messages: int | None) -> int:
     """Produce the messages of a simulated shop.
 
-    Runs until SIGTERM or SIGINT. One message in a hundred is broken on purpose. Each run makes other messages.
-    Topics and keys are those of `produce`.
+    Runs until SIGTERM or SIGINT. One message in a hundred is broken on purpose. Each run produces different
+    messages. Uses the same topics and keys as `produce`.
 
     \b
     Example:
@@ -142,7 +142,7 @@ def _paced(story: Iterable[Produced], rate: float, stopped: threading.Event) -> 
 @click.option("--messages", type=click.IntRange(min=1), default=5000, show_default=True, metavar="N")
 @click.option("--keep", is_flag=True, help="Leave everything running, and show what to try next.")
 def demo(messages: int, keep: bool) -> int:
-    """Run the main job on a simulated shop.
+    """Run the service with a simulated shop.
 
     Starts an embedded broker, a local Jirafe sandbox and the service. Prints a table at the end, and checks
     that every message has exactly one result: exit status 1 if not.

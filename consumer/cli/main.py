@@ -19,20 +19,20 @@ from schemas.reading import HubError
 _COMMANDS = {
     "audit": ("audit.audit_command", "Prove that every record has exactly one result."),
     "broker": ("local.broker", "Run an embedded Kafka broker."),
-    "completion": ("completion.completion", "Complete commands and options in bash, zsh or fish."),
+    "completion": ("completion.completion", "Set up completion in bash, zsh or fish."),
     "browse": ("browse.browse", "Look at the whole group, and at single records, in a browser."),
     "check": ("check.check_command", "Check a deployment, and say how to fix what is wrong."),
-    "dead-letters": ("dead_letters.dead_letters", "Show what could not be delivered, and deliver it again."),
-    "demo": ("local.demo", "Run the main job on a simulated shop."),
-    "init": ("init.init", "Write settings to fill in, and example messages."),
+    "dead-letters": ("dead_letters.dead_letters", "Show undeliverable messages, and deliver them again."),
+    "demo": ("local.demo", "Run the service with a simulated shop."),
+    "init": ("init.init", "Write a .env file to fill in, and example messages."),
     "lag": ("lag.lag", "Show how far the group is behind."),
     "offsets": ("offsets.offsets", "Change the offsets of the group."),
     "preview": ("messages.preview", "Show what hub messages would send, and why."),
     "produce": ("messages.produce_command", "Put hub messages into Kafka."),
     "replay": ("replay.replay", "Deliver records of a topic again."),
-    "results": ("messages.results", "Show what became of each message."),
+    "results": ("messages.results", "Show the result of each message."),
     "run": ("run.run", "Run the service."),
-    "sandbox": ("local.sandbox", "Run a local stand-in of the Jirafe API."),
+    "sandbox": ("local.sandbox", "Run a local stand-in for the Jirafe API."),
     "schemas": ("schemas.schemas", "Check and register our schemas in the Schema Registry."),
     "shop": ("local.shop_command", "Produce the messages of a simulated shop."),
     "topics": ("topics.topics", "Create the consumer's topics."),
@@ -120,7 +120,7 @@ class _Commands(click.Group):
 @click.option(
     "--env-file",
     type=click.Path(path_type=Path),
-    help="File of NAME=VALUE lines. Environment variables win over it. Default: .env, if it exists.",
+    help="File of NAME=VALUE lines. Environment variables override it. Default: .env, if it exists.",
 )
 @click.pass_context
 def cli(context: click.Context, env_file: Path | None) -> None:

@@ -55,7 +55,7 @@ _COLUMNS = (
     "--timestamp",
     type=a_time,
     metavar="TIME",
-    help="The record's timestamp: a taxon without dates gets it. Default: now.",
+    help="The record's timestamp, used for a taxon without dates. Default: now.",
 )
 @click.pass_obj
 def preview(
@@ -67,11 +67,11 @@ def preview(
 ) -> int:
     """Show what hub messages would send, and why.
 
-    Reads FILEs of the hub's JSON or of Avro's JSON encoding (- for standard input, a folder for all its files).
-    A file has one message, a list of messages, or one message a line. Sends nothing, and needs neither network
-    nor credentials. Parameters come from --set, else from the message, else from the settings. Prints events
-    and notifications as JSON, one line for each message if there are several. With --explain it prints each
-    field with its source. Exit status 1 if a notification is an error.
+    Reads FILEs in the hub's JSON or in Avro's JSON encoding (- for standard input, a folder for all its files). A
+    file has one message, a list of messages, or one message a line. Sends nothing, and needs neither network nor
+    credentials. Parameters come from --set, then from the message, then from the settings. Prints events and
+    notifications as JSON, one line for each message if there are several. With --explain it prints each field with
+    its source. Exit status 1 if a notification is an error.
 
     \b
     Examples:
@@ -125,7 +125,7 @@ def _explanation(shown: mapping.Preview) -> Iterator[str]:
         yield "  nothing would be sent"
     yield from (f"  note: {note}" for note in shown.notes)
     for title, places in (
-        ("read, but not used: another field goes before it, or it does not apply", shown.outdone),
+        ("read, but not used: another field has priority, or it does not apply", shown.outdone),
         ("not used by the mapping", shown.unknown),
     ):
         if places:
@@ -240,11 +240,11 @@ def results(
     most: int | None,
     of: Place | None,
 ) -> int:
-    """Show what became of each message.
+    """Show the result of each message.
 
-    Does not disturb the group, and commits nothing. With --of it says which result is the original, and which
-    came from a replay or a redrive. Times are those of the results: ISO 8601 with a zone, a date
-    (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if --of has no result.
+    Does not join the group, and commits nothing. With --of it says which result is the original, and which came
+    from a replay or a redrive. Times are those of the results: ISO 8601 with a zone, a date (midnight in UTC), or
+    2h for 2 hours ago. Exit status 1 if --of has no result.
 
     \b
     Examples:

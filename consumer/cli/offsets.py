@@ -52,9 +52,9 @@ def reset(
 ) -> int:
     """Move the stopped group to other offsets.
 
-    Shows what would change, and asks first. Records that are delivered again get further results. Skipped
-    records get none. Fails while the group has members. A TIME is ISO 8601 with a zone, a date (midnight in UTC),
-    or 2h for 2 hours ago; a time after the last record means the end. Exit status 1 if you answer no.
+    Shows what would change, and asks first. Records that are delivered again get another result. Skipped records
+    get none. Fails while the group has members. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for
+    2 hours ago; a time after the last record means the end. Exit status 1 if you answer no.
 
     \b
     Examples:

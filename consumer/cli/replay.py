@@ -37,7 +37,7 @@ from schemas.codec import Codec, Undecodable
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
 )
 @click.option("--resume", is_flag=True, help="Continue the same replay after it was stopped.")
-@click.option("--restart", is_flag=True, help="Start from the beginning, although it was stopped before.")
+@click.option("--restart", is_flag=True, help="Start again from the beginning, even if it was stopped before.")
 @click.option("--dry-run", is_flag=True, help="Show what would be delivered, and deliver nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
@@ -59,12 +59,11 @@ def replay(
 ) -> int:
     """Deliver records of a topic again.
 
-    Runs beside the group, and changes neither its offsets nor its members. Replays only records that the group
-    has committed. Each gets a further result with the id of the replay. A record that fails becomes a dead
-    letter again. The API keeps what it gets last, so replay up to the present. Otherwise old data may overwrite
-    newer data.
+    Runs beside the group, and changes neither its offsets nor its members. Replays only records that the group has
+    committed. Each gets another result, with the id of the replay. A record that fails becomes a dead letter again.
+    The API keeps the version that arrives last. So replay up to the present, or old data may overwrite newer data.
 
-    Ctrl-C stops it cleanly, and it prints the command that continues it. A TIME is ISO 8601 with a zone, a date
+    Ctrl-C stops the replay cleanly and prints the command that continues it. A TIME is ISO 8601 with a zone, a date
     (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if it could not finish.
 
     \b

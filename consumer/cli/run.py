@@ -24,10 +24,9 @@ _NEW_OBJECTS = 50_000
 def run(source: SettingsSource) -> int:
     """Run the service.
 
-    Runs one member of the consumer group. On SIGTERM or SIGINT it finishes and commits what is in flight, then
-    stops. A second signal ends it at once, and nothing is lost. SIGHUP reads the settings again, retries what
-    is held, and acknowledges lost records. Exit status: 0 stopped, 1 Kafka failed (start it again), 2 wrong
-    settings.
+    Runs one member of the consumer group. On SIGTERM or SIGINT it finishes and commits the chunks in flight, then
+    stops. A second signal ends it at once, and nothing is lost. SIGHUP reads the settings again, retries what is
+    held, and acknowledges lost records. Exit status: 0 stopped, 1 Kafka failed (start it again), 2 wrong settings.
 
     \b
     Example:
@@ -90,7 +89,7 @@ def _namesake(cluster: Cluster) -> str:
     except KafkaUnusable:
         return ""
     hosts = [f"{each.client_id} at {each.host.lstrip('/')}" for each in members if each.instance_id == name]
-    return f"; the group has {name} as {hosts[0]}" if hosts else ""
+    return f"; {name} is in the group already: {hosts[0]}" if hosts else ""
 
 
 def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServer | None:
@@ -105,7 +104,7 @@ def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServ
         if "http_address" in loaded.stream.model_fields_set:
             raise UsageError(f"CONSUMER_HTTP_ADDRESS: {why}.") from None
         # The address is only the default, so a second member on the machine runs without a page.
-        logger.warning("no_web", reason=f"{why}; set CONSUMER_HTTP_ADDRESS, to {settings.OFF} for none")
+        logger.warning("no_web", reason=f"{why}; set CONSUMER_HTTP_ADDRESS to another one, or to {settings.OFF}")
         return None
     logger.info("web", url=server.url)
     return server

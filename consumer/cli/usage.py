@@ -46,7 +46,7 @@ def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]
         @click.option(
             "--type", "message_type", metavar="TYPE", help="Only messages of this type, such as order:new."
         )
-        @click.option("--key", metavar="KEY", help="Only this number or id.")
+        @click.option("--key", metavar="KEY", help="Only messages with this number, id or sku.")
         @click.option("--reason", metavar="TEXT", help="Only where the reason contains this text.")
         @click.option("--to", "until", type=a_time, metavar="TIME", help="Only before this time.")
         @wraps(command)

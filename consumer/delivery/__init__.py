@@ -1,1 +1,1 @@
-"""Our handler: decodes records, maps them to events, sends those to the API, and words what became of them."""
+"""Our handler: decodes records, maps them to events, sends the events to the API, and writes the results."""

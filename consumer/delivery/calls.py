@@ -13,14 +13,14 @@ class Call(Protocol):
     """A request that another thread makes; any thread may ask for its answer."""
 
     def done(self) -> bool:
-        """Tell whether the answer is there; never blocks."""
+        """Return whether the answer has arrived. Never blocks."""
 
     def result(self, timeout: float | None = None) -> Answer:
         """Wait up to `timeout` seconds for the answer. Raises TimeoutError, and what the request raised."""
 
 
 Start = Callable[[Callable[[], Answer]], Call | None]
-"""Lets another thread make a request. Returns None if no thread is free: then the caller makes it itself."""
+"""Lets another thread make a request. Returns None if no thread is free; then the caller makes it itself."""
 
 
 class Callers:
@@ -57,7 +57,7 @@ class Callers:
             future, request = self._requests.get()
             try:
                 answer = request()
-            except BaseException as error:  # noqa: BLE001 - whoever waits for the answer must hear of it
+            except BaseException as error:  # noqa: BLE001 - the waiting thread must get every exception
                 self._free()
                 future.set_exception(error)
             else:

@@ -1,4 +1,4 @@
-"""Where events go, and as whom: what a message says, else what the settings say."""
+"""The site and token of events, and parameters: from the message, or else from the settings."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from jirafe.services import Parameters
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where a message's events go, and as whom; None where the message leaves it to the settings."""
+    """The site and token of a message's events; None if the message leaves it to the settings."""
 
     site_id: str | None
     access_token: str | None = field(repr=False)
@@ -16,9 +16,9 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the settings give where a message says nothing: credentials, and parameters by dotted name.
+    """Defaults from the settings: credentials, and parameters by dotted name.
 
-    The token is for the settings' own site, and for `sites`: a message must not have it sent anywhere else.
+    The token is only for the settings' own site and for `sites`: no message may make us send it anywhere else.
     """
 
     credentials: Credentials
@@ -26,11 +26,11 @@ class Defaults:
     sites: frozenset[str] = frozenset()
 
     def knows(self, site_id: str) -> bool:
-        """Tell whether the settings name a site."""
+        """Return whether the settings name a site."""
         return site_id == self.credentials.site_id or site_id in self.sites
 
     def site(self, credentials: Credentials) -> Site:
-        """Resolve where an event goes: by its message, else by these. What nothing gives is empty."""
+        """Return where an event goes: by its message, or else by these defaults. Missing values are empty."""
         own = self.credentials
         site_id = credentials.site_id or own.site_id or ""
         token = own.access_token if self.knows(site_id) else None

@@ -58,10 +58,10 @@ class Delivery:
         self._turns = Turns()
         self._sites = Sites()
         self._registry_tally = Tally()
-        self._is_readable: dict[str, bool] = {}  # topics: whether a record of it could be read
+        self._is_readable: dict[str, bool] = {}  # by topic, whether one of its records could be read
 
     def use(self, defaults: Defaults) -> None:
-        """Use other credentials and parameters from now on, also for undecided events; any thread may call."""
+        """Use other credentials and parameters from now on, also for undecided events. Any thread may call this."""
         self._defaults = defaults
 
     def handle(self, chunk: Chunk[Work], still_ours: Callable[[], bool]) -> Done[Work] | Retry[Work]:
@@ -98,14 +98,14 @@ class Delivery:
             trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in served)
             return Retry(chunk, trouble, frozenset(served))
         except Exception:
-            # These records come again without their work: no request for them may still be under way then.
+            # These records come again without their work, so none of their requests may be pending then.
             for pending in work.pending.values():
                 with suppress(Exception):
                     pending.call.result()
             raise
 
     def prepare(self, chunk: Chunk[Work]) -> None:
-        """Decode and map the records of a chunk before its turn, up to one whose schema is not to be had now."""
+        """Decode and map the records of a chunk in advance, up to one whose schema is not available now."""
         chunk.work = work = Work(self._defaults)
         with suppress(RegistryUnavailable), self._turns.one():
             for record in chunk.records:
@@ -115,7 +115,7 @@ class Delivery:
         return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]
 
     def _draft(self, record: Record, defaults: Defaults, work: Work, served: set[str]) -> Draft:
-        """Make a draft of a record; raises RegistryUnavailable while its schema may still come."""
+        """Make a draft of a record. Raises RegistryUnavailable if its schema may be available later."""
         try:
             return self._mapper.draft(record, defaults)
         except IdUnavailable as error:
@@ -147,7 +147,7 @@ class Delivery:
         return Trouble(waits_for, "registry", message, held=True)
 
     def _is_at_fault(self, error: IdUnavailable, work: Work, served: set[str]) -> bool:
-        """Tell whether the id itself is at fault; if so, give it up.
+        """Return whether the id itself is at fault. If so, give it up.
 
         The rule is the same as for events: the id fails again and again while the registry serves others. Requests
         for ids are rare, so this asks for another id to see whether the registry works.
@@ -162,9 +162,7 @@ class Delivery:
             tally.failed += 1
         if not suspicion.failed_again(tally, self._rules.max_attempts):
             return False
-        self._codec.give_up(
-            schema_id, f"{error}, {suspicion.alone} times for this id alone while others were served"
-        )
+        self._codec.give_up(schema_id, f"{error}, {suspicion.alone} times for this id while other ids worked")
         return True
 
     def give_up(self, chunk: Chunk[Work], error: Exception) -> Output:
@@ -184,7 +182,7 @@ class Delivery:
         self, chunk: Chunk[Work], defaults: Defaults, still_ours: Callable[[], bool], served: set[str]
     ) -> Attempt:
         work = chunk.work or Work(self._defaults)
-        is_new = chunk.behind is not None and not chunk.strand  # others wait for it, and its records may part
+        is_new = chunk.behind is not None and not chunk.strand  # others wait for it, and it may be split
         return Attempt(
             self._client,
             self._rules,
@@ -202,9 +200,9 @@ class Delivery:
     def _send(
         self, events: Sequence[Outgoing], attempt: Attempt, settled: Mapping[str, Trouble]
     ) -> dict[str, Trouble]:
-        """Send undecided events, those of failing sites last; returns the trouble of each site.
+        """Send undecided events, those of failing sites last. Returns the trouble of each site.
 
-        `settled` has the sites that a request of an earlier try failed for: they get no further one now.
+        `settled` has the sites whose pending request from an earlier try failed: nothing more is sent to them now.
         """
         troubles = dict(settled)
         sites = by_site(events, attempt.defaults.site)
@@ -214,8 +212,8 @@ class Delivery:
     def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:
         """Give up events that fail alone while their site serves, or whose site fails while another serves.
 
-        It sends probes to see which sites serve, because nothing else may be sent meanwhile. Tells whether any
-        event was given up. Blocks until the probes are answered.
+        It sends probes to see which sites work, because no other requests may show it. Returns whether any event
+        was given up. Blocks until the probes are answered.
         """
         work = chunk.work or Work(self._defaults)
         attempt = self._attempt(chunk, self._defaults, lambda: True, set())
@@ -223,9 +221,9 @@ class Delivery:
         for event in undecided:
             site = self._defaults.site(event.credentials)
             if event.suspicion and isinstance(self._client.send(site, [PROBE]), Answered):
-                event.outcome = Fault(FAILING, f"{message}, again and again for this event alone")
+                event.outcome = Fault(FAILING, f"{message}, again and again, only for this event")
             elif self._is_hopeless(site, attempt):
-                event.outcome = Fault(FAILING, f"{message}, again and again for this site alone")
+                event.outcome = Fault(FAILING, f"{message}, again and again, only for this site")
         return any(event.outcome for event in undecided)
 
     def _is_hopeless(self, site: Site, attempt: Attempt) -> bool:

@@ -1,4 +1,4 @@
-"""The first half of a chunk's way: a record becomes a draft with its events.
+"""The first half of delivery: a record becomes a draft with its events.
 
 Pure but for the schema registry that the codec may ask.
 """
@@ -46,7 +46,7 @@ class Mapper:
     tracing: RecordTracing | None = None
 
     def draft(self, record: Record, defaults: Defaults) -> Draft:
-        """Decode a record and make its events; raises IdUnavailable, nothing else."""
+        """Decode a record and make its events. Raises only IdUnavailable."""
         if self.tracing is None:
             return self._draft(record, defaults)
         with self.tracing.decode(record) as span:
@@ -57,7 +57,7 @@ class Mapper:
 
     def _draft(self, record: Record, defaults: Defaults) -> Draft:
         if record.value is None:
-            return Draft(record)  # the tombstone of a compacted topic: nothing to send, nothing wrong
+            return Draft(record)  # a tombstone of a compacted topic: nothing to send, and not an error
         try:
             message = self.codec.decode_message(record.value, record.headers)
         except Undecodable as error:
@@ -69,7 +69,7 @@ class Mapper:
             self._add_events(draft, message, defaults)
         except UnknownMessageType as error:
             draft.fault = Fault("unknown-type", str(error))
-        except Exception as error:  # noqa: BLE001 - no message may stop the stream, not even by a mistake of ours
+        except Exception as error:  # noqa: BLE001 - no message may stop the stream, not even through a bug of ours
             draft.events.clear()
             draft.fault = Fault("internal", f"the message could not be mapped: {type(error).__name__}: {error}")
         return draft
@@ -85,7 +85,7 @@ class Mapper:
                     fault: Fault | None = unusable or Fault("unmappable", problem)
                     draft.events.append(Outgoing(kind, name, "", credentials, Document(kind.array, b""), fault))
                 case Event(kind, key, name, body):
-                    # The bytes that orjson makes keep a buffer of 4 KiB; a copy is as large as it looks.
+                    # Bytes from orjson keep a buffer of 4 KiB. A copy has only its own size.
                     document = Document(kind.array, b"%b" % orjson.dumps(body), trace)
                     fault = unusable or self._too_large(document)
                     if fault:
@@ -109,12 +109,12 @@ def _missing(name: str, site: Site, *, has_token: bool) -> str:
 
 
 def _unusable(site: Site, *, has_token: bool) -> Fault | None:
-    """Tell what is wrong with an event's credentials, None if nothing is; `has_token` tells that we have one."""
+    """Return what is wrong with an event's credentials, or None. `has_token`: the settings have a token."""
     for name, value in ((SITE_ID, site.site_id), (ACCESS_TOKEN, site.access_token)):
         if not value:
             return Fault("missing-parameter", _missing(name, site, has_token=has_token))
         if not (value.isascii() and value.isprintable()) or " " in value or value in {".", ".."}:
-            return Fault("unmappable", f"{name}: has characters that cannot be in one")
+            return Fault("unmappable", f"{name}: contains invalid characters")
         if len(value) > _LONGEST_CREDENTIAL:
-            return Fault("unmappable", f"{name}: has {len(value)} characters, and may have {_LONGEST_CREDENTIAL}")
+            return Fault("unmappable", f"{name}: has {len(value)} characters; the limit is {_LONGEST_CREDENTIAL}")
     return None

@@ -32,8 +32,8 @@ class Parting:
     _waiting: dict[Hashable, tuple[int, str]] = field(default_factory=dict)
     # By Kafka key, the site of the last draft that goes.
     _going: dict[bytes, str] = field(default_factory=dict)
-    # By placeholder strand, a Kafka key. The placeholder stands for the strand, if any, in which the draft that
-    # goes now with this key is set apart.
+    # For each placeholder strand, a Kafka key. The placeholder stands for the strand in which the draft that goes
+    # now with this key may be set apart.
     _behind: dict[str, bytes] = field(default_factory=dict)
     _untried: dict[str, list[Draft]] = field(default_factory=dict)
     _tried: dict[str, list[Draft]] = field(default_factory=dict)
@@ -41,13 +41,13 @@ class Parting:
     _slow: dict[str, bool] = field(default_factory=dict)
 
     def may_go(self, draft: Draft) -> bool:
-        """Tell whether a draft goes on now; otherwise it is set apart."""
+        """Return whether a draft goes on now. Otherwise it is set apart."""
         if self.chunk.behind is None:
             return True
         site_id, key = self._site_id(draft), draft.record.key
         names = self._names(draft, site_id)
         if not self.chunk.strand:
-            names |= {site_id}  # a strand that is retried tests its own site
+            names |= {site_id}  # a retried strand tests its own site
         strand = self.chunk.waits_in(draft.record.offset, names)
         if strand is None:
             strand = self._held(draft, names)
@@ -74,7 +74,7 @@ class Parting:
         return self._slow[site_id]
 
     def is_decided(self, draft: Draft, troubles: Mapping[str, Trouble]) -> bool:
-        """Tell whether a draft that went is decided, as well as all earlier ones with its Kafka key."""
+        """Return whether a sent draft is decided, and all earlier ones with its Kafka key too."""
         if self.chunk.behind is None:
             return True
         site_id = self._site_id(draft)
@@ -134,12 +134,12 @@ class Parting:
             self._waiting[name] = min(mine, self._waiting.get(name, mine))
 
     def _held(self, draft: Draft, names: Names) -> str | None:
-        """Name the strand of the first draft that this try set apart with one of these names, if it is earlier."""
+        """Return the strand of the first earlier draft that this try set apart with one of these names."""
         found = [self._waiting[name] for name in names if name in self._waiting]
         return min((each for each in found if each[0] < draft.record.offset), default=(0, None))[1]
 
     def _waits_by(self, draft: Draft, strand: str) -> Names:
-        """Return the names by which later records wait for a draft: also its site, if it waits for that."""
+        """Return the names by which later records wait for a draft: also its site, if the draft waits for it."""
         site_id = self._site_id(draft)
         names = self._names(draft, site_id)
         return names | {site_id} if site_id == strand else names

@@ -1,4 +1,4 @@
-"""The second half of a chunk's way: a decided draft becomes the record's result, and its dead letter."""
+"""The second half of delivery: a decided draft becomes the record's result and its dead letter."""
 
 from consumer.delivery.work import Draft, Fault
 from consumer.engine.records import DeadLetter, Output
@@ -15,7 +15,7 @@ _MOST_BRIEF = 4  # as many as an order has; a product has one for each variant
 def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) -> Output:
     """Make the result of a decided draft, and its dead letter if anything failed; raises RegistryUnavailable.
 
-    `group` is the consumer group that the result says it is of.
+    `group` is the consumer group that the result names.
     """
     notifications, faults = [], []
     if draft.fault:
@@ -29,7 +29,7 @@ def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) 
                 notifications.append(notification_of_failed(event.kind, shortened(message)))
                 faults.append(Fault(kind, f"{event.kind.name}: {message}"))
             case None:
-                raise AssertionError(f"{event.kind.name} {event.name} is not decided: no result may say it is")
+                raise AssertionError(f"{event.kind.name} {event.name} is not decided, so it can't be in a result")
     record = draft.record
     result = {
         "message_id": shortened(draft.message_id, _LONGEST_NAME),
@@ -50,9 +50,9 @@ def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) 
 
 
 def brief(output: Output, codec: Codec) -> Output:
-    """Cut short what a result quotes, for a topic that takes only small ones; raises RegistryUnavailable.
+    """Shorten the quotes of a result, for a topic that takes only small records. Raises RegistryUnavailable.
 
-    Of many notifications, some remain: errors first, since these are what a reader looks for.
+    Of many notifications, a few are kept: errors first, because readers look for these.
     """
     result = codec.decode_result(output.result)
     for name in ("message_id", "message"):

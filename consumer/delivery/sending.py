@@ -37,10 +37,10 @@ from jirafe.client import (
 _RANK = {"cart": 0, "order": 1, "category": 2, "product": 3}
 _THROTTLED = "429"
 UNREACHED = ("timeout", "connection")
-"""Causes of trouble after which nothing more is sent for a while: the API can't be reached, or hangs."""
+"""Causes of trouble after which nothing more is sent for a while: the API is unreachable or hangs."""
 _MOST_SUSPECTS = 10
 SIDE_BY_SIDE = 4
-"""Requests of one chunk that are under way at the same time, each to another site."""
+"""How many requests of one chunk run in parallel, each to another site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class _Run:
     is_stopped: bool = False
 
     def met(self, cause: str, message: str, retry_after: float | None = None) -> None:
-        """Note what stands in the way."""
+        """Note a trouble of this run."""
         self.trouble = Trouble(self.site.site_id, cause, message, retry_after)
 
 
@@ -100,7 +100,7 @@ class Attempt:
     `limits`, `tallies` and `pending` are the chunk's (see `Work`), by site. `start` lets another thread make a
     request, so that a slow one can be left pending; None if this try waits for all answers. `sites` counts
     successes and failures over all chunks, to tell whether other sites are served. `clock` gives monotonic seconds.
-    `served` collects the sites that processed a request. `flying` has the calls that are waited for.
+    `served` collects the sites that processed a request. `flying` has the calls that this try waits for.
     """
 
     client: Client
@@ -117,7 +117,7 @@ class Attempt:
     flying: list[Call] = field(default_factory=list)
 
     def settle(self) -> dict[str, Trouble]:
-        """Read the answers of the requests that an earlier try left pending; blocks until they are there.
+        """Read the answers to the requests that an earlier try left pending. Blocks until they arrive.
 
         Returns the trouble of each site whose events stay undecided.
         """
@@ -136,7 +136,7 @@ class Attempt:
         return troubles
 
     def send(self, sites: Iterable[SiteRuns], troubles: dict[str, Trouble]) -> None:
-        """Send events: those of one site in order, those of several sites side by side; blocks.
+        """Send events: those of one site in order, those of different sites in parallel. Blocks.
 
         Adds the trouble of each site whose events stay undecided to `troubles`. There is none if they stay
         undecided because a request is pending. Nothing is sent to sites that are in `troubles` already. Once the
@@ -148,12 +148,12 @@ class Attempt:
             while going := [*going, *islice(waiting, SIDE_BY_SIDE - len(going))]:
                 going = [course for course in going if next(course, False)]
         finally:
-            for call in self.flying:  # none, unless an exception ends this
+            for call in self.flying:  # there are none, unless an exception ends this
                 with suppress(Exception):
                     call.result()
 
     def _course(self, runs: SiteRuns, troubles: dict[str, Trouble]) -> Generator[Literal[True]]:
-        """Send the events of one site; yields while a request is under way, so that others can begin theirs."""
+        """Send the events of one site. Yields while it waits for an answer, so that other sites can send theirs."""
         for site, events in runs:
             if site.site_id in troubles or site.site_id in self.pending:
                 return  # a later run may have a later event of the same key
@@ -167,7 +167,7 @@ class Attempt:
 
         Suspects, and later events of their keys, go last, so they can't keep the other events from being sent.
         """
-        if not site.access_token:  # there was one when the events were made
+        if not site.access_token:  # there was a token when the events were made
             message = (
                 f"no access token is set any more for site {site.site_id}; see JIRAFE_ACCESS_TOKEN, JIRAFE_SITES"
             )
@@ -201,7 +201,7 @@ class Attempt:
         Whether the partition is still ours is asked by the thread that sends, right before.
         """
         tally, documents = run.tally, [event.document for event in group]
-        tally.asked = begun = self.clock()  # now: a request that is left pending counts as slow at once
+        tally.asked = begun = self.clock()  # set now, so that a request that is left pending counts as slow at once
 
         def request() -> Answer:
             if not self.still_ours():
@@ -215,7 +215,7 @@ class Attempt:
         return request
 
     def _wait(self, run: _Run, group: list[Outgoing], call: Call, begun: float) -> Answer | None:
-        """Wait for the answer to a request; None if it is slow to come, and is left pending. Raises _NotOurs."""
+        """Wait for the answer to a request. Returns None if it is slow, and leaves it pending. Raises _NotOurs."""
         try:
             return call.result(max(0.0, begun + self.sites.patience - self.clock()))
         except TimeoutError:
@@ -227,7 +227,7 @@ class Attempt:
             self.flying.remove(call)
 
     def _end(self, run: _Run, events: Sequence[Outgoing]) -> Trouble | None:
-        """Take stock after the last request of a run. Returns the trouble of the events that stay undecided."""
+        """Finish a run after its last request. Returns the trouble of the events that stay undecided."""
         site, tally = run.site, run.tally
         took_something = site.site_id in self.served
         if took_something:
@@ -235,9 +235,9 @@ class Attempt:
         if run.trouble is None:
             return None
         self._suspect(run)
-        # `_suspect` may have sent a probe. An answer to it does not mean that the site took an event.
+        # `_suspect` may have sent a probe. An answer to it does not mean that the site accepted an event.
         if not took_something and self._is_site_at_fault(run):
-            message = f"{run.trouble.message}, to all that this site got, while other sites were served"
+            message = f"{run.trouble.message}, to everything sent to this site, while other sites worked"
             for event in events:
                 event.outcome = event.outcome or Fault(FAILING, message)
             return None
@@ -245,7 +245,7 @@ class Attempt:
         return replace(run.trouble, isolating=isolating)
 
     def _is_site_at_fault(self, run: _Run) -> bool:
-        """Tell whether to give up a site that took nothing. Sites in the settings are never given up."""
+        """Return whether to give up a site that accepted nothing. Sites in the settings are never given up."""
         site_id, trouble = run.site.site_id, run.trouble
         if trouble is None or trouble.held or trouble.cause == _THROTTLED:
             return False
@@ -258,7 +258,7 @@ class Attempt:
         return is_at_fault and not self.defaults.knows(site_id)
 
     def ask_elsewhere(self, site_id: str) -> bool:
-        """Ask another site, one that did not fail lately; blocks. Tells whether it serves."""
+        """Probe another site, one that did not fail recently. Blocks. Returns whether it works."""
         own = self.defaults.site(Credentials(None, None))
         for site in (own, self.sites.last_served):
             if site is None or not (site.site_id and site.access_token) or site.site_id == site_id:
@@ -319,7 +319,7 @@ class Attempt:
             group.append(run.queue.popleft())
             ranks[event.key] = rank
             if event.suspicion:
-                break  # a suspect goes alone
+                break  # a suspect is sent alone
         return group
 
     def _decide(self, run: _Run, group: Sequence[Outgoing], items: Sequence[Item]) -> None:
@@ -340,7 +340,7 @@ class Attempt:
                 case Rejected(why):
                     event.outcome = Fault("rejected", why)
                 case Transient(why):
-                    waiting.append((event, f"the API said of an item: {why}"))
+                    waiting.append((event, f"the API says of this event: {why}"))
                     blocked.add(event.key)
         if any(event.outcome is not None for event in group):
             self.served.add(site_id)

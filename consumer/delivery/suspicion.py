@@ -1,4 +1,4 @@
-"""Decides what is at fault for a failure: the event, a site that is not in the settings, or the API."""
+"""Decides what causes a failure: the event, a site that is not in the settings, or the API."""
 
 import threading
 from collections import OrderedDict
@@ -24,7 +24,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Suspicion:
-    """What is known of an event that fails alone, or of a site that fails all.
+    """What is known about an event that fails alone, or about a site where everything fails.
 
     `succeeded` and `failed` are the tally's counts when the suspicion began, at time `since`. `seen` is how many
     had succeeded at the last try. `alone` counts the tries, and `counted` those with a success of others since the
@@ -42,15 +42,15 @@ class Suspicion:
 
     @classmethod
     def of(cls, tally: Tally) -> "Suspicion":
-        """Begin with the counts as they are now."""
+        """Begin with the current counts."""
         return cls(tally.succeeded, tally.failed, tally.succeeded)
 
     def failed_again(self, tally: Tally, max_attempts: int) -> bool:
-        """Note a failed try, which the tally counts too; tells whether the event or site is itself at fault.
+        """Note a failed try, which the tally counts too. Returns whether the event or site is the cause.
 
-        A try counts if others succeeded since the try before. It is at fault after `max_attempts` tries that
-        count, if that many failures in a row are very unlikely, given how often others failed meanwhile. So an
-        event is not blamed while the API fails most requests, and never while it fails all.
+        A try counts if others succeeded since the try before. The event or site is the cause after `max_attempts`
+        tries that count, if so many failures in a row are very unlikely, given how often others failed meanwhile.
+        So an event is not blamed while the API fails most requests, and never while it fails all.
         """
         self.alone += 1
         self.counted += tally.succeeded > self.seen
@@ -80,8 +80,8 @@ class SiteTally(Tally):
 class Sites:
     """What all chunks know about sites; only the most recently used are kept. Any thread may call.
 
-    `serving` counts the requests of sites that serve. Failures of a site are added once it serves again, so sites
-    that do not exist say nothing about the API, however many messages name one. `usual` is how many seconds a
+    `serving` counts the requests of sites that serve. Failures of a site are added once it serves again. So sites
+    that do not exist say nothing about the API, even if many messages name one. `usual` is how many seconds a
     request usually takes.
     """
 
@@ -92,7 +92,7 @@ class Sites:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, site_id: str) -> SiteTally:
-        """Return a site's tally; one that was forgotten starts from zero."""
+        """Return a site's tally. A forgotten site starts from zero."""
         with self._lock:
             tally = self._tallies.setdefault(site_id, SiteTally())
             self._tallies.move_to_end(site_id)
@@ -101,14 +101,14 @@ class Sites:
             return tally
 
     def is_failing(self, site_id: str) -> bool:
-        """Tell whether a site fails all its requests now."""
+        """Return whether a site fails all its requests now."""
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None
 
     def failed_lately(self, site_id: str, since: float) -> bool:
-        """Tell whether a site fails all its requests, and last failed at `since` or later.
+        """Return whether a site fails all its requests, and last failed at `since` or later.
 
-        A site without events to send may work again, and nothing would show it. So an old failure proves nothing.
+        A site to which nothing is sent may work again without anyone noticing. So an old failure proves nothing.
         """
         tally = self._tallies.get(site_id)
         return tally is not None and tally.failing is not None and tally.failed_at >= since
@@ -129,7 +129,7 @@ class Sites:
         return max(_QUICK, _SLOW * self.usual)
 
     def is_slow(self, site_id: str, now: float) -> bool:
-        """Tell whether a site takes much longer than usual, so that it would hold up others.
+        """Return whether a site takes much longer than usual, so that it would hold up others.
 
         The only site is never slow while it serves.
         """
@@ -148,7 +148,7 @@ class Sites:
         self.last_served = site
 
     def failed(self, tally: SiteTally, max_attempts: int, patience: float, now: float) -> bool:
-        """Note a try in which a site accepted nothing; tells whether the site is at fault, because others serve.
+        """Note a try in which a site accepted nothing. Returns whether the site is the cause, because others work.
 
         Besides the conditions for an event, `patience` seconds must have passed since its first failure. If nothing
         was tried for twice as long, and the site was not given up before, this counts as its first failure: the
@@ -159,6 +159,6 @@ class Sites:
         if tally.failing is None or is_old:
             tally.failing, tally.since = Suspicion.of(self.serving), now
         tally.failed_at = now
-        # Its own failures are not among those of sites that serve.
+        # Its own failures are not counted with those of sites that serve.
         among = Tally(self.serving.succeeded, self.serving.failed + tally.failing.alone + 1)
         return tally.failing.failed_again(among, max_attempts) and now - tally.since >= patience

@@ -1,7 +1,7 @@
-"""Turns at work that takes the processor: the interpreter runs one thread at a time in any case.
+"""Lets threads take turns at CPU-bound work: the interpreter runs only one thread at a time anyway.
 
-Threads that decode at the same time only interrupt each other, and all of them finish late. In turns each finishes
-as early as possible, and its request is on its way while the next thread decodes.
+Threads that decode at the same time only interrupt each other, and all of them finish late. With turns, each
+finishes as early as possible, and sends its request while the next thread decodes.
 """
 
 import threading
@@ -19,7 +19,7 @@ class Turns:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Take a turn. Waits a quarter of a second at most: whoever has the turn may wait for the registry."""
+        """Take a turn. Waits at most a quarter of a second: the thread with the turn may wait for the registry."""
         is_ours = self._lock.acquire(timeout=_LONGEST_WAIT)
         try:
             yield

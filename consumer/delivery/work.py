@@ -1,4 +1,4 @@
-"""What delivery keeps on a chunk from one try to the next: decoded messages, and what became of their events."""
+"""The state of a chunk between tries: decoded messages, and the outcomes of their events."""
 
 from dataclasses import dataclass, field
 
@@ -21,9 +21,9 @@ class Fault:
 
 @dataclass(slots=True)
 class Outgoing:
-    """One event on its way: `outcome` is None until it is decided; what can't be sent has one at once.
+    """One event to send. `outcome` is None until it is decided. An event that can't be sent has an outcome at once.
 
-    Events with the same `key` must reach the API in order. `name` is what people know the event by.
+    Events with the same `key` must reach the API in order. `name` is for people.
     """
 
     kind: Kind
@@ -37,9 +37,9 @@ class Outgoing:
 
 @dataclass(slots=True)
 class Draft:
-    """A record's result in the making. `fault` is about the record as a whole.
+    """A record whose result is not finished. `fault` is about the record as a whole.
 
-    `needs_registry` tells that it can't be read since no Schema Registry is set.
+    `needs_registry` says that it can't be read because no Schema Registry is set.
     """
 
     record: Record

@@ -110,7 +110,7 @@ class EmbeddedBroker:
 
 
 def answers(bootstrap_servers: str) -> bool:
-    """Tell whether a broker answers there within a second."""
+    """Return whether a broker answers there within a second."""
     client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=LibraryLog())
     try:
         client.list_topics(timeout=1)

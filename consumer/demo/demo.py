@@ -135,7 +135,7 @@ class _Demo:
         for kind in (self.stats() or {"events": {}})["events"].values():
             verdicts.update(kind)
         complete = len(places) == len(results) == count and letters == codes[500]
-        table = Table("", "", title="What became of them", title_justify="left", show_header=False)
+        table = Table("", "", title="Summary", title_justify="left", show_header=False)
         table.columns[1].justify = "right"
         for name, value in {
             "messages produced": count,

@@ -1,9 +1,9 @@
-"""Encodes a topic's id, and the records decided beyond a committed offset, as the offset's metadata in Kafka. Pure.
+"""Encodes a topic's id, and the records decided beyond a committed offset, as the offset's metadata. Pure.
 
-The text is `jirafe-consumer/1 CRC TOPIC-ID RUNS SINCE CAUSE STRAND`. RUNS is a sequence of variable-length
-numbers: from the committed offset on, how many offsets are undecided, how many are decided, and so on in turn. CRC
-covers everything after it. The last three tell operators what holds the offset: since when (in seconds since
-1970), why, and which strand.
+The text is `jirafe-consumer/1 CRC TOPIC-ID RUNS SINCE CAUSE STRAND`. RUNS is a sequence of variable-length numbers:
+from the committed offset on, how many offsets are undecided, how many are decided, and so on in turn. CRC covers
+everything after it. The last three tell operators what blocks the offset: since when (in seconds since 1970), why,
+and which strand.
 """
 
 import base64
@@ -28,7 +28,7 @@ Runs = tuple[tuple[int, int], ...]
 
 
 class Blocker(NamedTuple):
-    """What holds an offset: the strand of the first undecided record, why it waits, and since when.
+    """What blocks an offset: the strand of the first undecided record, why it waits, and since when.
 
     `since` is in seconds since 1970.
     """
@@ -39,7 +39,7 @@ class Blocker(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """What is decided beyond an offset, and what holds the offset. `topic_id` is empty if it was not known."""
+    """The runs decided beyond an offset, and what blocks the offset. `topic_id` is empty if it was not known."""
 
     runs: Runs
     topic_id: str
@@ -61,7 +61,7 @@ def counted(runs: Runs) -> int:
 
 
 def fits(offset: int, runs: Runs) -> bool:
-    """Tell whether these runs fit into the metadata of an offset."""
+    """Return whether these runs fit into the metadata of an offset."""
     return len(_packed(offset, runs)) <= _MOST_PACKED
 
 
@@ -143,7 +143,7 @@ def _unpacked(offset: int, packed: bytes) -> Runs:
 
 
 def _word(text: str) -> str:
-    """Make one printable word of a text: a site's id may be anything."""
+    """Turn a text into one printable word. A site's id may be any text."""
     return re.sub(r"[^!-~]", "?", text[:_LONGEST_WORD]) or _UNKNOWN
 
 

@@ -1,6 +1,6 @@
-"""When to try again: exponential backoff with full jitter, and Retry-After.
+"""When to retry: exponential backoff with full jitter, and Retry-After.
 
-Pure: the random numbers are handed in. Full jitter:
+Pure: the caller passes the random numbers. Full jitter:
 https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Maximum delays in seconds: of the first retry, of any retry, and asked for by a Retry-After."""
+    """Maximum delays in seconds: of the first retry, of any retry, and of a Retry-After."""
 
     first: float
     longest: float

@@ -1,4 +1,4 @@
-"""Commits finished outputs: all together, lane by lane after an abort, and none of a flooded topic."""
+"""Commits finished outputs: of all lanes together, lane by lane after an abort, and none of a flooded topic."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class Committer(Generic[W]):
         now = self.clock.monotonic()
         lanes = list(lanes)
         if self.trouble and not any(lane.offset is not None for lane in lanes):
-            self.trouble, self._failures = None, 0  # the lanes that failed are another member's now
+            self.trouble, self._failures = None, 0  # the lanes that failed now belong to another member
         if now < self._due:
             return
         ready = [
@@ -92,7 +92,7 @@ class Committer(Generic[W]):
         self._note(trouble, again=again)
 
     def _is_smaller(self, lanes: list[Lane[W]], error: Aborted) -> bool:
-        """Have the next try be smaller, if the size was refused; tells whether that may help."""
+        """Make the next try smaller if a topic refused the size. Returns whether that may help."""
         if not error.is_refused:
             return False
         return len(lanes) > 1 or lanes[0].too_large(self._briefly)
@@ -100,8 +100,8 @@ class Committer(Generic[W]):
     def _briefly(self, output: Output) -> Output:
         try:
             return self.brief(output)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other lanes go on
-            self.log.warning("handler_raised", reason=f"making a smaller result raised {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001 - the other lanes must go on
+            self.log.warning("handler_raised", reason=f"shortening the result raised {type(error).__name__}")
             return output
 
     def _admitted(self, lanes: list[Lane[W]]) -> list[Lane[W]]:
@@ -113,8 +113,8 @@ class Committer(Generic[W]):
                     "held",
                     on=topic,
                     cause="flood",
-                    reason=f"too many dead letters: {sum(letters)} of the next {len(letters)} records; fix the "
-                    "cause upstream, or send SIGHUP to let them through",
+                    reason=f"too many dead letters: {sum(letters)} of the next {len(letters)} records; find the "
+                    "cause, then send SIGHUP to let one window of records through",
                 )
         flooded = self.flooded
         return [lane for lane in lanes if lane.partition.topic not in flooded] if flooded else lanes
@@ -143,7 +143,7 @@ class Committer(Generic[W]):
             self.read_back(trying)
 
     def _ahead(self, lane: Lane[W]) -> str:
-        """Encode which topic a lane's offset belongs to, what is decided beyond it, and what holds it."""
+        """Encode the id of a lane's topic, the runs decided beyond its offset, and what blocks the offset."""
         if not (lane.ahead or lane.wants_ahead):
             is_kept = lane.keeps_ahead is not False
             return write(lane.offset or 0, Ahead((), lane.topic_id)) if lane.topic_id and is_kept else ""
@@ -160,7 +160,7 @@ class Committer(Generic[W]):
 
 
 def _letters(lanes: Iterable[Lane[W]]) -> dict[str, list[bool]]:
-    """Tell for each topic which outputs have a dead letter, in the order of the outputs.
+    """Return for each topic which outputs have a dead letter, in the order of the outputs.
 
     Dead letters of kind FAILING are left out: when a site is given up, all its waiting records become dead letters
     at once. That must not stop the topic for other sites.

@@ -1,7 +1,7 @@
-"""Notices where a log does not continue as it was read before: created again, cut off in front, or shorter.
+"""Notices a log that does not continue where it was read: a recreated topic, a deleted start, or a lost end.
 
-A topic that is deleted and created again has the same name and other records at the same offsets. So a place names
-a record only within one incarnation of its topic, which the broker tells apart by an id.
+A topic that is deleted and created again has the same name, but other records at the same offsets. So a place
+identifies a record only within one incarnation of its topic. The broker gives each incarnation its own id.
 """
 
 from collections import deque
@@ -21,18 +21,18 @@ _ASK_INTERVAL = 5.0
 _SAID = 20
 _GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED)
 _ABSENT = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
-_NOT_ALLOWED = "this client is not allowed Read of it"
+_NOT_ALLOWED = "this client is not allowed to read it"
 
 
 @dataclass(slots=True)
 class Continuity:
-    """What is known of the logs that a member reads; for the main thread, and never blocks.
+    """What is known about the logs that a member reads. For the main thread only; never blocks.
 
-    `topics` are those that are subscribed to by name. `ask` asks the brokers to describe topics. A group without a
-    committed offset begins at the end of a log if `starts_at_end`. `losses` has what was lost, in sentences, until
-    it is acknowledged. `unreadable` says, by topic, why one can't be read: it is gone, or this client may not.
-    `closing` has partitions of a topic that was created again of which records are still held: they start over once
-    those are done.
+    `topics` are the topics that are subscribed to by name. `ask` asks the brokers to describe topics. With
+    `starts_at_end`, a group without a committed offset begins at the end of a log. `losses` has a sentence for each
+    loss until it is acknowledged. `unreadable` says for each unreadable topic why: it is gone, or this client may
+    not read it. `closing` has partitions of a recreated topic that still have records of the old topic in memory.
+    They start over once those records are done.
     """
 
     topics: Sequence[str]
@@ -46,13 +46,13 @@ class Continuity:
     unreadable: dict[str, str] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)
     _earlier: set[tuple[str, str]] = field(default_factory=set)
-    # By topic, ids that may be of earlier or of later ones; the next answer tells.
+    # By topic, ids that may belong to an earlier or a later topic. The next answer decides.
     _doubted: dict[str, set[str]] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
-    # Topics that the brokers did not describe; they are asked for again in turn.
+    # Topics that the brokers did not describe. They are asked for again, one after the other.
     _unknown: set[str] = field(default_factory=set)
-    # Those whose id the brokers refuse to tell, though the topics may be there.
+    # Topics whose id the brokers refuse to tell. The topics may exist.
     _refused: set[str] = field(default_factory=set)
     _due: float = 0.0
     # Records committed before and since the last question for the topic's id: offset to fingerprint.
@@ -61,22 +61,22 @@ class Continuity:
     # Logs that ended before the committed offset: that offset, which is void, and the one to read from. Kept until
     # something of the log is committed.
     _restarts: dict[Partition, tuple[int, int]] = field(default_factory=dict)
-    # Records that may be of the new incarnation, and are done.
+    # Done records that may belong to the new incarnation.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
     def watch(self, assigned: Iterable[str], *, is_untold: bool) -> None:
-        """Ask for the ids of topics from time to time, and at once if one `is_untold`.
+        """Ask for the ids of topics from time to time, and at once if `is_untold`.
 
-        `assigned` are the topics that partitions are assigned of. Called on every turn, so it is cheap in most.
+        `assigned` are the topics with assigned partitions. Called on every turn, so most calls are cheap.
         """
         is_new = self._take_answers() if self._asked else False
         now = self.clock.monotonic()
         if is_new or self._asked or (now < self._due and not (is_untold or self._doubted)):
-            return  # what was committed lately may be of a new topic: it is forgotten later
+            return  # recently committed records may belong to a new topic: they are forgotten later
         named = {*assigned, *self._doubted}
         if now >= self._due:
             self._due = now + _ASK_INTERVAL
-            # What was committed before an earlier question is forgotten: it would grow while none is answered.
+            # Forget records committed before an earlier question. Otherwise they would pile up without an answer.
             self._before, self._since = self._since, {}
             self._unknown.clear()
             wanted = {*self.topics, *named, *self._ids}
@@ -86,7 +86,7 @@ class Continuity:
             self._asked = dict(self.ask(sorted(wanted)))
 
     def _take_answers(self) -> bool:
-        """Take the answers that are there; tells whether a topic has another id than before."""
+        """Take the available answers. Returns whether a topic has another id than before."""
         is_new = False
         for topic, future in list(self._asked.items()):
             if not future.done():
@@ -97,7 +97,7 @@ class Continuity:
             except KafkaException as error:
                 self._unknown.add(topic)
                 code = kafka_error(error).code()
-                if code in _GONE:  # else the broker is away: that is said anyway
+                if code in _GONE:  # otherwise no broker answers, which is reported elsewhere
                     self._note(topic, kafka_error(error).str())
                 if code > 0 and code not in _ABSENT:
                     self._refused.add(topic)
@@ -108,14 +108,14 @@ class Continuity:
         return is_new
 
     def _note(self, topic: str, why: str | None) -> None:
-        """Note why a topic can't be read, if it can't. One that a pattern found may go."""
+        """Note why a topic can't be read, if it can't. A topic that only matched a pattern may disappear."""
         if why and topic in self.topics:
             self.unreadable[topic] = f"the topic {topic} can't be read: {why}"
         else:
             self.unreadable.pop(topic, None)
 
     def _learn(self, topic: str, identity: str) -> bool:
-        """Take the id of a topic; tells whether it is another one than before."""
+        """Learn the id of a topic. Returns whether it differs from the one before."""
         before, self._ids[topic] = self._ids.get(topic), identity
         others = {before} if before else self._doubted.pop(topic, set())
         self._earlier.update((topic, each) for each in others - {identity})
@@ -124,23 +124,23 @@ class Continuity:
         return before not in (None, identity)
 
     def identity(self, topic: str) -> str:
-        """Return the id of a topic as it is now, empty while it is not known."""
+        """Return the current id of a topic, empty while it is not known."""
         return self._ids.get(topic, "")
 
     def is_told(self, topic: str) -> bool:
-        """Tell whether the id of a topic is known, or the brokers refuse to tell it."""
+        """Return whether the id of a topic is known, or the brokers refuse to tell it."""
         return topic in self._ids or topic in self._refused
 
     def is_earlier(self, topic: str, identity: str) -> bool:
-        """Tell whether an id is that of an earlier topic of the same name.
+        """Return whether an id belongs to an earlier topic of the same name.
 
-        False too if it is not known. Then the brokers are asked: a later call tells.
+        Also False if that is not known. Then it asks the brokers, and a later call returns the answer.
         """
         known = self._ids.get(topic)
         if known == identity:
             return False
         if known and identity and (topic, identity) not in self._earlier:
-            # It may as well be of a later topic than the one we know.
+            # It may also belong to a later topic than the one we know.
             del self._ids[topic]
             self._asked.pop(topic, None)
             self._doubted.setdefault(topic, set()).update((known, identity))
@@ -151,7 +151,7 @@ class Continuity:
             del self._before[partition]
 
     def committed(self, outputs: Iterable[Output]) -> None:
-        """Note what was committed: it may be of a new incarnation that is not known yet."""
+        """Note committed records: they may belong to a new incarnation that is not known yet."""
         for output in outputs:
             partition = Partition(output.record.topic, output.record.partition)
             self._restarts.pop(partition, None)
@@ -159,7 +159,7 @@ class Continuity:
             noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
 
     def created_again(self, topic: str) -> None:
-        """Say that what was read or committed belongs to an earlier topic of the same name; once for each topic."""
+        """Report once for each topic that it was created again, so what was read or committed is of the old one."""
         if self._told.get(topic) != self.identity(topic):
             self._told[topic] = self.identity(topic)
             self._lost(
@@ -167,27 +167,27 @@ class Continuity:
             )
 
     def close(self, partitions: Iterable[Partition]) -> None:
-        """Note partitions of a topic that was created again. What was committed lately may be of either topic."""
+        """Note partitions of a recreated topic. Recently committed records may belong to either topic."""
         for partition in partitions:
             self.closing.add(partition)
             self._done[partition] = self._before.pop(partition, {}) | self._since.pop(partition, {})
 
     def starts_over(self, partition: Partition) -> None:
-        """Note that a partition is read from its beginning now: what is done is skipped."""
+        """Note that a partition is now read from its beginning. Records that are done are skipped."""
         self.closing.discard(partition)
 
     def is_done(self, record: Record) -> bool:
-        """Tell whether a record was committed before its incarnation was known."""
+        """Return whether a record was committed before its incarnation was known."""
         if not self._done:
             return False
         done = self._done.get(Partition(record.topic, record.partition), {})
         return record.offset in done and done.pop(record.offset) == _fingerprint(record)
 
     def begins(self, partition: Partition, wanted: int | None, low: int, high: int, *, is_cut: bool) -> int:
-        """Return the offset to read from: `wanted`, if the log has it; None for no committed offset.
+        """Return the offset to read from: `wanted` if the log has it. `wanted` is None without a committed offset.
 
-        `low` and `high` are the first offset that the log has, and the one after its last. `is_cut` tells that the
-        log lacked `wanted`. It may have grown beyond it since, with other records.
+        `low` and `high` are the first offset in the log, and the one after the last. `is_cut` says that the log
+        lacked `wanted` before. It may have grown beyond `wanted` since then, with other records.
         """
         if wanted is None:
             start = high if self.starts_at_end else low
@@ -225,7 +225,7 @@ class Continuity:
         return start if committed == void else None
 
     def acknowledge(self) -> None:
-        """Forget what was lost: an operator has seen it."""
+        """Forget the losses: an operator has seen them."""
         if self.losses:
             self.log.warning("losses_acknowledged", losses=list(self.losses))
             self.losses.clear()
@@ -237,5 +237,5 @@ class Continuity:
 
 
 def _fingerprint(record: Record) -> int:
-    """Tell records at one offset apart. A timestamp is not enough: a producer may give all records the same."""
+    """Return a value that differs for different records. A producer may give all records the same timestamp."""
     return hash((record.timestamp, record.key, record.value))

@@ -1,18 +1,18 @@
-"""Time, as the engine takes it: the clock that is handed in, and deadlines by it."""
+"""The engine's clock, and deadlines that use it."""
 
 import time
 from collections.abc import Callable
 
 
 class Clock:
-    """The real clock. A simulation hands in its own."""
+    """The real clock. A simulation passes its own."""
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards: for waits and deadlines."""
+        """Return seconds that never go backwards, for waits and deadlines."""
         return time.monotonic()
 
     def epoch_ms(self) -> int:
-        """Milliseconds since 1970: for what others read."""
+        """Return milliseconds since 1970, for output that others read."""
         return time.time_ns() // 1_000_000
 
     def sleep(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The last line of defence: what becomes of a chunk whose handling raises what nobody foresaw."""
+"""The last line of defence: handles unexpected exceptions of the handler."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from consumer.engine.ports import Chunk, Done, Handler, Prepared, Retry, Trouble
 
 _RAISES_ALONE = 3
 _FRAMES = 3
-# What these tell of is this process, whatever the record holds.
+# These are faults of this process, not of a record.
 _NOT_OF_A_RECORD = (MemoryError, OSError)
 
 
 @dataclass(frozen=True)
 class Raised(Generic[W]):
-    """The handling of a chunk raised. The records are to be handed over again, in smaller chunks."""
+    """Handling a chunk raised an exception. Its records must be handed over again, in smaller chunks."""
 
     chunk: Chunk[W]
     error: Exception
@@ -49,17 +49,17 @@ class Defence(Generic[W]):
         self._handler = handler
 
     def handle(self, chunk: Chunk[W], still_ours: Callable[[], bool]) -> Done[W] | Retry[W] | Raised[W]:
-        """Have a chunk handled once; blocks for as long as the handler does."""
+        """Let the handler handle a chunk once. Blocks as long as the handler does."""
         try:
             answer = self._handler.handle(chunk, still_ours)
-        except Exception as error:  # noqa: BLE001 - whatever a record holds, the member goes on
+        except Exception as error:  # noqa: BLE001 - no record may stop the member
             return self._raised(chunk, error)
         if isinstance(answer, Done) and not _has_all(answer):
             return self._raised(chunk, ValueError("the outputs are not one for each record"))
         return answer
 
     def prepare(self, chunk: Chunk[W]) -> Prepared[W]:
-        """Have a chunk prepared. What raises here is not counted: it raises again when the chunk is handled."""
+        """Let the handler prepare a chunk. Exceptions here don't count: they come again when it is handled."""
         try:
             self._handler.prepare(chunk)
         except Exception:  # noqa: BLE001 - as above
@@ -79,7 +79,7 @@ class Defence(Generic[W]):
 
 
 def _has_all(done: Done[W]) -> bool:
-    """Tell whether each record of a chunk is decided or set apart, once, and outputs are in order."""
+    """Return whether each record of a chunk is decided or set apart exactly once, with outputs in order."""
     decided = [output.record for output in done.outputs]
     if not done.apart:
         return decided == done.chunk.records

@@ -27,7 +27,7 @@ class TransactionsRefused(ConsumerError):
 class Aborted(ConsumerError):
     """The transaction was aborted: nothing was written, and the same outputs may be written again.
 
-    `is_refused` tells that a topic refused an output as it is. It may take a brief one.
+    `is_refused` says that a topic refused an output. It may accept a shorter one.
     """
 
     def __init__(self, message: str, *, is_refused: bool = False) -> None:
@@ -36,7 +36,7 @@ class Aborted(ConsumerError):
 
 
 class WriterLost(ConsumerError):
-    """The writer can't continue, or can't know how its transaction ended.
+    """The writer can't continue, or can't tell how its transaction ended.
 
     A new writer with the same transactional id settles the old transaction. The committed offsets then tell
     where to resume.

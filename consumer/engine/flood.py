@@ -1,13 +1,13 @@
-"""The guard against a flood of dead letters in one topic: what feeds it is broken."""
+"""The guard against a flood of dead letters in one topic, which means that its producer is broken."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 
 class FloodGuard:
-    """Holds one topic once too many of `window` records in a row are dead letters; over `share` is too many.
+    """Holds one topic once over `share` of `window` records in a row are dead letters.
 
-    It then holds until it is released: good records that follow do not prove that the cause is fixed.
+    It holds until it is released. Good records that follow do not prove that the cause is fixed.
     """
 
     def __init__(self, window: int, share: float) -> None:
@@ -23,13 +23,13 @@ class FloodGuard:
         return self._holds
 
     def admits(self, letters: Sequence[bool]) -> bool:
-        """Tell whether these records (True: a dead letter) may follow those noted before; if not, it holds."""
+        """Return whether these records (True: a dead letter) may be written. If not, the guard holds."""
         if self._released <= 0 and any(letters):
             self._holds = self._holds or self._is_flood(letters)
         return not self._holds
 
     def _is_flood(self, letters: Iterable[bool]) -> bool:
-        """Tell whether any window that ends among these records has too many."""
+        """Return whether any window that ends within these records has too many dead letters."""
         window, most = deque(self._recent, maxlen=self._window), self._share * self._window
         found = sum(window)
         for letter in letters:
@@ -40,10 +40,10 @@ class FloodGuard:
         return False
 
     def note(self, letters: Sequence[bool]) -> None:
-        """Note what was written."""
+        """Note records that were written."""
         self._recent.extend(letters)
         self._released = max(0, self._released - len(letters))
 
     def release(self) -> None:
-        """Let one window of records pass whatever they are, then watch again: an operator has seen it."""
+        """Let one window of records pass, good or bad, then watch again. An operator has seen the flood."""
         self._released, self._holds = self._window, False

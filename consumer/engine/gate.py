@@ -1,4 +1,4 @@
-"""What lanes wait behind while something does not serve: one of them probes, and the rest wait for it."""
+"""A gate: strands wait behind it while something is down, and one of them probes."""
 
 from collections.abc import Callable, Hashable
 
@@ -6,10 +6,11 @@ from consumer.engine.ports import Trouble
 
 
 class Gate:
-    """What lanes wait behind while something does not serve: one lane at a time probes it.
+    """Where lanes wait while something is down. One lane at a time probes.
 
-    Pure state: the clock is handed in. The lane that failed last probes last, so that no lane can keep the others
-    waiting for ever. `since` is when the gate closed, `due` when the next probe may go, `trouble` why.
+    Pure state: the caller passes the time. The lane that failed last probes last, so that no lane can keep the
+    others waiting forever. `since` is when the gate closed, `due` when the next probe may go, and `trouble` why it
+    closed.
     """
 
     def __init__(self, since: float, trouble: Trouble) -> None:
@@ -23,7 +24,7 @@ class Gate:
 
     @property
     def is_firm(self) -> bool:
-        """Whether lanes that did not fail here should wait too: a probe failed, or we were told to wait."""
+        """Whether lanes that did not fail here must wait too: a probe failed, or a server asked us to wait."""
         return self._firm or self.failures > 1
 
     def join(self, who: Hashable) -> None:
@@ -45,17 +46,17 @@ class Gate:
             self.due = due(self.failures)
             self._probe = None
         elif firm:
-            self.due = max(self.due, due(self.failures))  # told to wait longer than we knew
+            self.due = max(self.due, due(self.failures))  # a server asks for a longer wait
 
     def admits(self, who: Hashable, now: float) -> bool:
-        """Tell whether this lane may probe now; if so it is the probe until it fails or leaves."""
+        """Return whether this lane may probe now. If so, it is the probe until it fails or leaves."""
         if self._probe is not None or now < self.due or next(iter(self._waiting)) != who:
             return False
         self._probe = who
         return True
 
     def leave(self, who: Hashable) -> bool:
-        """Forget a lane that is gone; tells whether any still waits."""
+        """Forget a lane. Returns whether other lanes still wait."""
         self._waiting.pop(who, None)
         if self._probe == who:
             self._probe = None

@@ -1,4 +1,4 @@
-"""Kafka's clients: what the engine needs of them, how they are configured and made, and what they hand over."""
+"""The Kafka clients: what the engine calls, how the clients are configured and made, and what they return."""
 
 import re
 import time
@@ -30,23 +30,23 @@ GroupMetadata = Any
 """The group's metadata as the consumer gives it (opaque). The broker fences stale members by it (KIP-447)."""
 
 REACHED_WITHIN = 10.0
-"""Seconds that the broker has to answer what we ask beside the main loop."""
+"""Time limit in seconds for requests outside the main loop."""
 
 LARGEST_DEAD_LETTER = 20 * 1024 * 1024
-"""Bytes of the largest dead letter: it is as large as its record, and its headers come on top."""
+"""Bytes of the largest dead letter: the size of its record plus its additional headers."""
 
 _REACH_TRY = 1.0
 _QUIET_SECONDS = 30.0
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 _CUT = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
 
-# How long the group waits for a sign of life of a member. One that was killed and is started again waits as long
-# for the partitions that it had. One that keeps its name has them back at once: for it the library's time is good.
+# How long the group waits for a heartbeat of a member. A member that was killed and restarted waits as long for its
+# old partitions. A static member gets them back at once, so the library's default is good for it.
 _SESSION_MS = 10_000
 _LONG_SESSION_MS = 45_000
 
 _HEADERS = methodcaller("headers")
-# The library reads none of a record that has more than 100,000, and a dead letter has some of its own.
+# The library reads no headers of a record with more than 100,000, and a dead letter adds some.
 _MOST_HEADERS = 99_900
 
 Client = TypeVar("Client")
@@ -54,7 +54,7 @@ RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
 
 
 class GroupConsumer(Protocol):
-    """What the engine calls of a `confluent_kafka.Consumer`; always on the main thread."""
+    """The methods of `confluent_kafka.Consumer` that the engine calls, always on the main thread."""
 
     def subscribe(
         self,
@@ -90,20 +90,20 @@ class GroupConsumer(Protocol):
         """Stop reading partitions, and drop their fetched records. The group still assigns them to this member."""
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
-        """Read partitions from the offsets given. Without one the library goes on where it was, uncommitted too."""
+        """Read partitions from the given offsets. Without an offset, the library continues at its own position."""
 
     def consumer_group_metadata(self) -> GroupMetadata:
-        """Return what fences this member's transactions."""
+        """Return the metadata that fences this member's transactions."""
 
     def close(self) -> None:
         """Leave the group."""
 
 
 class TransactionalProducer(Protocol):
-    """What the engine calls of a `confluent_kafka.Producer`. A failed step raises KafkaException."""
+    """The methods of `confluent_kafka.Producer` that the engine calls. A failed step raises KafkaException."""
 
     def init_transactions(self, timeout: float) -> None:
-        """Take the transactional id over."""
+        """Take over the transactional id."""
 
     def begin_transaction(self) -> None:
         """Begin."""
@@ -149,15 +149,14 @@ class Clients(Protocol):
         """Make the producer."""
 
     def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
-        """Ask what topics there are; does not block."""
+        """Ask the brokers to describe topics. Does not block."""
 
 
 class LibraryLog:
     """Takes librdkafka's log lines: the interface of `logging.Logger` that confluent-kafka calls.
 
-    A line that repeats an earlier one is dropped for a while: the library complains of a broker that is away at
-    every attempt to reach it. Without a logger all lines are dropped, for commands that say in a sentence of
-    their own what is wrong. `clock` is in seconds.
+    A repeated line is dropped for a while, because the library logs each failed attempt to reach a broker. Without
+    a logger all lines are dropped, for commands that say in their own words what is wrong. `clock` is in seconds.
     """
 
     def __init__(self, logger: Logger | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -168,8 +167,8 @@ class LibraryLog:
     def log(self, level: int, _format: str, facility: str, client: str, message: str) -> None:
         """Pass one line on; `level` as in `logging`."""
         if self._logger is None or (facility == "CONFWARN" and "property and will be ignored" in message):
-            return  # all clients get all properties, and each takes its own
-        # The thread's name, with the broker's, comes first; the figures after it vary.
+            return  # all clients get all properties, and each uses its own
+        # The names of the thread and the broker come first. The numbers after them vary.
         said, now = (facility, message.partition("]")[0]), self._clock()
         if now >= self._quiet_until.get(said, 0.0):
             self._quiet_until[said] = now + _QUIET_SECONDS
@@ -177,10 +176,10 @@ class LibraryLog:
 
 
 class Cluster:
-    """How Kafka is reached, and as whom: makes every client, the member's own among them.
+    """How to reach Kafka, and with which credentials. Makes all clients, also those of the member.
 
-    `properties` are librdkafka's, as they were given. `instance` names this process, or the static member that
-    it is. `host` is shown to brokers and their tools. `transaction_timeout` is in seconds.
+    `properties` are the given properties of librdkafka. `instance` names this process, or the static member. `host`
+    is shown to brokers and their tools. `transaction_timeout` is in seconds.
     """
 
     def __init__(
@@ -200,7 +199,7 @@ class Cluster:
         self._admin: AdminClient | None = None
 
     def use(self, properties: Mapping[str, str]) -> None:
-        """Make clients with other properties from now on; those that are made already keep theirs."""
+        """Make clients with other properties from now on. Existing clients keep theirs."""
         self.properties = properties
         self._admin = None
 
@@ -231,12 +230,12 @@ class Cluster:
 
     @property
     def transaction_timeout(self) -> float:
-        """Seconds after which the broker ends a transaction that its producer left open."""
+        """Seconds after which the broker aborts a transaction that its producer left open."""
         return int(self.producer_properties["transaction.timeout.ms"]) / 1000
 
     @property
     def longest_silence(self) -> float:
-        """Seconds that a member may stand still and be sure that the group has not given it up.
+        """Seconds that a member may be paused before the group can have given it up.
 
         The session runs from the last heartbeat, which may have been an interval ago (its default is librdkafka's).
         """
@@ -249,11 +248,11 @@ class Cluster:
 
     @property
     def _is_of_new_protocol(self) -> bool:
-        """Whether the group uses KIP-848: what the protocol before it leaves to members is the broker's there."""
+        """Whether the group uses KIP-848. Then the broker sets the timeouts that members set before."""
         return self.properties.get("group.protocol") == "consumer"
 
     def client_properties(self, purpose: str) -> dict[str, Any]:
-        """Properties of every client; brokers and their tools see it under its purpose and its host."""
+        """Properties of every client. Brokers and their tools show the client's purpose and host."""
         return {"client.id": f"jirafe-{purpose}-{self._host}", **self.properties}
 
     @property
@@ -264,16 +263,16 @@ class Cluster:
             "session.timeout.ms": self._session_ms,
         }
         return {
-            # A new group loses nothing; a reader sees only what is committed.
+            # A new group starts at the beginning and loses nothing. Only committed records are read.
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
-            # What is fetched ahead is memory beside the lanes' own limits.
+            # Prefetched records need memory in addition to the lanes' limits.
             "queued.max.messages.kbytes": 16_384,
-            # Partitions that are added are found as soon.
+            # New partitions are found within this time.
             "topic.metadata.refresh.interval.ms": 30_000,
             # How long a broker may hold a fetch back until there is something to give; the library's own default.
             "fetch.wait.max.ms": 500,
-            # How often the library tells its position, and where the logs end.
+            # How often the library reports its positions and the ends of the logs.
             "statistics.interval.ms": 5000,
             **({} if self._is_of_new_protocol else classic),
             **self.client_properties("consumer"),
@@ -287,7 +286,7 @@ class Cluster:
         return {
             "transactional.id": self.transactional_id,
             "transaction.timeout.ms": round(self._transaction_timeout * 1000),
-            # The library counts before it compresses. A broker counts what it gets, as it did with the records.
+            # The library checks this limit before compression. The broker checks its own limit after compression.
             "message.max.bytes": 1_000_000_000,
             "delivery.report.only.error": True,
             "compression.type": "lz4",
@@ -298,7 +297,7 @@ class Cluster:
     def consumer(self, on_error: Callable[[KafkaError], None], on_statistics: Callable[[str], None]) -> Consumer:
         """Make the group member's consumer; raises KafkaUnusable."""
         callbacks = {"error_cb": on_error, "stats_cb": on_statistics}
-        # Where a log does not have the offset that it should, the member decides, and says so.
+        # If a log lacks the expected offset, the member decides where to read, and logs it.
         own = {"auto.offset.reset": "error"}
         asking = self._made(Consumer, {**self.consumer_properties, "statistics.interval.ms": 0})
         return self._made(partial(_GroupConsumer, asking), {**self.consumer_properties, **own, **callbacks})
@@ -320,7 +319,7 @@ class Cluster:
         return self._made(AdminClient, self.client_properties(purpose))
 
     def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
-        """Ask what topics there are, over a separate connection; does not block. Raises KafkaUnusable."""
+        """Ask the brokers to describe topics, over a separate connection. Does not block. Raises KafkaUnusable."""
         self._admin = self._admin or self.make_admin("topics")
         asked: Mapping[str, Future[TopicDescription]] = self._admin.describe_topics(
             TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=REACHED_WITHIN
@@ -350,7 +349,7 @@ class Cluster:
             try:
                 return admin, admin.list_topics(timeout=_REACH_TRY).topics
             except KafkaException as error:
-                admin.poll(0)  # only now does the library call the callback
+                admin.poll(0)  # the library calls the callback only now
                 last = kafka_error(error)
             refusal = next((fault for fault in faults if fault.code() in _REFUSALS), None)
             if refusal or not deadline.left:
@@ -358,7 +357,7 @@ class Cluster:
                 raise self.unreachable(refusal or (told[-1] if told else last))
 
     def unreachable(self, error: KafkaError) -> KafkaUnusable:
-        """Say why no broker answers, and which settings to look at."""
+        """Return a sentence that says why no broker answers, and which settings to check."""
         match error.code():
             case KafkaError._AUTHENTICATION:
                 trouble = f"the Kafka broker at {self.servers} refuses our credentials"
@@ -377,9 +376,9 @@ class Cluster:
 class _GroupConsumer(Consumer):
     """The member's consumer, and another one, `asking`, that never joins the group.
 
-    A broker answers the requests of one connection in turn, and holds a fetch back until it has something to give.
-    Behind a fetch, each question about a log or a topic waits half a second, and there is one for each partition.
-    So they go through the other client, which has its own connections.
+    A broker answers the requests of one connection one after the other, and delays a fetch until there are records.
+    So each request about a log or a topic would wait half a second behind a fetch, once for each partition. The
+    other client has its own connections for such requests.
     """
 
     def __init__(self, asking: Consumer, properties: Mapping[str, Any], **further: Any) -> None:
@@ -390,7 +389,7 @@ class _GroupConsumer(Consumer):
         try:
             found: tuple[int, int] = self._asking.get_watermark_offsets(partition, timeout)
         except KafkaException:
-            # It may know an earlier leader of the partition. It fetches nothing, so it would not notice for long.
+            # This client may know an old leader of the partition. It fetches nothing, so it would notice that late.
             self._asking.list_topics(partition.topic, timeout)
             raise
         return found
@@ -405,14 +404,14 @@ class _GroupConsumer(Consumer):
 
 
 def is_refusal(error: KafkaError) -> bool:
-    """Tell whether an error says that the broker does not take our credentials, or we not its certificate."""
+    """Return whether the broker refuses our credentials, or we don't trust its certificate."""
     return error.code() in _REFUSALS
 
 
 def says_cut(error: KafkaError) -> bool:
-    """Tell whether there is no offset to read from because the log lacks it, and not because none is committed.
+    """Return whether the log lacks the committed offset, rather than that no offset is committed.
 
-    The code of the error is the same for both; only its text differs.
+    Both have the same error code; only the text differs.
     """
     return any(KafkaError(code).str() in error.str() for code in _CUT)
 
@@ -424,17 +423,17 @@ def kafka_error(error: KafkaException) -> KafkaError:
 
 
 def to_partition(message: Message) -> Partition:
-    """Tell which partition a record, or an error, is of."""
+    """Return the partition of a record or an error."""
     return Partition(message.topic() or "", message.partition() or 0)
 
 
 def to_place(message: Message) -> Place:
-    """Tell where a record is, or the end of a partition."""
+    """Return the place of a record, or of the end of a partition."""
     return Place(message.topic(), message.partition(), message.offset())  # type: ignore[arg-type] # never None here
 
 
 def to_record(message: Message) -> Record:
-    """Take what Kafka handed over, whatever it is: what the library can't give is named in the record."""
+    """Convert any message from Kafka. The record says which part the library could not return."""
     headers, missing = _headers(message)
     return Record(
         *to_place(message),
@@ -447,15 +446,15 @@ def to_record(message: Message) -> Record:
 
 
 def _headers(message: Message) -> tuple[Headers, str]:
-    """Take a message's headers, and say why, where the library can't give them: names may be any bytes.
+    """Return a message's headers, or say why the library can't return them: names may be any bytes.
 
-    They are asked for once only: once it has failed, the library gives what ends the process when it is touched. It
-    fails without saying so. A direct call that was made often would not notice, and the error would come up later,
-    anywhere.
+    They are requested only once: after a failure, the library returns an object that crashes the process when it is
+    used. The library does not raise the error itself. A direct call that the interpreter has optimized would miss
+    it, and the error would appear later, anywhere.
     """
     try:
         headers = _HEADERS(message)
-    except Exception as error:  # noqa: BLE001 - how it fails is the library's, and varies
+    except Exception as error:  # noqa: BLE001 - the library fails in different ways
         return (), f"all headers: the client library can't read them ({type(error).__name__}: {error})"
     if headers and len(headers) > _MOST_HEADERS:
         return (), f"all headers: there are {len(headers)}, and a dead letter may have {_MOST_HEADERS} of them"

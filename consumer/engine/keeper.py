@@ -16,8 +16,8 @@ _LOOK_WITHIN = 0.5
 class Keeper:
     """Keeps one member's writer; called on the main thread.
 
-    `make` makes a writer that is not started yet. `writer` is the one in use, None while there is none, and
-    `trouble` says why there is none. `is_static` tells that the member keeps its name over a restart.
+    `make` makes a writer that is not started yet. `writer` is the current one, None while there is none. `trouble`
+    says why there is none. `is_static` says that the member keeps its name over a restart.
     """
 
     def __init__(self, make: Callable[[], Writer], clock: Clock, log: Logger, *, is_static: bool) -> None:
@@ -32,10 +32,10 @@ class Keeper:
         self._due = 0.0
 
     def have(self, timeout: float) -> None:
-        """Start a writer if there is none and it is time; raises WriterLost, TransactionsRefused.
+        """Start a writer if there is none and it is time. Raises WriterLost, TransactionsRefused.
 
-        What the last transaction of a lost writer became is not known before the new one has settled it. Blocks up
-        to the timeout, in seconds.
+        The result of a lost writer's last transaction is unknown until the new writer has settled it. Blocks up to
+        the timeout, in seconds.
         """
         if self.writer or self._clock.monotonic() < self._due:
             return
@@ -43,9 +43,9 @@ class Keeper:
         self.writer, self.trouble = self._next, None
 
     def lose(self, error: WriterLost) -> bool:
-        """Let the writer go, and start no other for a moment; tells whether there was one. Raises MemberFailed."""
+        """Drop the writer; no new one starts for a moment. Returns whether there was one. Raises MemberFailed."""
         if isinstance(error, WriterFenced) and self._is_static:
-            # A new writer would fence the member that replaced this one, and so on for ever.
+            # A new writer would fence the member that replaced this one, and so on forever.
             raise MemberFailed(f"another member has the same KAFKA_GROUP_INSTANCE_ID: {error}")
         self._log.warning("writer_lost", reason=str(error))
         had_one = self.writer is not None
@@ -61,7 +61,7 @@ def leaderless(consumer: GroupConsumer, topics: Sequence[str]) -> list[str]:
         try:
             known = consumer.list_topics(name, _LOOK_WITHIN).topics
         except KafkaException:
-            return []  # no broker answers: that is said anyway
+            return []  # no broker answers, which is reported elsewhere
         partitions = known[name].partitions.values() if name in known else ()
         found += [f"{name}/{each.id} has no leader" for each in partitions if each.leader < 0]
     return found

@@ -1,4 +1,4 @@
-"""One assigned partition: the records it holds, strand by strand, and what it has to commit.
+"""One assigned partition: its records in memory, strand by strand, and what it has to commit.
 
 Pure state: no threads, no I/O, no clock. An offset here is always the next one to read.
 """
@@ -23,18 +23,19 @@ class _Next(NamedTuple):
 
 
 class Lane(Generic[W]):
-    """One partition while it is assigned. `epoch` tells this assignment from earlier and later ones.
+    """One assigned partition. `epoch` tells this assignment from earlier and later ones.
 
-    A record starts in the main strand. After it was handled it is either finished, with its output, or set apart
-    in a strand that waits for something, while later records go on. The lane forgets it once its output is
+    A record starts in the main strand. After handling, it is either finished and has an output, or it is set apart
+    in a strand that waits for something while later records go on. The lane forgets a record once its output is
     committed.
 
-    The offset to commit is that of the first undecided record. The runs decided beyond it are committed with it,
-    as `ahead`, and the next owner skips them. While `knows_ahead` is false, no record is handled: `begin` has not
-    told yet what an earlier owner decided. `topic_id` is the id of the records' topic, empty if it is not known.
+    The offset to commit is that of the first undecided record. The runs decided beyond it are committed with it, as
+    `ahead`, and the next owner skips them. While `knows_ahead` is false, no record is handled, because `begin` has
+    not said yet what an earlier owner decided. `topic_id` is the id of the records' topic, empty if it is not
+    known.
 
-    `keeps_ahead` tells whether Kafka keeps the metadata of offsets, None while that is not known. Only if it does,
-    outputs beyond an undecided record are committed. Otherwise they wait for that record.
+    `keeps_ahead` says whether Kafka keeps offset metadata; it is None while that is not known. Outputs beyond an
+    undecided record are committed only if Kafka does. Otherwise they wait for that record.
 
     While the outputs of one chunk wait for their commit, the strand may have its next chunk in flight, but none
     after it. If a topic refuses an output for its size, the next transactions have fewer outputs.
@@ -46,7 +47,7 @@ class Lane(Generic[W]):
         self.keeps_ahead = keeps_ahead
         self.partition = partition
         self.epoch = epoch
-        # None if not known: the client keeps the pause of an earlier assignment.
+        # None if not known: a partition stays paused from an earlier assignment.
         self.paused: bool | None = None
         self.knows_ahead = True
         self.topic_id = ""
@@ -86,7 +87,7 @@ class Lane(Generic[W]):
         self.keeps_ahead, self._next = keeps_ahead, None
 
     def add(self, record: Record) -> None:
-        """Let a record wait, unless an earlier owner decided it. Records come in the order of their offsets."""
+        """Add a record, unless an earlier owner decided it. Records come in the order of their offsets."""
         self._end = None
         self._newest = record.offset
         self._take(record)
@@ -102,7 +103,7 @@ class Lane(Generic[W]):
         self._bytes += record.size
 
     def at_end(self, offset: int) -> None:
-        """Note that the partition has no further record before this offset; there may be transaction markers."""
+        """Note that the partition has no more records before this offset. There may be transaction markers."""
         self._end = offset
         self._next = None
 
@@ -121,16 +122,16 @@ class Lane(Generic[W]):
 
     @property
     def held_records(self) -> int:
-        """Records held in all: waiting, in flight, and finished but not committed."""
+        """All records in memory: waiting, in flight, and finished but not committed."""
         return self._records
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the records held."""
+        """Bytes of the records in memory."""
         return self._bytes
 
     def _room(self) -> tuple[int, int]:
-        """Return how many records and bytes the lane may hold besides those set apart."""
+        """Return how many records and bytes the lane may hold in addition to those set apart."""
         records = self._bounds.lane_records - sum(map(len, self._apart.values()))
         size = self._bounds.lane_bytes - sum(each.size for strand in self._apart.values() for each in strand)
         return records, size
@@ -142,7 +143,7 @@ class Lane(Generic[W]):
 
     @property
     def is_half_empty(self) -> bool:
-        """Whether the partition should be resumed: half of the room that the strands set apart leave is free."""
+        """Whether to resume the partition: half of the room that the strands set apart leave is free."""
         records, size = self._room()
         used = self._records - (self._bounds.lane_records - records)
         used_bytes = self._bytes - (self._bounds.lane_bytes - size)
@@ -150,12 +151,12 @@ class Lane(Generic[W]):
 
     @property
     def in_flight(self) -> bool:
-        """Whether a worker has a chunk of this lane, or something is under way for one."""
+        """Whether a worker has a chunk of this lane, or a chunk has a pending request."""
         return any(strand.in_flight or strand.is_ready for strand in self.strands)
 
     @property
     def records_in_flight(self) -> int:
-        """Records of the chunks that workers have, or for which something is under way."""
+        """Records of the chunks that workers have, or that have a pending request."""
         return sum(strand.records_in_flight for strand in self.strands)
 
     @property
@@ -184,14 +185,14 @@ class Lane(Generic[W]):
     # chunks out and back
 
     def has_work(self, strand: Strand[W]) -> bool:
-        """Tell whether a chunk of a strand could be dispatched now, backoff aside."""
+        """Return whether a chunk of a strand could be dispatched now, backoff aside."""
         if strand.in_flight or strand.is_preparing or not len(strand) or not self.knows_ahead:
             return False
         if strand.is_ready and not strand.is_ready():
             return False
-        # Outputs that can't be committed before a strand moves must not keep the strand from moving.
+        # Outputs that wait for a strand must not stop that strand.
         may_help = (strand is not self.main or strand.has_old) and len(self.finished) < len(self._finished)
-        # The outputs of the last chunk may wait, also if it was a larger one.
+        # The outputs of the last chunk may wait, even if it was a larger one.
         return may_help or len(self._finished) <= max(self._bounds.chunk_records, self._last_outputs)
 
     def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset(), shares: int = 1) -> Chunk[W]:
@@ -221,7 +222,7 @@ class Lane(Generic[W]):
                 self._finished.append(output)
 
     def set_apart(self, source: Strand[W], apart: Apart[W], attempts: int, now: float) -> Strand[W]:
-        """Let records of a chunk that came back from `source` wait in a strand; returns that strand.
+        """Set records of a chunk from `source` apart in a strand. Returns that strand.
 
         Each chunk that was tried has its own strand, so the work done for it is kept. Records without a named
         strand rejoin the main one.
@@ -242,7 +243,7 @@ class Lane(Generic[W]):
         return self._apart[name]
 
     def reunite(self, now: float) -> None:
-        """Move records that need not wait any more back to the main strand."""
+        """Move records that no longer have to wait back to the main strand."""
         if self._apart and self.main.is_settled:
             for strand in self._apart.values():
                 if strand.is_free(now):
@@ -272,8 +273,8 @@ class Lane(Generic[W]):
     def offset(self) -> int | None:
         """The offset to commit with `finished`: that of the first undecided record; None if nothing is to commit.
 
-        If the lane holds nothing else, it is the end of the partition, after any transaction markers. So a group
-        that has done everything has lag 0.
+        If the lane has no other records, it is the end of the partition, after any transaction markers. So a group
+        that has finished everything has lag 0.
         """
         return self._to_commit().offset
 
@@ -312,7 +313,7 @@ class Lane(Generic[W]):
     def _in_order(self) -> int:
         """Count the leading outputs: those with no undecided record before them."""
         if not (self._finished and (self._apart or self.main.has_old)):
-            return len(self._finished)  # new records come after all that is decided
+            return len(self._finished)  # new records come after all decided ones
         undecided = self._undecided
         if undecided is None:
             return len(self._finished)
@@ -323,14 +324,14 @@ class Lane(Generic[W]):
         return not (commit.outputs and commit.runs) or ahead.fits(commit.offset or 0, commit.runs)
 
     def _first_finished(self, count: int) -> _Next:
-        """Tell what a commit of the first `count` outputs would be."""
+        """Return what a commit of the first `count` outputs would contain."""
         outputs = self._finished[:count]
         if not (self.knows_ahead and (outputs or not self._finished or self.wants_ahead)):
             return _Next([], None, ())
         if self._end and self._records == len(outputs):
             return _Next(outputs, self._end if outputs or self._end != self._committed else None, ())
         end = self._decided_to or 0
-        # New records come after all that is decided, unless some were decided ahead.
+        # New records come after all decided ones, unless some were decided ahead.
         strands = self.strands if self._skipped or self.main.has_old else self._apart.values()
         held = [record.offset for strand in strands for record in strand if record.offset < end]
         undecided = sorted((*held, *(output.record.offset for output in self._finished[count:])))
@@ -346,7 +347,7 @@ class Lane(Generic[W]):
         return _Next(outputs, offset, runs)
 
     def committed(self) -> None:
-        """Forget `finished`: it is committed, and the offset with it."""
+        """Forget `finished`: it is committed together with the offset."""
         outputs, self._committed, self._ahead = self._to_commit()
         self._next = None
         for output in outputs:
@@ -359,7 +360,7 @@ class Lane(Generic[W]):
             self._most_committed = 2 * self._most_committed if self._finished else None
 
     def too_large(self, brief: Callable[[Output], Output]) -> bool:
-        """Note that a topic refused `finished` for its size; tells whether to retry at once.
+        """Note that a topic refused `finished` because of its size. Returns whether to retry at once.
 
         The next try has half as many outputs. A single output is shortened instead.
         """

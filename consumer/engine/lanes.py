@@ -1,6 +1,6 @@
-"""All lanes of a member: what may be dispatched now, what to commit, and what waits for what.
+"""All lanes of a member: which chunks may be dispatched now, what to commit, and what the others wait for.
 
-Pure state like its lanes: no threads, no I/O. The clock and the random numbers are handed in.
+Pure state like its lanes: no threads, no I/O. The caller passes the time and the random numbers.
 """
 
 from collections import Counter
@@ -78,14 +78,14 @@ class Lanes(Generic[W]):
                 self._leave(strand)
 
     def has(self, chunk: Chunk[W]) -> bool:
-        """Tell whether the assignment that a chunk came from still holds; any thread may ask."""
+        """Return whether the assignment that a chunk came from is still valid. Any thread may ask."""
         lane = self._lanes.get(chunk.partition)
         return lane is not None and lane.epoch == chunk.epoch
 
     # records in, chunks out and back
 
     def add(self, record: Record) -> None:
-        """Let a record wait on its lane. Records of partitions that are not assigned are ignored."""
+        """Add a record to its lane. Records of unassigned partitions are ignored."""
         lane = self._lanes.get(Partition(record.topic, record.partition))
         if lane:
             lane.add(record)
@@ -97,7 +97,7 @@ class Lanes(Generic[W]):
             lane.at_end(offset)
 
     def dispatch(self, now: float) -> Iterator[Chunk[W]]:
-        """Put a chunk of each strand that may go now in flight, and give it.
+        """Dispatch a chunk of each strand that may go now, and return these chunks.
 
         New records go first. Strands set apart may use only a share of the workers, each kind and all together, so
         a site that is slow or down leaves workers for the others. Workers that are idle even then prepare chunks.
@@ -132,9 +132,9 @@ class Lanes(Generic[W]):
                 yield strand.prepare(shares)
 
     def dispatch_pending(self, partitions: Iterable[Partition]) -> Iterator[Chunk[W]]:
-        """Put in flight, and give, the chunks of these partitions that waited for something under way.
+        """Dispatch the chunks of these partitions whose pending request is answered now, and return them.
 
-        Only those for which it is over now. No share or gate keeps them: they must end before the partitions go.
+        No share or gate stops them: they must end before the partitions are given up.
         """
         for lane in [self._lanes[each] for each in partitions if each in self._lanes]:
             for strand in lane.apart:
@@ -171,7 +171,7 @@ class Lanes(Generic[W]):
                 return [answer.trouble]
 
     def _take_decided(self, done: Done[W], lane: Lane[W], strand: Strand[W], now: float) -> list[Trouble]:
-        """Take the outputs of a chunk, and let its other records wait apart."""
+        """Take the outputs of a chunk, and set its other records apart."""
         self._serve(done.served, now)
         lane.finish(strand, done.outputs)
         attempts = done.chunk.attempts
@@ -181,11 +181,11 @@ class Lanes(Generic[W]):
             strand.go_on()
         for target, trouble in found:
             if target.in_flight:
-                continue  # what is tried there tells more
+                continue  # a try there shows more
             if trouble:
                 self._retry(lane, target, trouble, now, done.served)
             elif target.kind in self._gates and target.waits_for is None:
-                # It is known to be down: these records wait behind its gate without a try of their own.
+                # The site is known to be down: these records wait behind its gate without their own try.
                 target.waits_for = target.kind
                 self._gates[target.kind].join(target.id)
         for gone in lane.tidy():
@@ -199,13 +199,12 @@ class Lanes(Generic[W]):
     def _retry(
         self, lane: Lane[W], strand: Strand[W], trouble: Trouble, now: float, served: frozenset[str]
     ) -> None:
-        # If it asks to wait, or an operator is needed, everything that needs it waits, even if some of it went
-        # through.
+        # If the site asks to wait, or an operator is needed, all its strands wait, even if some events succeeded.
         serves = trouble.waits_for in served and trouble.retry_after is None and not trouble.held
         if strand.waits_for != trouble.waits_for:
             self._leave(strand)
         if serves and not trouble.isolating:
-            strand.failures = 0  # it got on: what is left need not wait the longer for what is behind it
+            strand.failures = 0  # it made progress, so the rest need not wait longer because of earlier failures
 
         def due_after(failures: int) -> float:
             if trouble.held:
@@ -234,14 +233,14 @@ class Lanes(Generic[W]):
 
     @property
     def gates(self) -> dict[str, str]:
-        """What is down now, each with the reason."""
+        """All that is down now, each with the reason."""
         return {name: gate.trouble.message for name, gate in self._gates.items()}
 
     def _gate_of(self, strand: Strand[W]) -> Gate | None:
         return self._gates.get(strand.waits_for) if strand.waits_for else None
 
     def _obstacle(self, lane: Lane[W], strand: Strand[W], now: float) -> tuple[Trouble | None, float]:
-        """Tell what keeps a strand from going now, and when it is tried again."""
+        """Return what blocks a strand now, and when it is tried again."""
         gate = self._gate_of(strand)
         if gate:
             return gate.trouble, gate.due
@@ -282,7 +281,7 @@ class Lanes(Generic[W]):
         )
 
     def try_again(self, now: float) -> None:
-        """Retry everything that is down at once: something may be fixed."""
+        """Retry at once everything that is down: it may be fixed."""
         for gate in self._gates.values():
             gate.due = now
 
@@ -291,7 +290,7 @@ class Lanes(Generic[W]):
             self._open(name, now)
 
     def _open(self, name: str, now: float) -> None:
-        """Let all strands that wait for this go on at once: it serves again."""
+        """Let all strands that wait for this go on at once: it works again."""
         gate = self._gates.pop(name, None)
         if gate is None:
             return

@@ -56,12 +56,12 @@ class Options:
     """How one member works. Times are in seconds.
 
     `topics` are consumed by name; so are those that match one of the `patterns`, which begin with ^. `workers` is
-    the number of chunks handled at once. The flood guard holds once more than `flood_share` of
-    `flood_window` records in a row are dead letters. `commit_timeout` limits one transaction, `drain_timeout` the
-    wait for chunks in flight of a revoked partition, `grace_time` the same when the member stops. `hold_interval`
-    is the time between tries while an operator is needed. After `longest_silence` the group may have given up a
-    member that stood still. `is_static` tells that the member keeps its name over a restart, `starts_at_end` that a
-    group without committed offsets begins at the end of the logs.
+    the number of chunks handled at once. The flood guard holds once more than `flood_share` of `flood_window`
+    records in a row are dead letters. `commit_timeout` limits one transaction, `drain_timeout` the wait for chunks
+    in flight of a revoked partition, `grace_time` the same when the member stops. `hold_interval` is the time
+    between tries while an operator is needed. After `longest_silence` the group may have given up a paused member.
+    `is_static` says that the member keeps its name over a restart, `starts_at_end` that a group without committed
+    offsets begins at the end of the logs.
     """
 
     topics: Sequence[str]
@@ -84,9 +84,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Surroundings(Generic[W]):
-    """What the engine takes from the process around it; a simulation hands in its own.
+    """What the engine needs from the process around it. A simulation passes its own.
 
-    `chance` gives random numbers from 0 to 1.
+    `chance` returns random numbers from 0 to 1.
     """
 
     log: Logger
@@ -100,8 +100,8 @@ class Surroundings(Generic[W]):
 class Member(Generic[W]):
     """One member of the group. Everything runs on the thread that calls `run`.
 
-    Any thread may call `stop` and `reload`. Records are delivered by `handler`; `hooks` hears what happens;
-    `reload` takes over changed settings.
+    Any thread may call `stop` and `reload`. `handler` delivers records, `hooks` is told what happens, and `reload`
+    applies changed settings.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
@@ -144,10 +144,10 @@ class Member(Generic[W]):
             around.log,
         )
         self._refusal: str | None = None
-        # Why the group does not take this member in.
+        # Why this member can't join the group.
         self._kept_out: str | None = None
         self._quiet_until: dict[object, float] = {}
-        # Plain values: a signal's handler may set them while this thread is anywhere, also in a lock.
+        # Plain values: a signal handler may set them while this thread is anywhere, even inside a lock.
         self._stopping = False
         self._reloading = False
         self._watchdog: Watchdog
@@ -160,7 +160,7 @@ class Member(Generic[W]):
         self._stopping = True
 
     def reload(self) -> None:
-        """Ask for changed settings to be taken over, and what is held to be tried or let through; as `stop`."""
+        """Ask to apply changed settings, and to retry or release what is held. May be called like `stop`."""
         self._reloading = True
 
     def run(self) -> None:
@@ -182,7 +182,7 @@ class Member(Generic[W]):
         except Rejoin as reason:
             self._log.warning("rejoining", reason=str(reason))
             self._hooks.rejoining()
-            self._clock.sleep(_PAUSE)  # there is no consumer now that would have to poll
+            self._clock.sleep(_PAUSE)  # there is no consumer now, so nothing has to poll
         except KafkaException as error:
             raise MemberFailed(f"Kafka: {kafka_error(error).str()}") from None
 
@@ -202,13 +202,13 @@ class Member(Generic[W]):
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,
             )
-            self._places.watch()  # asks for the ids of the topics, so that they are known when partitions come
+            self._places.watch()  # asks for the topics' ids, so that they are known when partitions are assigned
             while not self._stopping:
                 self._turn()
             self._log.info("stopping", in_flight=sum(lane.in_flight for lane in self._lanes))
             self._drain([lane.partition for lane in self._lanes], options.grace_time)
         finally:
-            # What is still in flight is nobody's now: its answers will find no lane.
+            # Chunks still in flight belong to no lane now, so their answers are ignored.
             self._lanes.drop([lane.partition for lane in self._lanes])
             self._watchdog.end()
             self._consumer.close()
@@ -216,16 +216,14 @@ class Member(Generic[W]):
     def _turn(self) -> None:
         """Go once round: records in, chunks back, chunks out, results and offsets committed."""
         if self._watchdog.stood_still:
-            raise Rejoin(
-                "this process stood still for longer than its session: its partitions may be another member's"
-            )
+            raise Rejoin("this process was paused for too long: its partitions may belong to another member now")
         self._reload()
         busy = any(lane.in_flight for lane in self._lanes)
         self._places.watch()
         self._poll(0 if busy else min(_IDLE_WAIT, self._lanes.next_due(self._clock.monotonic())))
         self._have_writer()
         if self._keeper.writer:
-            # Only then is it settled what the last transaction of an earlier writer of ours became.
+            # Only then is the last transaction of our earlier writer settled.
             self._places.find()
         self._take_answers(_BUSY_WAIT if busy else 0)
         for chunk in self._lanes.dispatch(self._clock.monotonic()):
@@ -250,8 +248,8 @@ class Member(Generic[W]):
     def _have_writer(self) -> None:
         """Have a writer, once partitions are assigned. Blocks up to the commit timeout.
 
-        The group comes first: a process that is not let into it, since another one has its name, must not fence
-        that one's writer. A lost writer leaves the group as it is.
+        The member joins the group first: if another process has its name and the group refuses this one, it must
+        not fence the other's writer. Losing a writer does not change the group.
         """
         if not list(self._lanes):
             return
@@ -262,14 +260,14 @@ class Member(Generic[W]):
                 self._lose_writer(error)
 
     def _wait(self, reason: str) -> None:
-        """Say what Kafka keeps the member waiting for; a member that is to stop waits no longer for a writer."""
+        """Report what the member waits for in Kafka. A stopping member no longer waits for a writer."""
         topics = (self._options.results_topic, self._options.dead_letters_topic)
         self._show("; ".join((reason, *leaderless(self._consumer, topics))))
         if self._stopping and self._keeper.writer is None:
             raise WriterLost("stopped")
 
     def _lose_writer(self, error: WriterLost) -> None:
-        """Drop all that lanes hold, and read nothing more before there is another writer.
+        """Drop all records in memory, and read no more until there is a new writer.
 
         All partitions are then read again from their committed offsets.
         """
@@ -281,7 +279,7 @@ class Member(Generic[W]):
     def _reload(self) -> None:
         asked = self._reloading
         if asked:
-            self._reloading = False  # only now: a signal may have come since the question
+            self._reloading = False  # only now: a signal may have arrived since the question
         reloaded = self._reload_settings(asked=asked)
         if reloaded.try_again:
             if waiting := list(self._lanes.gates):
@@ -295,7 +293,7 @@ class Member(Generic[W]):
             raise Rejoin("the settings of the connection to Kafka changed")
 
     def _show(self, waiting: str | None = None) -> None:
-        """Say how the member is, to those outside, and what Kafka keeps it `waiting` for."""
+        """Give the hooks a view of the member. `waiting` says what it waits for in Kafka."""
         now = self._clock.monotonic()
         if self._hooks.is_view_due(now):
             self._hooks.viewed(
@@ -318,12 +316,12 @@ class Member(Generic[W]):
         if self._take() or not timeout:
             return
         first = self._consumer.poll(timeout)
-        if first is not None:  # a message with an empty value is falsy, and is one all the same
+        if first is not None:  # a message with an empty value is falsy
             self._receive([first])
             self._take()
 
     def _take(self) -> bool:
-        """Take the records that are there, ten at a time; tells whether any came.
+        """Take the available records, ten at a time. Returns whether there were any.
 
         A record with many headers takes much memory, so a lane must be paused soon after it is full.
         """
@@ -357,7 +355,7 @@ class Member(Generic[W]):
                 self._places.cant_read(to_partition(message), to_place(message).offset, error.str())
             else:
                 if not message.topic():
-                    self._kept_out = f"the group does not take this member in: {error.str()}"
+                    self._kept_out = f"this member can't join the group: {error.str()}"
                 self._on_error(error)
         if received:
             self._hooks.received(received)
@@ -377,7 +375,7 @@ class Member(Generic[W]):
     # chunks out and back
 
     def _handle(self, chunk: Chunk[W]) -> Answer[W]:
-        """Have a chunk handled, or prepared, on a worker thread, for as long as its lane is ours."""
+        """Let a worker thread handle or prepare a chunk, as long as its lane is ours."""
         if chunk.is_next:
             return self._defence.prepare(chunk)
         watchdog = self._watchdog
@@ -407,7 +405,7 @@ class Member(Generic[W]):
         assigned = _partitions(partitions)
         self._kept_out = None
         if not assigned:
-            return  # a cooperative rebalance tells of nothing new too
+            return  # a cooperative rebalance may report no partitions
         self._lanes.assign(assigned)
         self._places.assigned(assigned)
         self._hooks.rebalanced("assigned", assigned)
@@ -451,12 +449,12 @@ class Member(Generic[W]):
             raise MemberFailed(f"Kafka: {error.str()}")
         if is_refusal(error):
             self._refusal = error.str()
-        # The library goes on by itself, and may say the same at every attempt.
+        # The library continues by itself, and may report the same error at every attempt.
         if self._is_news(error.code()):
             self._log.warning("kafka", error=error.str())
 
     def _is_news(self, what: object) -> bool:
-        """Tell whether this was not logged in the last half minute."""
+        """Return whether this was not logged in the last half minute."""
         now = self._clock.monotonic()
         if now < self._quiet_until.get(what, 0.0):
             return False

@@ -1,4 +1,4 @@
-"""Where assigned partitions are read from: their committed offsets, or where their logs begin now."""
+"""Where to read assigned partitions: from their committed offsets, or from the current start of their logs."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Generic
@@ -24,10 +24,10 @@ _UNREADABLE_AFTER = 3
 class Places(Generic[W]):
     """Finds where one consumer reads its partitions from; called on the main thread.
 
-    `unread` has the assigned partitions whose start is not known yet; their records are ignored until then. So no
-    record is read before the id of its topic is known, if the brokers tell it: an offset that is committed without
-    one might be taken for that of a later topic of the same name.
-    `failed` is called with each error of Kafka.
+    `unread` has the assigned partitions whose start is not known yet. Their records are ignored until then. So no
+    record is read before the id of its topic is known, if the brokers tell it. Otherwise an offset committed
+    without an id could be mistaken for that of a later topic of the same name. `failed` is called with each error
+    from Kafka.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
@@ -40,9 +40,9 @@ class Places(Generic[W]):
         log: Logger,
     ) -> None:
         self.unread: set[Partition] = set()
-        # Partitions whose metadata beside the committed offset has not been read yet.
+        # Partitions whose offset metadata has not been read yet.
         self._unasked: set[Partition] = set()
-        # Those of the unasked to which this member just wrote metadata, to see whether Kafka keeps it.
+        # Those of them to which this member just wrote metadata, to test whether Kafka keeps it.
         self._tried: set[Partition] = set()
         self._consumer = consumer
         self._lanes = lanes
@@ -53,19 +53,19 @@ class Places(Generic[W]):
         self._due = 0.0
         # The unread partitions without an offset to read from, and whether that is because the log was cut.
         self._reset: dict[Partition, bool] = {}
-        # How often the library could not decompress the batch that begins at this offset, and what it said last.
+        # How often the library failed to decompress the batch that begins at this offset, and its last error.
         self._unreadable: dict[Partition, tuple[int, int, str]] = {}
         continuity.closing.clear()
 
     def assigned(self, partitions: Collection[Partition]) -> None:
-        """Have the next `find` tell lanes what is decided ahead, and read what can't be read before."""
+        """Make the next `find` tell lanes what is decided ahead, and start reading these partitions."""
         self.ask_ahead(partitions)
         self.unread.update(each for each in partitions if not self._continuity.is_told(each.topic))
 
     def ask_ahead(self, partitions: Collection[Partition], *, tried: bool = False) -> None:
-        """Handle no record of these until `find` has read the metadata of their committed offsets.
+        """Handle no record of these partitions until `find` has read their offset metadata.
 
-        The metadata tells what an earlier owner decided ahead. If `tried`, this member has just written it as a
+        The metadata says what an earlier owner decided ahead. With `tried`, this member has just written it as a
         test.
         """
         self._unasked.update(partitions)
@@ -76,19 +76,20 @@ class Places(Generic[W]):
                 lane.knows_ahead = False
 
     def read_again(self, partitions: Collection[Partition]) -> None:
-        """Have the next `find` read these from their committed offsets."""
+        """Make the next `find` read these partitions from their committed offsets."""
         self.unread.update(partitions)
         self.ask_ahead(partitions)
 
     def lacks_offset(self, partition: Partition, *, is_cut: bool) -> None:
-        """Note that a log lacks the offset to read from, or, if not `is_cut`, that no offset is committed."""
+        """Note that a log lacks the offset to read from. If not `is_cut`, no offset is committed."""
         self.unread.add(partition)
         self._reset[partition] = is_cut
 
     def cant_read(self, partition: Partition, offset: int, reason: str) -> None:
-        """Note that the library can't decompress a batch. It begins at this offset, and may begin before ours.
+        """Note that the library can't decompress a batch.
 
-        If it fails again and again, the record to be read next is decided without its content.
+        The batch begins at this offset, perhaps before the next record to read. If it fails again and again, the
+        next record is decided without its content.
         """
         before = self._unreadable.get(partition)
         times = before[1] + 1 if before and before[0] == offset else 1
@@ -97,7 +98,7 @@ class Places(Generic[W]):
             self.unread.add(partition)
 
     def _unread_record(self, partition: Partition, wanted: int | None) -> int | None:
-        """Let a lane have a record that can't be read, and return the offset after it; None if there is no such."""
+        """Give a lane its unreadable record, and return the offset after it. Returns None if there is none."""
         offset, times, reason = self._unreadable.pop(partition, (0, 0, ""))
         if times < _UNREADABLE_AFTER:
             return None
@@ -118,7 +119,7 @@ class Places(Generic[W]):
         self._continuity.closing.difference_update(partitions)
 
     def find(self) -> None:
-        """Read unread partitions from their committed offsets, or where their logs begin now.
+        """Start reading unread partitions at their committed offsets, or at the current start of their logs.
 
         Also tells lanes what an earlier owner decided beyond those offsets. Blocks for up to a few seconds. Raises
         Rejoin.
@@ -126,7 +127,7 @@ class Places(Generic[W]):
         now = self._clock.monotonic()
         if not (self.unread or self._unasked) or now < self._due:
             return
-        # In order, so that the same run of a simulation asks for the same.
+        # Sorted, so that a repeated simulation makes the same requests.
         asked = sorted(each for each in self.unread | self._unasked if self._continuity.is_told(each.topic))
         starts = {}
         try:
@@ -140,7 +141,7 @@ class Places(Generic[W]):
         self._read_from(starts)
 
     def _start(self, partition: Partition, position: TopicPartition) -> int | None:
-        """Tell where to read a partition from, given its committed offset; None to leave it where it is.
+        """Return where to read a partition, given its committed offset; None to leave it at its position.
 
         Also tells its lane what is decided beyond that offset. Raises KafkaException.
         """
@@ -153,8 +154,8 @@ class Places(Generic[W]):
             position = TopicPartition(*partition, restart)
             self.unread.add(partition)
         if lane and position.offset < 0 and partition in self._unasked - self.unread - self._tried:
-            # The client is about to say so too, unless it began at an offset that is gone since, with its topic.
-            # Then its records come from the middle of another one.
+            # The client will report that too, unless it began at an offset of a topic that has since been deleted.
+            # Then its records come from the middle of the new topic.
             if not lane.held_records:
                 self._due = self._clock.monotonic() + _SOON
                 return None
@@ -177,7 +178,7 @@ class Places(Generic[W]):
             if start < position.offset:
                 self._continuity.restarted(partition, position.offset, start)
             if lane and start < max(wanted or 0, lane.committed_offset or 0):
-                # Its offsets are other records' now, also those that were decided ahead.
+                # Its offsets now belong to other records, also those decided ahead.
                 self._lanes.assign([partition])
             wanted = start
         return self._unread_record(partition, wanted) or wanted
@@ -186,18 +187,18 @@ class Places(Generic[W]):
         return next((lane for lane in self._lanes if lane.partition == partition), None)
 
     def _committed(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
-        """Ask Kafka for the committed offsets; raises KafkaException if it does not tell one of them."""
+        """Ask Kafka for the committed offsets. Raises KafkaException if one is missing from the answer."""
         positions = self._consumer.committed([TopicPartition(*each) for each in partitions], _WITHIN)
         for position in positions:
             if position.error:
-                raise KafkaException(position.error)  # not to be taken for none
+                raise KafkaException(position.error)  # this does not mean that there is none
         return positions
 
     def _begin(self, lane: Lane[W], position: TopicPartition) -> bool:
         """Tell a lane what is decided beyond its committed offset.
 
-        False if the offset belongs to an earlier topic of the same name. If that is not known yet, the lane must
-        wait: the partition stays unasked.
+        Returns False if the offset belongs to an earlier topic of the same name. If that is not known yet, the lane
+        must wait: the partition stays unasked.
         """
         self._unasked.discard(lane.partition)
         runs: Runs = ()
@@ -217,7 +218,7 @@ class Places(Generic[W]):
                     return True
                 lane.topic_id, runs = topic_id, found.runs
         elif lane.partition in self._tried and position.offset == lane.committed_offset:
-            # If the offset differs, the topic was created again meanwhile, and the test tells nothing.
+            # If the offset differs, the topic was created again meanwhile, and the test proves nothing.
             self._learn(keeps_ahead=False)
         lane.begin(runs)
         self._tried.discard(lane.partition)
@@ -229,7 +230,7 @@ class Places(Generic[W]):
             if not keeps_ahead:
                 self._log.warning(
                     "no_metadata",
-                    reason="Kafka does not keep metadata of offsets that is committed in transactions: results "
+                    reason="this Kafka does not keep offset metadata that is committed in transactions: results "
                     "wait until all earlier records are decided",
                 )
 
@@ -254,7 +255,7 @@ class Places(Generic[W]):
                 lane.paused = None
 
     def watch(self) -> None:
-        """Start over with topics that were deleted and created again, once all records read from them are done."""
+        """Start over with recreated topics, once all records of the old topics are done."""
         is_untold = any(not lane.topic_id for lane in self._lanes)
         self._continuity.watch((lane.partition.topic for lane in self._lanes), is_untold=is_untold)
         old = []

@@ -1,8 +1,8 @@
-"""The engine's one port: what it needs from its user, and what its user may rely on.
+"""The engine's only interface: what it needs from its user, and what the user may rely on.
 
-To deliver records somewhere, write a `Handler`. To watch the engine, override methods of `Hooks`. What travels is
-in `records.py`: `Record`, `Output` and `DeadLetter`. `tests/integration/test_engine.py` has a small handler, and
-shows how a `Member` is made that runs it.
+To deliver records somewhere, write a `Handler`. To watch the engine, override methods of `Hooks`. The data types
+are in `records.py`: `Record`, `Output` and `DeadLetter`. `tests/integration/test_engine.py` has a small handler,
+and shows how to make a `Member` that runs it.
 
 There are two kinds of thread. The main thread is the one that calls `Member.run`: it polls, commits, and calls the
 hooks. Worker threads call the handler, and nothing else.
@@ -15,32 +15,31 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 from consumer.engine.records import Output, Partition, Record
 
 W = TypeVar("W")
-"""What a handler keeps on a chunk from one try to the next."""
+"""The work that a handler keeps on a chunk between tries."""
 
 Names = frozenset[Hashable]
-"""What makes records wait for each other. The handler chooses it, such as a site, or a key at a site."""
+"""Names by which records wait for each other. The handler chooses them, such as a site, or a key at a site."""
 
 Behind = dict[Hashable, tuple[int, str]]
-"""By name, the first waiting record with this name outside of a chunk: its offset and its strand."""
+"""For each name, the offset and strand of the first waiting record outside of a chunk that has it."""
 
 
 @dataclass(slots=True)
 class Chunk(Generic[W]):
-    """Records of one partition, delivered together, those that share a name in the order of their offsets.
+    """Records of one partition that are delivered together. Records that share a name are in order.
 
-    It has at least one record. A chunk that is retried is the same object: it keeps its records, and may have more
-    records after them. So `work` may cover only the first of its records. `work` and `attempts` belong to the
-    handler, to remember things from one try to the next. The engine does not read them. A new chunk, even one made
-    after an exception, starts with `work` None and `attempts` 0. The handler must not change anything else.
-    `epoch` tells this assignment of the partition from earlier and later ones. `raised` counts the tries that
-    ended in an exception.
+    It has at least one record. A retried chunk is the same object: it keeps its records, and may get more records
+    after them. So `work` may cover only its first records. `work` and `attempts` belong to the handler, which may
+    keep data in them between tries. The engine does not read them. A new chunk, even one made after an exception,
+    starts with `work` None and `attempts` 0. The handler must not change anything else. `epoch` tells this
+    assignment of the partition from earlier and later ones. `raised` counts the tries that ended in an exception.
 
-    `strand` names the strand in which the records were set apart; it is empty for new records. `behind` tells
-    which records wait outside of the chunk; it is None if the handler must not set records apart. `closed` names
-    what is known to be down. `is_next` tells that the chunk before it is still in flight: this one is prepared.
+    `strand` names the strand in which the records were set apart; it is empty for new records. `behind` says which
+    records wait outside of the chunk. It is None if the handler must not set records apart. `closed` names what is
+    known to be down. `is_next` says that the chunk before it is still in flight, so this one is only prepared.
 
-    A chunk belongs to one thread at a time: the worker that handles it, otherwise the main thread. Once `handle`
-    has returned, the handler must not touch it.
+    A chunk belongs to one thread at a time: to the worker that handles it, otherwise to the main thread. After
+    `handle` has returned, the handler must not use it.
     """
 
     partition: Partition
@@ -55,7 +54,7 @@ class Chunk(Generic[W]):
     is_next: bool = False
 
     def waits_in(self, offset: int, names: Names) -> str | None:
-        """Name the strand outside of this chunk that has the first earlier record of one of these names."""
+        """Return the strand outside of this chunk with the first earlier record that has one of these names."""
         found = [self.behind[name] for name in names if name in self.behind] if self.behind else []
         earlier = [each for each in found if each[0] < offset]
         return min(earlier)[1] if earlier else None
@@ -65,16 +64,16 @@ class Chunk(Generic[W]):
 class Trouble:
     """Why a chunk must be retried.
 
-    `waits_for` names what is down, and is not empty. Chunks that wait for the same thing share one backoff, and
-    one of them probes at a time. `cause` is a short name to count by, `message` a sentence for people.
+    `waits_for` names what is down, and is not empty. Chunks that wait for the same thing share one backoff, and one
+    of them probes at a time. `cause` is a short name for metrics, `message` a sentence for people.
 
     `retry_after` is in seconds, if a server asked for it. It is obeyed up to `Backoff.longest_retry_after`. `held`
     marks a trouble that only an operator can end: the chunk is tried again after `Options.hold_interval`, and at
     once when `Reload` says so. If either is set, every chunk that waits for the same thing waits as long, even if
     this try named it in `served`.
 
-    `isolating` marks a chunk of which one record is suspected to be the cause. Such a chunk waits longer with each
-    try, also while `waits_for` works for others.
+    `isolating` marks a chunk with a record that is suspected to be the cause. Such a chunk waits longer with each
+    try, even while `waits_for` works for others.
     """
 
     waits_for: str
@@ -96,8 +95,8 @@ class Apart(Generic[W]):
     earlier record is in their way, and `strand` is not known to be down. If `strand` is empty, they go on with new
     records.
 
-    `is_ready` is given if something is still under way for these records, such as a request. Until it returns true
-    they are not handed over again, and they count as in flight. The main thread calls it; it must not block.
+    `is_ready` is set if something is still pending for these records, such as a request. Until it returns true, the
+    records are not handed over again and count as in flight. The main thread calls it, so it must not block.
     """
 
     strand: str
@@ -125,7 +124,7 @@ class Done(Generic[W]):
 
 @dataclass(frozen=True)
 class Prepared(Generic[W]):
-    """The chunk waits for its turn; what could be done before is done."""
+    """The chunk is prepared, and waits until it may be handled."""
 
     chunk: Chunk[W]
 
@@ -135,7 +134,7 @@ class Retry(Generic[W]):
     """The whole chunk must be tried again; `trouble` says why.
 
     `chunk` and `served` are as in `Done`. A try may succeed in part: if `served` names what the trouble waits for,
-    only this chunk backs off, and no other waits.
+    only this chunk backs off, and no other chunk waits.
     """
 
     chunk: Chunk[W]
@@ -144,7 +143,7 @@ class Retry(Generic[W]):
 
 
 class Handler(Protocol[W]):
-    """Decides what becomes of records.
+    """Decides the result of each record.
 
     A handler that copies values, and makes a dead letter of each record without one::
 
@@ -169,23 +168,23 @@ class Handler(Protocol[W]):
       `Done`.
     - The outputs of a `Done` are published, and the offsets behind them committed, in one transaction. If it is
       aborted, the engine writes the same outputs again, and does not call `handle` for them.
-    - What is not committed when the partition goes to another member, or when this one rejoins or ends, is
-      delivered again to the next owner, in new chunks without `work`. So each record has exactly one published
-      result, but `handle` may see a record more than once.
+    - Records that are not committed when the partition moves to another member, or when this member rejoins or
+      ends, are delivered again to the next owner, in new chunks without `work`. So each record has exactly one
+      published result, but `handle` may see a record more than once.
 
     What a handler must keep to:
 
     - Block as long as it takes to deliver, but not to wait between tries: return `Retry`, and the engine waits.
       While a worker is blocked, its strand makes no progress, and one chunk fewer is handled at the same time.
-    - Ask `still_ours()` before each request or other effect. Once the answer is no, it stays no: the partition
-      was taken away, or this process stood still for so long that it can't know. Then return any `Retry`: the
-      engine drops the chunk. The partition may have come back, and another worker may have the same records.
-    - Set records apart that would keep others waiting, if the chunk allows it. A record must also be set apart if
+    - Call `still_ours()` before each request or other effect. Once it is false, it stays false: the partition was
+      taken away, or this process was paused for so long that it can't know. Then return any `Retry`: the engine
+      drops the chunk. The partition may have come back, and another worker may have the same records.
+    - Set records apart that would make others wait, if the chunk allows it. A record must also be set apart if
       `Chunk.waits_in` names a strand for it, or if an earlier record set apart from the chunk has one of its names.
     - Decide each record, whatever it contains. The engine is the last line of defence: if `handle` raises, the
       records are handed over again in smaller and smaller chunks, without `work`, until one record is found that
-      raises alone. That one is handed to `give_up` after a few tries. A chunk whose handling raises MemoryError or
-      OSError is retried until it succeeds: those are faults of this process, not of a record.
+      raises alone. The engine passes that record to `give_up` after a few tries. A chunk whose handling raises
+      MemoryError or OSError is retried until it succeeds: those are faults of this process, not of a record.
     """
 
     def handle(self, chunk: Chunk[W], still_ours: Callable[[], bool]) -> Done[W] | Retry[W]:
@@ -195,10 +194,10 @@ class Handler(Protocol[W]):
         """
 
     def prepare(self, chunk: Chunk[W]) -> None:
-        """Do what can be done for a chunk before its turn, such as decoding, and keep it in `Chunk.work`.
+        """Do work for a chunk before it may be handled, such as decoding, and keep it in `Chunk.work`.
 
         Called on worker threads while an earlier chunk of the partition is handled, if a worker is idle. It must
-        have no effect outside. If it raises, what it did is forgotten. It may do nothing: `handle` must not rely
+        have no external effects. If it raises, its work is dropped. It may do nothing, and `handle` must not rely
         on it.
         """
 
@@ -209,10 +208,10 @@ class Handler(Protocol[W]):
         """
 
     def brief(self, output: Output) -> Output:
-        """Return a smaller output for the same record, with `is_brief`; called on the main thread, must not block.
+        """Return a smaller output for the same record, with `is_brief`. Called on the main thread; must not block.
 
-        Called if the results topic refuses an output for its size. If this raises, the output stays as it is. If
-        the brief output is refused too, its partition is held, and the trouble names the topic's limit.
+        Called if the results topic refuses an output because of its size. If this raises, the output stays as it
+        is. If the brief output is refused too, its partition is held, and the trouble names the topic's limit.
         """
 
 
@@ -244,12 +243,12 @@ class LaneView:
 
     Three counts make up the records held: `waiting` (new, or to be tried again), `in_flight` (with the handler),
     and `finished` (decided but not committed). `held_bytes` is the size of their keys, values and headers.
-    `is_paused` tells that the lane is full and fetches no more. `oldest` and `newest` are offsets of held records,
-    None if there are none. `committed` is the last offset (next to read) committed in this assignment, None if
-    there is none yet.
+    `is_paused` says that the lane is full and fetches no more records. `oldest` and `newest` are offsets of held
+    records, None if there are none. `committed` is the last offset (next to read) committed in this assignment,
+    None if there is none yet.
 
     `waits_for`, `cause` and `message` are those of the trouble that the oldest undecided record waits for. `held`
-    tells that an operator must act. `due` is when it is tried again, in monotonic seconds. If there is no trouble,
+    says that an operator must act. `due` is when it is tried again, in monotonic seconds. If there is no trouble,
     `held` is false and the others are None. `ahead` counts the offsets decided beyond the one to commit. `strands`
     has the strands set apart.
     """
@@ -279,10 +278,10 @@ class MemberView:
 
     `gates` names what is down, each with its trouble's message. `flooded` names the topics whose results are held
     back, because too many of their records are dead letters. `commit_trouble` says why the last transaction was
-    aborted, None once a commit succeeded. `losses` tells in sentences what was lost, until an operator
-    acknowledges it by a reload. `unreadable` tells in sentences what keeps the member from reading: topics that are
-    gone or refused, or a group that does not take it in. `refusal` says why brokers refuse to talk to this member,
-    None once one accepts it. `is_stopping` tells that `Member.stop` was called.
+    aborted, None once a commit succeeded. `losses` has a sentence for each loss, until an operator acknowledges
+    them by a reload. `unreadable` has a sentence for each reason why the member can't read: a topic is gone or
+    refused, or the member can't join its group. `refusal` says why brokers refuse this member, None once one
+    accepts it. `is_stopping` says that `Member.stop` was called.
     """
 
     now: float
@@ -297,10 +296,10 @@ class MemberView:
 
 
 class Hooks:
-    """What the engine tells its user. Override what you need; the methods here do nothing.
+    """The engine calls these methods to report. Override what you need; the methods here do nothing.
 
     All are called on the main thread, one at a time. They must not block: the member polls only after them. They
-    must not raise: the member leaves the group, and `Member.run` raises the same.
+    must not raise: otherwise the member leaves the group, and `Member.run` raises the same error.
     """
 
     def received(self, records: Mapping[str, int]) -> None:
@@ -312,7 +311,7 @@ class Hooks:
     def committed(self, outputs: Sequence[Output], seconds: float) -> None:
         """Note a transaction that was committed: its outputs, and the seconds it took.
 
-        The outputs of one partition are in order. There may be none: then only the ends of partitions were
+        The outputs of one partition are in order. There may be no outputs: then only the ends of partitions were
         committed.
         """
 
@@ -320,14 +319,14 @@ class Hooks:
         """Note a transaction that was aborted; its outputs are written again."""
 
     def rebalanced(self, change: Change, partitions: Iterable[Partition]) -> None:
-        """Note a change of the assignment. There may be no partitions: then it was others' that came or went.
+        """Note a change of the assignment. There may be no partitions: then only other members' partitions changed.
 
-        After `revoked` and `lost` the partitions are no longer ours, and nothing of them is held. A member that
-        leaves the group gives up all it has.
+        After `revoked` and `lost` the partitions are no longer ours, and none of their records are in memory. A
+        member that leaves the group gives up all its partitions.
         """
 
     def lost(self, topic: str, records: int) -> None:
-        """Note records of a topic that the log lost before they were read; 0 where their number is not known."""
+        """Note records of a topic that were lost before they were read; 0 if their number is not known."""
 
     def rejoining(self) -> None:
         """Note that the member has left the group, to join again in a moment."""
@@ -335,10 +334,10 @@ class Hooks:
     def statistics(self, text: str) -> None:
         """Take librdkafka's statistics of the consumer: a JSON document, every few seconds."""
 
-    def is_view_due(self, now: float) -> bool:  # noqa: ARG002 - for those who override it
-        """Tell whether `viewed` should be called now (monotonic seconds); a view costs more than this question.
+    def is_view_due(self, now: float) -> bool:  # noqa: ARG002 - for overriding methods
+        """Return whether `viewed` should be called now (monotonic seconds): a view costs more than this call.
 
-        Asked on every turn of the main loop, at least several times a second while all is well.
+        Called on every turn of the main loop, normally at least several times a second.
         """
         return False
 
@@ -347,10 +346,10 @@ class Hooks:
 
 
 class Reloaded(NamedTuple):
-    """What came of looking for changed settings.
+    """The result of a check for changed settings.
 
-    `try_again` tells to try at once all that waits for something. `reconnect` tells that the clients make others
-    now than they did: the member leaves the group and joins it with those.
+    `try_again` says to retry at once everything that waits. `reconnect` says that the connection settings changed:
+    the member leaves the group and joins it again with new clients.
     """
 
     try_again: bool = False
@@ -358,14 +357,14 @@ class Reloaded(NamedTuple):
 
 
 class Reload(Protocol):
-    """Takes over changed settings.
+    """Applies changed settings.
 
     Called on the main thread, on every turn of its loop. It must not block or raise, as `Hooks`.
     """
 
     def __call__(self, *, asked: bool) -> Reloaded:
-        """Take over what changed.
+        """Apply changed settings.
 
-        `asked` tells that `Member.reload` was called since the last time. If so, `try_again` also lets flooded
-        topics go on, and acknowledges what was lost.
+        `asked` says that `Member.reload` was called since the last time. If so, `try_again` also releases flooded
+        topics and acknowledges losses.
         """

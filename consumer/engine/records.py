@@ -1,10 +1,10 @@
-"""What travels: records in, and for each record one result out, with a dead letter where it can't be delivered."""
+"""The data types: records in, and for each record one result out, with a dead letter if delivery failed."""
 
 import re
 from typing import NamedTuple
 
 A_HEADER = 200
-"""Bytes that a header takes in memory beside those of its name and value, in the client library's form and ours."""
+"""Bytes of memory for a header in addition to its name and value, in the client library's form and ours."""
 
 _PLACE = re.compile(r"([^/]+)/(\d{1,10})/(\d{1,19})", re.ASCII)
 
@@ -15,7 +15,7 @@ _TRACESTATE = re.compile(rb"[!-~][ -~]{0,511}")
 Headers = tuple[tuple[str, bytes | None], ...]
 
 Trace = tuple[tuple[str, str], ...]
-"""The headers of W3C Trace Context, by which a record tells what trace it is of; empty where it tells of none."""
+"""The headers of W3C Trace Context, which name the trace of a record. Empty if there are none."""
 
 
 class Partition(NamedTuple):
@@ -67,7 +67,7 @@ class Range(NamedTuple):
 
 
 class Redelivery(NamedTuple):
-    """Why a record is delivered again, beside the group: by a replay, or as a dead letter that is redriven.
+    """Why a record is delivered again outside of the group: by a replay, or as a redriven dead letter.
 
     `replay` is the replay's id, `redrive` the dead letter's place (TOPIC/PARTITION/OFFSET). `attempts` and
     `redrives` count earlier tries.
@@ -80,10 +80,10 @@ class Redelivery(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What Kafka hands over. `timestamp` is in milliseconds since 1970.
+    """A record from Kafka. `timestamp` is in milliseconds since 1970.
 
-    `redelivery` is None for a record that the group consumes in the ordinary way. `missing` says what of the record
-    the client library can't hand over, and why; it is empty where all is here.
+    `redelivery` is None for a record that the group consumes in the ordinary way. `missing` says which part of the
+    record the client library can't return, and why. It is empty if nothing is missing.
     """
 
     topic: str
@@ -103,7 +103,7 @@ class Record(NamedTuple):
 
     @property
     def trace(self) -> Trace:
-        """The trace that the record is of. What is not well-formed is left out."""
+        """The trace that the record belongs to. Malformed headers are left out."""
         if not self.headers:
             return ()
         given = dict(self.headers)
@@ -115,7 +115,7 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers in memory, where a small header takes far more than in Kafka."""
+        """Bytes of key, value and headers in memory. A small header takes far more there than in Kafka."""
         size = len(self.key or b"") + len(self.value or b"")
         for name, value in self.headers:
             size += A_HEADER + len(name) + len(value or b"")
@@ -123,7 +123,7 @@ class Record(NamedTuple):
 
 
 FAILING = "failing"
-"""The kind of a dead letter whose event, or site, failed for long while others were served."""
+"""The kind of a dead letter whose event or site kept failing while others worked."""
 
 
 class DeadLetter(NamedTuple):
@@ -135,10 +135,9 @@ class DeadLetter(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What is published for one record: its encoded result, and its dead letter where there is one.
+    """What is published for one record: its encoded result, and its dead letter if there is one.
 
-    `is_brief` tells that the result's topic did not take it as it was: what it quotes is cut short, and it has
-    another key.
+    `is_brief` says that the result was too large for its topic: its quotes are shortened, and it has another key.
     """
 
     record: Record
@@ -156,5 +155,5 @@ class Output(NamedTuple):
 
     @property
     def result_headers(self) -> Trace:
-        """The headers of the result: the trace that its record is of."""
+        """The headers of the result: the trace of its record."""
         return () if self.is_brief else self.record.trace

@@ -35,9 +35,9 @@ class Strand(Generic[W]):
     `kind` is the handler's name for it. Several strands may have the same kind; `name` tells them apart.
 
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
-    serve again before the next try; each is None if there is none. `is_ready` is set while something of the last
-    try is still under way, and tells when that is over. `id` identifies the strand at gates. `since` is when the
-    strand was made, `tried` when a chunk of it was last dispatched.
+    serve again before the next try; each is None if there is none. `is_ready` is set while a request of the last
+    try is still pending, and returns whether it is answered. `id` identifies the strand at gates. `since` is when
+    the strand was made, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
     While a full chunk is in flight, the next one may be prepared. While workers are idle, chunks grow with the
@@ -79,7 +79,7 @@ class Strand(Generic[W]):
 
     @property
     def records_in_flight(self) -> int:
-        """Records of the chunk that a worker has, or for which something is under way."""
+        """Records of the chunk that a worker has, or that has a pending request."""
         return len(self._chunk.records) if self._chunk and (self.in_flight or self.is_ready) else 0
 
     @property
@@ -96,15 +96,15 @@ class Strand(Generic[W]):
         return bool(self._names)
 
     def names(self) -> Iterator[tuple[int, Names]]:
-        """Return, by the offset of each record, what makes later ones wait for it."""
+        """Return for each offset the names that make later records wait for this record."""
         return iter(self._names.items())
 
     def add(self, record: Record) -> None:
-        """Let a record wait; they come in the order of their offsets."""
+        """Add a record. Records come in the order of their offsets."""
         self._waiting.append(record)
 
     def join(self, apart: Apart[W], attempts: int) -> None:
-        """Let records that were set apart wait here. The work done for them is kept if the strand has no chunk."""
+        """Add records that were set apart. The work done for them is kept if the strand has no chunk."""
         self._names.update(zip((record.offset for record in apart.records), apart.names, strict=True))
         if apart.work is not None and self._chunk is None:
             self._chunk = Chunk(
@@ -117,11 +117,11 @@ class Strand(Generic[W]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether no chunk is in flight or to be retried, so that older records can still be put first."""
+        """Whether no chunk is in flight or waits for a retry, so that older records can still go first."""
         return self._chunk is None
 
     def is_free(self, now: float) -> bool:
-        """Tell whether its records need not wait any more, and no work was done for them."""
+        """Return whether its records no longer have to wait, and no work was done for them."""
         return self._chunk is None and self.waits_for is None and now >= self.due
 
     def take_back(self, other: "Strand[W]") -> None:
@@ -148,11 +148,11 @@ class Strand(Generic[W]):
         return Chunk[W](self._partition, self._epoch, strand=self.name)
 
     def _fill(self, chunk: Chunk[W], wanted: int, shares: int) -> bool:
-        """Add waiting records; tells whether the chunk has as many as it may.
+        """Add waiting records. Returns whether the chunk has as many as it may.
 
-        These are as many as usual, or `wanted` if that is more and its `shares` allow it. A larger chunk may have
-        twice the bytes, no more: large records take far more memory once they are decoded. For the same reason none
-        is prepared behind a chunk that its bytes cut short.
+        That is the usual number, or `wanted` if that is more and `shares` allow it. A larger chunk may have twice
+        the bytes, no more: large records take far more memory once they are decoded. For the same reason, no chunk
+        is prepared after one that the limit of bytes made smaller.
         """
         usual = self._bounds.chunk_records
         most = min(self._most, max(usual, min(wanted, shares * usual)))
@@ -167,7 +167,7 @@ class Strand(Generic[W]):
 
     @property
     def can_prepare(self) -> bool:
-        """Whether a full chunk waits behind the full one in flight, and was not prepared yet."""
+        """Whether a full, unprepared chunk waits behind the full one in flight."""
         is_behind_one = self.in_flight and self._may_prepare and self._chunk is not None
         return is_behind_one and len(self._waiting) >= self.records_in_flight
 
@@ -185,7 +185,7 @@ class Strand(Generic[W]):
             self.is_preparing = False
 
     def _unprepare(self) -> None:
-        """Let the records of the next chunk wait again: older ones come before them."""
+        """Put the records of the next chunk back: older ones go first."""
         if self._next:
             self._waiting.extendleft(reversed(self._next.records))
         self._next, self.is_preparing = None, False
@@ -224,7 +224,7 @@ class Strand(Generic[W]):
         self._chunk, self.in_flight = None, False
 
     def resume(self) -> None:
-        """Go on: what the chunk waits for serves again."""
+        """Go on: what the chunk waits for works again."""
         self.waits_for = None
         if not (self.trouble and self.trouble.isolating):
             self.due = 0.0

@@ -1,7 +1,7 @@
-"""Notices that this process stood still: stopped by a signal, on a suspended machine, in a starved container.
+"""Notices that this process was paused: stopped by a signal, on a suspended machine, in a starved container.
 
-While it stood still its partitions may have become another member's. What it was about to send must then not be
-sent any more, or an older event would follow a newer one.
+During a pause, its partitions may have moved to another member. Then the process must not send its remaining
+events, or an older event would follow a newer one.
 """
 
 import threading
@@ -12,7 +12,7 @@ _BEATS_PER_TIMEOUT = 10
 
 
 class Watchdog:
-    """A thread that beats. `timeout` is in seconds: after it the group may have given up a silent member."""
+    """A thread that beats. After `timeout` seconds the group may have given up a silent member."""
 
     def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout = timeout
@@ -24,8 +24,8 @@ class Watchdog:
 
     @property
     def stood_still(self) -> bool:
-        """Whether the process stood still for the timeout at any time so far; any thread may ask."""
-        # Who asks may be awake before the thread is.
+        """Whether the process was ever paused for at least the timeout. Any thread may ask."""
+        # The caller may be awake before the watchdog's thread is.
         return self._stood_still or self._clock() - self._last > self._timeout
 
     def end(self) -> None:

@@ -19,7 +19,7 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 class Pool(Protocol[Task_contra, Answer_co]):
-    """What the engine needs of its workers; a simulation hands in its own."""
+    """The engine's interface to its workers. A simulation passes its own."""
 
     def submit(self, task: Task_contra) -> None:
         """Hand a task over; never blocks."""
@@ -72,7 +72,7 @@ class Workers(Generic[Task, Answer]):
 
 
 class CallTimeout(Exception):
-    """A call did not return in time; its thread is left behind."""
+    """A call did not return in time. Its thread is abandoned."""
 
 
 def call_within(seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
@@ -95,10 +95,10 @@ def call_within(seconds: float, call: Callable[[], None], meanwhile: Callable[[]
 
 
 def _outcome(call: Callable[[], Answer]) -> Callable[[], Answer]:
-    """Make a call, and give one for another thread, which returns or raises what the first did."""
+    """Make a call, and return a function that returns or raises the same on another thread."""
     try:
         answer = call()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits must hear of it
+    except BaseException as error:  # noqa: BLE001 - the waiting thread must get every exception
         return partial(_raise, error)
     return lambda: answer
 

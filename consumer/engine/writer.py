@@ -16,7 +16,7 @@ CallWithin = Callable[[float, Callable[[], None], Callable[[], None]], None]
 
 _ABORTED_WITHIN = 10.0
 _PAUSE = 0.1
-# The library's calls are made again each second, so that the member can say meanwhile what it waits for.
+# Calls of the library are repeated every second, so that the member can report what it waits for.
 _SLICE = 1.0
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
@@ -24,7 +24,7 @@ _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 
 
 class Writer:
-    """Writes outputs to `topics`: of results, and of dead letters. Called by the thread that polls, and no other.
+    """Writes outputs to the two `topics`, of results and of dead letters. Only the polling thread may call it.
 
     `call` limits the seconds of a call that may never return. `waiting` is called about once a second while Kafka
     does not answer, with a sentence that says what the writer waits for, and how long it has waited.
@@ -49,10 +49,10 @@ class Writer:
         self._refusal: tuple[KafkaError, str] | None = None
 
     def start(self, timeout: float) -> None:
-        """Take the transactional id over: an earlier holder is fenced, its open transaction ended.
+        """Take over the transactional id: an earlier holder is fenced, and its open transaction ends.
 
-        Blocks up to the timeout, in seconds. Raises WriterLost if a retry may help, WriterFenced if another took
-        it over meanwhile, else TransactionsRefused.
+        Blocks up to the timeout, in seconds. Raises WriterLost if a retry may help, WriterFenced if another writer
+        took over meanwhile, else TransactionsRefused.
         """
         self._begun = self._clock.monotonic()
         try:
@@ -75,8 +75,7 @@ class Writer:
     ) -> None:
         """Write outputs and commit offsets (next to read) in one transaction; raises Aborted or WriterLost.
 
-        `ahead` has what is written beside the offsets. Blocks up to the deadline; an abort may take some seconds
-        more.
+        `ahead` has the metadata of the offsets. Blocks up to the deadline; an abort may take some seconds more.
 
         1. Begin. 2. Produce every result and dead letter. 3. Add the group's offsets. 4. Commit, which waits
         until the brokers have all of it. If a step fails the transaction is aborted. Without offsets the third
@@ -101,15 +100,15 @@ class Writer:
         except KafkaException as error:
             if kafka_error(error).txn_requires_abort():
                 raise self._aborted(error) from None
-            # Without an answer to the commit it may have been done or not.
+            # A commit without an answer may or may not have succeeded.
             raise _end_unknown(error) from None
         self._hooks.committed(outputs, self._clock.monotonic() - self._begun)
 
     def _send_offsets(self, positions: list[TopicPartition], group: GroupMetadata, deadline: Deadline) -> None:
-        """Add the offsets to the transaction; raises WriterLost where the library does not return.
+        """Add the offsets to the transaction. Raises WriterLost if the library does not return.
 
-        It does not keep to the timeout if the group's coordinator goes away (confluentinc/librdkafka#5456), and
-        may never return. So it is called in a thread that can be left behind, with its producer.
+        The library ignores the timeout if the group's coordinator goes away (confluentinc/librdkafka#5456), and may
+        never return. So the call runs in a thread that can be abandoned together with its producer.
         """
         while True:
             seconds = deadline.left
@@ -117,9 +116,7 @@ class Writer:
             try:
                 self._call(seconds + _PAUSE, send, self._tell)
             except CallTimeout:
-                raise WriterLost(
-                    "the client library does not return from adding offsets to the transaction"
-                ) from None
+                raise WriterLost("the client library hangs while it adds offsets to the transaction") from None
             except KafkaException as error:
                 self._go_on_after(error, deadline)
             else:
@@ -155,12 +152,12 @@ class Writer:
                 return
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        """Note the first refusal in a transaction: what the library says of the transaction does not have it."""
+        """Note the first refusal in a transaction: the library's error for the transaction does not contain it."""
         if error and not self._refusal and error.code() not in _PURGED:
             self._refusal = error, message.topic() or ""
 
     def _repeated(self, step: Callable[[float], object], deadline: Deadline) -> None:
-        """Call a step again as long as its error is transient and there is time."""
+        """Repeat a step as long as its error is transient and there is time."""
         while True:
             try:
                 step(min(_SLICE, deadline.left))
@@ -170,7 +167,7 @@ class Writer:
                 return
 
     def _go_on_after(self, error: KafkaException, deadline: Deadline) -> None:
-        """Wait a moment before a step is made again; raises the error if that can't help."""
+        """Wait a moment before a step is repeated. Raises the error if a repetition can't help."""
         if not (kafka_error(error).retriable() and deadline.left):
             raise error
         self._producer.poll(min(_PAUSE, deadline.left))
@@ -182,13 +179,13 @@ class Writer:
             self._waiting(f"Kafka: the transaction has been waiting for {seconds} s")
 
     def _aborted(self, cause: KafkaException | BufferError) -> Aborted | WriterLost:
-        """Abort the transaction, and give the exception to raise for it."""
+        """Abort the transaction, and return the exception to raise."""
         if isinstance(cause, KafkaException) and kafka_error(cause).fatal():
             return _end_unknown(cause)
         try:
             self._repeated(self._producer.abort_transaction, self._deadline(_ABORTED_WITHIN))
         except KafkaException as error:
-            return _lost(error, f"{_sentence(cause)}; nor could the transaction be aborted: {_sentence(error)}")
+            return _lost(error, f"{_sentence(cause)}; the abort failed too: {_sentence(error)}")
         self._hooks.aborted()
         if self._refusal is None:
             return Aborted(_sentence(cause))
@@ -196,13 +193,13 @@ class Writer:
         fix = ""
         if refusal.code() in _TOO_LARGE:
             fix = f"; raise max.message.bytes of {topic}"
-        elif refusal.code() == KafkaError.INVALID_RECORD:  # a compacted topic takes no record without a key
+        elif refusal.code() == KafkaError.INVALID_RECORD:  # a compacted topic refuses records without a key
             fix = f"; set cleanup.policy=delete for {topic}"
         return Aborted(f"{topic}: {refusal.str()}{fix}", is_refused=bool(fix))
 
 
 def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:
-    """Return what a dead letter's headers say beside the record's own."""
+    """Return the headers of a dead letter that are added to the record's own."""
     again = record.redelivery or Redelivery()
     said = {
         "reason": letter.reason,
@@ -232,7 +229,7 @@ def _lost(error: KafkaException, sentence: str) -> WriterLost:
 
 
 def _end_unknown(error: KafkaException) -> WriterLost:
-    return _lost(error, f"the transaction's end is not known: {_sentence(error)}")
+    return _lost(error, f"the transaction's outcome is unknown: {_sentence(error)}")
 
 
 def _sentence(error: KafkaException | BufferError) -> str:

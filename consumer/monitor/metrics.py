@@ -108,9 +108,7 @@ class Metrics:
         self._records = counter(
             "records_received", "Records read from Kafka; some are read again after a rebalance.", "topic"
         )
-        self._events = counter(
-            "events", "Events by what became of them: accepted, or the kind of fault.", "kind", "outcome"
-        )
+        self._events = counter("events", "Events by outcome: accepted, or the kind of fault.", "kind", "outcome")
         self._results = counter("results", "Results committed, by their code.", "code")
         self._succeeded, self._failed = self._results.labels("200"), self._results.labels("500")
         self._dead_letters = counter("dead_letters", "Dead letters committed, by their kind.", "kind")
@@ -132,7 +130,9 @@ class Metrics:
         for change in get_args(Change):
             self._rebalances.labels(change)
         self._lost = counter("records_lost", "Records that were deleted before they were read.", "topic")
-        self._losses = counter("losses", "How often a log was cut or created again.", "topic")
+        self._losses = counter(
+            "losses", "How often records were lost, or a log was truncated or created again.", "topic"
+        )
         self._rejoins = counter("rejoins", "How often the member left its group and joined again.")
 
     def received(self, records: Mapping[str, int]) -> None:
@@ -251,7 +251,7 @@ class _Gauges(Collector):
         )
         yield gauge(
             "held_records",
-            "Records held: waiting, in flight, or finished and not committed.",
+            "Records in memory: waiting, in flight, or finished and not committed.",
             {
                 ("waiting",): sum(lane.waiting for lane in lanes),
                 ("in_flight",): sum(lane.in_flight for lane in lanes),
@@ -259,7 +259,7 @@ class _Gauges(Collector):
             },
             "stage",
         )
-        yield gauge("held_bytes", "Bytes of the records held.", {(): sum(lane.held_bytes for lane in lanes)})
+        yield gauge("held_bytes", "Bytes of the records in memory.", {(): sum(lane.held_bytes for lane in lanes)})
         yield gauge(
             "in_flight_chunks", "Chunks that workers deliver now.", {(): sum(lane.in_flight > 0 for lane in lanes)}
         )
@@ -289,7 +289,7 @@ class _Gauges(Collector):
         )
         yield gauge(
             "ahead_records",
-            "Offsets decided beyond the committed one, since a site holds that.",
+            "Offsets decided beyond the committed one, which waits for a site.",
             {(lane.partition.topic, str(lane.partition.number)): lane.ahead for lane in lanes if lane.ahead},
             "topic",
             "partition",
@@ -300,7 +300,7 @@ class _Gauges(Collector):
             apart[cause] = apart.get(cause, 0) + strand.records
         yield gauge(
             "apart_records",
-            "Records that wait for a site, or a key of it, while others go on, by cause.",
+            "Records that wait for a site or one of its keys while others go on, by cause.",
             {(cause,): count for cause, count in apart.items()},
             "cause",
         )

@@ -20,7 +20,7 @@ _UNKNOWN = Reach(None, None)
 
 
 class Observer:
-    """Keeps what a view does not have: the ends of logs, and since when the oldest record is held.
+    """Keeps what a view does not have: the ends of logs, and how long the oldest record has been in memory.
 
     `make_admin` makes the client that looks up the ends that the statistics do not update: those of paused
     partitions, and those of all partitions once no statistics have come for `patience` seconds. `patience` is None

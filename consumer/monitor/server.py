@@ -24,8 +24,8 @@ _TEXT = "text/plain; charset=utf-8"
 _OPENMETRICS = "application/openmetrics-text"
 _FOR_MACHINES = ("/metrics", "/healthz", "/readyz")
 _MISDIRECTED = (
-    b"This member is not known by the name in the Host header. Ask it by its IP address, as localhost, or by the "
-    b"name of its machine; a proxy in front of it has to set Host to one of them.\n"
+    b"This member does not accept the name in the Host header. Use its IP address, localhost, or the name of its "
+    b"machine. A proxy must set Host to one of these.\n"
 )
 
 

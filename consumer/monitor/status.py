@@ -29,7 +29,7 @@ SILENT_AFTER = 5.0
 NOT_ASSIGNED = "no partition is assigned"
 NOT_CONNECTED = "Kafka: no broker answers"
 REFUSED = "Kafka refuses our credentials, or its certificate is not trusted: {}"
-NOT_HEARD_OF = "Kafka: no broker has answered lately"
+NOT_HEARD_OF = "Kafka: no broker has answered recently"
 
 
 @dataclass(frozen=True, slots=True)

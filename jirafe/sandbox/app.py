@@ -28,7 +28,7 @@ from jirafe.sandbox.faults import (
 from jirafe.sandbox.state import Sandbox
 
 _ABOUT = {
-    "about": "A local stand-in of the Jirafe Events API v2. It is not Jirafe, and keeps everything in memory.",
+    "about": "A local stand-in for the Jirafe Events API v2. It is not Jirafe, and keeps everything in memory.",
     "endpoints": {
         "POST /v2/{site}/{cart|order|category|product|customer|employee|batch}": "the API",
         "GET /sandbox/events?site=&kind=&id=&after=SEQUENCE&limit=": "the events received, oldest first",

@@ -221,7 +221,7 @@ def test_a_member_works_over_tls_with_a_password(secured: Secured, tmp_path: Pat
         (("KAFKA_SASL_PASSWORD", WRONG), "refuses our credentials"),
         (("KAFKA_SASL_MECHANISM", "PLAIN"), "refuses our credentials"),
         (("KAFKA_SSL_CA_LOCATION", "other.pem"), "certificate verify failed"),
-        (("KAFKA_SSL_CA_LOCATION", "absent.pem"), "absent.pem is not there"),
+        (("KAFKA_SSL_CA_LOCATION", "absent.pem"), "absent.pem does not exist"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_without_the_password(

@@ -480,7 +480,7 @@ def test_under_the_new_protocol_a_namesake_does_not_disturb_the_member_that_runs
         assert namesake.wait() == 1
         last = namesake.log.read_text().splitlines()[-1]
         assert '"event": "fatal"' in last
-        assert "the group has consumer-0 as jirafe-consumer-" in last
+        assert "consumer-0 is in the group already: jirafe-consumer-" in last
         assert_one_result_each(stand.await_results(10 * (time + 1)), 10 * (time + 1))
     assert first.status is None
     for trouble in ("writer_lost", "rejoining", "lost", "revoked"):

@@ -144,7 +144,7 @@ def test_a_new_owner_delivers_nothing_again_of_what_went_ahead_of_a_site(shops: 
     assert len(shops.accepted()) == sent + len(SITES) - 1  # nothing was sent again
     audited = run("audit", "--json", **shops.environment)
     assert audited.returncode == 0, audited.stdout
-    assert f"{SICK} holds the committed offset" in audited.stdout
+    assert f"{SICK} blocks the committed offset" in audited.stdout
     assert second.stop() == 0
     shops.api.clear_faults()
     shops.member()

@@ -192,8 +192,8 @@ class TestAudit:
         text = shown(stand, "audit", "--topic", topic, status=1)
         assert "2 records have no result:" in text
         assert "1 record has more than one result:" in text
-        assert "1 record failed and is no dead letter:" in text
-        assert "1 record is a dead letter and did not fail:" in text
+        assert "1 record failed but has no dead letter:" in text
+        assert "1 record has a dead letter but did not fail:" in text
         assert f"look closer: jirafe-consumer results --of {topic}/0/2\n" in text
         closer = asked_lines(stand, "results", "--of", f"{topic}/0/2")
         assert [result["offset"] for result in closer] == [2, 2]
@@ -260,8 +260,8 @@ class TestAudit:
         unreadable, others, fresh = report["notes"]
         assert unreadable == f"{stand.settings.stream.results_topic} has {LEFT_OUT}"
         assert others == f"{stand.settings.stream.dead_letters_topic} has {LEFT_OUT}"
-        assert f"has committed nothing of {stand.orders_topic}/0" in fresh
-        assert "There is no record in the range that must have a result" in shown(stand, "audit")
+        assert f"has no committed offset for {stand.orders_topic}/0" in fresh
+        assert "No record in the range needs a result yet" in shown(stand, "audit")
 
     def test_a_transaction_that_does_not_end_is_said(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(1)

@@ -47,7 +47,7 @@ def collector() -> Iterator[Collector]:
         server.shutdown()
 
 
-def test_a_result_is_of_its_records_trace(stand: Stand) -> None:
+def test_a_result_has_the_trace_of_its_record(stand: Stand) -> None:
     headers = [("traceparent", PARENT), ("other", b"stays behind")]
     stand.send_later(b"R1", stand.codec.encode("order", message_of(order("R1"))), headers)
     stand.flush()

@@ -25,7 +25,7 @@ def test_what_is_installed_is_what_is_shown(shell: str, tmp_path: Path) -> None:
     done = run("completion", "install", SHELL=f"/usr/bin/{shell}", **homes)
     assert done.returncode == 0
     (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
-    assert done.stdout.startswith(f"{file} is written.")
+    assert done.stdout.startswith(f"Wrote {file}.")
     assert file.read_text() == shown.stdout
     assert file.relative_to(tmp_path) == Path(
         {
@@ -40,7 +40,7 @@ def test_a_shell_that_nobody_named_is_asked_for() -> None:
     done = run("completion", "install", SHELL="/bin/sh")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "jirafe-consumer: no shell is named, and SHELL tells none of bash, zsh, fish: name one.\n"
+        "jirafe-consumer: no shell is named, and the variable SHELL names none of bash, zsh, fish: name one.\n"
     )
 
 

@@ -139,7 +139,7 @@ class Kernel:
         self.at(self.now + seconds, call, process)
 
     def run(self, until: float, is_over: Callable[[], bool] = lambda: False, most_events: int = 400_000) -> bool:
-        """Let events happen until a moment, or until it is over; tells whether it is."""
+        """Let events happen until a moment, or until it is over. Returns whether it is."""
         while not is_over():
             if not self._queue or self._queue[0][0] > until:
                 self.now = max(self.now, until)
@@ -173,7 +173,7 @@ class Kernel:
         return task
 
     def wait(self, signal: Signal | None, seconds: float = NEVER) -> bool:
-        """Wait in a task for a signal, or for some seconds; tells whether the signal is set."""
+        """Wait in a task for a signal, or for some seconds. Returns whether the signal is set."""
         task = self.current
         assert task is not None, "only a task can wait"
         if not task.process.is_alive:

@@ -52,7 +52,7 @@ class Request:
     is_given_up: bool = False
 
     def is_late(self, owner: str | None, partition: Partition) -> bool:
-        """Tell whether its sender may have lost the partition, or interest, since it was sent."""
+        """Return whether its sender may have lost the partition, or interest, since it was sent."""
         consumer = self.consumer
         return (
             self.is_given_up
@@ -155,7 +155,7 @@ class Ledger:
         self._unordered.add(sent.made.event_key)
 
     def _reads_on(self, sent: Sent, held: Assigned) -> bool:
-        """Tell whether a partition that was created again is read on from an offset of the earlier one."""
+        """Return whether a partition that was created again is read on from an offset of the earlier one."""
         partition = sent.partition
         if not sent.incarnation or sent.incarnation != self._incarnations[partition.topic]:
             return False
@@ -265,7 +265,7 @@ class Ledger:
         self._check_offsets(beside)
 
     def _is_old(self, partition: Partition, offset: int, told: str) -> bool:
-        """Tell whether what is committed is of an earlier topic of the same name, or may be."""
+        """Return whether what is committed is of an earlier topic of the same name, or may be."""
         if not self._incarnations[partition.topic]:
             return False
         return not told or read(offset, told).topic_id != str(self._topic_id(partition.topic))
@@ -380,7 +380,7 @@ def _rank(arrived: tuple[Sent, int]) -> tuple[int, int, int]:
 
 
 def _is_due(sent: Sent, held: Assigned) -> bool:
-    """Tell whether this assignment must deliver a record: it is not committed already."""
+    """Return whether this assignment must deliver a record: it is not committed already."""
     return sent.offset >= held.start and not (sent.is_expired or sent.results)
 
 

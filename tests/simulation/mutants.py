@@ -282,7 +282,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a transient item accepted": Mutant(
         "consumer.delivery.sending",
-        '                    waiting.append((event, f"the API said of an item: {why}"))\n                    blocked.add(event.key)',
+        '                    waiting.append((event, f"the API says of this event: {why}"))\n                    blocked.add(event.key)',
         "                    event.outcome = Accepted()",
     ),
     "a rejected item tried again": Mutant(

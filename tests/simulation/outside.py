@@ -168,7 +168,7 @@ class Api:
         return self._judged(request, unlucky=False)
 
     def _may_spoil(self, request: Request) -> bool:
-        """Tell whether a request may fail by chance: no event so often that it must be taken for the cause."""
+        """Return whether a request may fail by chance: no event so often that it must be taken for the cause."""
         return all(self._may_be_unlucky(event) for _, event in request.events)
 
     def _may_be_unlucky(self, event: Event) -> bool:

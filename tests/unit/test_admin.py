@@ -57,7 +57,7 @@ class Opened:
 
 
 @pytest.mark.parametrize("looks", [1, 5])
-def test_what_an_open_transaction_hides_is_waited_for(looks: int) -> None:
+def test_readers_wait_for_records_that_an_open_transaction_hides(looks: int) -> None:
     shelf = Shelf()
     for offset in range(4):
         shelf.result(offset)
@@ -67,7 +67,7 @@ def test_what_an_open_transaction_hides_is_waited_for(looks: int) -> None:
     assert found == [0, 1, 2, 3]
 
 
-def test_what_stays_hidden_is_said_after_what_can_be_seen_and_not_before_its_time() -> None:
+def test_records_that_stay_hidden_are_reported_last_and_only_after_the_wait() -> None:
     shelf = Shelf()
     for offset in range(4):
         shelf.result(offset)
@@ -110,7 +110,7 @@ def letters_of(shelf: Shelf, **options: float) -> Letters:
 
 
 @pytest.mark.parametrize("topic", [RESULTS, LETTERS])
-def test_dead_letters_wait_for_what_is_hidden_in_either_topic(topic: str) -> None:
+def test_dead_letters_wait_for_hidden_records_in_either_topic(topic: str) -> None:
     shelf = Shelf()
     for offset in range(3):
         place = shelf.letter(record(offset))
@@ -133,7 +133,7 @@ def replay_of(shelf: Shelf, **changed: Any) -> Replay:
     return Replay(shelf.deployment(patience=PATIENCE).cluster, CODEC, plan(**changed), None)
 
 
-def test_a_replay_waits_for_what_is_hidden_in_its_range_and_for_nothing_else() -> None:
+def test_a_replay_waits_only_for_hidden_records_in_its_range() -> None:
     shelf = Shelf()
     for offset in range(6):
         shelf.add(ORDERS, b"no Avro", timestamp=offset * 1000)
@@ -151,7 +151,7 @@ def test_a_replay_waits_for_what_is_hidden_in_its_range_and_for_nothing_else() -
     assert replay_of(shelf).ranges() == [Range(ORDERS, 0, 0, 6)]
 
 
-def test_an_audit_proves_nothing_of_what_is_hidden_in_its_range_and_waits_for_nothing_else() -> None:
+def test_an_audit_waits_only_for_hidden_records_in_its_range_and_does_not_prove_them() -> None:
     shelf = Shelf(partitions=2)
     for offset in range(6):
         shelf.add(ORDERS, b"no Avro", timestamp=offset * 1000)
@@ -177,7 +177,7 @@ def test_an_audit_proves_nothing_of_what_is_hidden_in_its_range_and_waits_for_no
     assert (found.is_proven, found.total()[Count.ONE_RESULT]) == (True, 6)
 
 
-def test_lag_says_what_is_hidden() -> None:
+def test_lag_reports_hidden_records() -> None:
     shelf = Shelf(partitions=2)
     for _ in range(6):
         shelf.add(ORDERS, b"no Avro")
@@ -196,7 +196,7 @@ def test_lag_says_what_is_hidden() -> None:
     assert [each.hidden for each in looker.look(settled=True).lags] == [0, 0]
 
 
-def test_lag_tells_members_of_one_host_apart() -> None:
+def test_lag_distinguishes_members_on_one_host() -> None:
     shelf = Shelf(partitions=2)
     shelf.members = [
         member("one-a", ORDER),
@@ -248,7 +248,7 @@ def test_an_audit_of_a_time_allows_for_clocks_that_differ_and_reads_no_further_b
 @pytest.mark.parametrize("topic", [RESULTS, LETTERS])
 @pytest.mark.parametrize("is_shortened", [True, False])
 @pytest.mark.parametrize("is_missing", [True, False])
-def test_retention_is_named_where_it_may_have_taken_what_is_missing(
+def test_retention_is_named_if_it_may_have_deleted_missing_results(
     topic: str, *, is_shortened: bool, is_missing: bool
 ) -> None:
     shelf = Shelf()
@@ -274,7 +274,7 @@ def test_retention_is_named_where_it_may_have_taken_what_is_missing(
     assert not [note for note in audited(shelf, START + timedelta(days=1)).notes if note == said]
 
 
-def test_retention_that_took_only_what_is_older_explains_nothing() -> None:
+def test_retention_that_deleted_only_older_results_is_not_named() -> None:
     shelf = Shelf()
     shelf.add(ORDERS, b"no Avro", timestamp=ms(START))
     shelf.add(ORDERS, b"no Avro", timestamp=ms(START))
@@ -319,7 +319,7 @@ def test_results_of_a_topic_that_was_created_again_prove_nothing_of_the_new_one(
     assert report.partitions[0].first[Count.MISSING] == (1, 2)
     assert report.total()[Count.DEAD_LETTERED] == report.total()[Count.DOUBLED] == 0
     assert report.notes == (
-        f"{ORDERS} was deleted and created again: 6 results and dead letters are of the old one.",
+        f"{ORDERS} was deleted and created again: 6 results and dead letters are of the old topic.",
     )
 
 

@@ -103,7 +103,7 @@ def test_alerts_use_metrics_that_exist_and_say_what_to_do(exposed: dict[str, set
             assert label in rule["expr"] or label in ("job", "instance"), rule["alert"]
 
 
-def test_what_the_alerts_are_expected_to_say_is_what_they_say() -> None:
+def test_the_expected_alert_texts_are_the_actual_ones() -> None:
     said = {rule["alert"]: rule["annotations"] for rule in rules()}
     expectations = [
         (case["alertname"], alert["exp_annotations"])
@@ -193,7 +193,7 @@ def promtool(*arguments: str, given: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("what", ["rollout", "outage"])
-def test_what_was_recorded_has_every_metric_of_the_rules(what: str) -> None:
+def test_the_recording_has_every_metric_of_the_rules(what: str) -> None:
     recording = Recording(what)
     used_by_rules = {name for rule in rules() for name in METRIC.findall(rule["expr"])}
     assert used_by_rules == {name.partition("{")[0] for name in recording.series}
@@ -218,7 +218,7 @@ def test_no_alert_fires_at_a_rolling_deployment(tmp_path: Path) -> None:
 
 
 @needs_promtool
-def test_an_outage_of_the_broker_is_told_of_while_it_lasts_and_by_nothing_else(tmp_path: Path) -> None:
+def test_only_the_alerts_for_a_broker_outage_fire_while_it_lasts(tmp_path: Path) -> None:
     outage = Recording("outage")
     told = {"JirafeBrokersUnreachable": 3}
     before: dict[int, dict[str, int]] = {second: {} for second in range(0, outage.began + 60, 30)}

@@ -93,7 +93,7 @@ def looker(monkeypatch: pytest.MonkeyPatch, code: int, times: int) -> Looker:
     return Looker(shelf.deployment())
 
 
-def test_offsets_are_looked_up_though_a_leader_has_just_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offsets_are_looked_up_even_if_a_leader_has_just_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     look = looker(monkeypatch, KafkaError.NOT_LEADER_FOR_PARTITION, 3).look()
     assert [(each.partition, each.end) for each in look.lags] == [(0, 3), (1, 0)]
 

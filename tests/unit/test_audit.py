@@ -36,7 +36,7 @@ def seen_of(found: list[dict[str, Any]], *, has_letter: bool) -> int:
     return seen | LETTER if has_letter else seen
 
 
-def test_each_record_has_one_fate_and_what_is_no_record_none() -> None:
+def test_each_record_counts_exactly_once_and_other_offsets_never() -> None:
     for seen in SIGHTS:
         if seen & DOUBLED and not seen & RESULT:
             continue  # nothing is doubled that was not seen
@@ -54,7 +54,7 @@ def test_only_a_record_that_is_due_can_be_missing() -> None:
 
 
 @given(found=st.lists(results, max_size=6), has_letter=st.booleans(), due=st.booleans())
-def test_what_is_counted_is_what_is_there(*, found: list[dict[str, Any]], has_letter: bool, due: bool) -> None:
+def test_the_counts_match_the_results_found(*, found: list[dict[str, Any]], has_letter: bool, due: bool) -> None:
     own = [each for each in found if each["replay"] is None and each["redrive"] is None]
     own_failed = [each for each in own if each["code"] == 500]
     counts = counted_as(seen_of(found, has_letter=has_letter), due=due)
@@ -78,14 +78,14 @@ def test_the_order_in_which_results_come_does_not_matter(
     assert seen_of(one, has_letter=False) == seen_of(other, has_letter=False)
 
 
-def test_a_record_as_it_should_be_is_no_trouble() -> None:
+def test_a_correct_record_is_not_a_trouble() -> None:
     for seen in (RECORD | RESULT, RECORD | RESULT | FAILED | LETTER):
         for again in (0, REPLAYED, REDRIVEN):
             assert not counted_as(seen | again, due=True) & set(TROUBLES)
 
 
 @given(found=st.lists(results, max_size=5), others=st.lists(results, max_size=5), has_letter=st.booleans())
-def test_another_groups_results_change_nothing_but_whose_a_letter_is(
+def test_results_of_another_group_only_change_whose_a_letter_is(
     *, found: list[dict[str, Any]], others: list[dict[str, Any]], has_letter: bool
 ) -> None:
     seen = seen_of(found, has_letter=has_letter)

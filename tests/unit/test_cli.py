@@ -13,13 +13,13 @@ CONTEXT = click.Context(cli)
 
 
 @pytest.mark.parametrize("name", sorted(_COMMANDS))
-def test_a_command_is_told_of_by_its_own_name_and_first_sentence(name: str) -> None:
+def test_each_command_has_its_name_and_first_sentence(name: str) -> None:
     command = cli.get_command(CONTEXT, name)
     assert command
     assert (command.name, command.get_short_help_str(100)) == (name, _COMMANDS[name][1])
 
 
-def test_there_is_no_command_of_another_name() -> None:
+def test_unknown_commands_are_refused() -> None:
     assert cli.list_commands(CONTEXT) == sorted(_COMMANDS)
     assert cli.get_command(CONTEXT, "nope") is None
 
@@ -29,7 +29,7 @@ LOADED = ["click", "consumer.cli.main", "consumer.cli.run", "consumer.app", "con
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("module", LOADED)
-def test_a_service_that_is_told_to_stop_while_its_libraries_load_ends_in_good_order(
+def test_a_service_that_is_stopped_while_its_libraries_load_ends_cleanly(
     module: str, number: signal.Signals
 ) -> None:
     assert told_while_loading(module, number, "run") == (0, "", "")

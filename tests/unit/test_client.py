@@ -165,7 +165,7 @@ class TestRequests:
 
 
 class TestItemsOfABatch:
-    def test_each_has_its_own_verdict_in_the_order_given(self, api: ServedSandbox) -> None:
+    def test_each_event_has_its_own_verdict_in_order(self, api: ServedSandbox) -> None:
         documents = [
             placed("R1", customer=None),
             category("9"),
@@ -294,7 +294,7 @@ class TestSpelling:
         "text",
         [DEEP, b'{"category": [{"success": true, "x": %b}]}' % DEEP, b'{"a":' * 50_000, b"\x00", b"\xff\xfe"],
     )
-    def test_what_no_reader_can_read_is_an_outage(self, text: bytes) -> None:
+    def test_an_unreadable_answer_counts_as_an_outage(self, text: bytes) -> None:
         assert answered(text, [category("9")]) == Failed("unreadable", "200 with a body that is not a JSON object")
 
     def test_errors_nested_too_deeply_are_still_errors(self) -> None:
@@ -430,7 +430,7 @@ class TestFailures:
             ({"message": f"what is {TOKEN}?"}, "what is [secret]?"),
         ],
     )
-    def test_what_the_api_says_is_quoted(self, api: ServedSandbox, body: dict[str, object], said: str) -> None:
+    def test_the_reason_quotes_the_api(self, api: ServedSandbox, body: dict[str, object], said: str) -> None:
         page(api, 503, body)
         assert api.send() == Failed("503", f"the API answered 503: {said}")
 
@@ -559,7 +559,7 @@ class TestRedirects:
 
 
 class TestObserving:
-    def test_every_exchange_is_told(self, api: ServedSandbox) -> None:
+    def test_every_exchange_is_reported(self, api: ServedSandbox) -> None:
         exchanges: list[Exchange] = []
         client = Client(api.url, timeout=10, observe=exchanges.append)
         api.sandbox.add_fault({"action": "status", "status": 503})

@@ -285,13 +285,13 @@ class TestMessagesAndResults:
         assert schemaless_reader(buffer, own_schema("result"), earlier) == before
 
     @pytest.mark.parametrize("name", ["cart", "order", "taxon"])
-    def test_a_message_is_no_result(self, name: str) -> None:
+    def test_a_message_is_not_a_result(self, name: str) -> None:
         record = dict(RECORDS)[name]
         assert CODEC.decode_message(CODEC.encode(name, record)) == record
         with pytest.raises(Undecodable, match=r"^the record is a message of the hub, not a result$"):
             CODEC.decode_result(CODEC.encode(name, record))
 
-    def test_a_result_is_no_message(self) -> None:
+    def test_a_result_is_not_a_message(self) -> None:
         assert CODEC.decode_result(CODEC.encode("result", RESULT)) == RESULT
         with pytest.raises(Undecodable, match=r"^the record is a result, not a message of the hub$"):
             CODEC.decode_message(CODEC.encode("result", RESULT))
@@ -516,7 +516,7 @@ class TestOddRegistries:
         with pytest.raises(RegistryUnavailable):
             Codec(registry_server.registry()).encode("taxon", TAXON)
 
-    def test_what_is_registered_is_plain_avro_with_each_type_defined_once(
+    def test_registered_schemas_are_plain_avro_and_define_each_type_once(
         self, registry_server: RegistryServer
     ) -> None:
         for name, record in (("taxon", TAXON), ("order", next(each for kind, each in RECORDS if kind == "order"))):

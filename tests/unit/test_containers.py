@@ -26,7 +26,7 @@ def environment(service: str) -> dict[str, str]:
 
 
 def has_health_check(service: str) -> bool:
-    """Tell whether Docker can ask how it is: as the compose file says, or as the image `consumer` alone says."""
+    """Return whether Docker can ask how it is: as the compose file says, or as the image `consumer` alone says."""
     here = SERVICES[service].get("healthcheck", {})
     return "test" in here or SERVICES[service].get("build", {}).get("target") == "consumer"
 
@@ -56,7 +56,7 @@ def stages() -> list[str]:
     return re.findall(r"^FROM .* AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)
 
 
-def test_what_is_built_where_no_target_is_named_is_for_production() -> None:
+def test_the_default_build_target_is_for_production() -> None:
     assert stages()[-1] == "consumer"
     assert {service["build"]["target"] for service in OURS.values()} <= set(stages())
 
@@ -67,7 +67,7 @@ def test_every_service_has_a_health_check() -> None:
     assert without == ["shop"], "it serves nothing that could be asked"
 
 
-def test_what_a_service_waits_for_is_there_and_has_a_health_check() -> None:
+def test_services_only_wait_for_services_with_a_health_check() -> None:
     for service in SERVICES.values():
         for name, how in service.get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"}
@@ -99,13 +99,13 @@ def test_a_site_and_token_of_the_sandbox_are_the_members() -> None:
     assert (member["JIRAFE_SITE_ID"], member["JIRAFE_ACCESS_TOKEN"]) == (given["--site"], given["--token"])
 
 
-def test_ports_are_published_to_this_machine_alone() -> None:
+def test_ports_are_only_published_on_loopback() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_what_is_mounted_is_there() -> None:
+def test_mounted_files_exist() -> None:
     mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", [])]
     assert mounts
     for source, _, mode in mounts:

@@ -136,7 +136,7 @@ def damaged(body: bytes, draw: random.Random) -> bytes:
 
 
 def agree(decoder: Decoder, writer: Any, reader: Any, body: bytes) -> bool:
-    """Hold the decoder against fastavro; tells whether it gave a record."""
+    """Hold the decoder against fastavro. Returns whether it gave a record."""
     record = decoder.decode(body)
     if record is not None:
         assert repr(record) == repr(by_fastavro(writer, reader, body)) or record == by_fastavro(

@@ -54,7 +54,7 @@ def loaded(tmp_path: Path) -> settings.Settings:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_what_is_applied_is_what_kubernetes_takes(kind: str, release: str) -> None:
+def test_kubernetes_accepts_the_manifests(kind: str, release: str) -> None:
     kubernetes_validate.validate(OBJECTS[kind], release, strict=True)
 
 
@@ -153,7 +153,7 @@ def test_a_pod_has_no_right_that_it_does_not_need() -> None:
     assert POD["automountServiceAccountToken"] is False
 
 
-def test_a_member_may_reach_what_it_is_set_to_reach(loaded: settings.Settings) -> None:
+def test_the_network_policy_allows_all_configured_connections(loaded: settings.Settings) -> None:
     rules = OBJECTS["NetworkPolicy"]["spec"]["egress"]
     open_ports = {port["port"] for rule in rules for port in rule["ports"]}
     servers = loaded.kafka["bootstrap.servers"].split(",")

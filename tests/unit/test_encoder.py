@@ -92,7 +92,7 @@ def test_it_writes_what_fastavro_writes(result: dict[str, Any]) -> None:
         {"group": 1},
     ],
 )
-def test_what_is_not_ordinary_is_left_to_fastavro(change: dict[str, Any]) -> None:
+def test_unusual_results_are_left_to_fastavro(change: dict[str, Any]) -> None:
     with pytest.raises(NotOrdinary):
         encoded_result({**RESULT, **change})
 

@@ -72,7 +72,7 @@ def test_every_trouble_is_explained() -> None:
 
 
 @pytest.mark.parametrize("path", ["consumer/monitor/page.html", "ops/prometheus/alerts.yml"])
-def test_what_shows_an_error_names_the_page(path: str) -> None:
+def test_every_place_that_shows_an_error_names_the_page(path: str) -> None:
     text = (ROOT / path).read_text()
     assert ERRORS_PAGE in text
     assert set(re.findall(r"docs/[a-z/-]+\.md", text)) == {ERRORS_PAGE, "docs/operations.md"}

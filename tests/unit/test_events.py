@@ -326,7 +326,7 @@ class TestTotals:
     def test_absent_ones_are_zero(self) -> None:
         assert self.totals(accepted()) == self.totals(cart()) == [0, 0, 0, 0]
 
-    def test_the_amount_paid_is_no_payment_cost(self) -> None:
+    def test_the_amount_paid_is_not_a_payment_cost(self) -> None:
         assert accepted(SHOP_TOTALS, **HUB_TOTALS)["total_payment_cost"] == 0
         assert accepted({"payment_fee": "2.5"}, **HUB_TOTALS)["total_payment_cost"] == 2.5
 
@@ -407,7 +407,7 @@ class TestItems:
             ({"variant": None}, "items.1.product.code: the line item has no sku"),
         ],
     )
-    def test_what_the_api_requires_is_named(self, lacking: dict[str, None], message: str) -> None:
+    def test_a_missing_required_field_is_named(self, lacking: dict[str, None], message: str) -> None:
         with pytest.raises(Unmappable) as caught:
             cart({"line_items": [ITEM, {**ITEM, **lacking}]})
         assert str(caught.value) == message
@@ -591,7 +591,7 @@ class TestAddresses:
         assert body["delivery_address"] == {"postalcode": "10115", "state": "Berlin", "country": "Germany"}
         assert "payment_address" not in body
 
-    def test_normalised_one_goes_first(self) -> None:
+    def test_the_normalised_form_has_priority(self) -> None:
         assert accepted({"ship_address": RAW_ADDRESS}, shipping_address={"city": "B"})["delivery_address"] == {
             "city": "B"
         }

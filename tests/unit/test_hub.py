@@ -670,7 +670,7 @@ class TestTypesThatAreTold:
             {"order": {}, "diff": {}},
         ],
     )
-    def test_an_order_that_is_canceled_is_none_that_is_new(self, document: dict[str, Any]) -> None:
+    def test_a_canceled_order_is_not_a_new_order(self, document: dict[str, Any]) -> None:
         assert to_message(document)["message"] == "order:updated"
         assert to_message({"order": {"status": "complete"}})["message"] == "order:new"
 

@@ -71,7 +71,7 @@ class TestProducts:
         assert (found["create_date"], found["change_date"]) == (T3, T4)
 
     @pytest.mark.parametrize("name", ["created_at", "updated_at"])
-    def test_a_date_that_is_none_is_named_with_its_place(self, name: str) -> None:
+    def test_an_invalid_date_is_named_with_its_place(self, name: str) -> None:
         with pytest.raises(Unmappable, match=rf"^items\.0\.product\.{name}: 'soon' is not a date"):
             product(**{f"product_{name}": "soon"})
         with pytest.raises(Unmappable, match=rf"^items\.0\.{name}: 'soon' is not a date"):

@@ -60,7 +60,7 @@ def test_a_single_object_record_of_java_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cart", "order"])
-def test_a_record_of_our_earlier_schema_is_read_without_being_told_of_it(name: str) -> None:
+def test_records_of_our_earlier_schemas_are_read(name: str) -> None:
     written, read = in_json(f"earlier-{name}", own_schema(f"{name}-1")), CODEC.decode(earlier(name))
     assert common(read, written) == written
     assert read["payload"]["previous_items"] == []

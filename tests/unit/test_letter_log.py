@@ -32,7 +32,7 @@ def log_at(clock: Clock, lines: list[dict[str, Any]]) -> LetterLog:
     return LetterLog(structlog.wrap_logger(None, processors=[keep]), lambda: clock.now)
 
 
-def test_the_first_is_told_at_once_and_the_rest_at_the_end_of_the_window() -> None:
+def test_the_first_letter_is_logged_at_once_and_the_rest_at_the_end_of_the_window() -> None:
     clock, lines = Clock(), list[dict[str, Any]]()
     log = log_at(clock, lines)
     log.note([output(None), output("rejected", 5, "total: wrong"), output("rejected", 6), output("forbidden", 7)])
@@ -76,7 +76,7 @@ steps = st.lists(
 
 
 @given(steps=steps)
-def test_each_is_counted_once_and_no_kind_is_told_of_too_often(steps: list[Any]) -> None:
+def test_each_letter_is_counted_once_and_no_kind_is_logged_too_often(steps: list[Any]) -> None:
     clock, lines = Clock(), list[dict[str, Any]]()
     log = log_at(clock, lines)
     came: Counter[str] = Counter()
@@ -107,7 +107,7 @@ def test_each_is_counted_once_and_no_kind_is_told_of_too_often(steps: list[Any])
         assert all(b - a >= QUIET_SECONDS for a, b in pairwise(each))
 
 
-def test_a_line_tells_the_trace_of_its_record() -> None:
+def test_a_log_line_has_the_trace_of_its_record() -> None:
     clock, lines = Clock(), list[dict[str, Any]]()
     log = log_at(clock, lines)
     parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

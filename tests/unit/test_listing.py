@@ -76,7 +76,7 @@ def printed(columns: list[str], *rows: Mapping[str, object]) -> str:
 
 
 @given(st.lists(st.lists(st.text(), min_size=2, max_size=2)))
-def test_what_is_written_is_read_back_as_it_was_but_for_what_a_terminal_obeys(rows: list[list[str]]) -> None:
+def test_written_values_can_be_read_back_except_for_terminal_control_characters(rows: list[list[str]]) -> None:
     text = printed(["one", "other"], *({"one": one, "other": other} for one, other in rows))
     assert text == visible(text)
     read = list(csv.reader(io.StringIO(text, newline="")))

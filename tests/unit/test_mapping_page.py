@@ -151,7 +151,7 @@ def in_brackets(place: str) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.table} {row.field}")
-def test_each_source_goes_before_those_after_it(row: Row) -> None:
+def test_each_source_has_priority_over_the_next_ones(row: Row) -> None:
     for index, source in enumerate(row.sources):
         made = fields(row, shown_with(row, row.sources[index:]))
         assert made is not None, source
@@ -161,7 +161,7 @@ def test_each_source_goes_before_those_after_it(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.table} {row.field}")
-def test_what_stands_in_where_there_is_no_source(row: Row) -> None:
+def test_the_default_applies_without_a_source(row: Row) -> None:
     shown = shown_with(row, [])
     made = fields(row, shown)
     if row.otherwise == "error":
@@ -180,7 +180,7 @@ def test_what_stands_in_where_there_is_no_source(row: Row) -> None:
 
 
 @pytest.mark.parametrize(("of", "field", "names"), NAMES, ids=lambda value: value if isinstance(value, str) else "")
-def test_each_name_goes_before_those_after_it(of: str, field: str, names: list[str]) -> None:
+def test_each_name_has_priority_over_the_next_ones(of: str, field: str, names: list[str]) -> None:
     for index, name in enumerate(names):
         raw: dict[str, Any] = {}
         for later in names[index:]:

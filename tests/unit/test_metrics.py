@@ -50,7 +50,7 @@ def test_sites_are_bounded(metrics: Metrics) -> None:
     assert value(metrics, "requests_total", site=OTHER, answer="answered") == 10
 
 
-def test_what_the_api_or_a_mistake_may_make_up_is_no_label(metrics: Metrics) -> None:
+def test_values_that_the_api_makes_up_are_not_used_as_labels(metrics: Metrics) -> None:
     for cause in ("503", "timeout", "599", "a new error type"):
         metrics.retried(cause)
         metrics.exchanged(exchange(answer=Failed(cause, "")))
@@ -75,7 +75,7 @@ def test_a_transaction_is_counted_by_code_and_kind(metrics: Metrics) -> None:
     assert value(metrics, "commit_duration_seconds_count") == 1
 
 
-def test_totals_add_up_what_was_counted(metrics: Metrics) -> None:
+def test_totals_are_the_sums_of_the_counters(metrics: Metrics) -> None:
     metrics.committed(10, ["rejected"], 0.02)
     metrics.retried("503")
     metrics.exchanged(exchange())
@@ -100,7 +100,7 @@ def test_a_request_is_measured(metrics: Metrics) -> None:
     assert value(metrics, "request_events_sum") == 3
 
 
-def test_gauges_tell_of_the_status_as_it_is_when_they_are_collected() -> None:
+def test_gauges_show_the_status_at_the_time_of_collection() -> None:
     status = MemberStatus(time.monotonic(), ("down",), (LANE,), brokers=2)
     metrics = Metrics(lambda: status)
     assert value(metrics, "ready") == 0
@@ -168,7 +168,7 @@ def test_the_last_failures_are_kept_newest_first() -> None:
     assert [failure.place.offset for failure in failures.last] == list(range(199, 149, -1))
 
 
-def test_a_reason_is_kept_whole() -> None:
+def test_a_reason_is_not_shortened() -> None:
     failures = Failures()
     failures.note([failed(1, "x" * 2000)])
     assert failures.last[0].reason == "x" * 2000

@@ -244,7 +244,7 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
         status = replace(monitor.status, turned_at=at).as_of(at)
         return status.brokers, status.not_ready
 
-    unheard = ("Kafka: no broker has answered lately",)
+    unheard = ("Kafka: no broker has answered recently",)
     monitor.viewed(QUIET)
     assert brokers(115.0) == (None, ())  # not known yet
     assert brokers(115.1) == (0, unheard)  # three statistics have not come
@@ -346,7 +346,7 @@ def test_what_a_lane_does_or_waits_for(
     assert values(monitor, "lanes", "state") == {(lane.state,): 1}
 
 
-def test_what_a_lane_holds_is_passed_on(monitor: Monitor) -> None:
+def test_the_status_has_the_counts_of_a_lane(monitor: Monitor) -> None:
     lane = see(monitor, replace(IDLE, waiting=1, in_flight=2, finished=3, held_bytes=40, oldest=5, newest=10))
     assert (lane.partition, lane.waiting, lane.in_flight, lane.finished, lane.held_bytes) == (
         PARTITION,
@@ -363,7 +363,7 @@ def test_only_a_lane_that_holds_records_counts_as_paused(monitor: Monitor) -> No
     assert not see(monitor, holding(0)).is_paused
 
 
-def test_the_oldest_record_is_held_since_it_was_first_seen(monitor: Monitor) -> None:
+def test_the_age_of_the_oldest_record_starts_when_it_was_first_seen(monitor: Monitor) -> None:
     def since(now: float, lane: LaneView) -> float | None:
         return see(monitor, lane, replace(QUIET, now=now)).oldest_since
 
@@ -516,7 +516,7 @@ def test_without_new_statistics_the_ends_of_all_partitions_are_asked_for(
     assert lag(119) == 610
 
 
-def test_an_end_that_cannot_be_told_is_asked_for_again(monitor: Monitor, admin: ScriptedAdmin) -> None:
+def test_an_unknown_end_is_requested_again(monitor: Monitor, admin: ScriptedAdmin) -> None:
     second = Partition("orders", 1)
     lanes = (holding(0, is_paused=True), holding(0, is_paused=True, partition=second))
     monitor.viewed(replace(QUIET, lanes=lanes))
@@ -555,7 +555,7 @@ class Waiting:
         self.chunks: dict[int, Chunk[None]] = {}
 
     def dispatch(self) -> set[int]:
-        """Tell which partitions' chunks went out."""
+        """Return which partitions' chunks went out."""
         went = {chunk.partition.number: chunk for chunk in self.lanes.dispatch(self.now)}
         self.chunks |= went
         return set(went)
@@ -590,7 +590,7 @@ def waiting(monitor: Monitor) -> Waiting:
     return Waiting(monitor)
 
 
-def test_a_lane_whose_site_serves_others_is_in_backoff_alone(waiting: Waiting) -> None:
+def test_only_the_failing_lane_is_in_backoff_if_its_site_serves_others(waiting: Waiting) -> None:
     assert waiting.dispatch() == {0, 1}
     waiting.failed(0, "500", "123", isolating=True)
     assert waiting.states() == [("backoff", 8), ("working", None)]
@@ -601,7 +601,7 @@ def test_a_lane_whose_site_serves_others_is_in_backoff_alone(waiting: Waiting) -
     assert waiting.states()[0] == ("working", None)
 
 
-def test_lanes_wait_for_a_site_that_told_them_to_and_go_on_together(waiting: Waiting) -> None:
+def test_lanes_wait_together_after_a_retry_after_and_resume_together(waiting: Waiting) -> None:
     waiting.dispatch()
     waiting.done(1)
     waiting.failed(0, "429", "123", retry_after=20.0)  # although something went through on this try
@@ -619,7 +619,7 @@ def test_lanes_wait_for_a_site_that_told_them_to_and_go_on_together(waiting: Wai
     assert not waiting.monitor.status.not_ready
 
 
-def test_what_waits_apart_is_told_with_what_is_decided_ahead_of_it(waiting: Waiting) -> None:
+def test_the_status_has_waiting_strands_and_records_decided_ahead(waiting: Waiting) -> None:
     waiting.dispatch()
     waiting.failed(0, "429", "123", retry_after=20.0)
     waiting.set_apart(1)
@@ -642,7 +642,7 @@ def test_refused_credentials_are_tried_again_at_the_hold_interval(waiting: Waiti
     assert len(waiting.dispatch()) == 1
 
 
-def test_what_waits_behind_an_open_transaction_is_told_with_the_time(monitor: Monitor) -> None:
+def test_the_status_has_hidden_records_and_since_when(monitor: Monitor) -> None:
     for now, high, hidden, since in (
         (100.0, 5, 0, None),
         (101.0, 9, 4, 101.0),

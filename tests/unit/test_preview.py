@@ -54,7 +54,7 @@ def test_each_field_has_its_value_and_its_source() -> None:
         ({}, "(none in the message)"),
     ],
 )
-def test_a_discount_that_does_not_count_is_told_why(changed: dict[str, float], why: str) -> None:
+def test_the_explanation_says_why_a_discount_does_not_count(changed: dict[str, float], why: str) -> None:
     document = order("R1", "order:updated")
     totals = {"item": 20, "tax": 2, "shipping": 3, "order": 25, **changed}
     adjustments = [{"name": "Discounts", "value": 9}] if "order" in changed else []
@@ -62,7 +62,7 @@ def test_a_discount_that_does_not_count_is_told_why(changed: dict[str, float], w
     assert fields(of_document(document, GIVEN))["total_discounts"] == (0, why)
 
 
-def test_what_was_after_a_change_is_told_from_what_was_before() -> None:
+def test_values_before_and_after_a_change_are_distinguished() -> None:
     document = order("R1", "order:updated")
     before, after = [line_item(id=31)], [line_item(id=31, quantity=3)]
     document["payload"]["diff"] = {"line_items": [before, after], "total": ["9", "27"]}
@@ -71,7 +71,7 @@ def test_what_was_after_a_change_is_told_from_what_was_before() -> None:
     assert not [place for place in (*shown.outdone, *shown.unknown) if "line_items[]" in place and "diff" in place]
 
 
-def test_a_taxon_of_another_taxonomy_is_told_why_it_makes_no_event() -> None:
+def test_the_explanation_says_why_a_taxon_of_another_taxonomy_makes_no_event() -> None:
     shown = of_document(taxon("9", "Bags", taxonomy_id=3), GIVEN)
     assert (shown.events, shown.notifications, shown.decisive) == ([], [], ['payload.taxon.taxonomy_id is "3"'])
     assert shown.notes == ["categories are the taxons of taxonomy 2 (jirafe.product_category_taxonomy) alone"]
@@ -99,14 +99,14 @@ def test_a_sum_has_all_its_sources_and_why_it_is_the_one() -> None:
     assert found["total_discounts"] == f'from {" and ".join(places)} "Spring", since the totals only add up so'
 
 
-def test_what_decides_which_events_there_are_is_told() -> None:
+def test_the_explanation_has_the_values_that_decide_which_events_are_made() -> None:
     shown = of_document(order("R1", "order:updated", status="cancelled"), GIVEN)
     assert shown.decisive == ['payload.order.status is "cancelled"']
     assert [kind for kind, _ in shown.events] == ["order-accepted", "order-cancelled"]
     assert of_document(taxon("9", "Bags"), GIVEN).decisive == ['payload.taxon.taxonomy_id is "2"']
 
 
-def test_what_was_not_used_is_told_in_places_as_large_as_can_be() -> None:
+def test_unused_parts_are_listed_by_their_largest_places() -> None:
     document = order("R1", "order:updated", channel="web", payments=[{"amount": 1}, {"amount": 2}])
     document["payload"] |= {"original": {"number": "R1", "token": "x", "user_id": 7}, "shipment": {"items": [1]}}
     document["payload"]["order"]["line_items"] = [line_item(id=i, options={"size": i}) for i in (1, 2)]
@@ -121,7 +121,7 @@ def test_what_was_not_used_is_told_in_places_as_large_as_can_be() -> None:
     assert shown.outdone == ["payload.original.number"]
 
 
-def test_parameters_and_what_says_nothing_are_not_called_unused() -> None:
+def test_parameters_and_empty_values_are_not_listed_as_unused() -> None:
     document = cart("R1", note=None, extra={}, gift=False)
     document["payload"]["parameters"] = [{"name": "jirafe.access_token", "value": "secret"}]
     shown = of_document(document, GIVEN)
@@ -129,7 +129,7 @@ def test_parameters_and_what_says_nothing_are_not_called_unused() -> None:
     assert "secret" not in repr(shown)
 
 
-def test_of_an_event_that_cannot_be_made_only_the_unknown_is_told() -> None:
+def test_an_event_that_cannot_be_made_lists_only_unknown_parts() -> None:
     shown = of_document(order("R1", "order:updated", currency=None, channel="web"), GIVEN)
     assert (shown.is_faulty, shown.unknown, shown.outdone) == (True, ["payload.order.channel"], [])
 
@@ -153,7 +153,7 @@ def test_a_taxon_without_dates_takes_the_records_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("text", "said"), [(b"{", "not JSON"), (b"[]", "there is no message in it"), (b"1", "must be")]
 )
-def test_a_file_that_cannot_be_read_is_an_error_of_its_own(text: bytes, said: str) -> None:
+def test_an_unreadable_file_has_its_own_error(text: bytes, said: str) -> None:
     ((origin, shown),) = of_file("a.json", [text], GIVEN)
     assert origin == "a.json"
     assert said in shown.notifications[0]["description"]
@@ -177,7 +177,7 @@ def test_explaining_changes_nothing(message: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("eligible", "off"), [(True, 1.5), (False, 0)])
-def test_what_is_true_or_false_counts_though_it_has_no_source(*, eligible: bool, off: float) -> None:
+def test_booleans_count_even_without_a_source(*, eligible: bool, off: float) -> None:
     document = cart("R1", adjustments=[{"label": "Sale", "amount": -1.5, "eligible": eligible}])
     assert fields(of_document(document, GIVEN))["total_discounts"][0] == off
 

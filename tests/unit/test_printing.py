@@ -23,7 +23,7 @@ from tests.thorough import scaled
 
 
 @given(st.text(alphabet=st.sampled_from(HOSTILE + 'aä"\\\n\t\U0001f45c\u200d'), max_size=40))
-def test_what_is_visible_orders_nothing_and_json_says_the_same(text: str) -> None:
+def test_visible_text_has_no_control_characters_and_stays_the_same_json(text: str) -> None:
     assert not set(visible(text)) & set(HOSTILE)
     assert visible(visible(text)) == visible(text)
     written = visible(json.dumps({"value": text}, ensure_ascii=False))
@@ -53,7 +53,7 @@ def test_what_looks_like_nothing_is_visible() -> None:
             assert (visible(letter) == letter) == (letter in kept), hex(code)
 
 
-def test_a_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_text_is_shown_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     Console().print(escape("[red] :smile: [/]"))
     assert capsys.readouterr().out == "[red] :smile: [/]\n"
 

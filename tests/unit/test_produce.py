@@ -92,7 +92,7 @@ def test_elements_of_a_list_may_be_anything(found: list[Any], sizes: list[int]) 
 
 
 @given(st.binary(max_size=40) | st.text(alphabet='[]{}",:1a \n\\', max_size=30).map(str.encode), st.integers(1, 40))
-def test_what_is_no_json_is_one_sentence(text: bytes, size: int) -> None:
+def test_the_error_for_invalid_json_is_one_sentence(text: bytes, size: int) -> None:
     try:
         expected = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -123,7 +123,7 @@ def test_what_is_no_json_is_one_sentence(text: bytes, size: int) -> None:
         (b"{}\n\n\n{bad", "line 4: not JSON: "),
     ],
 )
-def test_where_it_is_wrong_is_said(text: bytes, said: str) -> None:
+def test_the_error_names_the_place(text: bytes, said: str) -> None:
     with pytest.raises(HubError) as error:
         read(text)
     assert str(error.value).startswith(said)
@@ -212,7 +212,7 @@ def test_a_field_that_is_there_is_not_meant_by_another() -> None:
     assert encoded("\n".join([json.dumps(order("R1", totl=1))] * 50))[1] == [("payload.order.totl", "total")]
 
 
-def test_what_is_too_large_is_named_before_anything_is_sent() -> None:
+def test_a_message_that_is_too_large_is_named_before_anything_is_sent() -> None:
     small, large = json.dumps(order("R1")), json.dumps(order("R2", line_items=[{"name": "x" * 5000}]))
     with pytest.raises(HubError) as error:
         encoded(f"{small}\n{large}", largest=5000)
@@ -249,7 +249,7 @@ class ScriptedProducer:
 
 
 @pytest.mark.parametrize("by_library", [True, False])
-def test_what_a_topic_does_not_take_is_named(*, by_library: bool) -> None:
+def test_a_message_that_a_topic_refuses_is_named(*, by_library: bool) -> None:
     producer = cast("Producer", ScriptedProducer(refused=b"R2", by_library=by_library))
     messages = [("orders", Encoded("order", f"R{n}".encode(), b"", f"a.json, message {n}")) for n in (1, 2, 3)]
     with pytest.raises(NotProduced) as error:
@@ -258,7 +258,7 @@ def test_what_a_topic_does_not_take_is_named(*, by_library: bool) -> None:
     assert str(error.value).startswith(said)
 
 
-def test_a_spool_gives_what_was_added() -> None:
+def test_a_spool_returns_the_added_messages() -> None:
     added = [("orders", Encoded("order", None, b"v", "here")), ("carts", Encoded("cart", b"k", b"\x00" * 1000))]
     with Spool() as spool:
         for topic, message in added:

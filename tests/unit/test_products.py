@@ -91,13 +91,13 @@ def test_a_shops_own_product(place: str) -> None:
     assert (variant["id"], variant["create_date"], variant["change_date"]) == ("BAG-1-S", T1, T2)
 
 
-def test_what_the_hubs_form_lacks_is_the_shops() -> None:
+def test_fields_that_the_hubs_form_lacks_come_from_the_shops() -> None:
     hub = {"id": "BAG-1", "name": "Better bag"}
     product, variant = bodies({"payload": {"product": hub, "original": RAW}})
     assert (product["name"], product["create_date"], variant["id"]) == ("Better bag", T1, "BAG-1-S")
 
 
-def test_the_master_is_no_variant() -> None:
+def test_the_master_is_not_a_variant() -> None:
     variants = [{"sku": "BAG-1"}, {"sku": "BAG-1-M", "is_master": True}, {"sku": "BAG-1-S"}]
     assert [body["id"] for body in bodies({"product": {**LATE, "variants": variants}})] == ["BAG-1", "BAG-1-S"]
 
@@ -126,7 +126,7 @@ def test_dates(dates: Hub, created: str, changed: str) -> None:
         ({"product": {"sku": "A", "available_on": "soon"}}, "available_on: 'soon' is not a date"),
     ],
 )
-def test_what_is_missing_is_named(document: Hub, problem: str) -> None:
+def test_missing_fields_are_named(document: Hub, problem: str) -> None:
     (event,) = made(document)
     assert isinstance(event, Unsendable)
     assert event.message == problem

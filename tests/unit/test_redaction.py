@@ -98,7 +98,7 @@ def test_all_of_it_is_found(token: str, encodings: list[str]) -> None:
     assert not [each for each in encodings if ENCODINGS[each](token) in redacted.replace("[secret]", "")]
 
 
-def test_what_is_not_the_token_is_kept_to_the_letter() -> None:
+def test_text_other_than_the_token_is_unchanged() -> None:
     text = r"100%25 of C:\new &amp; 'old' dG9rZW4tdG9rZW4 \u003d"
     assert without("tok-5ecret/=", text) == text
 

@@ -197,7 +197,7 @@ class TestReferences:
 
 
 class TestRegistering:
-    def test_what_is_there_takes_no_right_to_write(self, registry_server: RegistryServer) -> None:
+    def test_registered_schemas_need_no_right_to_write(self, registry_server: RegistryServer) -> None:
         first = Codec(registry_server.registry()).encode("taxon", TAXON)
         registry_server.asked.clear()
         assert Codec(registry_server.registry()).encode("taxon", TAXON) == first
@@ -237,7 +237,7 @@ class TestRegistering:
             registry_server.registry().register("taxon", own_schema("taxon"))
         assert caught.value.reason == "the registry gives no reason"
 
-    def test_what_the_registry_says_of_an_error_is_said(self, registry_server: RegistryServer) -> None:
+    def test_the_registrys_error_message_is_quoted(self, registry_server: RegistryServer) -> None:
         registry_server.page = (403, b'{"error_code": 40301, "message": "not for you"}')
         with pytest.raises(RegistryUnavailable, match=r"^the schema registry answered 403: not for you$"):
             registry_server.registry().schema(1)
@@ -327,7 +327,7 @@ def at_once(server: RegistryServer, ask: Callable[[], object]) -> list[object]:
         return list(answers)
 
 
-def test_workers_that_need_the_same_at_once_ask_once(registry_server: RegistryServer) -> None:
+def test_workers_that_need_the_same_schema_ask_once(registry_server: RegistryServer) -> None:
     codec = Codec(registry_server.registry())
     (encoded,) = {*at_once(registry_server, lambda: codec.encode("taxon", TAXON))}
     assert registry_server.asked == ["POST /subjects/taxons-value", "POST /subjects/taxons-value/versions"]
@@ -337,7 +337,7 @@ def test_workers_that_need_the_same_at_once_ask_once(registry_server: RegistrySe
     assert registry_server.asked == ["GET /schemas/ids/1"]
 
 
-def test_workers_that_need_the_same_at_once_hear_of_an_outage_once(registry_server: RegistryServer) -> None:
+def test_workers_that_need_the_same_schema_share_one_failed_request(registry_server: RegistryServer) -> None:
     registry_server.page = (503, b"")
     codec = Codec(registry_server.registry())
     assert len({*at_once(registry_server, lambda: codec.encode("taxon", TAXON))}) == 1
@@ -346,7 +346,7 @@ def test_workers_that_need_the_same_at_once_hear_of_an_outage_once(registry_serv
     assert codec.decode(codec.encode("taxon", TAXON)) == TAXON
 
 
-def test_what_another_process_registered_meanwhile_is_looked_up(registry_server: RegistryServer) -> None:
+def test_a_schema_that_another_process_just_registered_is_found(registry_server: RegistryServer) -> None:
     registry_server.taken = True
     registry = registry_server.registry()
     assert registry.register("taxon", own_schema("taxon")) == 1
@@ -415,7 +415,7 @@ def test_access_by_certificate_and_password(
     assert strict.authorizations[-1] is None
 
 
-def test_a_password_that_the_registry_quotes_is_not_told(registry_server: RegistryServer) -> None:
+def test_a_password_that_the_registry_quotes_is_hidden(registry_server: RegistryServer) -> None:
     registry = SchemaRegistry(registry_server.url, {"cart": "carts-value"}, Access(USER, PASSWORD), timeout=5)
     message = {"error_code": 401, "message": f"no {PASSWORD}, {BASIC}"}
     registry_server.page = (401, json.dumps(message).encode())
@@ -438,7 +438,7 @@ def test_a_password_that_the_registry_quotes_is_not_told(registry_server: Regist
         ({"certificate": None, "key": None}, "the schema registry did not answer"),
     ],
 )
-def test_anything_less_is_an_outage_that_tells_no_password(
+def test_refused_access_is_an_outage_that_does_not_show_the_password(
     strict: RegistryServer, files: dict[str, Path], changed: dict[str, str | None], said: str
 ) -> None:
     right = Access(USER, PASSWORD, files["ca"], files["certificate"], files["key"])

@@ -79,7 +79,7 @@ class TestTime:
             said = outage(registry(url))
         assert said == "the schema registry did not answer: no whole answer within 0.3 seconds"
 
-    def test_what_a_schema_refers_to_has_no_time_of_its_own(self) -> None:
+    def test_references_of_a_schema_share_its_time_limit(self) -> None:
         references = [{"subject": f"s{at}", "version": 1} for at in range(90)]
         one = json.dumps({"schema": json.dumps(LESS), "references": references}).encode()
         with server(OK + b"Content-Length: %d\r\n\r\n%b" % (len(one), one), pause=0.05) as url:
@@ -100,7 +100,7 @@ def test_an_answer_of_two_megabytes_is_read_and_no_larger_one() -> None:
                 assert said == f"the schema registry did not answer: the answer has more than {most} bytes"
 
 
-def test_each_request_has_a_connection_of_its_own() -> None:
+def test_each_request_has_its_own_connection() -> None:
     good = OK + b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)
     with answering(good, good) as url:  # it serves one connection alone
         subject = registry(url)

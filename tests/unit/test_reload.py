@@ -73,7 +73,7 @@ def test_each_setting_is_taken_over_or_needs_a_restart(name: str, *, asked: bool
     assert "hush" not in str(said)
 
 
-def test_what_was_taken_is_not_taken_again_and_what_was_not_is_said_again(reloaded: Running) -> None:
+def test_applied_settings_are_not_applied_again_and_refused_ones_are_logged_again(reloaded: Running) -> None:
     text = "JIRAFE_SITE_ID=1\nCONSUMER_WORKERS=3\n"
     _, said = reloaded(text)
     assert [each["event"] for each in said] == ["settings_reloaded", "settings_need_restart"]
@@ -91,7 +91,7 @@ def test_settings_that_are_refused_are_named_and_nothing_is_tried(reloaded: Runn
     assert (again, [each["event"] for each in said]) == (False, ["settings_refused"])
 
 
-def test_what_kafka_is_reached_with_is_taken_over_by_new_clients(reloaded: Running) -> None:
+def test_new_clients_use_the_changed_connection_settings(reloaded: Running) -> None:
     text = "KAFKA_BOOTSTRAP_SERVERS=elsewhere:9092\nKAFKA_SASL_USERNAME=me\nKAFKA_GROUP_ID=another\n"
     again, said = reloaded(text, asked=False)
     assert (again, reloaded.reconnects) == (True, True)
@@ -158,13 +158,13 @@ def test_a_secret_that_changes_in_its_file_is_as_one_that_changes_where_it_is_se
 
 
 def looks_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Tell whether a second later it finds something to read again."""
+    """Return whether a second later it finds something to read again."""
     monkeypatch.setattr(running.source, "_look_at", 0.0)
     return running.source.has_changed()
 
 
 @pytest.mark.parametrize("name", ["JIRAFE_ACCESS_TOKEN_FILE", "KAFKA_SSL_CA_LOCATION"])
-def test_a_file_that_goes_away_is_said_once_and_taken_when_it_is_back(
+def test_a_file_that_disappears_is_logged_once_and_read_when_it_is_back(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, env_file = tmp_path / "file", tmp_path / "settings.env"
@@ -179,7 +179,7 @@ def test_a_file_that_goes_away_is_said_once_and_taken_when_it_is_back(
     file.unlink()
     assert looks_again(running, monkeypatch)
     _, said = running(text)
-    assert said == [{"event": "settings_refused", "faults": [f"{name}: {file} is not there."]}]
+    assert said == [{"event": "settings_refused", "faults": [f"{name}: {file} does not exist."]}]
     assert not looks_again(running, monkeypatch), "it would be said each second"
     if name.startswith("JIRAFE_"):
         file.write_text(f"{content}-another")
@@ -190,7 +190,7 @@ def test_a_file_that_goes_away_is_said_once_and_taken_when_it_is_back(
     assert said == [{"event": "settings_reloaded", "taken": [name.removesuffix("_FILE")]}]
 
 
-def test_a_file_that_is_named_before_it_is_there_is_taken_once_it_is(
+def test_a_file_that_is_created_later_is_read_once_it_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "token"

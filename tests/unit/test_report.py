@@ -69,7 +69,7 @@ def test_between_two_chunks_it_is_still_working() -> None:
     assert overall(seen(lane("idle"), points=(Point(999, 0, 0, 0, None, None, 0),))) == "idle"
 
 
-def test_lanes_that_wait_for_the_same_are_told_of_once() -> None:
+def test_lanes_that_wait_for_the_same_thing_are_listed_once() -> None:
     down = {"waits_for": "1", "message": "down", "due": 1003.0}
     other = {"waits_for": "2", "message": "down", "due": 999.0}
     document = report(
@@ -82,7 +82,7 @@ def test_lanes_that_wait_for_the_same_are_told_of_once() -> None:
     assert [each["partition"] for each in document["lanes"]] == [0, 1, 2, 3]
 
 
-def test_a_lane_is_told_of_with_what_it_holds_and_waits_for() -> None:
+def test_a_lane_is_shown_with_its_records_and_what_it_waits_for() -> None:
     waits = {"waits_for": "1", "message": "down", "due": 1003.0, "oldest_since": 990.0, "is_paused": True}
     waits |= {"hidden": 4, "hidden_since": 998.0, "ahead": 6}
     waits |= {"strands": (StrandView("1", 2, 991.0, "503", "down"),)}
@@ -109,7 +109,7 @@ def test_a_lane_is_told_of_with_what_it_holds_and_waits_for() -> None:
     }
 
 
-def test_what_lanes_hold_is_added_up() -> None:
+def test_the_counts_of_all_lanes_are_added_up() -> None:
     lanes = lane("idle", 0), lane("idle", 1, lag=None, oldest_since=400.0), lane("idle", 2, oldest_since=700.0)
     document = report(ABOUT, seen(*lanes))
     assert document["lag"] == 14
@@ -127,7 +127,7 @@ def test_points_of_the_last_minutes_have_their_time_of_day() -> None:
     ]
 
 
-def test_a_failure_has_its_place_and_the_command_to_look_closer() -> None:
+def test_a_failure_has_its_place_and_the_command_that_shows_more() -> None:
     failure = Failure(Place("orders", 3, 77), "rejected", "total: wrong", 4_000_000)
     document = report(ABOUT, seen(lane("idle"), failures=(failure,)))
     assert document["failures"] == [
@@ -158,7 +158,7 @@ def test_the_commonest_kinds_of_dead_letters_come_first_each_with_an_example() -
     ]
 
 
-def test_a_point_tells_what_was_between_two_readings() -> None:
+def test_a_point_covers_the_time_between_two_readings() -> None:
     buckets = ((0.1, 10.0), (1.0, 10.0), (math.inf, 10.0))
     later = ((0.1, 10.0), (1.0, 14.0), (math.inf, 14.0))
     before = Reading(100.0, Totals(50, 0, 3, buckets, {}), 9)

@@ -161,7 +161,7 @@ def test_a_name_that_may_be_anyones_is_refused(visitor: Visitor, port: str) -> N
     for path, name in product((*FOR_PEOPLE, *FOR_MACHINES), PUBLIC):
         status, headers, body = visitor.ask(path, Host=name + port)
         assert (status, headers["Content-Type"]) == (421, "text/plain; charset=utf-8"), name
-        assert "Ask it by its IP address, as localhost, or by the name of its machine" in body
+        assert "Use its IP address, localhost, or the name of its machine" in body
         assert visitor.ask(path, "HEAD", Host=name + port)[::2] == (421, "")
 
 
@@ -172,7 +172,7 @@ def test_the_machines_addresses_and_names_are_answered(visitor: Visitor, port: s
             assert visitor.ask(path, Host=name + port)[0] != 421, name
 
 
-def test_a_service_name_reads_what_is_for_machines_and_nothing_else(visitor: Visitor) -> None:
+def test_a_service_name_only_reaches_the_paths_for_machines(visitor: Visitor) -> None:
     for name in SERVICES:
         assert [visitor.ask(path, Host=name)[0] for path in FOR_PEOPLE] == [421, 421, 421]
         assert [visitor.ask(path, Host=name)[0] == 421 for path in FOR_MACHINES] == [False, False, False]
@@ -197,7 +197,7 @@ def answer_to(visitor: Visitor, request: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_who_sends_no_host_is_no_browser(visitor: Visitor) -> None:
+def test_a_request_without_a_host_header_is_answered(visitor: Visitor) -> None:
     assert answer_to(visitor, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
 
 
@@ -267,7 +267,7 @@ def drip(connection: socket.socket, text: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("host", ["localhost", "attacker.example"])
-def test_a_target_that_is_a_whole_address_names_the_host(
+def test_a_target_with_an_absolute_address_names_the_host(
     visitor: Visitor, target: str, status: int, host: str
 ) -> None:
     asked = f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
@@ -311,7 +311,7 @@ def test_connections_and_threads_are_bounded_and_the_next_is_answered(visitor: V
         assert visitor.json("/healthz")[0] == 200
 
 
-def test_those_who_wait_are_dropped_when_it_closes(monitor: Monitor) -> None:
+def test_waiting_clients_are_dropped_when_the_server_closes(monitor: Monitor) -> None:
     server = StatusServer("127.0.0.1:0", ABOUT, monitor)
     visitor = Visitor(server)
     with visitor.connect() as connection:

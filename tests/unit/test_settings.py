@@ -37,7 +37,7 @@ def test_every_property_of_librdkafka_can_be_reached() -> None:
     assert cluster.producer_properties["sasl.password"] == "p=w_d"
 
 
-def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text(
         "# ours\nJIRAFE_SITE_ID=1\nexport JIRAFE_STORE_URL='https://shop.example'\nCONSUMER_WORKERS=3\n"
@@ -171,7 +171,7 @@ def test_further_sites_are_separated_by_commas(given: str, sites: set[str]) -> N
     assert make_defaults(settings).sites == sites
 
 
-def test_what_kubernetes_adds_for_services_is_no_setting() -> None:
+def test_variables_that_kubernetes_adds_for_services_are_not_settings() -> None:
     added = {
         "KAFKA_PORT": "tcp://10.0.0.1:9092",
         "KAFKA_PORT_9092_TCP_ADDR": "10.0.0.1",
@@ -210,7 +210,7 @@ def test_the_lines_of_editors_and_shells_are_read(tmp_path: Path, text: str) -> 
     assert load(env_file, {}).api.site_id == "1"
 
 
-def test_what_is_not_utf_8_is_named(tmp_path: Path) -> None:
+def test_a_setting_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     odd = {"JIRAFE_STORE_URL": "http://x/\udcff", "KAFKA_SASL_PASSWORD": "\udcff"}
     assert faults(odd) == [f"{name}: must be UTF-8." for name in odd]
     env_file = tmp_path / ".env"
@@ -236,14 +236,14 @@ def test_secrets_show_in_no_text_of_the_settings() -> None:
     assert settings.access_token == "hush"
 
 
-def test_each_member_has_a_transactional_id_of_its_own_and_a_static_one_keeps_it() -> None:
+def test_each_member_has_its_own_transactional_id_and_a_static_one_keeps_it() -> None:
     ids = {make_cluster(load(None, {})).transactional_id for _ in range(2)}
     assert len(ids) == 2
     static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0", "KAFKA_GROUP_ID": "shop"}
     assert make_cluster(load(None, static)).transactional_id == "shop-consumer-0"
 
 
-def test_a_setting_that_is_gone_says_what_replaced_it() -> None:
+def test_the_error_for_a_removed_setting_says_what_replaced_it() -> None:
     lane, partitions = faults({"CONSUMER_LANE_RECORDS": "5", "CONSUMER_TOPIC_PARTITIONS": "12"})
     assert lane.startswith("CONSUMER_LANE_RECORDS is no longer a setting: a partition holds at most 8 chunks; see")
     assert partitions.endswith("create topics with: jirafe-consumer topics create --partitions N.")
@@ -253,7 +253,7 @@ def test_there_are_at_most_31_settings() -> None:
     assert sum(len(group.model_fields) for group in GROUPS.values()) <= 31
 
 
-def test_the_page_has_every_setting_as_it_is() -> None:
+def test_the_page_has_every_setting() -> None:
     page = settings_page.PAGE.read_text()
     assert page == settings_page.with_table(page), "run: python -m tests.settings_page"
 
@@ -287,7 +287,7 @@ def test_no_pattern_includes_an_internal_topic_of_kafka(name: str, pattern: str)
 
 @pytest.mark.parametrize("name", [*INPUTS, *OUTPUTS])
 @pytest.mark.parametrize("topic", ["^orders.*", "a b", "a/b", "..", "ä", "a" * 250, "__consumer_offsets"])
-def test_what_can_be_no_topic_is_refused(name: str, topic: str) -> None:
+def test_invalid_topic_names_are_refused(name: str, topic: str) -> None:
     (said,) = faults({name: topic})
     assert said.startswith(f"{name}: must ")
 
@@ -345,7 +345,7 @@ def test_topics_are_names_and_patterns_in_a_list() -> None:
         ("^(a|b)-[0-9]+$", "b-17", True),
     ],
 )
-def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) -> None:
+def test_a_pattern_matches_whole_names(subscribed: str, topic: str, *, fits: bool) -> None:
     assert matches(subscribed, topic) == fits
 
 
@@ -369,9 +369,9 @@ def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) 
             "CONSUMER_SCHEMAS_FOLDER: must be a folder, and /absent is not one.",
         ),
         ({"CONSUMER_SCHEMAS_FOLDER": __file__}, "CONSUMER_SCHEMAS_FOLDER: must be a folder"),
-        ({"KAFKA_SSL_CA_LOCATION": "/absent"}, "KAFKA_SSL_CA_LOCATION: /absent is not there."),
-        ({"KAFKA_SSL_KEYSTORE_LOCATION": "/absent"}, "KAFKA_SSL_KEYSTORE_LOCATION: /absent is not there."),
-        ({"KAFKA_SASL_KERBEROS_KEYTAB": "/absent"}, "KAFKA_SASL_KERBEROS_KEYTAB: /absent is not there."),
+        ({"KAFKA_SSL_CA_LOCATION": "/absent"}, "KAFKA_SSL_CA_LOCATION: /absent does not exist."),
+        ({"KAFKA_SSL_KEYSTORE_LOCATION": "/absent"}, "KAFKA_SSL_KEYSTORE_LOCATION: /absent does not exist."),
+        ({"KAFKA_SASL_KERBEROS_KEYTAB": "/absent"}, "KAFKA_SASL_KERBEROS_KEYTAB: /absent does not exist."),
         ({"CONSUMER_HTTP_ADDRESS": "http://localhost:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
         ({"CONSUMER_HTTP_ADDRESS": "a host:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
         (
@@ -388,12 +388,14 @@ def test_a_pattern_fits_whole_names(subscribed: str, topic: str, *, fits: bool) 
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(environ: dict[str, str], fault: str) -> None:
+def test_settings_that_cannot_work_together_are_refused_with_the_reason(
+    environ: dict[str, str], fault: str
+) -> None:
     (said,) = faults(environ)
     assert said.startswith(fault)
 
 
-def test_what_a_session_is_without_a_setting_is_what_the_client_is_made_with() -> None:
+def test_the_default_session_timeout_is_the_one_of_the_client() -> None:
     for named, ms in (({}, 10_000), ({"KAFKA_GROUP_INSTANCE_ID": "shop-0"}, 45_000)):
         assert make_cluster(load(None, named)).consumer_properties["session.timeout.ms"] == ms
         load(None, {**named, "KAFKA_HEARTBEAT_INTERVAL_MS": str(ms // 2)})
@@ -401,7 +403,7 @@ def test_what_a_session_is_without_a_setting_is_what_the_client_is_made_with() -
         assert f"over half of KAFKA_SESSION_TIMEOUT_MS ({ms})" in said
 
 
-def test_what_can_work_together_is_let_pass(tmp_path: Path) -> None:
+def test_settings_that_can_work_together_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
     load(
         None,
@@ -501,7 +503,7 @@ def test_a_file_that_others_can_write_runs_no_code(name: str, mode: int, folder_
         ("http://localhost", False),
     ],
 )
-def test_a_secret_that_goes_unencrypted_is_a_caution(url: str, *, is_said: bool) -> None:
+def test_an_unencrypted_secret_is_a_caution(url: str, *, is_said: bool) -> None:
     source = SettingsSource(None)
     bare = load(None, {"JIRAFE_URL": url, "CONSUMER_SCHEMA_REGISTRY_URL": url})
     assert source.cautions(bare) == []
@@ -581,7 +583,7 @@ def test_a_secret_that_is_set_twice_is_refused(name: str, *, in_file: bool, tmp_
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "is not there"),
+        (None, "does not exist"),
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b"hu\xffsh", "is not UTF-8"),
@@ -599,7 +601,7 @@ def test_a_file_that_has_no_secret_is_one_sentence(
     assert faults({f"{name}_FILE": str(file)}) == [f"{name}_FILE: {file} {why}."]
 
 
-def test_what_never_ends_or_never_begins_is_no_file_of_a_secret(tmp_path: Path) -> None:
+def test_a_secret_file_must_be_a_regular_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, Path("/dev/zero")):

@@ -51,7 +51,7 @@ def told_by(seed: int) -> list[Produced]:
     return list(shop(100, seed=seed, codec=CODEC))
 
 
-def test_the_same_seed_tells_the_same_and_another_seed_another() -> None:
+def test_the_same_seed_gives_the_same_messages_and_another_seed_others() -> None:
     told = told_by(7)
     assert told_by(7) == told
     assert not {record.value for record in told} & {record.value for record in told_by(8)}
@@ -73,7 +73,7 @@ def test_every_good_message_makes_events_that_the_api_accepts() -> None:
             assert VALIDATOR.errors(event.kind.array, event.body) == {}
 
 
-def test_records_are_keyed_and_sorted_by_what_they_are_about() -> None:
+def test_records_are_keyed_and_sorted_by_their_object() -> None:
     for record, message in zip(GOOD, messages(), strict=True):
         assert record.key == (key_of(message) or "").encode() != b""
         assert record.topic_kind == message["message"].partition(":")[0]
@@ -154,7 +154,7 @@ def test_totals_add_up() -> None:
     assert discounts
 
 
-def test_orders_tell_visit_addresses_products_and_what_they_were_before() -> None:
+def test_orders_have_visits_addresses_products_and_previous_items() -> None:
     seen: dict[str, dict[str, Any]] = defaultdict(dict)
     for record in GOOD:
         for event in events(record):
@@ -178,7 +178,7 @@ def test_every_fault_occurs_as_often_as_any_other(broken_share: float) -> None:
     assert max(faults.values()) - min(faults.values()) <= 1
 
 
-def test_broken_messages_leave_the_story_of_others_alone() -> None:
+def test_broken_messages_do_not_change_other_messages() -> None:
     told = shop(scaled(len(GOOD)), broken_share=0, codec=CODEC)
     assert all(record == alone for record, alone in zip(GOOD, told, strict=False))
     broken = [record.key for record in STORY if record.broken]

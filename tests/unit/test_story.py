@@ -18,7 +18,7 @@ class Away(Codec):
         raise RegistryUnavailable("the registry is down")
 
 
-def test_all_that_became_of_a_record_is_told_and_nothing_of_others() -> None:
+def test_a_story_has_all_results_of_one_record_and_of_no_other() -> None:
     shelf = Shelf()
     first, second = shelf.add(ORDERS, b"one", key=b"R1"), shelf.add(ORDERS, b"two", key=b"R2")
     shelf.result(first)
@@ -35,7 +35,7 @@ def test_all_that_became_of_a_record_is_told_and_nothing_of_others() -> None:
 
 
 @pytest.mark.parametrize("topic", [RESULTS, LETTERS])
-def test_what_an_open_transaction_hides_is_not_taken_for_nothing(topic: str) -> None:
+def test_hidden_records_do_not_count_as_missing(topic: str) -> None:
     shelf = Shelf()
     offset = shelf.add(ORDERS, b"one")
     shelf.result(offset)
@@ -46,7 +46,7 @@ def test_what_an_open_transaction_hides_is_not_taken_for_nothing(topic: str) -> 
     assert len(story.results) + len(story.letters) == 1
 
 
-def test_an_absent_registry_is_not_taken_for_no_results() -> None:
+def test_a_missing_registry_does_not_count_as_no_results() -> None:
     shelf = Shelf()
     offset = shelf.add(ORDERS, b"one")
     shelf.result(offset)
@@ -54,7 +54,7 @@ def test_an_absent_registry_is_not_taken_for_no_results() -> None:
         tell(shelf.deployment(), Away(), Place(ORDERS, 0, offset))
 
 
-def test_why_a_record_is_not_decoded_is_told() -> None:
+def test_a_story_says_why_a_record_is_not_decoded() -> None:
     record = Record(ORDERS, 0, 0, 0, None, b"one", ())
     assert contents(record, Away(), {})["not_decoded"] == "the registry is down"
     assert contents(record, Codec(), {})["not_decoded"].startswith("the first bytes (6f6e65) are neither")

@@ -39,7 +39,7 @@ def totals(order: float, item: float = 20, tax: float = 2, shipping: float = 3, 
 
 
 class TestReadings:
-    def test_the_named_total_goes_first(self) -> None:
+    def test_the_named_total_has_priority(self) -> None:
         assert discounts(totals(20, discount=5)) == 5
         assert discounts(totals(20, discount=-5)) == 5
         assert discounts(totals(20), {"discount_total": "-5.00"}) == 5
@@ -54,16 +54,16 @@ class TestReadings:
         assert discounts({**totals(18), "adjustments": [{"name": "Spring", "value": -2}]}, shop) == 7
         assert discounts({}, shop) == 5
 
-    def test_what_a_shipment_takes_off_is_in_the_shipping_already(self) -> None:
+    def test_adjustments_of_shipments_do_not_count(self) -> None:
         shop = {"shipments": [{"cost": "5", "adjustments": [promotion("-2")]}]}
         assert discounts(totals(25), shop) == 0
 
-    def test_a_tax_that_is_given_back_is_no_discount(self) -> None:
+    def test_a_refunded_tax_is_not_a_discount(self) -> None:
         refund = {"label": "Refund (VAT)", "amount": "-2", "source_type": "Spree::TaxRate"}
         assert discounts(totals(20), {"line_items": [item(adjustments=[refund, promotion("-5")])]}) == 5
         assert discounts({}, {"adjustments": [{**refund, "originator_type": "Spree::TaxRate"}]}) == 0
 
-    def test_what_is_not_eligible_does_not_count(self) -> None:
+    def test_ineligible_adjustments_do_not_count(self) -> None:
         shop = {"line_items": [item(adjustments=[promotion("-2", eligible=False)])]}
         assert discounts({}, shop) == 0
 
@@ -92,7 +92,7 @@ class TestReadings:
         assert discounts(totals(20, discount=5), shop) == 5
         assert discounts(totals(99, discount=5), shop) == 5
 
-    def test_where_none_adds_up_the_named_total_goes_first_then_what_is_taken_off(self) -> None:
+    def test_if_no_reading_adds_up_the_named_total_has_priority_over_adjustments(self) -> None:
         adjustments = {"adjustments": [{"name": "Spring", "value": -4}]}
         assert discounts({**totals(99, discount=5), **adjustments}) == 5
         assert discounts({**totals(99), **adjustments}) == 4

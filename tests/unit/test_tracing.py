@@ -117,7 +117,7 @@ class TestOfRecords:
             ((("traceparent", PARENT.encode()), ("tracestate", b"x\r\nA: b")), (("traceparent", PARENT),)),
         ],
     )
-    def test_what_is_well_formed_is_taken(self, headers: Headers, trace: object) -> None:
+    def test_well_formed_headers_are_used(self, headers: Headers, trace: object) -> None:
         assert Record("orders", 0, 0, 0, None, None, headers).trace == trace
 
     @given(st.binary(max_size=80) | st.text(alphabet="0123456789abcdef-", max_size=60).map(str.encode))
@@ -125,7 +125,7 @@ class TestOfRecords:
         found = Record("orders", 0, 0, 0, None, None, (("traceparent", value), ("tracestate", value))).trace
         assert all(each.isascii() and each.isprintable() and len(each) <= 512 for _, each in found)
 
-    def test_a_result_is_of_its_records_trace(self) -> None:
+    def test_a_result_has_the_trace_of_its_record(self) -> None:
         told = (("traceparent", PARENT), ("tracestate", STATE))
         assert Output(record(0, PARENT), b"", None).result_headers == told
         assert Output(record(0, None), b"", None).result_headers == ()
@@ -133,13 +133,15 @@ class TestOfRecords:
 
 
 class TestWithoutOpenTelemetry:
-    def test_a_request_of_one_trace_tells_it(self, api: Api) -> None:
+    def test_a_request_with_one_trace_has_its_header(self, api: Api) -> None:
         assert deliver(api, record(0, PARENT), record(1, PARENT))
         (asked,) = api.asked
         assert (asked["traceparent"], asked["tracestate"]) == (PARENT, STATE)
 
     @pytest.mark.parametrize("parents", [(None,), (PARENT, None), (PARENT, OTHER)])
-    def test_a_request_of_none_or_several_tells_none(self, api: Api, parents: tuple[str | None, ...]) -> None:
+    def test_a_request_with_several_traces_or_none_has_no_header(
+        self, api: Api, parents: tuple[str | None, ...]
+    ) -> None:
         assert deliver(api, *(record(offset, parent) for offset, parent in enumerate(parents)))
         (asked,) = api.asked
         assert asked["traceparent"] is None

@@ -171,7 +171,7 @@ class TestATimeForAll:
             error = failed(url, timeout=timeout)
         assert (error.cause, error.message) == ("timeout", f"no whole answer within {timeout} seconds")
 
-    def test_ends_what_is_late_alone(self) -> None:
+    def test_ends_only_late_requests(self) -> None:
         subject = Transport()
         quick: list[Reply] = []
         with answering(*[OK] * 200) as url, answering() as slow:
@@ -199,7 +199,7 @@ class TestATimeForAll:
 
 
 class TestConnecting:
-    def test_has_a_limit_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_has_its_own_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.05)
         with unconnectable() as port:
             error = failed(f"http://127.0.0.1:{port}", timeout=30)
@@ -393,7 +393,7 @@ class TestSurroundings:
             assert error.cause == "connection"
             assert error.message == "the request's time can't be watched (can't start new thread)"
 
-    def test_what_the_caller_is_handling_is_no_cause(self) -> None:
+    def test_an_exception_of_the_caller_is_not_the_cause(self) -> None:
         with socket.socket() as taken:  # not listening: it refuses
             taken.bind(("127.0.0.1", 0))
             late: Future[None] = Future()

@@ -47,7 +47,7 @@ class TestJson:
         assert CODEC.decode_message(around % orjson.dumps(document)) == as_produced(document)
 
     @given(st.integers(min_value=0))
-    def test_any_json_is_what_produce_makes_of_it(self, seed: int) -> None:
+    def test_json_is_converted_as_produce_does(self, seed: int) -> None:
         text = hub.draw(Random(seed))["text"].encode("latin-1")  # noqa: S311 - drawn, not secret
         try:
             expected = as_produced(orjson.loads(text))
@@ -105,7 +105,7 @@ class TestJsonSchema:
         registry_server.page = (503, b"")
         assert not codec.serves_others(7)
 
-    def test_what_is_no_json_is_undecodable(self, registry_server: RegistryServer) -> None:
+    def test_invalid_json_is_undecodable(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(SCHEMA_OF_JSON, kind="JSON")
         with pytest.raises(Undecodable, match="begins like JSON, but is not valid JSON"):
             Codec(registry_server.registry()).decode(confluent(schema_id, b"\x02x"))

@@ -158,7 +158,7 @@ class TestDepthIsSetByTheRecord:
         extra = before * depth + b"\x00" + behind * depth
         assert "levels deep" in undecodable(message_with(record("Node", inner)), extra)
 
-    def test_what_can_not_end_is_undecodable(self) -> None:
+    def test_an_endless_type_is_undecodable(self) -> None:
         assert "levels deep" in undecodable(message_with(record("Node", "Node")), b"")
         assert "levels deep" in undecodable(message_with(record("A", record("B", "A"))), b"")
 

@@ -102,7 +102,7 @@ def test_a_chunk_that_is_done_has_one_output_for_each_record_in_order() -> None:
     assert chunk.attempts == 1
 
 
-def test_what_is_decided_is_not_sent_again() -> None:
+def test_decided_events_are_not_sent_again() -> None:
     api = Api(lambda site, names: Failed("503", "down") if names == ["R2"] else accepting(site, names))
     subject = delivery(api)
     chunk = chunk_of(record(0, "R1"))
@@ -128,7 +128,7 @@ def test_a_later_run_of_a_site_waits_for_an_earlier_one_that_failed() -> None:
     assert api.requests == [("theirs", ["R1"])]
 
 
-def test_the_registry_is_what_a_chunk_waits_for_that_cannot_be_read() -> None:
+def test_an_unreadable_chunk_waits_for_the_registry() -> None:
     codec, api = FlakyCodec(), Api()
     codec.reads = False
     subject, chunk = delivery(api, codec), chunk_of(record(0, "R1"))
@@ -159,7 +159,7 @@ def test_nothing_is_sent_for_a_partition_that_is_not_ours() -> None:
     assert (retry.trouble.cause, api.requests) == ("not-ours", [])
 
 
-def test_credentials_that_are_replaced_hold_for_what_is_undecided() -> None:
+def test_new_credentials_apply_to_undecided_events() -> None:
     api = Api(
         lambda site, names: Forbidden("invalid_token") if site.access_token == "ours" else accepting(site, names)
     )
@@ -186,7 +186,7 @@ def test_suspects_are_given_up_only_while_their_site_serves() -> None:
     assert isinstance(done, Done)
     letter = done.outputs[0].dead_letter
     assert letter is not None
-    assert (letter.kind, letter.reason) == ("failing", "order-accepted: oops, again and again for this event alone")
+    assert (letter.kind, letter.reason) == ("failing", "order-accepted: oops, again and again, only for this event")
     assert decided == {("order-accepted", "failing"): 1}
 
 
@@ -218,7 +218,7 @@ class CountingCodec(FlakyCodec):
         return message
 
 
-def test_what_was_prepared_is_not_decoded_again_and_sends_nothing_before_its_turn() -> None:
+def test_a_prepared_chunk_is_not_decoded_again_and_sends_nothing_in_advance() -> None:
     codec, api = CountingCodec(), Api()
     subject = delivery(api, codec)
     chunk = Chunk[Work](ORDERS, 1, [record(0, "R1"), record(1, "R2")])
@@ -231,7 +231,7 @@ def test_what_was_prepared_is_not_decoded_again_and_sends_nothing_before_its_tur
     assert (codec.decoded, api.requests) == (3, [("ours", ["R1", "R2", "R3"])])
 
 
-def test_what_was_prepared_with_other_settings_is_mapped_again() -> None:
+def test_a_chunk_prepared_with_other_settings_is_mapped_again() -> None:
     api = Api()
     subject = delivery(api)
     subject.use(Defaults(Credentials(None, None), {}))
@@ -243,7 +243,7 @@ def test_what_was_prepared_with_other_settings_is_mapped_again() -> None:
     assert (done.outputs[0].dead_letter, api.requests) == (None, [("ours", ["R1"])])
 
 
-def test_what_cannot_be_prepared_yet_is_decoded_in_its_turn() -> None:
+def test_a_record_that_cannot_be_prepared_yet_is_decoded_later() -> None:
     codec, api = FlakyCodec(), Api()
     subject = delivery(api, codec)
     chunk = Chunk[Work](ORDERS, 1, [record(0, "R1"), record(1, "R2")])
@@ -284,7 +284,7 @@ def known_id(server: RegistryServer) -> int:
 
 @pytest.mark.parametrize("answer", ODD_ANSWERS)
 @pytest.mark.parametrize("others_were_seen", [True, False])
-def test_an_id_that_alone_is_not_to_be_had_is_given_up(
+def test_an_id_that_fails_alone_is_given_up(
     registry_server: RegistryServer, answer: tuple[int, bytes], *, others_were_seen: bool
 ) -> None:
     good = known_id(registry_server)
@@ -308,7 +308,7 @@ def test_an_id_that_alone_is_not_to_be_had_is_given_up(
     for output in others:
         assert output.dead_letter is not None
         assert output.dead_letter.kind == "undecodable"
-        assert "77), 3 times for this id alone while others were served" in output.dead_letter.reason
+        assert "77), 3 times for this id while other ids worked" in output.dead_letter.reason
 
 
 def test_an_id_that_hangs_alone_is_given_up(registry_server: RegistryServer) -> None:
@@ -360,7 +360,7 @@ JSON = Record("orders", 0, 0, 0, b"R1", b'{"message": "order:new"', ())
 
 
 @pytest.mark.parametrize("others", [[], [TOMBSTONE], [GARBAGE], [JSON], [stray(1), stray(2)]])
-def test_a_topic_that_needs_a_registry_is_held_and_the_setting_named(others: list[Record]) -> None:
+def test_a_topic_that_needs_a_registry_is_held_and_the_trouble_names_the_setting(others: list[Record]) -> None:
     subject, chunk = delivery(Api()), chunk_of(*others, stray(5))
     for _ in range(20):
         retry = subject.handle(chunk, always)
@@ -389,7 +389,7 @@ def test_a_stray_one_among_readable_records_is_a_dead_letter() -> None:
     assert later.outputs[0].dead_letter is not None
 
 
-def test_a_record_that_was_read_shows_that_its_topic_needs_no_registry_whatever_becomes_of_it() -> None:
+def test_a_readable_record_shows_that_its_topic_needs_no_registry() -> None:
     document = {**order("R1", "order:updated"), "message": "order:exploded"}
     value = CODEC.encode("order", to_message(document))
     done = delivery(Api()).handle(chunk_of(stray(0), Record("orders", 0, 1, 0, b"R1", value, ())), always)
@@ -443,7 +443,7 @@ def test_a_redelivery_gives_up_a_site_that_fails_while_another_serves() -> None:
     assert letters[0] is not None
     assert (letters[0].kind, letters[0].reason) == (
         "failing",
-        "order-accepted: down, again and again for this site alone",
+        "order-accepted: down, again and again, only for this site",
     )
     assert letters[1] is None
 
@@ -481,7 +481,7 @@ class BusyCodec(Codec):
         self.threads -= 1
 
 
-def test_workers_take_turns_at_what_takes_the_processor_and_send_side_by_side() -> None:
+def test_workers_take_turns_at_decoding_and_send_in_parallel() -> None:
     together = threading.Barrier(3)
 
     def slow(site: Site, names: list[str]) -> Answer:

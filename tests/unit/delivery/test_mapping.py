@@ -35,7 +35,7 @@ def outcomes(drafted: Draft) -> list[Accepted | Fault | None]:
     return [event.outcome for event in drafted.events]
 
 
-def test_a_message_has_its_events_in_order() -> None:
+def test_the_events_of_a_message_are_in_order() -> None:
     drafted = draft(order("R1", "order:new"))
     assert (drafted.message_type, drafted.fault) == ("order:new", None)
     assert [event.kind.name for event in drafted.events] == ["cart", "order-placed", "order-accepted"]
@@ -62,7 +62,7 @@ def test_an_unknown_type_is_a_fault_of_the_record() -> None:
     assert (drafted.fault.kind, drafted.events) == ("unknown-type", [])
 
 
-def test_what_the_api_requires_and_a_message_lacks_is_a_fault_of_the_event() -> None:
+def test_a_missing_required_field_is_a_fault_of_the_event() -> None:
     (outcome,) = outcomes(draft(order("R1", "order:updated", placed_on="soon")))
     assert isinstance(outcome, Fault)
     assert outcome.kind == "unmappable"
@@ -87,7 +87,7 @@ def test_a_message_that_is_mapped_only_in_part_sends_nothing(monkeypatch: pytest
     assert (drafted.fault.kind, drafted.events) == ("internal", [])
 
 
-def test_a_registry_that_is_away_is_no_fault_of_the_record() -> None:
+def test_a_registry_outage_is_not_a_fault_of_the_record() -> None:
     class Away(Codec):
         def decode_message(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
             raise RegistryUnavailable("no answer")
@@ -96,7 +96,7 @@ def test_a_registry_that_is_away_is_no_fault_of_the_record() -> None:
         Mapper(Away(), 1000).draft(record(b"\x00\x00\x00\x00\x01"), OURS)
 
 
-def test_a_message_goes_before_the_settings() -> None:
+def test_the_message_overrides_the_settings() -> None:
     parameters = [
         {"name": "jirafe.site_id", "value": "2"},
         {"name": "jirafe.access_token", "value": "theirs"},
@@ -115,12 +115,12 @@ def test_a_message_goes_before_the_settings() -> None:
     [
         (Credentials(None, "token"), "missing-parameter", "jirafe.site_id: missing"),
         (Credentials("1", None), "missing-parameter", "jirafe.access_token: missing"),
-        (Credentials("1", "line\nend"), "unmappable", "jirafe.access_token: has characters that cannot be in one"),
-        (Credentials("1", "a blank"), "unmappable", "jirafe.access_token: has characters that cannot be in one"),
-        (Credentials("1", "h\u00e4"), "unmappable", "jirafe.access_token: has characters that cannot be in one"),
-        (Credentials("..", "token"), "unmappable", "jirafe.site_id: has characters that cannot be in one"),
-        (Credentials(".", "token"), "unmappable", "jirafe.site_id: has characters that cannot be in one"),
-        (Credentials("1", "x" * 2001), "unmappable", "jirafe.access_token: has 2001 characters, and may have 2000"),
+        (Credentials("1", "line\nend"), "unmappable", "jirafe.access_token: contains invalid characters"),
+        (Credentials("1", "a blank"), "unmappable", "jirafe.access_token: contains invalid characters"),
+        (Credentials("1", "h\u00e4"), "unmappable", "jirafe.access_token: contains invalid characters"),
+        (Credentials("..", "token"), "unmappable", "jirafe.site_id: contains invalid characters"),
+        (Credentials(".", "token"), "unmappable", "jirafe.site_id: contains invalid characters"),
+        (Credentials("1", "x" * 2001), "unmappable", "jirafe.access_token: has 2001 characters; the limit is 2000"),
     ],
 )
 def test_credentials_that_no_request_can_have_are_a_fault(
@@ -160,7 +160,7 @@ def test_credentials_show_no_token() -> None:
         ("4", frozenset({"2", "3"}), None),
     ],
 )
-def test_our_token_goes_to_the_sites_of_the_settings_alone(
+def test_our_token_is_only_sent_to_the_sites_in_the_settings(
     named: str | None, sites: frozenset[str], token: str | None
 ) -> None:
     document = order("R1", "order:updated")
@@ -179,7 +179,7 @@ def test_our_token_goes_to_the_sites_of_the_settings_alone(
         )
 
 
-def test_a_token_without_a_site_of_ours_goes_nowhere() -> None:
+def test_our_token_is_not_sent_if_the_settings_name_no_site() -> None:
     document = order("R1", "order:updated")
     document["parameters"] = [{"name": "jirafe.site_id", "value": "2"}]
     (outcome,) = outcomes(draft(document, Defaults(Credentials(None, "ours"), {})))
@@ -187,7 +187,7 @@ def test_a_token_without_a_site_of_ours_goes_nowhere() -> None:
     assert "JIRAFE_SITES" in outcome.message
 
 
-def test_a_message_may_have_a_token_of_its_own_for_any_site() -> None:
+def test_a_message_may_bring_its_own_token_for_any_site() -> None:
     document = order("R1", "order:updated")
     document["parameters"] = [
         {"name": "jirafe.site_id", "value": "2"},

@@ -74,7 +74,7 @@ def test_where_nothing_may_be_set_apart_all_of_the_chunk_is_tried_again() -> Non
 
 
 @pytest.mark.parametrize("name", [SICK, b"S1", (SICK, "S1")])
-def test_a_record_waits_where_an_earlier_one_outside_of_the_chunk_has_one_of_its_names(name: object) -> None:
+def test_a_record_waits_in_the_strand_of_an_earlier_record_with_one_of_its_names(name: object) -> None:
     api = Api()
     done = handled(chunk_of(record(3, "S1", SICK), record(4, "W1", WELL), behind={name: (1, "strand")}), api)
     assert told(done.apart) == [("strand", [3], False)]
@@ -84,7 +84,7 @@ def test_a_record_waits_where_an_earlier_one_outside_of_the_chunk_has_one_of_its
     assert decided(later) == [3]
 
 
-def test_what_is_known_to_be_down_is_not_tried_but_by_its_own_strand() -> None:
+def test_only_its_own_strand_tries_a_site_that_is_known_to_be_down() -> None:
     api = Api()
     chunk = chunk_of(record(0, "S1", SICK), record(1, "W1", WELL), closed=frozenset([SICK]))
     assert told(handled(chunk, api).apart) == [(SICK, [0], False)]
@@ -103,7 +103,7 @@ def test_a_key_of_two_sites_is_not_sent_to_the_second_before_the_first_is_decide
     assert (decided(served), told(served.apart)) == ([0], [("", [1], False)])
 
 
-def test_what_has_nothing_to_send_waits_behind_its_key_too() -> None:
+def test_a_record_without_events_waits_for_its_key_too() -> None:
     tombstone = Record(*ORDERS, 1, 0, b"S1", None, ())
     other = Record(*ORDERS, 2, 0, b"S2", None, ())
     done = handled(chunk_of(record(0, "S1", SICK), tombstone, other))
@@ -127,7 +127,7 @@ def test_only_the_keys_of_suspects_wait_while_their_site_serves() -> None:
     assert all(names == frozenset([b"BAD", (WELL, "BAD")]) for names in apart.names)
 
 
-def test_a_slow_site_has_a_strand_of_its_own_where_others_are_quick() -> None:
+def test_a_slow_site_has_its_own_strand_if_others_are_fast() -> None:
     subject = delivery(Api())
     clock = [0.0]
     subject._clock = lambda: clock[0]
@@ -218,7 +218,7 @@ def test_whatever_a_pending_request_is_answered_counts(answer: Script, kind: str
     assert api.sent == ["W1", "S1"]
 
 
-def test_a_pending_request_that_fails_is_tried_again_with_what_came_meanwhile_behind_it() -> None:
+def test_a_failed_pending_request_is_retried_before_the_records_that_came_meanwhile() -> None:
     api = SlowApi(down)
     subject = handing_over(api)
     first = subject.handle(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL)), always)
@@ -238,7 +238,7 @@ def test_a_pending_request_that_fails_is_tried_again_with_what_came_meanwhile_be
     assert api.sent == ["W1", "S1", "S2", "S1"]  # what failed alone goes last
 
 
-def test_a_pending_request_that_is_refused_with_a_token_of_old_settings_is_held() -> None:
+def test_a_pending_request_whose_old_token_is_refused_is_held() -> None:
     api = SlowApi(
         lambda site, names: Forbidden("invalid_token") if site.site_id == SICK else accepting(site, names)
     )
@@ -291,7 +291,7 @@ def test_requests_to_other_sites_have_ended_when_sending_to_one_raises() -> None
     assert released.is_set()
 
 
-def test_no_request_is_under_way_for_records_whose_handling_raised() -> None:
+def test_records_whose_handling_raised_have_no_pending_request() -> None:
     class Broken(Codec):
         def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
             raise ValueError(name)

@@ -20,7 +20,7 @@ def event(kind: Kind, outcome: Accepted | Fault | None) -> Outgoing:
     return Outgoing(kind, "R1", "R1", Credentials("1", "token"), Document(kind.array, b"{}"), outcome)
 
 
-def test_a_result_has_the_place_and_what_was_sent() -> None:
+def test_a_result_has_the_place_and_the_sent_events() -> None:
     made = output(Draft(RECORD, "id-1", "order:new", [event(CART, Accepted())]), 1, CODEC, "shop")
     assert (made.record, made.dead_letter) == (RECORD, None)
     assert CODEC.decode_result(made.result) == {
@@ -44,7 +44,7 @@ def test_a_result_has_the_place_and_what_was_sent() -> None:
     }
 
 
-def test_one_fault_makes_a_dead_letter_and_keeps_what_was_sent() -> None:
+def test_one_fault_makes_a_dead_letter_and_keeps_the_sent_events() -> None:
     faulty = Fault("rejected", "total: wrong")
     made = output(
         Draft(RECORD, "", "order:new", [event(CART, Accepted()), event(ORDER_ACCEPTED, faulty)]), 3, CODEC
@@ -56,7 +56,7 @@ def test_one_fault_makes_a_dead_letter_and_keeps_what_was_sent() -> None:
     assert made.dead_letter == DeadLetter("rejected", "order-accepted: total: wrong", 3)
 
 
-def test_a_fault_of_the_record_is_told_as_it_is() -> None:
+def test_a_fault_of_the_record_is_in_the_result_unchanged() -> None:
     made = output(Draft(RECORD, fault=Fault("undecodable", "no framing")), 1, CODEC)
     (notification,) = CODEC.decode_result(made.result)["notifications"]
     assert notification["subject"] == "There was a problem while reading a message for Jirafe."

@@ -141,7 +141,7 @@ def test_two_tokens_of_one_site_are_runs_in_order() -> None:
     assert [(site, [each.name for each in run]) for site, run in second] == [(Site("2", "theirs"), ["w1"])]
 
 
-def test_events_of_a_key_behind_one_that_failed_alone_wait() -> None:
+def test_later_events_with_the_key_of_a_suspect_wait() -> None:
     api = Api(lambda names: Failed("503", "down") if "bad" in names else accepting(names))
     limits = {"1": 1}
     events = [event("bad", key="R1"), event("behind", key="R1"), event("other", key="R2")]
@@ -151,7 +151,7 @@ def test_events_of_a_key_behind_one_that_failed_alone_wait() -> None:
     assert outcomes(events) == [None, None, Accepted()]
 
 
-def test_an_item_that_waits_has_the_later_ones_of_its_key_sent_again() -> None:
+def test_later_events_of_the_key_of_a_waiting_event_are_sent_again() -> None:
     def first_waits(names: list[str]) -> Answer:
         items: list[Item] = [Accepted() for _ in names]
         return Answered((Transient("unknown"), *items[1:]))
@@ -171,7 +171,7 @@ def test_all_items_waiting_serve_nothing() -> None:
 def test_an_item_that_waits_stops_the_run_at_a_site_that_has_served_nothing() -> None:
     api = Api(lambda names: Answered(tuple(Transient("unknown") for _ in names)))
     events = [event("e0"), event("e1")]
-    assert sent(attempt(api, {"1": 1}), SITE, events) == Trouble("1", "item", "the API said of an item: unknown")
+    assert sent(attempt(api, {"1": 1}), SITE, events) == Trouble("1", "item", "the API says of this event: unknown")
     assert api.requests == [["e0"]]
 
 
@@ -199,7 +199,7 @@ def test_nothing_more_is_sent_with_a_token_that_was_refused(site: Site) -> None:
     assert api.requests == [["e0"]]
 
 
-def test_a_dead_letter_has_the_reason_of_its_own_event_whatever_fails_behind_it() -> None:
+def test_a_dead_letter_has_the_reason_of_its_own_event_even_if_later_events_fail() -> None:
     answers = {"bad": Failed("500", "oops"), "good": accepting(["good"]), "late": Failed("429", "slower")}
     tallies = {"1": SiteTally(succeeded=10_000)}
     events = [event("good"), suspect("bad"), suspect("late")]
@@ -321,7 +321,7 @@ def test_our_own_refused_token_holds_and_a_messages_is_final() -> None:
     assert outcomes(ours) == [None]
 
 
-def test_a_suspect_stays_undecided_when_the_token_is_refused_behind_it() -> None:
+def test_a_suspect_stays_undecided_when_the_token_is_refused_later() -> None:
     answers = iter([Failed("503", "down"), accepting([""]), Forbidden("invalid_token")])
     limits = {"1": 1}
     events = [event("bad", key="R1"), event("good", key="R2"), event("late", key="R3")]
@@ -331,7 +331,7 @@ def test_a_suspect_stays_undecided_when_the_token_is_refused_behind_it() -> None
     assert outcomes(events) == [None, Accepted(), "forbidden"]
 
 
-def test_nothing_is_sent_once_the_partition_is_not_ours() -> None:
+def test_nothing_is_sent_after_the_partition_was_taken_away() -> None:
     api = Api()
     tried = attempt(api, still_ours=lambda: not api.requests)
     events = [event("c1", CART, "R1"), event("p1", ORDER_PLACED, "R1"), event("c2", CART, "R1")]
@@ -342,7 +342,7 @@ def test_nothing_is_sent_once_the_partition_is_not_ours() -> None:
     assert outcomes(events) == [Accepted(), Accepted(), None]
 
 
-def test_our_expired_token_holds_also_where_the_message_names_its_own_site() -> None:
+def test_our_expired_token_holds_messages_that_name_their_own_site_too() -> None:
     events = [event("named")]
     held = sent(attempt(Api(lambda _: Forbidden("invalid_token"))), Site("2", "ours"), events)
     assert held == Trouble(
@@ -376,7 +376,7 @@ def test_a_rejected_event_has_the_apis_own_words() -> None:
     assert bad.outcome == Fault("rejected", "total: wrong")
 
 
-def test_what_served_lifts_the_limit_and_is_told() -> None:
+def test_a_successful_request_lifts_the_limit_and_is_reported() -> None:
     limits = {"1": 2}
     tried = attempt(Api(), limits)
     assert sent(tried, SITE, [event(f"e{n}") for n in range(5)]) is None
@@ -389,7 +389,7 @@ def suspect(name: str) -> Outgoing:
     return suspected
 
 
-def test_a_suspect_is_sent_alone_and_others_in_a_batch() -> None:
+def test_a_suspect_is_sent_alone_and_other_events_in_a_batch() -> None:
     api = Api()
     events = [event("e0"), event("e1"), suspect("bad"), event("e3"), event("e4")]
     assert sent(attempt(api), SITE, events) is None
@@ -404,7 +404,7 @@ def test_a_run_ends_at_ten_suspects() -> None:
     assert len(api.requests) == 11
 
 
-def test_one_failure_alone_is_no_isolation_yet() -> None:
+def test_a_single_failure_does_not_isolate_an_event_yet() -> None:
     trouble = sent(attempt(Api(lambda _: Failed("500", "oops")), {"1": 1}), SITE, [event("e0")])
     assert trouble == Trouble("1", "500", "oops", isolating=False)
 
@@ -413,7 +413,7 @@ def down(_names: list[str]) -> Answer:
     return Failed("503", "down")
 
 
-def test_what_comes_behind_a_suspect_stays_behind_it_and_all_else_goes_first() -> None:
+def test_later_events_of_a_suspects_key_stay_after_it_and_all_others_go_first() -> None:
     api = Api()
     bad = event("bad", key="R1")
     bad.suspicion = Suspicion(0, 0, 0)
@@ -470,7 +470,7 @@ class TestASiteThatFailsAll:
         api = Api(lambda _: Failed(cause, "down"))
         assert self.tries(api, Sites(), 3600.0) == 200
 
-    def test_is_never_given_up_while_what_is_sent_elsewhere_fails_too(self) -> None:
+    def test_is_never_given_up_while_other_sites_fail_too(self) -> None:
         """A probe may be answered while no event is taken in."""
 
         def fail(number: int) -> None:
@@ -482,7 +482,7 @@ class TestASiteThatFailsAll:
         assert self.tries(api, sites, 3600.0, fail) == 200
         assert api.probed == []
 
-    def test_is_given_up_though_the_last_that_was_sent_elsewhere_failed_long_ago(self) -> None:
+    def test_is_given_up_even_if_the_last_request_to_another_site_failed_long_ago(self) -> None:
         """In a storm all sites failed. Then nothing is sent that would show that they serve again."""
         sites = Sites()
         sites.failed(sites.of("1"), 3, 60.0, 0.0)
@@ -490,7 +490,7 @@ class TestASiteThatFailsAll:
         assert self.tries(api, sites, 30.0) < 20
         assert set(api.probed) == {SITE}
 
-    def test_has_its_next_events_given_up_at_once_also_where_it_answers_probes(self) -> None:
+    def test_its_next_events_are_given_up_at_once_even_if_it_answers_probes(self) -> None:
         tallies: dict[str, SiteTally] = {}
         sites, api, only = Sites(), Api(answering_probes), event("only")
         for number in range(8):
@@ -524,7 +524,7 @@ class TestASiteThatFailsAll:
         api = Api(lambda _: Failed("429", "slower"))
         assert self.tries(api, sites, 3600.0, lambda _: sites.served(SITE, sites.of("1"))) == 200
 
-    def test_has_its_next_events_given_up_at_once_until_it_serves(self) -> None:
+    def test_its_next_events_are_given_up_at_once_until_it_accepts_one(self) -> None:
         def serve(_: int) -> None:
             sites.served(SITE, sites.of("1"))
 

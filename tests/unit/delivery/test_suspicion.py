@@ -14,7 +14,7 @@ def test_only_tries_that_others_succeeded_before_count() -> None:
     assert (suspect.alone, suspect.counted) == (2, 1)
 
 
-def test_one_success_is_no_proof_for_an_outage_that_follows_it() -> None:
+def test_one_success_proves_nothing_about_a_later_outage() -> None:
     tally = Tally()
     suspect = Suspicion.of(tally)
     tally.succeeded += 1
@@ -37,7 +37,7 @@ def test_the_tries_must_be_hardly_possible_by_chance() -> None:
     assert tries == 10  # half of the others fail: 0.5 ** 10 is the first power under 0.001
 
 
-def test_what_failed_before_it_came_under_suspicion_does_not_speak_for_it() -> None:
+def test_failures_before_the_suspicion_do_not_count_in_its_favour() -> None:
     tally = Tally(succeeded=1, failed=10_000)
     suspect = Suspicion.of(tally)
     for _ in range(3):

@@ -55,7 +55,7 @@ FENCED = KafkaError(KafkaError._FENCED, "another took over", fatal=True)
 
 NEVER = float("inf")
 ENDLESS = 10_000
-"""Calls after which a loop is taken for one that does not end."""
+"""Calls after which a loop counts as endless."""
 
 
 def record(offset: int, of: Partition = A, value: bytes | None = b"0123456789") -> Record:
@@ -87,12 +87,12 @@ LETTER = DeadLetter("undecodable", "nonsense", 1)
 
 
 def chance() -> float:
-    """No jitter: every delay is as long as it can be."""
+    """No jitter: every delay has its maximum length."""
     return 1.0
 
 
 def capture() -> tuple[Logger, LogCapture]:
-    """Give a logger, and what takes what it is told."""
+    """Return a logger, and the capture of its events."""
     captured = LogCapture()
     logger: Logger = structlog.wrap_logger(
         None, processors=[captured], wrapper_class=structlog.make_filtering_bound_logger(0)
@@ -101,7 +101,7 @@ def capture() -> tuple[Logger, LogCapture]:
 
 
 class HandClock(Clock):
-    """A clock that is moved by hand, and by those who wait."""
+    """A clock that moves by hand, and when someone waits."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -158,7 +158,7 @@ class ScriptedProducer:
         self._always: dict[str, Exception] = {}
 
     def fail(self, step: str, error: KafkaError | Exception, times: int | None = 1) -> None:
-        """Let the next calls of a step fail: so many, or all from now on."""
+        """Make the next calls of a step fail: a number of them, or all from now on."""
         raised = KafkaException(error) if isinstance(error, KafkaError) else error
         if times is None:
             self._always[step] = raised
@@ -166,11 +166,11 @@ class ScriptedProducer:
             self._failures.setdefault(step, deque()).extend([raised] * times)
 
     def fail_after(self, step: str, error: KafkaError) -> None:
-        """Let the next call of `commit` be done, and its answer be lost."""
+        """Make the next call of `commit` succeed, but lose its answer."""
         self._failures_after[step] = KafkaException(error)
 
     def mend(self) -> None:
-        """Let no further call fail."""
+        """Make all further calls succeed."""
         self._always.clear()
 
     def call_within(self, seconds: float, call: Callable[[], None], meanwhile: Callable[[], None]) -> None:
@@ -257,8 +257,8 @@ class ScriptedProducer:
 class ScriptedConsumer:
     """A group member's consumer. The first `consume` of each turn runs the next step of the script.
 
-    `arrived` is what the next turn finds at once; `late` comes while an idle member waits for it in `poll`.
-    `calls` tells what the engine asked for.
+    `arrived` is what the next turn finds at once. `late` arrives while an idle member waits in `poll`. `calls`
+    lists the calls of the engine.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ class ScriptedConsumer:
         self.beside: dict[Partition, str] = {}
         self.leaders: dict[str, list[int]] = {}
         self.offsets = offsets
-        # What is told of a partition without a committed offset; Kafka says OFFSET_INVALID, and a reset arrives.
+        # The offset of a partition without a committed one. Kafka says OFFSET_INVALID, and a reset arrives.
         self.uncommitted = 0
         self._clock = clock
         self._script = script
@@ -303,11 +303,11 @@ class ScriptedConsumer:
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
 
     def fail_poll(self, error: KafkaError) -> None:
-        """Let a poll give an error instead of a record."""
+        """Make a poll return an error instead of a record."""
         self.arrived.append(Message("orders", 0, error=error))
 
     def assign(self, *partitions: Partition) -> None:
-        """Call back as the library does in a poll: these are ours now."""
+        """Call back as the library does in a poll: these partitions are assigned now."""
         self._assigned += partitions
         self._on_assign(self, [TopicPartition(*partition) for partition in partitions])
 
@@ -326,7 +326,7 @@ class ScriptedConsumer:
         if not self._in_turn:
             next(self._script)
         given, self.arrived = self.arrived[:num_messages], self.arrived[num_messages:]
-        self._in_turn = len(given) == num_messages  # then it asks for more
+        self._in_turn = len(given) == num_messages  # then it polls again
         return given
 
     def poll(self, timeout: float) -> Message | None:
@@ -415,7 +415,7 @@ class InlinePool:
         return [self._handle(task) for task in ready]
 
     def finish(self) -> None:
-        """Let all that is in flight finish now."""
+        """Finish all chunks in flight now."""
         self._tasks = [(0.0, task) for _, task in self._tasks]
 
     def stop(self) -> None:
@@ -423,7 +423,7 @@ class InlinePool:
 
 
 class ScriptedWatchdog(Watchdog):
-    """Has no thread, and stands still when told."""
+    """Has no thread. Tests tell it that the process was paused."""
 
     def __init__(self) -> None:
         self.is_still = False
@@ -442,8 +442,8 @@ class ScriptedHandler:
 
     `chunks` are those that came, `seen` their offsets, `prepared` the offsets of those to prepare, and `ours` what
     `still_ours` said. `meanwhile` is called while a chunk is handled. Records with the offsets in `down` are set
-    apart as long as they are in it. `is_ready` is set if something is under way for them, and tells when that is
-    over.
+    apart as long as they are in it. `is_ready` is set if they have a pending request, and returns whether it is
+    answered.
     """
 
     def __init__(self) -> None:
@@ -491,7 +491,7 @@ class ScriptedHandler:
 
 
 class RecordingHooks(Hooks):
-    """Notes what it is told, in order."""
+    """Records its calls, in order."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []
@@ -530,7 +530,7 @@ class RecordingHooks(Hooks):
 
 
 class ScriptedClients:
-    """Makes the clients, and keeps all it made. `prepare` is called with each new producer."""
+    """Makes the clients, and keeps all of them. `prepare` is called with each new producer."""
 
     def __init__(self, clock: HandClock) -> None:
         self.script: Generator[None]
@@ -603,7 +603,7 @@ class Scene:
         )
 
     def run(self, script: Generator[None]) -> None:
-        """Run the member until the script ends; it is stopped then, in the midst of a turn."""
+        """Run the member until the script ends. Then it is stopped in the middle of a turn."""
 
         def then_stop() -> Generator[None]:
             yield from script

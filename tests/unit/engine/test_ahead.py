@@ -1,4 +1,4 @@
-"""What is decided ahead, as it is written beside an offset: it comes back as it was, or is refused."""
+"""The metadata of an offset: reading returns what was written, or refuses the text."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ def offsets_and_runs(draw: st.DrawFn) -> tuple[int, Runs]:
 
 
 @given(offsets_and_runs(), st.sampled_from(["", "AaIjzCNDceORsHxNR7UWhw"]), BLOCKERS)
-def test_what_is_written_comes_back(given_: tuple[int, Runs], topic_id: str, blocker: Blocker) -> None:
+def test_reading_returns_what_was_written(given_: tuple[int, Runs], topic_id: str, blocker: Blocker) -> None:
     offset, runs = given_
     told = Ahead(runs, topic_id, blocker)
     text = write(offset, told)
@@ -43,7 +43,7 @@ def test_what_is_written_comes_back(given_: tuple[int, Runs], topic_id: str, blo
 
 
 @given(offsets_and_runs(), BLOCKERS, st.data())
-def test_a_text_that_was_changed_cut_or_extended_is_refused(
+def test_a_changed_truncated_or_extended_text_is_refused(
     given_: tuple[int, Runs], blocker: Blocker, data: st.DataObject
 ) -> None:
     offset, runs = given_
@@ -56,7 +56,7 @@ def test_a_text_that_was_changed_cut_or_extended_is_refused(
 
 
 @given(st.text())
-def test_any_other_text_is_refused_and_raises_nothing_else(text: str) -> None:
+def test_any_other_text_raises_only_the_refusal(text: str) -> None:
     with pytest.raises(NotOurs):
         read(0, text)
 
@@ -71,12 +71,12 @@ def test_the_refusal_says_why() -> None:
             read(0, text)
 
 
-def test_an_empty_list_of_runs_comes_back_too() -> None:
+def test_an_empty_list_of_runs_can_be_read_too() -> None:
     assert read(7, write(7, Ahead((), "id"))) == Ahead((), "id")
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=4000), TEXTS)
-def test_what_fits_has_at_most_the_bytes_that_a_broker_accepts(numbers: list[int], strand: str) -> None:
+def test_text_that_fits_is_no_larger_than_a_broker_accepts(numbers: list[int], strand: str) -> None:
     runs, at = [], 0
     for gap, length in zip(numbers[::2], numbers[1::2], strict=False):
         runs.append((at + gap, at + gap + length))
@@ -89,7 +89,7 @@ def test_more_than_a_thousand_waiting_records_fit() -> None:
     assert fits(0, tuple((50 * each + 1, 50 * each + 50) for each in range(1400)))
 
 
-def test_causes_and_strands_are_made_printable_words() -> None:
+def test_causes_and_strands_are_written_as_printable_words() -> None:
     runs: Runs = ((5, 9),)
     told = read(4, write(4, Ahead(runs, "", Blocker(1, "", "a site\n" + "é" * 100))))
     assert told.blocker == Blocker(1, "", "a?site?" + "?" * 53)

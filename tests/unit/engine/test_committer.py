@@ -37,7 +37,7 @@ CART = Partition("carts", 0)
 
 
 class Office:
-    """A committer with three lanes, of which each finishes what it is told to."""
+    """A committer with three lanes. Tests say which records each finishes."""
 
     def __init__(self, window: int = 10, backoff: Backoff = BACKOFF) -> None:
         self.clock = HandClock()
@@ -67,7 +67,7 @@ class Office:
         lane.finish(lane.main, outputs(lane.dispatch(lane.main).records, letter))
 
     def commit(self, within: float = 5.0) -> list[Transaction]:
-        """Commit once; gives the transactions that were committed by it."""
+        """Commit once, and return the committed transactions."""
         before = len(self.producer.committed)
         self.committer.commit(self.lanes.values(), self._writer, lambda: GROUP, within)
         return self.producer.committed[before:]
@@ -82,7 +82,7 @@ def office() -> Office:
     return Office()
 
 
-def test_all_that_is_finished_goes_in_one_transaction(office: Office) -> None:
+def test_all_finished_outputs_go_in_one_transaction(office: Office) -> None:
     office.finish(A, 0, 1)
     office.finish(B, 4)
     [transaction] = office.commit()
@@ -95,12 +95,12 @@ def test_all_that_is_finished_goes_in_one_transaction(office: Office) -> None:
     assert office.commit() == []
 
 
-def test_nothing_is_begun_without_anything_to_commit(office: Office) -> None:
+def test_no_transaction_begins_without_anything_to_commit(office: Office) -> None:
     assert office.commit() == []
     assert office.producer.calls == []
 
 
-def test_results_never_go_without_their_offsets(office: Office) -> None:
+def test_results_always_go_with_their_offsets(office: Office) -> None:
     for offset in range(3):
         office.finish(A, offset)
         [transaction] = office.commit()
@@ -110,7 +110,7 @@ def test_results_never_go_without_their_offsets(office: Office) -> None:
 # ends
 
 
-def test_ends_are_committed_once_a_second_and_never_without_need(office: Office) -> None:
+def test_ends_are_committed_at_most_once_a_second_and_only_if_they_changed(office: Office) -> None:
     office.lanes[A].at_end(3)
     assert offsets(office.commit()) == [{A: 3}]
     office.lanes[A].at_end(4)
@@ -123,7 +123,7 @@ def test_ends_are_committed_once_a_second_and_never_without_need(office: Office)
     assert office.commit() == []
 
 
-def test_an_end_goes_at_once_with_results_of_its_own_lane_and_with_no_others(office: Office) -> None:
+def test_an_end_goes_at_once_only_with_results_of_its_own_lane(office: Office) -> None:
     office.finish(A, 0)
     office.commit()
     office.finish(A, 1)
@@ -134,7 +134,7 @@ def test_an_end_goes_at_once_with_results_of_its_own_lane_and_with_no_others(off
     assert offsets(office.commit()) == [{B: 7}]
 
 
-def test_the_second_runs_from_the_last_commit_that_had_ends(office: Office) -> None:
+def test_the_second_starts_at_the_last_commit_of_ends(office: Office) -> None:
     office.clock.now += 50
     office.finish(A, 0)
     assert offsets(office.commit()) == [{A: 1}]
@@ -164,7 +164,7 @@ def test_after_an_abort_each_lane_has_its_own_transaction_until_all_succeed(offi
     assert offsets(office.commit()) == [{A: 2, B: 2}]
 
 
-def test_what_can_not_be_written_stops_its_own_lane_alone(office: Office) -> None:
+def test_an_output_that_can_not_be_written_stops_only_its_own_lane(office: Office) -> None:
     for partition in (A, B, C):
         office.finish(partition, 0)
     office.producer.fail("produce", ABORTABLE)
@@ -184,7 +184,7 @@ def test_what_can_not_be_written_stops_its_own_lane_alone(office: Office) -> Non
     assert sorted(filter(None, results)) == [b"result of 0"] * 3 + [b"result of 1", b"result of 2", b"result of 4"]
 
 
-def test_an_abort_is_followed_by_a_backoff_that_grows_and_ends_with_the_first_success(office: Office) -> None:
+def test_the_backoff_after_aborts_grows_until_the_first_success(office: Office) -> None:
     office.finish(A, 0)
     for delay in (1, 2, 4, 8, 8):
         office.producer.fail("produce", ABORTABLE)
@@ -211,7 +211,7 @@ def test_an_abort_is_logged_with_its_reason(office: Office) -> None:
     ]
 
 
-def test_the_transactions_of_one_commit_share_its_time(office: Office) -> None:
+def test_the_transactions_of_one_commit_share_its_time_limit(office: Office) -> None:
     office.finish(A, 0)
     office.finish(B, 0)
     office.producer.fail("produce", ABORTABLE)
@@ -224,7 +224,7 @@ def test_the_transactions_of_one_commit_share_its_time(office: Office) -> None:
 
 
 @pytest.mark.parametrize(("error", "kind"), [(FENCED, WriterFenced), (TRANSIENT, WriterLost)])
-def test_a_writer_that_is_lost_goes_through_and_nothing_is_taken_for_committed(
+def test_a_lost_writer_is_raised_and_nothing_counts_as_committed(
     office: Office, error: KafkaError, kind: type[Exception]
 ) -> None:
     office.finish(A, 0)
@@ -235,7 +235,7 @@ def test_a_writer_that_is_lost_goes_through_and_nothing_is_taken_for_committed(
     assert len(office.lanes[A].finished) == 1
 
 
-def test_a_trouble_is_forgotten_with_the_lanes_that_it_was_about(office: Office) -> None:
+def test_a_trouble_is_forgotten_with_its_lanes(office: Office) -> None:
     office.finish(A, 0)
     office.producer.fail("commit", ABORTABLE)
     office.commit()
@@ -252,7 +252,7 @@ def test_a_trouble_is_forgotten_with_the_lanes_that_it_was_about(office: Office)
 # floods
 
 
-def test_a_flood_is_held_said_once_and_nothing_of_it_written(office: Office) -> None:
+def test_a_flood_is_held_and_logged_once_and_none_of_it_is_written(office: Office) -> None:
     office.finish(A, 0, 1, 2, 3)
     office.finish(A, 4, 5, 6, 7, letter=LETTER)
     office.finish(B, 0, 1, letter=LETTER)
@@ -269,14 +269,14 @@ def test_a_flood_is_held_said_once_and_nothing_of_it_written(office: Office) -> 
             "on": "orders",
             "cause": "flood",
             "reason": "too many dead letters: 6 of the next 11 records; "
-            "fix the cause upstream, or send SIGHUP to let them through",
+            "find the cause, then send SIGHUP to let one window of records through",
         }
     ]
     assert office.committer.trouble is None
 
 
-def test_records_of_a_site_that_was_given_up_are_no_flood(office: Office) -> None:
-    given_up = DeadLetter(FAILING, "503, to all that this site got, while other sites were served", 10)
+def test_records_of_a_site_that_was_given_up_do_not_count_as_a_flood(office: Office) -> None:
+    given_up = DeadLetter(FAILING, "503, to everything sent to this site, while other sites worked", 10)
     for first in range(0, 40, 4):
         office.finish(A, *range(first, first + 4), letter=given_up)
     assert offsets(office.commit()) == [{A: 40}]
@@ -289,7 +289,7 @@ def test_records_of_a_site_that_was_given_up_are_no_flood(office: Office) -> Non
     assert office.committer.flooded == ("orders",)
 
 
-def test_a_flood_that_is_released_goes_out(office: Office) -> None:
+def test_a_released_flood_is_written(office: Office) -> None:
     office.finish(A, 0, 1, 2, 3, letter=LETTER)
     office.finish(B, 0, 1, 2, 3, letter=LETTER)
     office.finish(C, 0, 1, 2, 3, letter=LETTER)
@@ -299,9 +299,9 @@ def test_a_flood_that_is_released_goes_out(office: Office) -> None:
     assert len(office.producer.committed[0].produced) == 24
 
 
-def test_only_what_was_written_counts_towards_a_flood(office: Office) -> None:
+def test_only_written_records_count_towards_a_flood(office: Office) -> None:
     office.finish(A, 0, 1, 2, 3, letter=LETTER)
-    for _ in range(4):  # four letters each time, if they counted
+    for _ in range(4):  # these would be four letters each time
         office.producer.fail("produce", ABORTABLE)
         office.commit()
         office.clock.now += 8
@@ -313,7 +313,7 @@ def test_only_what_was_written_counts_towards_a_flood(office: Office) -> None:
     assert office.commit() == []  # six of ten
 
 
-def test_a_release_is_not_used_up_by_an_abort(office: Office) -> None:
+def test_an_abort_does_not_use_up_a_release(office: Office) -> None:
     office.finish(A, *range(4), letter=LETTER)
     office.finish(A, *range(4, 8), letter=LETTER)
     office.finish(B, *range(4), letter=LETTER)
@@ -325,7 +325,7 @@ def test_a_release_is_not_used_up_by_an_abort(office: Office) -> None:
     assert offsets(office.commit()) == [{A: 8}, {B: 4}]
 
 
-def test_a_flood_holds_its_own_topic_alone() -> None:
+def test_a_flood_holds_only_its_own_topic() -> None:
     office = Office(window=4)
     office.finish(A, 0, 1, 2, 3, letter=LETTER)
     office.finish(CART, 0, 1, letter=LETTER)
@@ -342,7 +342,7 @@ def test_a_flood_holds_its_own_topic_alone() -> None:
     assert [line["event"] for line in office.log.entries] == ["held", "flood_released"]
 
 
-def test_a_release_leaves_the_guards_of_other_topics_as_they_are() -> None:
+def test_a_release_does_not_change_the_guards_of_other_topics() -> None:
     office = Office(window=2)
     office.finish(A, 0, 1, letter=LETTER)
     office.finish(CART, 0)
@@ -353,7 +353,7 @@ def test_a_release_leaves_the_guards_of_other_topics_as_they_are() -> None:
     assert office.committer.flooded == ("carts",)
 
 
-def test_in_a_flood_the_ends_of_its_topic_are_not_committed_either() -> None:
+def test_a_flood_also_holds_the_ends_of_its_topic() -> None:
     office = Office(window=2)
     office.finish(A, 0, 1, letter=LETTER)
     office.commit()
@@ -363,7 +363,7 @@ def test_in_a_flood_the_ends_of_its_topic_are_not_committed_either() -> None:
     assert offsets(office.commit()) == [{CART: 3}]
 
 
-def test_in_a_flood_nothing_of_its_topic_goes_lane_by_lane_either() -> None:
+def test_a_flood_also_holds_its_topic_when_lanes_commit_one_by_one() -> None:
     office = Office(window=2)
     office.finish(A, 0)
     office.producer.fail("produce", ABORTABLE)
@@ -385,7 +385,7 @@ def refuse(_: Output) -> Output:
 
 
 def large(office: Office, *offsets: int, letter: DeadLetter | None = None) -> None:
-    """Let lane A finish records, of which some have results that the results' topic does not take."""
+    """Let lane A finish records. Some of their results are too large for the results topic."""
     lane = office.lanes[A]
     for offset in range(4):
         lane.add(record(offset))
@@ -397,7 +397,7 @@ def large(office: Office, *offsets: int, letter: DeadLetter | None = None) -> No
     office.producer.largest["results"] = 50
 
 
-def test_a_result_that_its_topic_does_not_take_is_made_brief_and_the_others_stay_as_they_are(
+def test_only_a_result_that_is_too_large_is_shortened(
     office: Office,
 ) -> None:
     large(office, 2)
@@ -413,7 +413,7 @@ def test_a_result_that_its_topic_does_not_take_is_made_brief_and_the_others_stay
         (b"result of 3", b"key"),
     ]
     assert office.lanes[A].committed_offset == 4
-    assert office.clock.now == 1000  # nothing had to be waited for
+    assert office.clock.now == 1000  # there was nothing to wait for
     assert office.committer.trouble is None
 
 
@@ -428,7 +428,7 @@ def test_every_result_may_be_too_large(office: Office) -> None:
 
 
 @pytest.mark.parametrize("raises", [True, False])
-def test_what_is_too_large_however_brief_stops_its_own_lane_and_says_what_to_do(
+def test_a_result_that_is_too_large_even_when_shortened_stops_its_own_lane_and_says_what_to_do(
     office: Office, *, raises: bool
 ) -> None:
     large(office, 1)
@@ -449,7 +449,7 @@ def test_what_is_too_large_however_brief_stops_its_own_lane_and_says_what_to_do(
     assert office.lanes[A].committed_offset == 4
 
 
-def test_a_dead_letter_that_is_too_large_waits_and_its_result_with_it(office: Office) -> None:
+def test_a_dead_letter_that_is_too_large_waits_together_with_its_result(office: Office) -> None:
     large(office, letter=LETTER)
     office.producer.largest["dead-letters"] = 5
     for _ in range(5):

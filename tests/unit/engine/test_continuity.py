@@ -1,4 +1,4 @@
-"""What is kept of what was committed while the brokers do not tell whether its topic is still the same."""
+"""Committed records while the brokers do not say whether the topic is still the same."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -14,7 +14,7 @@ from tests.unit.engine.scripted import TRANSIENT, A, HandClock, capture, outputs
 
 
 def made(clock: HandClock, identities: list[int | None]) -> Continuity:
-    """Have the topic described by one identity after the other; None for no answer."""
+    """Make the brokers answer with one topic id after the other; None for no answer."""
 
     def ask(topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
         future: Future[TopicDescription] = Future()
@@ -32,13 +32,13 @@ def made(clock: HandClock, identities: list[int | None]) -> Continuity:
 
 
 def noticed(subject: Continuity) -> bool:
-    """Go on watching; tells whether the topic was created again since the last time."""
+    """Continue to watch. Returns whether the topic was created again since the last time."""
     before = subject.identity(A.topic)
     subject.watch((), is_untold=False)
     return before != "" and subject.identity(A.topic) != before
 
 
-def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_nothing_older() -> None:
+def test_only_records_committed_since_the_last_answer_count_as_done_in_the_new_topic() -> None:
     clock = HandClock()
     subject = made(clock, [1, 1, 2, 2])
     for offset in range(3):
@@ -50,10 +50,10 @@ def test_what_was_committed_since_the_last_answer_is_done_in_the_new_topic_and_n
     subject.close([A])
     subject.starts_over(A)
     assert [subject.is_done(record(offset)) for offset in range(4)] == [False, True, True, False]
-    assert not subject.is_done(record(1))  # only once: nothing is kept of it
+    assert not subject.is_done(record(1))  # only once: then it is forgotten
 
 
-def test_what_is_committed_while_the_old_topic_is_finished_is_done_however_long_that_takes() -> None:
+def test_records_committed_while_the_old_topic_is_finished_count_as_done() -> None:
     clock = HandClock()
     subject = made(clock, [1, *[2] * 100])
     noticed(subject)
@@ -84,7 +84,7 @@ def test_a_record_with_another_timestamp_key_or_value_is_another_record(changed:
     assert not subject.is_done(record(0)._replace(**changed))
 
 
-def test_a_topic_that_is_gone_or_may_not_be_read_is_named_until_it_can_be() -> None:
+def test_an_unreadable_topic_is_named_until_it_can_be_read() -> None:
     clock, answers = HandClock(), list[TopicDescription | KafkaError]()
 
     def ask(topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
@@ -118,11 +118,11 @@ def test_a_topic_that_is_gone_or_may_not_be_read_is_named_until_it_can_be() -> N
         assert said(KafkaError(code)) == [begins + KafkaError(code).str()]
         assert said(TRANSIENT) == [begins + KafkaError(code).str()]  # nothing new is known
         assert said(readable) == []
-    assert said(described(AclOperation.DESCRIBE)) == [f"{begins}this client is not allowed Read of it"]
+    assert said(described(AclOperation.DESCRIBE)) == [f"{begins}this client is not allowed to read it"]
     assert said(readable) == []
 
 
-def test_what_is_kept_does_not_grow_while_nothing_is_told_of_the_topic() -> None:
+def test_memory_does_not_grow_while_the_topic_is_not_described() -> None:
     clock = HandClock()
     subject = made(clock, [1, *[None] * 500])
     for offset in range(500):

@@ -1,11 +1,11 @@
-"""Time as the engine takes it."""
+"""The engine's clock and deadlines."""
 
 import time
 
 from consumer.engine.deadline import Clock, Deadline
 
 
-def test_a_deadline_tells_what_is_left_and_never_less_than_nothing() -> None:
+def test_a_deadline_returns_the_seconds_left_and_never_less_than_zero() -> None:
     now = 100.0
     deadline = Deadline(5.0, lambda: now)
     assert deadline.left == 5.0
@@ -15,11 +15,11 @@ def test_a_deadline_tells_what_is_left_and_never_less_than_nothing() -> None:
     assert deadline.left == 0.0
 
 
-def test_a_deadline_without_a_clock_goes_by_the_real_one() -> None:
+def test_a_deadline_uses_the_real_clock_by_default() -> None:
     assert 0 < Deadline(1000).left <= 1000
 
 
-def test_the_real_clock_is_the_systems() -> None:
+def test_the_real_clock_is_the_clock_of_the_system() -> None:
     clock = Clock()
     before, before_ns = time.monotonic(), time.time_ns()
     clock.sleep(0.001)

@@ -12,7 +12,7 @@ def test_a_flood_is_more_than_its_share_of_a_window() -> None:
     assert not FloodGuard(window=1, share=0.5).admits([True])
 
 
-def test_what_was_noted_before_counts_for_as_long_as_it_is_in_the_window() -> None:
+def test_earlier_records_count_as_long_as_they_are_in_the_window() -> None:
     guard = FloodGuard(window=10, share=0.5)
     assert guard.admits([True] * 9)  # not a window yet
     guard.note([True] * 5 + [False] * 5)
@@ -22,14 +22,14 @@ def test_what_was_noted_before_counts_for_as_long_as_it_is_in_the_window() -> No
     assert not guard.admits([True])
 
 
-def test_good_records_are_no_flood_whatever_was_noted() -> None:
+def test_good_records_are_never_a_flood() -> None:
     guard = FloodGuard(window=4, share=0.5)
     guard.note([True] * 4)
     assert guard.admits([False])
     assert not guard.holds
 
 
-def test_the_guard_holds_until_it_is_released_whatever_comes_behind() -> None:
+def test_the_guard_holds_until_it_is_released_even_if_good_records_follow() -> None:
     guard = FloodGuard(window=10, share=0.5)
     assert not guard.holds
     assert not guard.admits([False] * 10 + [True] * 6 + [False] * 50)
@@ -40,7 +40,7 @@ def test_the_guard_holds_until_it_is_released_whatever_comes_behind() -> None:
     assert guard.admits([False])
 
 
-def test_a_release_lets_one_window_through_and_forgets_what_was_before() -> None:
+def test_a_release_lets_one_window_through_and_forgets_earlier_records() -> None:
     guard = FloodGuard(window=10, share=0.5)
     guard.note([True] * 10)
     guard.release()

@@ -1,4 +1,4 @@
-"""Who probes what does not serve, and when."""
+"""Which lane probes something that is down, and when."""
 
 from collections.abc import Callable
 
@@ -48,7 +48,7 @@ def test_one_lane_probes_and_the_one_that_failed_last_probes_last() -> None:
     assert gate.admits(B, 104.0)
 
 
-def test_a_lane_that_fails_beside_the_probe_ends_neither_the_probe_nor_the_wait() -> None:
+def test_another_lane_that_fails_ends_neither_the_probe_nor_the_wait() -> None:
     gate = Gate(100.0, DOWN)
     gate.failed(A, DOWN, due(101.0))
     assert gate.admits(A, 101.0)
@@ -70,7 +70,7 @@ def test_a_probe_that_leaves_lets_another_probe() -> None:
     assert not gate.leave(B)
 
 
-def test_a_lane_that_leaves_beside_the_probe_does_not_end_it() -> None:
+def test_another_lane_that_leaves_does_not_end_the_probe() -> None:
     gate = Gate(0.0, DOWN)
     for lane in (A, B, C):
         gate.failed(lane, DOWN, due(1.0))
@@ -96,7 +96,7 @@ def test_a_gate_is_firm_once_a_probe_failed() -> None:
     assert gate.is_firm
 
 
-def test_a_gate_is_firm_at_once_where_we_were_told_to_wait_or_an_operator_is_needed() -> None:
+def test_a_gate_is_firm_at_once_after_retry_after_or_if_an_operator_is_needed() -> None:
     for trouble in (TOLD, HELD):
         gate = Gate(0.0, trouble)
         gate.failed(A, trouble, due(1.0))
@@ -105,7 +105,7 @@ def test_a_gate_is_firm_at_once_where_we_were_told_to_wait_or_an_operator_is_nee
         assert gate.is_firm
 
 
-def test_a_lane_that_was_told_to_wait_makes_all_wait_as_long_and_never_shorter() -> None:
+def test_a_retry_after_applies_to_all_lanes_and_is_never_shortened() -> None:
     gate = Gate(0.0, DOWN)
     gate.failed(A, DOWN, due(10.0))
     gate.failed(B, TOLD, due(30.0))
@@ -135,7 +135,7 @@ def test_there_is_one_probe_at_a_time_and_each_lane_that_waits_has_its_turn(
                 waiting = [other for other in waiting if other != lane]
                 assert gate.leave(lane) == bool(waiting)
         if not waiting:
-            return  # a gate that none waits at is given up
+            return  # a gate without waiting lanes is removed
     for probe in (*waiting, *waiting):
         admitted = [lane for lane in waiting if gate.admits(lane, 0.0)]
         assert admitted == [probe]

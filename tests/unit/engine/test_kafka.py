@@ -1,4 +1,4 @@
-"""How Kafka's clients are configured, made and reached, and what they hand over."""
+"""How the Kafka clients are configured and made, how they reach a broker, and what they return."""
 
 import logging
 import socket
@@ -25,7 +25,7 @@ def cluster(**properties: str) -> Cluster:
 # how a cluster is described
 
 
-def test_a_cluster_tells_what_its_properties_say() -> None:
+def test_a_cluster_reads_its_properties() -> None:
     plain = cluster()
     assert (plain.group, plain.servers, plain.instance) == ("jirafe", "kafka:9092", "m1")
     assert plain.properties == GIVEN
@@ -34,7 +34,7 @@ def test_a_cluster_tells_what_its_properties_say() -> None:
     assert cluster(group_instance_id="m1").is_static
 
 
-def test_a_consumer_reads_what_is_committed_from_the_beginning_and_commits_nothing_itself() -> None:
+def test_a_consumer_reads_committed_records_from_the_beginning_and_never_commits_offsets() -> None:
     assert cluster().consumer_properties == {
         **GIVEN,
         "client.id": "jirafe-consumer-node7",
@@ -65,7 +65,7 @@ def test_a_producer_writes_in_transactions_that_end_soon_after_a_crash() -> None
     assert cluster().transaction_timeout == 21.0
 
 
-def test_what_is_given_goes_before_what_we_choose() -> None:
+def test_given_properties_override_our_defaults() -> None:
     given = cluster(
         auto_offset_reset="latest",
         client_id="mine",
@@ -81,24 +81,24 @@ def test_what_is_given_goes_before_what_we_choose() -> None:
     assert given.transaction_timeout == 1.5
 
 
-def test_what_the_engine_relies_on_can_not_be_set_otherwise() -> None:
+def test_properties_that_the_engine_relies_on_can_not_be_changed() -> None:
     ours = cluster(enable_auto_commit="true", enable_partition_eof="false").consumer_properties
     assert (ours["enable.auto.commit"], ours["enable.partition.eof"]) == (False, True)
 
 
 @pytest.mark.parametrize("name", ["partition.assignment.strategy", "session.timeout.ms"])
-def test_by_the_groups_new_protocol_some_things_are_the_brokers_to_say(name: str) -> None:
+def test_with_the_new_group_protocol_some_properties_are_left_to_the_broker(name: str) -> None:
     assert name not in cluster(group_protocol="consumer").consumer_properties
     assert name in cluster(group_protocol="classic").consumer_properties
 
 
-def test_a_member_that_keeps_its_name_over_a_restart_has_time_for_it() -> None:
+def test_a_static_member_has_time_to_restart() -> None:
     assert cluster().consumer_properties["session.timeout.ms"] == 10_000
     assert cluster(group_instance_id="shop-0").consumer_properties["session.timeout.ms"] == 45_000
     assert cluster(session_timeout_ms="7000").consumer_properties["session.timeout.ms"] == "7000"
 
 
-def test_a_member_may_be_silent_for_a_session_less_one_heartbeat() -> None:
+def test_the_longest_silence_is_the_session_timeout_minus_one_heartbeat() -> None:
     assert cluster().longest_silence == 7.0
     assert cluster(group_instance_id="shop-0").longest_silence == 42.0
     assert cluster(group_protocol="consumer").longest_silence == 42.0
@@ -129,7 +129,7 @@ def test_each_kind_of_client_is_made() -> None:
         ours.make_admin("check").list_topics(timeout=0.01)
 
 
-def test_each_client_is_seen_under_its_purpose_and_host() -> None:
+def test_the_client_id_names_the_purpose_and_the_host() -> None:
     assert cluster().client_properties("check") == {**GIVEN, "client.id": "jirafe-check-node7"}
 
 
@@ -158,7 +158,7 @@ def test_the_consumers_callbacks_are_called_in_its_poll() -> None:
         ),
     ],
 )
-def test_a_setting_that_the_library_refuses_is_named(properties: dict[str, str], sentence: str) -> None:
+def test_the_error_names_a_setting_that_the_library_refuses(properties: dict[str, str], sentence: str) -> None:
     with pytest.raises(KafkaUnusable, match=sentence) as refused:
         cluster(**properties).producer()
     assert refused.value.exit_status == 2
@@ -167,13 +167,13 @@ def test_a_setting_that_the_library_refuses_is_named(properties: dict[str, str],
 # reaching the broker
 
 
-def test_a_broker_that_answers_tells_its_topics() -> None:
+def test_reaching_a_broker_returns_its_topics() -> None:
     admin, topics = cluster(test_mock_num_brokers="1").reach()
     assert topics == {}
     assert len(admin.list_topics(timeout=10).brokers) == 1
 
 
-def test_a_broker_that_is_away_is_named_with_what_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_an_absent_broker_and_the_settings_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumer.engine.kafka.REACHED_WITHIN", 0.3)
     monkeypatch.setattr("consumer.engine.kafka._REACH_TRY", 0.1)
     with pytest.raises(KafkaUnusable) as unusable:
@@ -235,7 +235,9 @@ def test_a_refusal_ends_the_wait_at_once(speaks_no_tls: str, monkeypatch: pytest
         ),
     ],
 )
-def test_why_no_broker_answers_is_said_with_what_to_look_at(code: int, said: str, trouble: str, fix: str) -> None:
+def test_the_error_says_why_no_broker_answers_and_which_settings_to_check(
+    code: int, said: str, trouble: str, fix: str
+) -> None:
     assert str(cluster().unreachable(KafkaError(code, said))) == f"{trouble}; {fix}."
 
 
@@ -272,7 +274,7 @@ def test_a_line_of_the_library_that_repeats_is_dropped_for_thirty_seconds() -> N
     assert not said("[thrd:kafka:9092/1]: failed after 7ms")
 
 
-def test_a_property_that_is_not_for_this_client_is_not_complained_of() -> None:
+def test_a_property_for_another_client_is_not_logged() -> None:
     logger, captured = capture()
     log = LibraryLog(logger)
     log.log(logging.WARNING, "%s", "CONFWARN", "c", "[thrd:app]: x is a consumer property and will be ignored by")
@@ -289,19 +291,19 @@ def test_without_a_logger_the_library_is_silent() -> None:
 # what the library hands over
 
 
-def test_a_record_is_what_kafka_handed_over() -> None:
+def test_a_record_has_all_that_kafka_returned() -> None:
     headers: list[tuple[str, str | bytes | None]] = [("a", b"\xff"), ("a", None)]
     message = Message("orders", 3, 17, b"key", b"value", headers, timestamp=(1, 1234))
     assert to_record(message) == Record("orders", 3, 17, 1234, b"key", b"value", (("a", b"\xff"), ("a", None)))
 
 
-def test_a_record_without_headers_key_and_value_is_one_too() -> None:
+def test_a_record_may_have_no_headers_key_or_value() -> None:
     message = Message("orders", 3, 17, timestamp=(0, -1))
     assert to_record(message) == Record("orders", 3, 17, -1, None, None, (), None)
 
 
 class Unreadable:
-    """A message whose headers the library can't give; asked again, it gives what ends the process when touched."""
+    """A message with unreadable headers. A second request returns an object that crashes the process when used."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -326,7 +328,7 @@ class Unreadable:
         ValueError("what a later version may say"),
     ],
 )
-def test_a_record_whose_headers_the_library_can_not_give_is_taken_without_them(error: Exception) -> None:
+def test_a_record_with_unreadable_headers_is_read_without_them(error: Exception) -> None:
     record = to_record(cast("Message", Unreadable(error)))
     assert record.place == Place("orders", 3, 17)
     assert (record.timestamp, record.key, record.value, record.headers) == (1234, b"key", b"value", ())
@@ -350,7 +352,7 @@ def test_topics_are_described_over_one_connection_without_waiting_for_the_answer
     assert made == ["topics"]
 
 
-def test_other_properties_are_those_of_the_clients_that_are_made_from_then_on() -> None:
+def test_new_properties_apply_to_clients_that_are_made_later() -> None:
     subject = cluster()
     subject.use({**GIVEN, "sasl.password": "new"})
     assert subject.properties["sasl.password"] == "new"

@@ -1,4 +1,4 @@
-"""One lane: what it holds, hands out, and has to commit."""
+"""One lane: its records, its chunks, and what it has to commit."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +53,7 @@ def test_a_new_lane_holds_nothing() -> None:
     assert (lane.finished, lane.offset, lane.committed_offset) == ([], None, None)
 
 
-def test_a_chunk_takes_all_that_waits_up_to_its_bounds() -> None:
+def test_a_chunk_takes_all_waiting_records_up_to_its_bounds() -> None:
     assert offsets(dispatched(lane_of(*map(record, range(3))))) == [0, 1, 2]
     assert offsets(dispatched(lane_of(*map(record, range(9))))) == [0, 1, 2, 3]
     assert offsets(dispatched(lane_of(record(0, 60), record(1, 40), record(2, 3)))) == [0, 1]
@@ -82,7 +82,7 @@ def test_a_retried_chunk_keeps_its_records_and_takes_more() -> None:
     assert offsets(again) == [0, 1, 2]
 
 
-def test_the_offset_is_the_next_to_read_even_after_gaps() -> None:
+def test_the_offset_is_the_next_one_to_read_even_after_gaps() -> None:
     lane = lane_of(record(3), record(7))
     assert lane.offset is None
     finish(lane)
@@ -93,7 +93,7 @@ def test_the_offset_is_the_next_to_read_even_after_gaps() -> None:
     assert (lane.committed_offset, lane.offset) == (8, None)
 
 
-def test_each_commit_of_results_has_its_offset() -> None:
+def test_each_commit_of_results_has_an_offset() -> None:
     lane = lane_of(record(0))
     finish(lane)
     lane.committed()
@@ -104,7 +104,7 @@ def test_each_commit_of_results_has_its_offset() -> None:
     assert lane.committed_offset == 2
 
 
-def test_only_one_chunk_may_go_while_outputs_wait_for_their_commit() -> None:
+def test_only_one_more_chunk_may_go_while_outputs_wait_for_their_commit() -> None:
     lane = lane_of(*map(record, range(12)))
     finish(lane)
     assert lane.has_work(lane.main)
@@ -129,7 +129,7 @@ def test_a_finished_chunk_clears_the_trouble() -> None:
     assert dispatched(lane) is not chunk
 
 
-def test_the_end_is_the_offset_once_nothing_else_is_held() -> None:
+def test_an_empty_lane_commits_the_end_of_its_partition() -> None:
     lane = lane_of(record(0), record(1))
     lane.at_end(4)
     assert lane.offset is None
@@ -139,7 +139,7 @@ def test_the_end_is_the_offset_once_nothing_else_is_held() -> None:
     assert (lane.committed_offset, lane.offset) == (4, None)
 
 
-def test_the_end_is_not_committed_while_records_are_held() -> None:
+def test_the_end_is_not_committed_while_the_lane_has_records() -> None:
     lane = lane_of(*map(record, range(5)))
     lane.at_end(9)
     finish(lane)
@@ -160,18 +160,18 @@ def test_a_later_record_makes_the_end_unknown_again() -> None:
     assert lane.offset is None
 
 
-def test_outputs_never_go_without_their_offset_even_if_it_was_committed_before() -> None:
+def test_outputs_always_have_an_offset_even_if_it_was_committed_before() -> None:
     lane = lane_of(record(0))
     finish(lane)
     lane.at_end(1)
     lane.committed()
-    lane.add(record(0))  # the log was cut, or its topic created again
+    lane.add(record(0))  # the log was truncated, or its topic created again
     finish(lane)
     lane.at_end(1)
     assert (len(lane.finished), lane.offset) == (1, 1)
 
 
-def test_an_end_that_is_known_later_is_committed_alone_and_once() -> None:
+def test_a_later_end_is_committed_once_without_outputs() -> None:
     lane = lane_of(record(0))
     finish(lane)
     lane.committed()
@@ -189,7 +189,7 @@ def test_a_partition_that_never_had_a_record_has_nothing_to_commit() -> None:
     assert lane.offset is None
 
 
-def test_a_lane_is_full_by_records_or_by_bytes_whatever_their_state() -> None:
+def test_a_lane_is_full_by_records_or_bytes_in_any_state() -> None:
     lane = lane_of(*map(record, range(9)))
     dispatched(lane)
     assert not lane.is_full
@@ -206,7 +206,7 @@ def test_a_lane_is_half_empty_by_records_and_by_bytes() -> None:
     assert not lane_of(record(0, 501)).is_half_empty
 
 
-def test_the_oldest_and_newest_are_found_wherever_they_are() -> None:
+def test_the_oldest_and_newest_record_may_be_in_any_state() -> None:
     lane = lane_of(*map(record, range(6)))
     assert held(lane) == (0, 5)
     chunk = dispatched(lane)
@@ -235,7 +235,7 @@ def test_resuming_forgets_the_backoff_unless_a_suspect_is_isolated() -> None:
     assert (lane.main.due, lane.main.waits_for, lane.main.failures) == (9.0, None, 2)
 
 
-def test_a_lane_that_has_not_failed_itself_resumes_too() -> None:
+def test_a_lane_without_a_failure_of_its_own_resumes_too() -> None:
     lane = lane_of(record(0))
     lane.main.waits_for, lane.main.due = "site", 9.0
     lane.main.resume()
@@ -298,7 +298,7 @@ def test_every_record_is_finished_once_in_order_and_counted_until_it_is_committe
 
 
 def apart(lane: Lane[str], strand: str, *offsets: int, now: float = 0.0) -> None:
-    """Take back the main chunk: set these records apart, and have all others decided."""
+    """Take back the main chunk: set these records apart, and decide all others."""
     chunk = lane.dispatch(lane.main)
     waiting = [each for each in chunk.records if each.offset in offsets]
     lane.finish(lane.main, outputs(each for each in chunk.records if each.offset not in offsets))
@@ -307,13 +307,13 @@ def apart(lane: Lane[str], strand: str, *offsets: int, now: float = 0.0) -> None
 
 
 def go_on(lane: Lane[str]) -> None:
-    """Have a chunk of each strand set apart decided."""
+    """Decide a chunk of each strand set apart."""
     for strand in lane.apart:
         lane.finish(strand, outputs(lane.dispatch(strand).records))
     lane.tidy()
 
 
-def test_the_offset_stays_at_the_first_waiting_record_and_ahead_has_what_is_decided_beyond() -> None:
+def test_the_offset_stays_at_the_first_waiting_record_and_ahead_has_the_later_runs() -> None:
     lane = lane_of(*map(record, (0, 1, 2, 5)))
     apart(lane, "site", 1, 5)
     assert ([each.record.offset for each in lane.finished], lane.offset, lane.ahead) == ([0, 2], 1, ((2, 3),))
@@ -329,7 +329,7 @@ def committable(lane: Lane[str]) -> tuple[list[int], int | None, Runs, bool]:
     return [each.record.offset for each in lane.finished], lane.offset, lane.ahead, lane.wants_ahead
 
 
-def test_nothing_beyond_a_waiting_record_is_committed_until_kafka_is_known_to_keep_metadata() -> None:
+def test_nothing_beyond_a_waiting_record_is_committed_before_kafka_is_known_to_keep_metadata() -> None:
     lane = lane_of(*map(record, (0, 1, 2, 5)))
     lane.keeps_ahead = None
     apart(lane, "site", 1, 5)
@@ -357,7 +357,7 @@ def test_if_kafka_keeps_no_metadata_outputs_wait_for_earlier_records() -> None:
     assert committable(lane) == (list(range(count)), count, (), False)
 
 
-def test_an_old_record_in_the_main_strand_goes_even_if_the_most_outputs_wait_for_it() -> None:
+def test_an_old_record_in_the_main_strand_goes_even_if_the_limit_of_outputs_waits_for_it() -> None:
     lane = lane_of(*map(record, range(7)))
     lane.keeps_ahead = False
     apart(lane, "site", 0)
@@ -400,7 +400,7 @@ def test_a_decided_record_is_skipped_even_if_the_offset_passed_it_before_it_came
     assert lane.held_records == 1
 
 
-def test_nothing_goes_until_it_is_known_what_is_decided_ahead() -> None:
+def test_no_chunk_goes_before_the_runs_decided_ahead_are_known() -> None:
     lane = lane_of(record(0))
     lane.knows_ahead = False
     lane.at_end(1)
@@ -410,7 +410,7 @@ def test_nothing_goes_until_it_is_known_what_is_decided_ahead() -> None:
     assert lane.has_work(lane.main)
 
 
-def test_outputs_that_do_not_fit_in_the_metadata_wait_and_the_strand_still_goes() -> None:
+def test_outputs_that_do_not_fit_in_the_metadata_wait_but_do_not_stop_the_strand() -> None:
     bounds = Bounds(lane_records=10_000, lane_bytes=10**9, chunk_records=4, chunk_bytes=10**6)
     lane = Lane[str](A, 1, bounds, keeps_ahead=True)
     offset, undecided = 0, []
@@ -437,7 +437,7 @@ def test_outputs_that_do_not_fit_in_the_metadata_wait_and_the_strand_still_goes(
     assert len(lane.finished) == len(lane._finished)
 
 
-def test_a_lane_full_of_waiting_records_is_paused_and_one_with_room_is_not() -> None:
+def test_a_lane_is_paused_only_if_waiting_records_leave_no_room() -> None:
     lane = lane_of(*map(record, range(4)))
     apart(lane, "site", 0, 1, 2)
     lane.committed()
@@ -451,7 +451,7 @@ def test_a_lane_full_of_waiting_records_is_paused_and_one_with_room_is_not() -> 
     assert lane.is_full
 
 
-def test_untried_records_rejoin_the_main_strand_once_nothing_is_in_their_way() -> None:
+def test_untried_records_rejoin_the_main_strand_once_nothing_blocks_them() -> None:
     lane = lane_of(*map(record, range(4)))
     chunk = lane.dispatch(lane.main)
     lane.finish(lane.main, outputs(chunk.records[:2]))

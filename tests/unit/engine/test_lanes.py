@@ -1,4 +1,4 @@
-"""All lanes: who goes, who waits for what, who probes, and who goes on."""
+"""All lanes: which go, what the others wait for, which one probes, and which resume."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,7 +26,7 @@ HOLD_INTERVAL = 20.0
 
 
 class Group:
-    """Lanes, and the time at which things happen to them."""
+    """Lanes, and the current time."""
 
     def __init__(self, *partitions: Partition, backoff: Backoff = BACKOFF, workers: int = 4) -> None:
         self.now = 100.0
@@ -43,13 +43,13 @@ class Group:
         return self._captured
 
     def feed(self, *partitions: Partition) -> None:
-        """Let a further record wait on each."""
+        """Add one more record to each."""
         for partition in partitions:
             self.lanes.add(record(self._offset, partition))
             self._offset += 1
 
     def at(self, now: float) -> list[Partition]:
-        """Give those that go at this time, or at once."""
+        """Return the lanes that go at this time, or now."""
         self.now = now
         dispatched = list(self.lanes.dispatch(now))
         for chunk in dispatched:
@@ -106,7 +106,7 @@ def test_each_assignment_makes_new_lanes() -> None:
     assert [group.lane(each).epoch for each in (A, B, C)] == [2, 1, 2]
 
 
-def test_an_answer_of_an_earlier_assignment_is_thrown_away() -> None:
+def test_an_answer_from_an_earlier_assignment_is_ignored() -> None:
     group = Group(A)
     group.at(0)
     early = group.flying[A]
@@ -119,7 +119,7 @@ def test_an_answer_of_an_earlier_assignment_is_thrown_away() -> None:
     assert group.lanes.gates == {}
 
 
-def test_records_and_ends_of_partitions_that_are_not_ours_are_dropped() -> None:
+def test_records_and_ends_of_unassigned_partitions_are_dropped() -> None:
     group = Group(A)
     group.feed(B)
     group.lanes.at_end(B, 5)
@@ -146,7 +146,7 @@ def test_dropped_lanes_leave_their_gate() -> None:
 # backoff and gates
 
 
-def test_a_lane_with_nothing_in_its_way_goes_at_once_and_has_one_chunk_in_flight() -> None:
+def test_an_unblocked_lane_goes_at_once_and_has_one_chunk_in_flight() -> None:
     group = Group(A, B)
     assert group.at(0) == [A, B]
     group.feed(A)
@@ -156,7 +156,7 @@ def test_a_lane_with_nothing_in_its_way_goes_at_once_and_has_one_chunk_in_flight
     assert group.waits(A) == (None, None, None)
 
 
-def test_a_chunk_alone_backs_off_while_its_site_serves_others() -> None:
+def test_only_the_failing_chunk_backs_off_while_its_site_serves_others() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail(A, DOWN, SITE)
@@ -219,7 +219,7 @@ def test_lanes_that_fail_together_wait_together_and_one_of_them_probes() -> None
     assert group.at(156) == [C]
 
 
-def test_all_go_on_at_once_when_the_probe_is_served() -> None:
+def test_all_resume_at_once_when_the_probe_succeeds() -> None:
     group = Group(A, B, C)
     group.at(100)
     group.fail_all(DOWN, A, B, C)
@@ -229,7 +229,7 @@ def test_all_go_on_at_once_when_the_probe_is_served() -> None:
     assert group.at(101) == [B, C]
 
 
-def test_all_go_on_when_any_lane_is_served_even_in_part() -> None:
+def test_all_resume_when_any_lane_succeeds_even_in_part() -> None:
     group = Group(A, B, C)
     group.at(100)
     group.fail_all(DOWN, A, B)
@@ -238,7 +238,7 @@ def test_all_go_on_when_any_lane_is_served_even_in_part() -> None:
     assert group.lanes.gates == {OTHER: "the other is down"}
 
 
-def test_a_lane_is_not_kept_waiting_by_what_others_wait_for() -> None:
+def test_a_lane_does_not_wait_for_the_gates_of_others() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail(A, DOWN)
@@ -251,7 +251,7 @@ def test_a_lane_is_not_kept_waiting_by_what_others_wait_for() -> None:
     assert group.waits(A)[0] == SITE
 
 
-def test_a_lane_that_fails_elsewhere_leaves_the_first_gate() -> None:
+def test_a_lane_that_fails_at_another_gate_leaves_the_first_one() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail_all(DOWN, A, B)
@@ -263,7 +263,7 @@ def test_a_lane_that_fails_elsewhere_leaves_the_first_gate() -> None:
     assert set(group.lanes.gates) == {OTHER}
 
 
-def test_a_gate_is_gone_with_the_last_lane_that_finishes_without_being_served() -> None:
+def test_a_gate_is_removed_when_its_last_lane_finishes_without_success() -> None:
     group = Group(A)
     group.at(100)
     group.fail(A, DOWN)
@@ -280,7 +280,7 @@ def test_a_site_that_serves_in_part_and_asks_to_wait_makes_all_wait() -> None:
         assert group.waits(A) == (SITE, trouble.message, due)
 
 
-def test_retry_after_longer_than_known_makes_all_wait_as_long() -> None:
+def test_a_longer_retry_after_makes_all_wait_as_long() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail(A, DOWN)
@@ -317,7 +317,7 @@ def closed(group: Group, partition: Partition) -> set[str]:
     return set(group.flying[partition].closed)
 
 
-def test_chunks_of_new_records_name_the_sites_that_a_probe_or_their_own_answer_showed_to_be_down() -> None:
+def test_chunks_of_new_records_name_the_sites_that_are_known_to_be_down() -> None:
     group = Group(A, B)
     group.at(100)
     group.finish(B)
@@ -340,7 +340,7 @@ def test_chunks_of_new_records_name_the_sites_that_a_probe_or_their_own_answer_s
 
 
 def set_apart(group: Group, partition: Partition, *aparts: Apart[str], served: Iterable[str] = ()) -> list[Trouble]:
-    """Take back the chunk in flight with these records apart, and all others decided."""
+    """Take back the chunk in flight: set these records apart, and decide all others."""
     chunk = group.flying.pop(partition)
     waiting = {record.offset for apart in aparts for record in apart.records}
     decided = [record for record in chunk.records if record.offset not in waiting]
@@ -409,14 +409,14 @@ def test_a_tried_chunk_keeps_its_work_when_another_of_its_kind_waits() -> None:
 
 
 def full_chunks(count: int, workers: int = 4) -> tuple[Group, list[Chunk[str]]]:
-    """Give a group whose one lane holds so many full chunks, and what it dispatches at first."""
+    """Return a group whose only lane has this many full chunks, and its first chunks."""
     group = Group(A, workers=workers)
     group.feed(*[A] * (4 * count - 1))
     return group, list(group.lanes.dispatch(100))
 
 
 def dispatched(group: Group) -> list[tuple[list[int], str | None, bool]]:
-    """Give what goes now: the offsets, the work and whether it is only prepared."""
+    """Return what goes now: the offsets, the work, and whether it is only prepared."""
     chunks = list(group.lanes.dispatch(group.now))
     return [([each.offset for each in chunk.records], chunk.work, chunk.is_next) for chunk in chunks]
 
@@ -442,7 +442,7 @@ def test_chunks_grow_with_the_records_that_wait_while_workers_are_idle(workers: 
     assert [len(chunk.records) for chunk in chunks] == [records] * len(chunks)
 
 
-def test_a_chunk_leaves_half_of_the_records_that_wait_for_the_next() -> None:
+def test_a_larger_chunk_leaves_half_of_the_waiting_records_for_the_next() -> None:
     group = Group(A)
     group.feed(*[A] * 13)
     assert dispatched(group) == [([*range(7)], None, False), ([*range(7, 14)], None, True)]
@@ -474,7 +474,7 @@ def test_a_larger_chunk_has_at_most_twice_the_usual_bytes() -> None:
     assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [7]
 
 
-def test_one_chunk_is_prepared_and_no_more() -> None:
+def test_only_one_chunk_is_prepared() -> None:
     group, [_, coming] = full_chunks(3)
     group.lanes.take(Prepared(coming), 100)
     assert dispatched(group) == []
@@ -499,17 +499,17 @@ def test_a_prepared_chunk_waits_while_the_one_before_it_is_tried_again() -> None
     assert dispatched(group)[0] == ([6, 7, 8, 9, 10, 11], "prepared", False)
 
 
-def test_records_that_rejoin_new_ones_go_before_those_that_were_prepared() -> None:
+def test_records_that_rejoin_go_before_prepared_ones() -> None:
     group, [first, coming] = full_chunks(2)
     coming.work = "prepared"
     rejoining = Apart[str]("", first.records[2:], [frozenset(), frozenset()])
     group.lanes.take(Done(first, outputs(first.records[:2]), apart=[rejoining]), 100)
     assert dispatched(group) == [([2, 3, 4, 5], None, False)]
-    group.lanes.take(Prepared(coming), 100)  # too late: its records are elsewhere
+    group.lanes.take(Prepared(coming), 100)  # too late: its records moved to another strand
     assert dispatched(group) == []
 
 
-def test_records_whose_handling_raised_go_before_those_that_were_prepared() -> None:
+def test_records_whose_handling_raised_go_before_prepared_ones() -> None:
     group, [first, coming] = full_chunks(2)
     coming.work = "prepared"
     group.lanes.take(Prepared(coming), 100)
@@ -539,14 +539,14 @@ def test_strands_take_turns_and_use_only_their_share_of_the_workers() -> None:
             group.feed(partition)
         chunk = group.flying[partition]
         set_apart(group, partition, apart(chunk, *(each.offset for each in chunk.records)))
-    assert group.at(101) == [*partitions, *partitions[:2]]  # new records of all, and two of what is slow
+    assert group.at(101) == [*partitions, *partitions[:2]]  # new records of all, and two slow chunks
     slow = {partition: group.flying[partition] for partition in partitions[:2]}
     assert {chunk.strand for chunk in slow.values()} == {SITE}
     group.lanes.take(Done(slow[partitions[0]], outputs(slow[partitions[0]].records)), 102)
     assert group.at(102) == [partitions[2]]
 
 
-def test_a_strand_for_which_something_is_under_way_is_in_flight_until_that_is_over() -> None:
+def test_a_strand_with_a_pending_request_is_in_flight_until_the_answer() -> None:
     group = Group(A)
     group.feed(A)
     group.at(100)
@@ -592,7 +592,7 @@ def test_a_gate_opens_for_a_probe_even_if_the_backoff_of_its_lane_is_longer() ->
     assert group.lanes.next_due(102) == 1.0
 
 
-def test_a_trouble_is_logged_when_it_begins_changes_and_ends() -> None:
+def test_a_trouble_is_logged_when_it_begins_changes_or_ends() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail_all(DOWN, A, B)
@@ -628,7 +628,7 @@ def test_isolating_a_suspect_is_logged_once() -> None:
     ]
 
 
-def test_a_view_shows_a_lane_as_it_is() -> None:
+def test_a_view_shows_the_state_of_a_lane() -> None:
     group = Group(A)
     group.feed(*[A] * 7)
     group.at(100)
@@ -687,7 +687,7 @@ ANSWERS = st.sampled_from(
         max_size=40,
     )
 )
-def test_whatever_happens_lanes_keep_their_order_and_all_go_on_once_everything_serves(
+def test_lanes_always_keep_their_order_and_all_resume_once_everything_works(
     steps: list[tuple[str, int, tuple[str, Trouble | None, frozenset[str]]]],
 ) -> None:
     everyone = (A, B, C)

@@ -1,4 +1,4 @@
-"""One member on scripted surroundings: what it takes, hands out, commits and gives up, and when."""
+"""One member in scripted surroundings: what it polls, dispatches, commits and gives up, and when."""
 
 import random
 from collections.abc import Callable, Generator
@@ -50,7 +50,7 @@ def turns(count: int) -> Generator[None]:
 
 
 def arriving(scene: Scene, records: list[Message], count: int, *also: Partition) -> Generator[None]:
-    """Have A assigned, perhaps others too, and records arrive; then so many turns."""
+    """Assign A, and perhaps others, and let records arrive. Then run this many turns."""
     scene.consumer.assign(A, *also)
     scene.consumer.arrived = records
     yield from turns(count)
@@ -59,7 +59,7 @@ def arriving(scene: Scene, records: list[Message], count: int, *also: Partition)
 # records in
 
 
-def test_records_go_to_the_handler_in_order_and_their_results_and_offsets_out_together() -> None:
+def test_records_reach_the_handler_in_order_and_results_are_committed_with_their_offsets() -> None:
     scene = Scene()
     scene.run(arriving(scene, [message(0), message(1), message(5)], 1))
     assert scene.consumer.topics == ["orders"]
@@ -71,7 +71,7 @@ def test_records_go_to_the_handler_in_order_and_their_results_and_offsets_out_to
     assert scene.producer.timeouts == [1.0, 5.0, 1.0]  # init, offsets, commit
 
 
-def test_the_handler_gets_each_record_as_it_came() -> None:
+def test_the_handler_gets_each_record_unchanged() -> None:
     scene = Scene()
     scene.run(arriving(scene, [message(7, value=None)], 1))
     [chunk] = scene.handler.chunks
@@ -94,7 +94,7 @@ def test_a_record_with_an_empty_value_is_not_lost_when_an_idle_member_polls_it()
     assert scene.offsets == {A: 1}
 
 
-def test_what_came_with_the_first_record_after_a_wait_is_taken_in_the_same_turn() -> None:
+def test_records_that_arrive_together_after_a_wait_are_taken_in_the_same_turn() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -108,7 +108,7 @@ def test_what_came_with_the_first_record_after_a_wait_is_taken_in_the_same_turn(
     assert scene.handler.seen == [[0, 1, 2]]
 
 
-def test_an_idle_member_waits_in_the_poll_and_a_busy_one_for_its_workers() -> None:
+def test_an_idle_member_waits_in_the_poll_and_a_busy_one_waits_for_its_workers() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -127,7 +127,7 @@ def test_an_idle_member_waits_in_the_poll_and_a_busy_one_for_its_workers() -> No
     assert scene.consumer.waits[:2] == [0.1, 0.1]
 
 
-def test_an_idle_member_polls_no_longer_than_until_a_lane_is_due() -> None:
+def test_an_idle_member_polls_at_most_until_a_lane_is_due() -> None:
     scene = Scene(backoff=Backoff(first=0.25, longest=8, longest_retry_after=60))
     scene.handler.answers.append(DOWN)
 
@@ -141,7 +141,7 @@ def test_an_idle_member_polls_no_longer_than_until_a_lane_is_due() -> None:
     scene.run(script())
 
 
-def test_a_member_that_a_flood_holds_waits_in_the_poll_too() -> None:
+def test_a_member_with_a_flooded_topic_waits_in_the_poll_too() -> None:
     scene = Scene(flood_window=1)
     scene.handler.letter = LETTER
 
@@ -155,7 +155,7 @@ def test_a_member_that_a_flood_holds_waits_in_the_poll_too() -> None:
     assert scene.committed == []
 
 
-def test_the_end_of_a_partition_is_committed_once_nothing_is_held() -> None:
+def test_the_end_of_a_partition_is_committed_once_its_lane_is_empty() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -178,7 +178,7 @@ def test_the_end_of_a_partition_without_new_records_is_committed_without_results
     assert scene.results == []
 
 
-def test_a_lane_that_is_full_is_paused_and_resumed_once_half_empty() -> None:
+def test_a_full_lane_is_paused_and_resumed_once_half_empty() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -195,7 +195,7 @@ def test_a_lane_that_is_full_is_paused_and_resumed_once_half_empty() -> None:
         yield
         yield
         assert consumer.calls == ["resume orders/0", "pause orders/0"]
-        scene.pool.finish()  # of 10 it holds 6 then
+        scene.pool.finish()  # it has 6 of 10 then
         yield
         yield
         assert consumer.calls == ["resume orders/0", "pause orders/0"]
@@ -209,7 +209,7 @@ def test_a_lane_that_is_full_is_paused_and_resumed_once_half_empty() -> None:
     assert scene.offsets == {A: 10}
 
 
-def test_one_lane_that_is_full_leaves_the_others_flowing() -> None:
+def test_a_full_lane_does_not_pause_the_others() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -222,7 +222,7 @@ def test_one_lane_that_is_full_leaves_the_others_flowing() -> None:
     scene.run(script())
 
 
-def test_an_assignment_of_nothing_is_not_worth_a_word() -> None:
+def test_an_empty_assignment_is_not_logged() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -245,7 +245,7 @@ def test_a_record_of_a_partition_that_is_not_ours_is_dropped() -> None:
 # chunks that must be retried
 
 
-def test_a_chunk_is_retried_after_its_backoff_with_what_the_handler_keeps_on_it() -> None:
+def test_a_chunk_is_retried_after_its_backoff_with_the_work_of_the_handler() -> None:
     scene = Scene()
     scene.handler.answers.extend([DOWN, DOWN])
 
@@ -271,7 +271,7 @@ def test_a_chunk_is_retried_after_its_backoff_with_what_the_handler_keeps_on_it(
 # revoked, lost, stopped
 
 
-def test_a_chunk_in_flight_of_a_revoked_partition_is_finished_and_committed() -> None:
+def test_a_chunk_in_flight_is_finished_and_committed_when_its_partition_is_revoked() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -294,7 +294,7 @@ def test_a_chunk_in_flight_of_a_revoked_partition_is_finished_and_committed() ->
     assert scene.handler.ours == [True, True, True]
 
 
-def test_a_revoked_partition_is_waited_for_no_longer_than_needed() -> None:
+def test_a_revoke_takes_no_longer_than_its_chunks_in_flight() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -303,7 +303,7 @@ def test_a_revoked_partition_is_waited_for_no_longer_than_needed() -> None:
         scene.pool.takes = NEVER
         yield
         started = scene.clock.now
-        scene.consumer.revoke(A)  # nothing of it is in flight
+        scene.consumer.revoke(A)  # none of its chunks is in flight
         assert scene.clock.now == started
         scene.pool.finish()
 
@@ -323,7 +323,7 @@ def test_a_chunk_that_finishes_too_late_after_a_revoke_is_dropped_uncommitted() 
         started = scene.clock.now
         scene.consumer.revoke(A)
         assert scene.clock.now - started == pytest.approx(2.0)
-        scene.consumer.assign(A)  # it comes back, and so does the record; the late answer is of no use
+        scene.consumer.assign(A)  # it comes back, and so does the record; the late answer is ignored
         yield from turns(10)
         scene.pool.takes = 0
         scene.consumer.arrived = [message(0)]
@@ -334,7 +334,7 @@ def test_a_chunk_that_finishes_too_late_after_a_revoke_is_dropped_uncommitted() 
     assert scene.results == [b"result of 0"]
 
 
-def test_a_drain_gives_a_commit_no_more_time_than_it_has() -> None:
+def test_a_commit_during_a_drain_gets_only_the_time_that_is_left() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -349,7 +349,7 @@ def test_a_drain_gives_a_commit_no_more_time_than_it_has() -> None:
     assert scene.producer.timeouts[1:] == [pytest.approx(0.5, abs=0.01)] * 2
 
 
-def test_a_drain_waits_for_what_is_finished_to_be_committed() -> None:
+def test_a_drain_waits_until_finished_records_are_committed() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -365,7 +365,7 @@ def test_a_drain_waits_for_what_is_finished_to_be_committed() -> None:
     scene.run(script())
 
 
-def test_a_drain_waits_for_what_is_still_under_way_for_a_strand() -> None:
+def test_a_drain_waits_for_a_pending_request_of_a_strand() -> None:
     scene = Scene()
 
     def is_over() -> bool:
@@ -409,7 +409,7 @@ def test_a_flood_does_not_hold_up_a_drain() -> None:
     assert scene.committed == []
 
 
-def test_a_lost_partition_is_dropped_at_once_uncommitted() -> None:
+def test_a_lost_partition_is_dropped_at_once_without_a_commit() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -431,7 +431,7 @@ def test_a_lost_partition_is_dropped_at_once_uncommitted() -> None:
     assert scene.logged("lost") == [{"event": "lost", "log_level": "warning", "partitions": ["orders/0"]}]
 
 
-def test_a_stop_finishes_what_is_in_flight_within_the_grace_time() -> None:
+def test_a_stop_finishes_chunks_in_flight_within_the_grace_time() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -446,7 +446,7 @@ def test_a_stop_finishes_what_is_in_flight_within_the_grace_time() -> None:
         raise AssertionError("a turn after the stop")
 
     scene.run(script())
-    assert scene.offsets == {A: 4}  # what waits behind is another's
+    assert scene.offsets == {A: 4}  # the waiting record belongs to the next owner
     assert scene.consumer.is_closed
     assert scene.pool.is_stopped
     assert scene.watchdog.is_ended
@@ -472,7 +472,7 @@ def test_a_stop_does_not_wait_longer_than_the_grace_time() -> None:
     assert scene.consumer.is_closed
 
 
-def test_a_member_that_is_stopped_before_it_runs_joins_nothing() -> None:
+def test_a_member_that_is_stopped_before_it_runs_does_not_join() -> None:
     scene = Scene()
     scene.member.stop()
     scene.run(turns(1))
@@ -480,7 +480,7 @@ def test_a_member_that_is_stopped_before_it_runs_joins_nothing() -> None:
     assert scene.pool.is_stopped
 
 
-def test_what_is_held_is_seen_while_a_stop_drains() -> None:
+def test_views_are_given_while_a_stop_drains() -> None:
     scene = Scene()
     scene.hooks.is_watching = True
 
@@ -495,10 +495,10 @@ def test_what_is_held_is_seen_while_a_stop_drains() -> None:
     assert scene.hooks.views[-1].is_stopping
 
 
-# standing still
+# pauses of the process
 
 
-def test_a_member_that_stood_still_rejoins_and_commits_nothing_of_before() -> None:
+def test_a_member_that_was_paused_rejoins_and_commits_nothing_from_before() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -520,10 +520,10 @@ def test_a_member_that_stood_still_rejoins_and_commits_nothing_of_before() -> No
     assert scene.handler.ours == [False]
     assert scene.committed == []
     [line] = scene.logged("rejoining")
-    assert "stood still" in str(line["reason"])
+    assert "was paused" in str(line["reason"])
 
 
-def test_a_handler_may_not_send_once_the_process_stood_still() -> None:
+def test_a_handler_may_not_send_after_the_process_was_paused() -> None:
     scene = Scene()
 
     def stand_still() -> None:
@@ -551,7 +551,7 @@ LOST: dict[str, tuple[str, KafkaError | Exception]] = {
 
 
 def fail_first(scene: Scene, step: str, error: KafkaError | Exception) -> None:
-    """Let a step of the first producer fail."""
+    """Make a step of the first producer fail."""
 
     def prepare(producer: ScriptedProducer) -> None:
         if len(scene.clients.producers) == 1:
@@ -595,7 +595,7 @@ def test_a_lost_writer_is_replaced_and_partitions_are_read_again_without_leaving
     ]
 
 
-def test_what_comes_before_the_writer_is_replaced_is_dropped_and_nothing_in_flight_counts() -> None:
+def test_records_and_answers_are_dropped_until_a_lost_writer_is_replaced() -> None:
     scene = Scene()
     fail_first(scene, "produce", FATAL)
 
@@ -670,7 +670,7 @@ def test_a_partition_that_is_revoked_before_the_writer_is_replaced_is_not_read_a
     assert scene.offsets == {A: 1}
 
 
-def test_a_writer_that_is_lost_while_a_partition_is_revoked_is_replaced_for_the_others() -> None:
+def test_a_writer_that_is_lost_during_a_revoke_is_replaced_for_the_other_partitions() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -693,7 +693,7 @@ def test_a_writer_that_is_lost_while_a_partition_is_revoked_is_replaced_for_the_
     assert scene.committed == []
 
 
-def test_an_assignment_that_can_not_be_changed_in_part_makes_the_member_join_anew() -> None:
+def test_a_member_rejoins_if_its_assignment_can_not_be_changed_in_part() -> None:
     scene = Scene()
     fail_first(scene, "produce", FATAL)
 
@@ -715,7 +715,7 @@ def test_an_assignment_that_can_not_be_changed_in_part_makes_the_member_join_ane
     assert scene.offsets == {A: 1}
 
 
-def test_a_commit_that_was_done_though_its_answer_was_lost_is_not_repeated() -> None:
+def test_a_commit_that_succeeded_without_an_answer_is_not_repeated() -> None:
     scene = Scene()
 
     def prepare(producer: ScriptedProducer) -> None:
@@ -727,7 +727,7 @@ def test_a_commit_that_was_done_though_its_answer_was_lost_is_not_repeated() -> 
     assert scene.results == [b"result of 0", b"result of 1"]
 
 
-def test_there_is_no_writer_before_the_group_has_given_partitions() -> None:
+def test_no_writer_is_made_before_partitions_are_assigned() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -740,7 +740,7 @@ def test_there_is_no_writer_before_the_group_has_given_partitions() -> None:
     scene.run(script())
 
 
-def test_a_writer_that_can_not_start_is_tried_again_while_the_member_polls() -> None:
+def test_a_writer_that_can_not_start_is_retried_while_the_member_polls() -> None:
     scene = Scene()
     scene.hooks.is_watching = True
 
@@ -768,7 +768,7 @@ def test_a_writer_that_can_not_start_is_tried_again_while_the_member_polls() -> 
     assert troubles[-1] is None
 
 
-def test_a_stop_while_the_writer_can_not_start_ends_the_member_within_a_moment() -> None:
+def test_a_stop_does_not_wait_for_a_writer_that_can_not_start() -> None:
     scene = Scene()
 
     def fail(producer: ScriptedProducer) -> None:
@@ -794,7 +794,7 @@ def test_a_stop_while_the_writer_can_not_start_ends_the_member_within_a_moment()
     assert scene.logged("writer_lost") == []
 
 
-def test_a_commit_that_waits_shows_it_meanwhile() -> None:
+def test_views_show_a_waiting_commit() -> None:
     scene = Scene()
     scene.hooks.is_watching = True
     scene.clients.prepare = lambda producer: producer.fail("commit", TRANSIENT, times=25)
@@ -809,7 +809,7 @@ def test_a_commit_that_waits_shows_it_meanwhile() -> None:
     assert "Kafka: the transaction has been waiting for 2 s" in [view.commit_trouble for view in scene.hooks.views]
 
 
-def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_known() -> None:
+def test_partitions_are_read_again_once_their_committed_offsets_are_known() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -823,7 +823,7 @@ def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_k
         scene.consumer.away = TRANSIENT
         while len(scene.started) < 2:
             yield
-        scene.consumer.arrived = [message(3)]  # still from where it was read before: not to be taken
+        scene.consumer.arrived = [message(3)]  # still from the old position: must be ignored
         yield from turns(20)
         assert starts(scene) == []
         scene.consumer.away = None
@@ -839,7 +839,7 @@ def test_partitions_are_read_again_from_their_committed_offsets_once_those_are_k
     assert [line["error"] for line in scene.logged("kafka")] == [TRANSIENT.str()]
 
 
-def test_a_committed_offset_that_is_not_told_is_asked_for_again_and_not_taken_for_none() -> None:
+def test_an_unknown_committed_offset_is_asked_for_again_and_does_not_count_as_none() -> None:
     scene = Scene()
     committed = ScriptedConsumer.committed
     refusals = 0
@@ -903,11 +903,11 @@ def test_a_commit_that_waits_for_a_leader_names_the_partition(away: KafkaError |
     assert f"Kafka: the transaction has been waiting for 1 s{leaders}" in said
 
 
-def test_what_keeps_a_member_out_of_its_group_is_said_until_it_is_in() -> None:
+def test_views_show_why_a_member_can_not_join_until_it_has_joined() -> None:
     scene = Scene()
     scene.hooks.is_watching = True
     why = "JoinGroup failed: Broker: Group authorization failed"
-    said = f"the group does not take this member in: {why}"
+    said = f"this member can't join the group: {why}"
 
     def script() -> Generator[None]:
         scene.consumer.arrived = [Message(error=KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, why))]
@@ -920,7 +920,7 @@ def test_what_keeps_a_member_out_of_its_group_is_said_until_it_is_in() -> None:
     scene.run(script())
 
 
-# logs that do not go on as they were read
+# recreated topics and truncated logs
 
 
 def starts(scene: Scene) -> list[str]:
@@ -928,7 +928,7 @@ def starts(scene: Scene) -> list[str]:
 
 
 @pytest.mark.parametrize(("at_end", "log", "start"), [(False, (0, 7), 0), (False, (3, 7), 3), (True, (3, 7), 7)])
-def test_a_partition_without_a_committed_offset_begins_where_its_log_does(
+def test_a_partition_without_a_committed_offset_starts_at_the_beginning_of_its_log(
     *, at_end: bool, log: tuple[int, int], start: int
 ) -> None:
     scene = Scene(starts_at_end=at_end)
@@ -949,7 +949,7 @@ def test_a_partition_without_a_committed_offset_begins_where_its_log_does(
     assert not any(heard[0] == "lost" for heard in scene.hooks.heard if isinstance(heard, tuple))
 
 
-def test_what_comes_from_an_offset_that_is_gone_since_is_read_again_from_where_the_log_begins() -> None:
+def test_a_recreated_topic_that_was_read_from_its_middle_is_read_again_from_its_beginning() -> None:
     """The topic was created again in between: the client begins in the middle of the new one."""
     scene = Scene()
 
@@ -966,7 +966,7 @@ def test_what_comes_from_an_offset_that_is_gone_since_is_read_again_from_where_t
     assert scene.handler.seen == [[0, 1, 2, 3]]
 
 
-def test_a_log_that_starts_over_when_the_committed_offset_is_gone_is_read_as_a_new_one() -> None:
+def test_a_recreated_topic_whose_committed_offset_is_gone_is_read_as_a_new_one() -> None:
     """The topic was created again, and its offsets are gone: what the lane knows is of the earlier one."""
     scene = Scene()
 
@@ -986,7 +986,7 @@ def test_a_log_that_starts_over_when_the_committed_offset_is_gone_is_read_as_a_n
     assert starts(scene) == ["assign orders/0 at 0"]
 
 
-def test_an_empty_log_without_a_committed_offset_is_nothing_to_say() -> None:
+def test_an_empty_log_without_a_committed_offset_is_not_logged() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1022,7 +1022,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("why", [KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION])
 @pytest.mark.parametrize("how", LOSSES)
-def test_a_log_that_lacks_the_committed_offset_is_said_counted_and_told_until_it_is_acknowledged(
+def test_a_log_without_the_committed_offset_is_logged_counted_and_shown_until_acknowledged(
     how: str, why: int
 ) -> None:
     scene = Scene()
@@ -1101,7 +1101,7 @@ def test_a_log_that_was_cut_is_read_from_its_beginning_until_something_of_it_is_
         (0, 4, 6, [6, 7]),
     ],
 )
-def test_a_batch_that_cant_be_read_is_decided_record_by_record(
+def test_an_unreadable_batch_is_decided_record_by_record(
     before: int, base: int, committed: int | None, decided: list[int]
 ) -> None:
     scene = Scene()
@@ -1129,7 +1129,7 @@ def test_a_batch_that_cant_be_read_is_decided_record_by_record(
     assert len(scene.logged("unreadable")) == len(decided)
 
 
-def test_a_batch_that_was_read_after_all_is_not_decided_without_its_content() -> None:
+def test_a_batch_that_can_be_read_later_is_delivered_with_its_content() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1147,7 +1147,7 @@ def test_a_batch_that_was_read_after_all_is_not_decided_without_its_content() ->
     assert scene.logged("unreadable") == []
 
 
-def test_what_is_held_of_a_log_that_was_cut_is_delivered_and_not_counted_as_lost() -> None:
+def test_records_in_memory_are_delivered_and_not_counted_as_lost_when_their_log_is_cut() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1175,7 +1175,7 @@ TOPIC_ID = str(Uuid(1, 1))
 
 
 def skipping(beside: str, *, incarnation: int | KafkaError = 1) -> Scene:
-    """Run a member that finds this beside the committed offset, until it has had some turns with records 0 to 3."""
+    """Run a member that finds this offset metadata, for some turns with records 0 to 3."""
     scene = Scene()
     scene.clients.incarnations["orders"] = incarnation
 
@@ -1190,7 +1190,7 @@ def skipping(beside: str, *, incarnation: int | KafkaError = 1) -> Scene:
     return scene
 
 
-def test_what_an_earlier_owner_decided_ahead_is_skipped() -> None:
+def test_records_that_an_earlier_owner_decided_ahead_are_skipped() -> None:
     scene = skipping(write(0, Ahead(((1, 3),), TOPIC_ID)))
     assert scene.handler.seen == [[0, 3]]
     assert scene.logged("ahead_ignored") == []
@@ -1204,7 +1204,7 @@ def test_what_an_earlier_owner_decided_ahead_is_skipped() -> None:
         (write(0, Ahead(((1, 3),), TOPIC_ID))[:-1], "it is damaged"),
     ],
 )
-def test_what_is_not_ours_beside_an_offset_is_ignored_and_said_once(beside: str, why: str) -> None:
+def test_foreign_offset_metadata_is_ignored_and_logged_once(beside: str, why: str) -> None:
     scene = skipping(beside)
     assert scene.handler.seen == [[0, 1, 2, 3]]
     [said] = scene.logged("ahead_ignored")
@@ -1217,7 +1217,7 @@ EARLIER_ID = str(Uuid(7, 7))
 
 
 @pytest.mark.parametrize("runs", [(), ((3, 4),)])
-def test_an_offset_of_an_earlier_topic_is_not_read_from(runs: Runs) -> None:
+def test_reading_does_not_start_at_an_offset_of_an_earlier_topic(runs: Runs) -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1238,7 +1238,7 @@ def test_an_offset_of_an_earlier_topic_is_not_read_from(runs: Runs) -> None:
     assert read(4, scene.committed[-1].beside[A]) == Ahead((), TOPIC_ID)
 
 
-def test_an_offset_of_an_earlier_topic_is_noticed_once_the_brokers_tell() -> None:
+def test_an_offset_of_an_earlier_topic_is_noticed_once_the_brokers_answer() -> None:
     scene = Scene()
     scene.clients.incarnations["orders"] = REFUSED
 
@@ -1259,7 +1259,7 @@ def test_an_offset_of_an_earlier_topic_is_noticed_once_the_brokers_tell() -> Non
     assert scene.handler.seen == [[2, 3], [0, 1, 4]]
 
 
-def test_what_is_decided_ahead_is_skipped_while_the_brokers_do_not_tell_the_topics_id() -> None:
+def test_records_decided_ahead_are_skipped_even_while_the_id_of_the_topic_is_unknown() -> None:
     assert skipping(write(0, Ahead(((1, 3),), TOPIC_ID)), incarnation=REFUSED).handler.seen == [[0, 3]]
 
 
@@ -1271,7 +1271,7 @@ def test_no_record_is_read_before_the_id_of_its_topic_is_known(why: KafkaError) 
     def script() -> Generator[None]:
         scene.consumer.offsets = lambda: {A: 0}
         scene.consumer.assign(A)
-        scene.consumer.arrived = [message(0), message(1)]  # they may be an earlier topic's
+        scene.consumer.arrived = [message(0), message(1)]  # they may belong to an earlier topic
         yield from turns(60)
         assert starts(scene) == []
         yield from recreate(scene)
@@ -1285,7 +1285,7 @@ def test_no_record_is_read_before_the_id_of_its_topic_is_known(why: KafkaError) 
 
 
 def passing(*, keeps_metadata: bool) -> Scene:
-    """Run a member of which record 1 waits, while others come, until that one may go on."""
+    """Run a member whose record 1 waits while others arrive, until record 1 may go on."""
     scene = Scene()
     scene.handler.down = {1}
 
@@ -1309,7 +1309,7 @@ def passing(*, keeps_metadata: bool) -> Scene:
     return scene
 
 
-def test_what_is_decided_beyond_what_waits_is_committed_where_kafka_keeps_what_is_written_beside_offsets() -> None:
+def test_records_beyond_a_waiting_one_are_committed_if_kafka_keeps_offset_metadata() -> None:
     scene = passing(keeps_metadata=True)
     first, *later = scene.committed
     assert (first.offsets, read(1, first.beside[A])) == ({A: 1}, Ahead((), TOPIC_ID, blocker(first)))
@@ -1319,14 +1319,14 @@ def test_what_is_decided_beyond_what_waits_is_committed_where_kafka_keeps_what_i
     assert scene.logged("no_metadata") == []
 
 
-def test_nothing_is_committed_beyond_what_waits_where_kafka_does_not_keep_what_is_written_beside_offsets() -> None:
+def test_records_beyond_a_waiting_one_are_not_committed_if_kafka_drops_offset_metadata() -> None:
     scene = passing(keeps_metadata=False)
     assert [each.offsets for each in scene.committed] == [{A: 1}, {A: 5}]
     assert [len(each.results) for each in scene.committed] == [1, 4]
     assert len(scene.logged("no_metadata")) == 1
 
 
-def test_offsets_that_are_gone_do_not_tell_whether_kafka_keeps_what_is_written_beside_them() -> None:
+def test_deleted_offsets_do_not_show_whether_kafka_keeps_offset_metadata() -> None:
     scene = Scene()
     scene.handler.down = {1}
 
@@ -1337,7 +1337,7 @@ def test_offsets_that_are_gone_do_not_tell_whether_kafka_keeps_what_is_written_b
         yield from turns(200)
 
     scene.run(script())
-    assert scene.committed[0].offsets == {A: 1}  # with a test beside it
+    assert scene.committed[0].offsets == {A: 1}  # with test metadata
     assert scene.logged("no_metadata") == []
 
 
@@ -1346,7 +1346,7 @@ def blocker(transaction: Transaction) -> Blocker:
 
 
 def recreate(scene: Scene) -> Generator[None]:
-    """Have the topic created again, and the member notice it."""
+    """Recreate the topic, and let the member notice it."""
     scene.clients.incarnations["orders"] = 2
     asked = len(scene.clients.asked)
     while len(scene.clients.asked) == asked:
@@ -1355,7 +1355,7 @@ def recreate(scene: Scene) -> Generator[None]:
     yield
 
 
-def test_a_topic_that_was_created_again_is_read_from_its_beginning_without_what_is_done_of_it() -> None:
+def test_a_recreated_topic_is_read_from_its_beginning_without_the_records_that_are_done() -> None:
     scene = Scene()
     scene.hooks.is_watching = True
 
@@ -1363,7 +1363,7 @@ def test_a_topic_that_was_created_again_is_read_from_its_beginning_without_what_
         scene.consumer.assign(A, B)
         scene.consumer.arrived = [message(0), message(1)]
         yield from turns(100)
-        scene.consumer.arrived = [message(2), message(3)]  # it may be the new topic's, and is
+        scene.consumer.arrived = [message(2), message(3)]  # it may belong to the new topic, and does
         yield from recreate(scene)
         assert starts(scene) == ["assign orders/0 at -2", "assign orders/1 at -2"]
         at, time = 2, message(2).timestamp()
@@ -1380,7 +1380,7 @@ def test_a_topic_that_was_created_again_is_read_from_its_beginning_without_what_
     )
 
 
-def test_what_is_held_of_a_topic_that_was_created_again_is_delivered_first() -> None:
+def test_records_in_memory_of_the_old_topic_are_delivered_before_the_recreated_one() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1405,7 +1405,7 @@ def test_what_is_held_of_a_topic_that_was_created_again_is_delivered_first() -> 
     assert scene.offsets == {A: 3}
 
 
-def test_a_topic_that_is_away_for_a_while_or_can_not_be_described_is_not_a_new_one() -> None:
+def test_a_topic_that_is_missing_for_a_while_or_can_not_be_described_is_not_a_new_one() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1420,7 +1420,7 @@ def test_a_topic_that_is_away_for_a_while_or_can_not_be_described_is_not_a_new_o
     assert len(scene.clients.asked) > 4
 
 
-def test_a_partition_of_a_topic_created_again_that_is_revoked_is_left_to_its_new_owner() -> None:
+def test_a_revoked_partition_of_a_recreated_topic_is_left_to_its_new_owner() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1448,7 +1448,7 @@ def test_a_static_member_that_is_fenced_ends() -> None:
     assert scene.pool.is_stopped
 
 
-def test_a_static_member_that_loses_its_writer_otherwise_rejoins() -> None:
+def test_a_static_member_that_loses_its_writer_without_being_fenced_rejoins() -> None:
     scene = Scene(is_static=True)
     fail_first(scene, "produce", FATAL)
     scene.run(lose_writer(scene))
@@ -1540,7 +1540,7 @@ def test_an_error_that_repeats_is_logged_once_in_thirty_seconds() -> None:
 # what the user's code raises
 
 
-def test_a_record_that_makes_the_handler_raise_is_found_and_given_up_and_the_others_are_delivered() -> None:
+def test_a_record_that_makes_the_handler_raise_is_found_and_given_up_while_the_others_are_delivered() -> None:
     scene = Scene()
     scene.handler.raises[2] = ZeroDivisionError("a mistake")
     scene.run(arriving(scene, [message(number) for number in range(6)], 60))
@@ -1556,7 +1556,7 @@ def test_a_record_that_makes_the_handler_raise_is_found_and_given_up_and_the_oth
     assert "a mistake" not in str(said)
 
 
-def test_a_record_that_raises_alone_is_tried_again_with_a_backoff_before_it_is_given_up() -> None:
+def test_a_record_that_raises_alone_is_retried_with_backoff_before_it_is_given_up() -> None:
     scene = Scene()
     scene.handler.answers += [ZeroDivisionError("a mistake")] * 2
 
@@ -1579,7 +1579,7 @@ def test_a_record_that_raises_alone_is_tried_again_with_a_backoff_before_it_is_g
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("the disk is full"), BlockingIOError()])
-def test_what_is_not_about_a_record_never_makes_a_dead_letter(error: Exception) -> None:
+def test_an_error_of_the_process_never_makes_a_dead_letter(error: Exception) -> None:
     scene = Scene()
     scene.handler.raises[0] = error
 
@@ -1596,7 +1596,7 @@ def test_what_is_not_about_a_record_never_makes_a_dead_letter(error: Exception) 
     assert scene.results == [b"result of 0"]
 
 
-def test_a_record_whose_giving_up_raises_is_tried_again() -> None:
+def test_a_record_is_retried_if_giving_it_up_raises() -> None:
     scene = Scene()
     scene.handler.raises[0] = ZeroDivisionError("a mistake")
     give_up = scene.handler.give_up
@@ -1621,7 +1621,7 @@ def test_a_record_whose_giving_up_raises_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[], [1, 0], [0, 1, 2], [0, 0]])
-def test_outputs_that_are_not_one_for_each_record_count_as_if_the_handler_had_raised(wrong: list[int]) -> None:
+def test_outputs_that_do_not_match_the_records_count_as_an_exception(wrong: list[int]) -> None:
     scene = Scene()
     handle = scene.handler.handle
     records = [record(number) for number in range(3)]
@@ -1639,7 +1639,7 @@ def test_outputs_that_are_not_one_for_each_record_count_as_if_the_handler_had_ra
 
 
 @pytest.mark.parametrize("step", ["revoke", "stop"])
-def test_a_chunk_whose_handling_raises_while_it_drains_is_left_to_the_next_owner(step: str) -> None:
+def test_a_chunk_that_raises_during_a_drain_is_left_to_the_next_owner(step: str) -> None:
     scene = Scene()
     scene.handler.raises[0] = ZeroDivisionError("a mistake")
 
@@ -1673,7 +1673,7 @@ def test_a_reload_is_asked_for_once() -> None:
 
 
 def held(scene: Scene) -> Generator[None]:
-    """A handler that is held, and dead letters that are a flood."""
+    """A held handler, and a flood of dead letters."""
     scene.consumer.assign(A, B)
     scene.consumer.arrived = [message(0)]
     yield
@@ -1685,7 +1685,7 @@ def held(scene: Scene) -> Generator[None]:
     assert scene.committed == []
 
 
-def test_who_asks_for_a_reload_releases_the_flood_and_has_what_is_held_tried_at_once() -> None:
+def test_a_requested_reload_releases_floods_and_retries_held_chunks_at_once() -> None:
     scene = Scene(flood_window=1)
     scene.handler.answers.append(HELD)
 
@@ -1702,7 +1702,7 @@ def test_who_asks_for_a_reload_releases_the_flood_and_has_what_is_held_tried_at_
     assert [entry["topics"] for entry in scene.logged("flood_released")] == [("orders",)]
 
 
-def test_a_reload_in_no_flood_releases_nothing() -> None:
+def test_a_reload_without_a_flood_releases_nothing() -> None:
     scene = Scene(flood_window=1)
 
     def script() -> Generator[None]:
@@ -1714,12 +1714,12 @@ def test_a_reload_in_no_flood_releases_nothing() -> None:
         yield from turns(3)
 
     scene.run(script())
-    assert scene.committed == []  # it is held: the reload let nothing through in advance
+    assert scene.committed == []  # it is held: the reload released nothing in advance
     assert scene.logged("flood_released") == []
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_settings_that_are_refused_or_unchanged_release_nothing(*, asked: bool) -> None:
+def test_refused_or_unchanged_settings_release_nothing(*, asked: bool) -> None:
     scene = Scene(flood_window=1)
     scene.handler.answers.append(HELD)
     scene.takes_over = False
@@ -1735,7 +1735,7 @@ def test_settings_that_are_refused_or_unchanged_release_nothing(*, asked: bool) 
     assert scene.committed == []
 
 
-def test_settings_that_changed_unasked_let_what_is_held_be_tried_and_release_no_flood() -> None:
+def test_settings_that_change_without_a_request_retry_held_chunks_and_release_no_flood() -> None:
     scene = Scene(flood_window=1)
     scene.handler.answers.append(HELD)
     scene.takes_over = False
@@ -1751,7 +1751,7 @@ def test_settings_that_changed_unasked_let_what_is_held_be_tried_and_release_no_
     assert set(scene.reloads) == {False}
 
 
-def test_changed_settings_of_the_connection_make_the_member_join_anew_with_what_is_in_flight_committed() -> None:
+def test_changed_connection_settings_make_the_member_commit_chunks_in_flight_and_rejoin() -> None:
     scene = Scene()
 
     def script() -> Generator[None]:
@@ -1779,7 +1779,7 @@ def test_changed_settings_of_the_connection_make_the_member_join_anew_with_what_
 @pytest.mark.parametrize(
     "code", [KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED]
 )
-def test_a_refusal_of_our_credentials_is_shown_until_something_comes(code: int) -> None:
+def test_refused_credentials_are_shown_until_records_arrive(code: int) -> None:
     scene = Scene()
     scene.hooks.is_watching = True
 
@@ -1800,7 +1800,7 @@ def test_a_refusal_of_our_credentials_is_shown_until_something_comes(code: int) 
     scene.run(script())
 
 
-def test_what_is_held_is_tried_again_after_the_hold_interval() -> None:
+def test_a_held_chunk_is_retried_after_the_hold_interval() -> None:
     scene = Scene()
     scene.handler.answers.append(HELD)
     tried: list[float] = []
@@ -1819,7 +1819,7 @@ def test_what_is_held_is_tried_again_after_the_hold_interval() -> None:
 # surroundings
 
 
-def test_a_members_surroundings_are_real_unless_others_are_handed_in() -> None:
+def test_the_surroundings_are_real_by_default() -> None:
     log, _ = capture()
     around = Surroundings[str](log)
     assert type(around.clock) is Clock
@@ -1832,7 +1832,7 @@ def test_a_members_surroundings_are_real_unless_others_are_handed_in() -> None:
 # hooks
 
 
-def test_the_hooks_hear_what_happens_in_its_order() -> None:
+def test_the_hooks_are_called_in_order() -> None:
     scene = Scene()
     scene.handler.answers.append(DOWN)
 
@@ -1860,13 +1860,13 @@ def test_the_hooks_hear_what_happens_in_its_order() -> None:
     assert [line["partitions"] for line in scene.logged("revoked")] == [["orders/1"], ["orders/0"]]
 
 
-def test_nothing_is_told_of_a_poll_without_records() -> None:
+def test_a_poll_without_records_calls_no_hook() -> None:
     scene = Scene()
     scene.run(arriving(scene, [end(0)], 3))
     assert scene.hooks.heard == [("assigned", [A]), ("revoked", [A])]
 
 
-def test_a_retry_of_a_lane_that_is_gone_is_no_retry() -> None:
+def test_a_retry_of_a_dropped_lane_is_not_counted() -> None:
     scene = Scene()
     scene.handler.answers.append(DOWN)
 
@@ -1884,7 +1884,7 @@ def test_a_retry_of_a_lane_that_is_gone_is_no_retry() -> None:
     assert ("retried", DOWN) not in scene.hooks.heard
 
 
-def test_a_view_is_given_when_it_is_due_and_shows_the_member_as_it_is() -> None:
+def test_a_view_is_given_when_it_is_due_and_shows_the_state_of_the_member() -> None:
     scene = Scene(flood_window=1)
     scene.handler.answers.append(HELD)
 
@@ -1905,7 +1905,7 @@ def test_a_view_is_given_when_it_is_due_and_shows_the_member_as_it_is() -> None:
     assert scene.hooks.views[-1].is_stopping
 
 
-def test_a_view_tells_why_the_last_commit_failed() -> None:
+def test_a_view_says_why_the_last_commit_failed() -> None:
     scene = Scene()
     scene.hooks.is_watching = True
 

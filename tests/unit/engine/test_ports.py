@@ -1,4 +1,4 @@
-"""What a user of the engine gets from the port itself."""
+"""What the interface itself gives to a user of the engine."""
 
 from consumer.engine.ports import Chunk, Done, Hooks, MemberView, Retry, Trouble
 from tests.unit.engine.scripted import A, outputs, record
@@ -12,7 +12,7 @@ def test_answers_may_be_made_with_the_type_of_the_handlers_work() -> None:
     assert chunk.work is None
 
 
-def test_hooks_that_are_not_overridden_ask_for_no_view_and_do_nothing() -> None:
+def test_default_hooks_do_nothing_and_request_no_view() -> None:
     hooks = Hooks()
     hooks.received({"orders": 1})
     hooks.retried(Trouble("site", "503", "the site is down"))

@@ -1,4 +1,4 @@
-"""What travels, and how its places are written."""
+"""The data types, and the text form of places."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ TOPICS = st.text(st.characters(blacklist_characters="/", blacklist_categories=["
 
 
 @given(TOPICS, st.integers(0, 10**10 - 1), st.integers(0, 10**19 - 1))
-def test_a_place_is_read_back_as_it_is_written(topic: str, partition: int, offset: int) -> None:
+def test_a_place_can_be_read_from_its_text(topic: str, partition: int, offset: int) -> None:
     place = Place(topic, partition, offset)
     assert str(place) == f"{topic}/{partition}/{offset}"
     assert Place.parse(str(place)) == place
@@ -33,19 +33,19 @@ NO_PLACES = [
 
 
 @pytest.mark.parametrize("text", NO_PLACES)
-def test_what_is_no_place_is_refused_with_what_to_write(text: str) -> None:
+def test_a_text_that_is_not_a_place_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"' is not TOPIC/PARTITION/OFFSET, such as orders/0/17$") as refused:
         Place.parse(text)
     assert str(refused.value).startswith(f"'{text}'")
 
 
-def test_a_place_and_a_range_tell_their_partition() -> None:
+def test_a_place_and_a_range_know_their_partition() -> None:
     assert str(Partition("orders", 3)) == "orders/3"
     assert Place("orders", 3, 17).of == Partition("orders", 3)
     assert Range("orders", 3, 17, 20).of == Partition("orders", 3)
 
 
-def test_a_record_tells_its_place() -> None:
+def test_a_record_knows_its_place() -> None:
     assert record(17, Partition("orders", 3)).place == Place("orders", 3, 17)
 
 

@@ -1,4 +1,4 @@
-"""Noticing that the process stood still."""
+"""Noticing that the process was paused."""
 
 import threading
 
@@ -10,7 +10,7 @@ TIMEOUT = 1 / 128  # seconds; a power of two, so that sums are exact
 
 
 class BeatClock:
-    """A clock that is moved by hand, and tells when the watchdog's thread has asked."""
+    """A clock that moves by hand, and shows when the watchdog's thread has asked."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -30,7 +30,7 @@ class BeatClock:
             assert self._changed.wait_for(lambda: self._asked >= until, 10)
 
 
-def test_who_asks_sees_that_the_process_stood_still_before_the_thread_does() -> None:
+def test_the_watchdog_notices_a_pause_before_its_thread_runs_again() -> None:
     clock = BeatClock()
     watchdog = Watchdog(600.0, clock)
     for now, stood_still in ((0.0, False), (600.0, False), (600.1, True)):
@@ -39,7 +39,7 @@ def test_who_asks_sees_that_the_process_stood_still_before_the_thread_does() -> 
     watchdog.end()
 
 
-def test_a_process_that_goes_on_never_stood_still() -> None:
+def test_a_running_process_was_never_paused() -> None:
     clock = BeatClock()
     watchdog = Watchdog(TIMEOUT, clock)
     for _ in range(5):
@@ -49,7 +49,7 @@ def test_a_process_that_goes_on_never_stood_still() -> None:
     watchdog.end()
 
 
-def test_having_stood_still_is_not_forgotten() -> None:
+def test_a_pause_is_not_forgotten() -> None:
     clock = BeatClock()
     watchdog = Watchdog(TIMEOUT, clock)
     clock.await_beats(1)
@@ -64,7 +64,7 @@ def threads() -> set[threading.Thread]:
     return set(threading.enumerate())
 
 
-def test_the_thread_ends_when_told_and_keeps_no_process_from_ending(threads: set[threading.Thread]) -> None:
+def test_the_thread_ends_when_told_and_does_not_keep_the_process_alive(threads: set[threading.Thread]) -> None:
     watchdog = Watchdog(3600.0)
     assert not watchdog.stood_still
     [thread] = set(threading.enumerate()) - threads

@@ -1,4 +1,4 @@
-"""What the main thread must be able to trust its workers for."""
+"""What the main thread must be able to rely on in its workers."""
 
 import os
 import queue
@@ -23,16 +23,16 @@ def collect(workers: Workers[str, str], count: int) -> list[str]:
 
 @pytest.fixture
 def slow_handler() -> Iterator[None]:
-    """A signal's handler that outlasts the wait that it interrupts."""
+    """A signal handler that takes longer than the wait that it interrupts."""
     before = signal.signal(signal.SIGUSR1, lambda _number, _frame: time.sleep(0.05))
     yield
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_signal_does_not_make_a_wait_for_answers_endless(slow_handler: None) -> None:
+def test_a_signal_does_not_make_the_wait_for_answers_endless(slow_handler: None) -> None:
     workers: Workers[str, str] = Workers(1, str.upper)
     interrupt = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
-    release = threading.Timer(5, workers.submit, ("late",))  # ends a wait that would not end by itself
+    release = threading.Timer(5, workers.submit, ("late",))  # ends a wait that would otherwise be endless
     for timer in (interrupt, release):
         timer.start()
     try:
@@ -42,7 +42,7 @@ def test_a_signal_does_not_make_a_wait_for_answers_endless(slow_handler: None) -
         workers.stop()
 
 
-def test_all_answers_that_are_there_are_taken_at_once_in_their_order() -> None:
+def test_all_available_answers_are_taken_at_once_in_order() -> None:
     handled = threading.Event()
 
     def work(task: str) -> str:
@@ -65,7 +65,7 @@ def test_as_many_tasks_run_at_once_as_there_are_workers() -> None:
     together = threading.Barrier(3)
 
     def work(task: str) -> str:
-        together.wait(10)  # passes only if three are here
+        together.wait(10)  # passes only if three threads are here
         return threading.current_thread().name
 
     workers = Workers(3, work)
@@ -75,7 +75,7 @@ def test_as_many_tasks_run_at_once_as_there_are_workers() -> None:
     workers.stop()
 
 
-def test_workers_end_once_they_are_idle_and_keep_no_process_from_ending() -> None:
+def test_workers_end_once_they_are_idle_and_do_not_keep_the_process_alive() -> None:
     inside, go_on, threads = threading.Event(), threading.Event(), []
 
     def work(task: str) -> str:
@@ -97,7 +97,7 @@ def test_workers_end_once_they_are_idle_and_keep_no_process_from_ending() -> Non
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), queue.Empty("the task's own"), SystemExit(3)])
-def test_what_a_task_raises_is_raised_where_answers_are_taken_and_the_thread_lives_on(error: BaseException) -> None:
+def test_an_exception_of_a_task_is_raised_by_answers_and_does_not_end_the_thread(error: BaseException) -> None:
     def work(task: str) -> str:
         if task == "bad":
             raise error
@@ -117,7 +117,7 @@ def nothing() -> None:
     pass
 
 
-def test_what_waits_for_a_call_is_told_each_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_call_reports_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumer.engine.workers._LOOK", 0.01)
     go_on = threading.Event()
     told: list[threading.Thread] = []
@@ -137,7 +137,7 @@ def assert_set(event: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), queue.Empty("the call's own")])
-def test_a_call_within_a_time_gives_what_the_call_gives_or_raises(error: Exception) -> None:
+def test_a_call_within_a_time_returns_or_raises_like_the_call(error: Exception) -> None:
     def fail() -> None:
         raise error
 
@@ -149,7 +149,7 @@ def test_a_call_within_a_time_gives_what_the_call_gives_or_raises(error: Excepti
     assert raised.value is error
 
 
-def test_a_call_that_does_not_return_in_time_is_left_behind() -> None:
+def test_a_call_that_does_not_return_in_time_is_abandoned() -> None:
     caller: list[threading.Thread] = []
     go_on = threading.Event()
 

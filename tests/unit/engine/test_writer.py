@@ -1,4 +1,4 @@
-"""The transactional writer: what it writes, and every way in which a step may fail."""
+"""The transactional writer: what it writes, and how each step may fail."""
 
 import threading
 from collections.abc import Callable
@@ -37,7 +37,7 @@ NOW_MS = str(HandClock().epoch_ms()).encode()
 
 @dataclass
 class Desk:
-    """A writer, and what stands around it."""
+    """A writer and its surroundings."""
 
     clock: HandClock = field(default_factory=HandClock)
     hooks: RecordingHooks = field(default_factory=RecordingHooks)
@@ -65,7 +65,7 @@ def desk() -> Desk:
 
 
 def written(desk: Desk, letter: DeadLetter, of: Record) -> list[tuple[str, str | bytes | None]]:
-    """Give the headers of the one dead letter."""
+    """Return the headers of the only dead letter."""
     desk.write(Output(of, b"result", letter))
     [transaction] = desk.producer.committed
     result, dead_letter = transaction.produced
@@ -90,7 +90,7 @@ def test_results_and_offsets_are_written_in_one_transaction(desk: Desk) -> None:
     assert desk.producer.timeouts == [5.0, 1.0]
 
 
-def test_without_offsets_their_step_is_left_out(desk: Desk) -> None:
+def test_without_offsets_no_offsets_are_added(desk: Desk) -> None:
     desk.writer.write(outputs([record(0)]), {}, GROUP, Deadline(5, desk.clock.monotonic))
     assert desk.producer.calls == ["begin", "produce", "commit"]
 
@@ -101,13 +101,13 @@ def test_offsets_are_committed_without_results(desk: Desk) -> None:
     assert (transaction.produced, transaction.offsets) == ([], {A: 4})
 
 
-def test_the_hooks_hear_of_a_commit_with_the_time_it_took(desk: Desk) -> None:
+def test_the_hooks_are_told_of_a_commit_and_its_duration(desk: Desk) -> None:
     desk.producer.fail("produce", FULL)
     desk.write()
     assert desk.hooks.heard == [("committed", [0], 0.1)]
 
 
-def test_a_dead_letter_has_the_bytes_of_its_record_and_says_why_behind_its_headers(desk: Desk) -> None:
+def test_a_dead_letter_has_the_bytes_of_its_record_and_the_reason_after_its_headers(desk: Desk) -> None:
     own = (("dlq.reason", b"of another"), ("empty", None), ("binary", b"\xff\x00"))
     letter = Record("orders", 3, 17, 1234, b"\xffkey", b"\x00\xffvalue", own)
     assert written(desk, DeadLetter("undecodable", "naïve", 2), letter) == [
@@ -123,16 +123,14 @@ def test_a_dead_letter_has_the_bytes_of_its_record_and_says_why_behind_its_heade
     ]
 
 
-def test_a_dead_letter_says_what_of_its_record_is_missing(desk: Desk) -> None:
+def test_a_dead_letter_says_which_part_of_its_record_is_missing(desk: Desk) -> None:
     headers = written(desk, LETTER, record(0)._replace(missing="all headers: naïve"))
     assert dict(headers)["dlq.missing"] == "all headers: naïve".encode()
 
 
 @pytest.mark.parametrize("value", [None, b""])
 @pytest.mark.parametrize("key", [None, b""])
-def test_what_is_null_stays_null_and_what_is_empty_empty(
-    desk: Desk, key: bytes | None, value: bytes | None
-) -> None:
+def test_null_stays_null_and_empty_stays_empty(desk: Desk, key: bytes | None, value: bytes | None) -> None:
     written(desk, LETTER, Record("orders", 0, 0, 0, key, value, ()))
 
 
@@ -153,7 +151,7 @@ def test_a_dead_letter_of_a_redelivery_says_where_it_was_before(desk: Desk) -> N
         (None, set()),
     ],
 )
-def test_a_dead_letter_says_nothing_of_what_it_is_not(
+def test_a_dead_letter_has_no_headers_that_do_not_apply(
     desk: Desk, again: Redelivery | None, names: set[str]
 ) -> None:
     headers = dict(written(desk, LETTER, record(0)._replace(redelivery=again)))
@@ -168,7 +166,7 @@ STEPS = ["begin", "produce", "offsets", "commit"]
 
 @pytest.mark.parametrize("error", [TRANSIENT, REFUSED, ABORTABLE])
 @pytest.mark.parametrize("step", ["begin", "produce"])
-def test_what_can_not_be_begun_or_produced_is_aborted(desk: Desk, step: str, error: KafkaError) -> None:
+def test_an_error_at_begin_or_produce_aborts_the_transaction(desk: Desk, step: str, error: KafkaError) -> None:
     desk.producer.fail(step, error)
     with pytest.raises(Aborted, match=f"^{error.str()}$"):
         desk.write()
@@ -180,14 +178,14 @@ def test_what_can_not_be_begun_or_produced_is_aborted(desk: Desk, step: str, err
 
 
 @pytest.mark.parametrize("error", [REFUSED, ABORTABLE, EPOCH])
-def test_what_offsets_are_refused_for_is_aborted(desk: Desk, error: KafkaError) -> None:
+def test_refused_offsets_abort_the_transaction(desk: Desk, error: KafkaError) -> None:
     desk.producer.fail("offsets", error)
     with pytest.raises(Aborted, match=f"^{error.str()}$"):
         desk.write()
     assert desk.producer.calls[-2:] == ["offsets", "abort"]
 
 
-def test_a_commit_that_asks_for_an_abort_is_aborted(desk: Desk) -> None:
+def test_a_commit_error_that_requires_an_abort_aborts_the_transaction(desk: Desk) -> None:
     desk.producer.fail("commit", ABORTABLE)
     with pytest.raises(Aborted, match=f"^{ABORTABLE.str()}$"):
         desk.write()
@@ -196,7 +194,7 @@ def test_a_commit_that_asks_for_an_abort_is_aborted(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("step", ["offsets", "commit"])
-def test_a_transient_error_is_tried_again_in_the_same_transaction(desk: Desk, step: str) -> None:
+def test_a_step_is_retried_in_the_same_transaction_after_a_transient_error(desk: Desk, step: str) -> None:
     desk.producer.fail(step, TRANSIENT, times=3)
     desk.write()
     assert desk.producer.calls.count(step) == 4
@@ -205,10 +203,10 @@ def test_a_transient_error_is_tried_again_in_the_same_transaction(desk: Desk, st
     if step == "offsets":
         assert desk.producer.timeouts[:4] == pytest.approx(
             [5.0, 4.9, 4.8, 4.7]
-        )  # a wait between, less time for each
+        )  # with a wait in between, each try has less time
 
 
-def test_offsets_that_can_not_be_added_within_the_deadline_are_aborted(desk: Desk) -> None:
+def test_offsets_that_are_not_added_within_the_deadline_abort_the_transaction(desk: Desk) -> None:
     desk.producer.fail("offsets", TRANSIENT, times=None)
     started = desk.clock.now
     with pytest.raises(Aborted, match="the broker is away"):
@@ -220,7 +218,7 @@ def test_offsets_that_can_not_be_added_within_the_deadline_are_aborted(desk: Des
 def test_a_commit_without_an_answer_within_the_deadline_loses_the_writer(desk: Desk) -> None:
     desk.producer.fail("commit", TRANSIENT, times=None)
     started = desk.clock.now
-    with pytest.raises(WriterLost, match=r"^the transaction's end is not known: the broker is away$") as lost:
+    with pytest.raises(WriterLost, match=r"^the transaction's outcome is unknown: the broker is away$") as lost:
         desk.write(seconds=0.25)
     assert not isinstance(lost.value, WriterFenced)
     assert desk.clock.now - started == pytest.approx(0.25)
@@ -229,7 +227,7 @@ def test_a_commit_without_an_answer_within_the_deadline_loses_the_writer(desk: D
 
 
 @pytest.mark.parametrize("step", ["offsets", "commit", "abort"])
-def test_what_kafka_keeps_waiting_is_told_each_moment_with_the_time(desk: Desk, step: str) -> None:
+def test_a_waiting_transaction_is_reported_every_second_with_its_duration(desk: Desk, step: str) -> None:
     desk.producer.fail(step, TRANSIENT, times=25)
     if step == "abort":
         desk.producer.fail("produce", ABORTABLE)
@@ -243,7 +241,7 @@ def test_what_kafka_keeps_waiting_is_told_each_moment_with_the_time(desk: Desk, 
     ]
 
 
-def test_a_full_queue_and_a_call_that_does_not_return_are_told_too(desk: Desk) -> None:
+def test_a_full_queue_and_a_hanging_call_are_reported_too(desk: Desk) -> None:
     desk.producer.fail("produce", FULL, times=20)
     desk.producer.fail("offsets", NeverReturns())
     with pytest.raises(WriterLost):
@@ -252,22 +250,22 @@ def test_a_full_queue_and_a_call_that_does_not_return_are_told_too(desk: Desk) -
     assert "Kafka: the transaction has been waiting for 2 s" in desk.waits
 
 
-def test_nothing_is_told_of_a_transaction_that_takes_no_time(desk: Desk) -> None:
+def test_a_fast_transaction_reports_nothing(desk: Desk) -> None:
     desk.producer.fail("commit", TRANSIENT, times=5)
     desk.write()
     desk.write()
     assert desk.waits == []
 
 
-def test_a_start_that_waits_is_told_too(desk: Desk) -> None:
+def test_a_waiting_start_is_reported_too(desk: Desk) -> None:
     desk.producer.fail("init", TRANSIENT, times=25)
     desk.writer.start(10.0)
     assert desk.waits[-1] == "Kafka: the transaction has been waiting for 2 s"
 
 
-def test_a_commit_that_fails_otherwise_loses_the_writer(desk: Desk) -> None:
+def test_any_other_commit_error_loses_the_writer(desk: Desk) -> None:
     desk.producer.fail("commit", REFUSED)
-    with pytest.raises(WriterLost, match=r"^the transaction's end is not known: not allowed$"):
+    with pytest.raises(WriterLost, match=r"^the transaction's outcome is unknown: not allowed$"):
         desk.write()
     assert "abort" not in desk.producer.calls
 
@@ -275,7 +273,7 @@ def test_a_commit_that_fails_otherwise_loses_the_writer(desk: Desk) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_fatal_error_loses_the_writer_and_nothing_is_aborted(desk: Desk, step: str) -> None:
     desk.producer.fail(step, FATAL)
-    with pytest.raises(WriterLost, match=r"^the transaction's end is not known: the client is broken$") as lost:
+    with pytest.raises(WriterLost, match=r"^the transaction's outcome is unknown: the client is broken$") as lost:
         desk.write()
     assert not isinstance(lost.value, WriterFenced)
     assert desk.producer.calls[-1] == step
@@ -283,21 +281,21 @@ def test_a_fatal_error_loses_the_writer_and_nothing_is_aborted(desk: Desk, step:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_writer_that_is_fenced_is_told_apart(desk: Desk, step: str) -> None:
+def test_a_fenced_writer_has_its_own_error(desk: Desk, step: str) -> None:
     desk.producer.fail(step, FENCED)
     with pytest.raises(WriterFenced, match="another took over"):
         desk.write()
     assert desk.producer.calls[-1] == step
 
 
-def test_an_old_epoch_at_the_commit_is_being_fenced(desk: Desk) -> None:
+def test_an_old_epoch_at_the_commit_means_fenced(desk: Desk) -> None:
     desk.producer.fail("commit", EPOCH)
     with pytest.raises(WriterFenced):
         desk.write()
 
 
 @pytest.mark.parametrize("code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE])
-def test_what_the_library_itself_refuses_for_its_size_names_the_topic_and_the_mend(desk: Desk, code: int) -> None:
+def test_a_size_that_the_library_refuses_names_the_topic_and_the_fix(desk: Desk, code: int) -> None:
     desk.producer.fail("produce", KafkaError(code, "too large"))
     with pytest.raises(Aborted) as aborted:
         desk.write()
@@ -309,14 +307,14 @@ def test_what_the_library_itself_refuses_for_its_size_names_the_topic_and_the_me
     assert (str(aborted.value), aborted.value.is_refused) == (ABORTABLE.str(), False)
 
 
-def test_what_a_broker_refuses_for_its_size_names_the_topic_too(desk: Desk) -> None:
+def test_a_size_that_a_broker_refuses_names_the_topic_too(desk: Desk) -> None:
     desk.producer.largest["dead-letters"] = 4
     with pytest.raises(Aborted, match=r"^dead-letters: too large; raise max.message.bytes of dead-letters$"):
         desk.write(Output(record(0), b"result", LETTER))
     desk.write(Output(record(0, value=b""), b"result", LETTER._replace(reason="short")))
 
 
-def test_what_is_refused_otherwise_names_the_topic_alone(desk: Desk) -> None:
+def test_any_other_refusal_names_only_the_topic(desk: Desk) -> None:
     class Refusing(ScriptedProducer):
         def produce(self, topic: str, *_: object, on_delivery: OnDelivery, **__: object) -> None:
             for code in (
@@ -342,14 +340,14 @@ def test_a_brief_result_has_its_records_place_as_its_key(desk: Desk) -> None:
     ]
 
 
-def test_a_full_queue_is_let_drain(desk: Desk) -> None:
+def test_the_writer_lets_a_full_queue_drain(desk: Desk) -> None:
     desk.producer.fail("produce", FULL, times=3)
     desk.write(*outputs([record(0), record(1)]))
     assert desk.producer.calls[:9] == ["begin", *["produce", "poll"] * 3, "produce", "produce"]
     assert desk.producer.committed[0].results == [b"result of 0", b"result of 1"]
 
 
-def test_a_queue_that_stays_full_is_aborted_at_the_deadline(desk: Desk) -> None:
+def test_a_queue_that_stays_full_aborts_the_transaction_at_the_deadline(desk: Desk) -> None:
     desk.producer.fail("produce", FULL, times=None)
     started = desk.clock.now
     with pytest.raises(Aborted, match=r"^Local: Queue full$"):
@@ -362,13 +360,13 @@ def test_a_queue_that_stays_full_is_aborted_at_the_deadline(desk: Desk) -> None:
 def test_a_call_that_never_returns_loses_the_writer_within_the_deadline(desk: Desk) -> None:
     desk.producer.fail("offsets", NeverReturns())
     started = desk.clock.now
-    with pytest.raises(WriterLost, match=r"^the client library does not return from adding offsets to the"):
+    with pytest.raises(WriterLost, match=r"^the client library hangs while it adds offsets to the"):
         desk.write(seconds=2.0)
     assert desk.clock.now - started == pytest.approx(2.1)
-    assert "abort" not in desk.producer.calls  # no further call of a client that is stuck
+    assert "abort" not in desk.producer.calls  # a hanging client is not called again
 
 
-def test_a_call_that_never_returns_is_left_behind_in_its_thread() -> None:
+def test_a_call_that_never_returns_is_abandoned_in_its_thread() -> None:
     go_on = threading.Event()
 
     class Stuck(ScriptedProducer):
@@ -377,7 +375,7 @@ def test_a_call_that_never_returns_is_left_behind_in_its_thread() -> None:
 
     clock = HandClock()
     writer = Writer(Stuck(clock), ("results", "dead-letters"), RecordingHooks(), clock)
-    with pytest.raises(WriterLost, match="does not return"):
+    with pytest.raises(WriterLost, match="hangs"):
         writer.write(outputs([record(0)]), {A: 1}, GROUP, Deadline(0.0, clock.monotonic))
     go_on.set()
 
@@ -385,7 +383,7 @@ def test_a_call_that_never_returns_is_left_behind_in_its_thread() -> None:
 # an abort that fails
 
 
-def test_an_abort_is_tried_again(desk: Desk) -> None:
+def test_an_abort_is_retried(desk: Desk) -> None:
     desk.producer.fail("produce", ABORTABLE)
     desk.producer.fail("abort", TRANSIENT, times=2)
     with pytest.raises(Aborted):
@@ -399,23 +397,23 @@ def test_an_abort_that_fails_loses_the_writer(desk: Desk, error: KafkaError) -> 
     desk.producer.fail("abort", error)
     with pytest.raises(WriterLost) as lost:
         desk.write()
-    said = f"{ABORTABLE.str()}; nor could the transaction be aborted: {error.str()}"
+    said = f"{ABORTABLE.str()}; the abort failed too: {error.str()}"
     assert (type(lost.value), str(lost.value)) == (WriterLost, said)
     assert desk.hooks.heard == []
 
 
-def test_an_abort_that_finds_the_writer_fenced_says_so(desk: Desk) -> None:
+def test_an_abort_that_finds_the_writer_fenced_raises_that_error(desk: Desk) -> None:
     desk.producer.fail("produce", ABORTABLE)
     desk.producer.fail("abort", FENCED)
     with pytest.raises(WriterFenced, match="another took over"):
         desk.write()
 
 
-def test_an_abort_has_ten_seconds_of_its_own(desk: Desk) -> None:
+def test_an_abort_has_its_own_ten_seconds(desk: Desk) -> None:
     desk.producer.fail("produce", FULL, times=None)
     desk.producer.fail("abort", TRANSIENT, times=None)
     started = desk.clock.now
-    with pytest.raises(WriterLost, match="Queue full; nor could the transaction be aborted: the broker is away"):
+    with pytest.raises(WriterLost, match="Queue full; the abort failed too: the broker is away"):
         desk.write(seconds=1.0)
     assert desk.clock.now - started == pytest.approx(11.0)
 
@@ -423,12 +421,12 @@ def test_an_abort_has_ten_seconds_of_its_own(desk: Desk) -> None:
 # the start
 
 
-def test_a_start_takes_the_transactional_id_over(desk: Desk) -> None:
+def test_a_start_takes_over_the_transactional_id(desk: Desk) -> None:
     desk.writer.start(3.0)
     assert (desk.producer.calls, desk.producer.timeouts) == (["init"], [1.0])
 
 
-def test_a_start_is_tried_again_until_its_time_is_over(desk: Desk) -> None:
+def test_a_start_is_retried_until_its_timeout(desk: Desk) -> None:
     desk.producer.fail("init", TRANSIENT, times=2)
     desk.writer.start(3.0)
     assert desk.producer.calls == ["init", "poll", "init", "poll", "init"]
@@ -440,7 +438,7 @@ def test_a_start_is_tried_again_until_its_time_is_over(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("error", [FENCED, EPOCH])
-def test_a_start_that_another_overtook_is_being_fenced(desk: Desk, error: KafkaError) -> None:
+def test_a_start_that_another_writer_overtook_is_fenced(desk: Desk, error: KafkaError) -> None:
     desk.producer.fail("init", error)
     with pytest.raises(WriterFenced, match=f"^{error.str()}$"):
         desk.writer.start(3.0)
