@@ -91,7 +91,7 @@ def situation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Situation]:
 
 def test_the_page_has_all_its_situations() -> None:
     assert list(SECTIONS) == [
-        "at-3-am",
+        "operations",
         "api-down",
         "token-expired",
         "poison-message",
