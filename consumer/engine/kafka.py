@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -36,6 +37,7 @@ LARGEST_DEAD_LETTER = 20 * 1024 * 1024
 """Bytes of the largest dead letter: the size of its record plus its additional headers."""
 
 _REACH_TRY = 1.0
+_MOST_FAULTS = 100
 _QUIET_SECONDS = 30.0
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 _CUT = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
@@ -320,7 +322,9 @@ class Cluster:
 
     def describe_topics(self, topics: Sequence[str]) -> Mapping[str, Future[TopicDescription]]:
         """Ask the brokers to describe topics, over a separate connection. Does not block. Raises KafkaUnusable."""
-        self._admin = self._admin or self.make_admin("topics")
+        if self._admin is None:  # a client without anything to do is falsy
+            self._admin = self.make_admin("topics")
+        self._admin.poll(0)  # drops the errors that its callback has not taken
         asked: Mapping[str, Future[TopicDescription]] = self._admin.describe_topics(
             TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=REACHED_WITHIN
         )
@@ -342,15 +346,19 @@ class Cluster:
 
         All topics are asked for, since asking for one that is absent may create it.
         """
-        faults: list[KafkaError] = []
+        faults: deque[KafkaError] = deque(maxlen=_MOST_FAULTS)
         admin = self._made(AdminClient, {**self.client_properties("admin"), "error_cb": faults.append})
         deadline = Deadline(REACHED_WITHIN)
         while True:
             try:
-                return admin, admin.list_topics(timeout=_REACH_TRY).topics
+                topics = admin.list_topics(timeout=_REACH_TRY).topics
             except KafkaException as error:
                 admin.poll(0)  # the library calls the callback only now
                 last = kafka_error(error)
+            else:
+                if self._admin is None:
+                    self._admin = admin  # it is connected, so it answers the next question sooner
+                return admin, topics
             refusal = next((fault for fault in faults if fault.code() in _REFUSALS), None)
             if refusal or not deadline.left:
                 told = [fault for fault in faults if fault.code() != KafkaError._ALL_BROKERS_DOWN]

@@ -150,6 +150,8 @@ class Member(Generic[W]):
         # Plain values: a signal handler may set them while this thread is anywhere, even inside a lock.
         self._stopping = False
         self._reloading = False
+        # Ask for the ids of the topics now, so that they are known when partitions come.
+        self._continuity.watch((), is_untold=False)
         self._watchdog: Watchdog
         self._consumer: GroupConsumer
         self._keeper: Keeper
@@ -202,7 +204,6 @@ class Member(Generic[W]):
                 on_revoke=self._on_revoke,
                 on_lost=self._on_lost,
             )
-            self._places.watch()  # asks for the topics' ids, so that they are known when partitions are assigned
             while not self._stopping:
                 self._turn()
             self._log.info("stopping", in_flight=sum(lane.in_flight for lane in self._lanes))

@@ -101,7 +101,8 @@ class LogEnds:
         latest = OffsetSpec.latest()
         requests = {TopicPartition(*partition): latest for partition in partitions}
         if requests and not self._asked:
-            self._admin = self._admin or self._make_admin()
+            if self._admin is None:  # a client without anything to do is falsy
+                self._admin = self._make_admin()
             self._asked = self._admin.list_offsets(
                 requests, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REACHED_WITHIN
             )

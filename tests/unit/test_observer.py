@@ -34,6 +34,9 @@ class ScriptedAdmin:
         self.made = 0
         self.asked: list[dict[Partition, Future[ListOffsetsResultInfo]]] = []
 
+    def __len__(self) -> int:
+        return 0  # as the library's, while nothing is under way
+
     def make(self) -> AdminClient:
         self.made += 1
         return cast("AdminClient", self)

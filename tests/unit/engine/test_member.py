@@ -1266,22 +1266,25 @@ def test_records_decided_ahead_are_skipped_even_while_the_id_of_the_topic_is_unk
 @pytest.mark.parametrize("why", [TRANSIENT, KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)])
 def test_no_record_is_read_before_the_id_of_its_topic_is_known(why: KafkaError) -> None:
     scene = Scene()
-    scene.clients.incarnations["orders"] = why
+    found = Partition("found by a pattern", 0)
+    scene.clients.incarnations[found.topic] = why
 
     def script() -> Generator[None]:
-        scene.consumer.offsets = lambda: {A: 0}
-        scene.consumer.assign(A)
-        scene.consumer.arrived = [message(0), message(1)]  # they may belong to an earlier topic
+        scene.consumer.offsets = lambda: {found: 0}
+        scene.consumer.assign(found)
+        scene.consumer.arrived = [message(0, found), message(1, found)]  # they may belong to an earlier topic
         yield from turns(60)
         assert starts(scene) == []
-        yield from recreate(scene)
-        assert starts(scene) == ["assign orders/0 at 0"]
-        scene.consumer.arrived = [message(0), message(1), message(2)]
+        scene.clients.incarnations[found.topic] = 2
+        while not starts(scene):
+            yield
+        scene.consumer.arrived = [message(number, found) for number in range(3)]
         yield from turns(4)
 
     scene.run(script())
+    assert starts(scene) == ["assign found by a pattern/0 at 0"]
     assert scene.handler.seen == [[0, 1, 2]]
-    assert read(3, scene.committed[-1].beside[A]).topic_id == str(Uuid(2, 2))
+    assert read(3, scene.committed[-1].beside[found]).topic_id == str(Uuid(2, 2))
 
 
 def passing(*, keeps_metadata: bool) -> Scene:
