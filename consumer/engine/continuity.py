@@ -50,7 +50,7 @@ class Continuity:
     _doubted: dict[str, set[str]] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
-    # Topics that the brokers did not describe. They are asked for again, one after the other.
+    # Topics that the brokers did not describe. They are asked about again after the interval.
     _unknown: set[str] = field(default_factory=set)
     # Topics whose id the brokers refuse to tell. The topics may exist.
     _refused: set[str] = field(default_factory=set)
@@ -159,7 +159,7 @@ class Continuity:
             noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
 
     def created_again(self, topic: str) -> None:
-        """Report once for each topic that it was created again, so what was read or committed is of the old one."""
+        """Report that a topic was created again, once for each new id."""
         if self._told.get(topic) != self.identity(topic):
             self._told[topic] = self.identity(topic)
             self._lost(

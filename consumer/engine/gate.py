@@ -6,9 +6,9 @@ from consumer.engine.ports import Trouble
 
 
 class Gate:
-    """Where lanes wait while something is down. One lane at a time probes.
+    """Where strands wait while something is down. One strand at a time probes.
 
-    Pure state: the caller passes the time. The lane that failed last probes last, so that no lane can keep the
+    Pure state: the caller passes the time. The strand that failed last probes last, so that no strand can keep the
     others waiting forever. `since` is when the gate closed, `due` when the next probe may go, and `trouble` why it
     closed.
     """
@@ -24,17 +24,17 @@ class Gate:
 
     @property
     def is_firm(self) -> bool:
-        """Whether lanes that did not fail here must wait too: a probe failed, or a server asked us to wait."""
+        """Whether strands that did not fail here must wait too: a probe failed, or a server asked us to wait."""
         return self._firm or self.failures > 1
 
     def join(self, who: Hashable) -> None:
-        """Let a lane wait behind the others."""
+        """Let a strand wait behind the others."""
         self._waiting.setdefault(who)
 
     def failed(self, who: Hashable, trouble: Trouble, due: Callable[[int], float]) -> None:
-        """Note that a lane's try failed; `due` gives the time of the next try after a number of failures.
+        """Note that a strand's try failed; `due` gives the time of the next try after a number of failures.
 
-        Lanes that fail together are one failure: only the first lane's and a probe's count.
+        Strands that fail together are one failure: only the first strand's and a probe's count.
         """
         self._waiting.pop(who, None)
         self._waiting[who] = None
@@ -49,14 +49,14 @@ class Gate:
             self.due = max(self.due, due(self.failures))  # a server asks for a longer wait
 
     def admits(self, who: Hashable, now: float) -> bool:
-        """Return whether this lane may probe now. If so, it is the probe until it fails or leaves."""
+        """Return whether this strand may probe now. If so, it is the probe until it fails or leaves."""
         if self._probe is not None or now < self.due or next(iter(self._waiting)) != who:
             return False
         self._probe = who
         return True
 
     def leave(self, who: Hashable) -> bool:
-        """Forget a lane. Returns whether other lanes still wait."""
+        """Forget a strand. Returns whether other strands still wait."""
         self._waiting.pop(who, None)
         if self._probe == who:
             self._probe = None

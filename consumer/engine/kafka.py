@@ -324,7 +324,7 @@ class Cluster:
         """Ask the brokers to describe topics, over a separate connection. Does not block. Raises KafkaUnusable."""
         if self._admin is None:  # a client without anything to do is falsy
             self._admin = self.make_admin("topics")
-        self._admin.poll(0)  # drops the errors that its callback has not taken
+        self._admin.poll(0)  # takes its errors, which would pile up otherwise
         asked: Mapping[str, Future[TopicDescription]] = self._admin.describe_topics(
             TopicCollection(list(topics)), include_authorized_operations=True, request_timeout=REACHED_WITHIN
         )
@@ -344,7 +344,8 @@ class Cluster:
     def reach(self) -> tuple[AdminClient, dict[str, TopicMetadata]]:
         """Reach the broker: returns an admin client, and all topics. Blocks for seconds; raises KafkaUnusable.
 
-        All topics are asked for, since asking for one that is absent may create it.
+        It asks for all topics, since asking for an absent one may create it. `describe_topics` uses the first
+        client again, because it is connected.
         """
         faults: deque[KafkaError] = deque(maxlen=_MOST_FAULTS)
         admin = self._made(AdminClient, {**self.client_properties("admin"), "error_cb": faults.append})
@@ -357,7 +358,7 @@ class Cluster:
                 last = kafka_error(error)
             else:
                 if self._admin is None:
-                    self._admin = admin  # it is connected, so it answers the next question sooner
+                    self._admin = admin
                 return admin, topics
             refusal = next((fault for fault in faults if fault.code() in _REFUSALS), None)
             if refusal or not deadline.left:

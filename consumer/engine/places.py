@@ -58,7 +58,7 @@ class Places(Generic[W]):
         continuity.closing.clear()
 
     def assigned(self, partitions: Collection[Partition]) -> None:
-        """Make the next `find` tell lanes what is decided ahead, and start reading these partitions."""
+        """Read the offset metadata in the next `find`. Ignore records of topics without a known id until then."""
         self.ask_ahead(partitions)
         self.unread.update(each for each in partitions if not self._continuity.is_told(each.topic))
 
