@@ -154,7 +154,8 @@ class Continuity:
         """Note committed records: they may belong to a new incarnation that is not known yet."""
         for output in outputs:
             partition = Partition(output.record.topic, output.record.partition)
-            self._restarts.pop(partition, None)
+            if self._restarts:
+                self._restarts.pop(partition, None)
             noted = self._done if partition in self.closing else self._since
             noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
 

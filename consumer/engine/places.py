@@ -148,20 +148,16 @@ class Places(Generic[W]):
         lane = self._lane(partition)
         restart = self._continuity.restart(partition, position.offset)
         if restart is not None:
-            if lane and lane.newest is not None and partition not in self.unread:
-                self._lanes.assign([partition])  # read from the void offset
-                lane = self._lane(partition)
+            if lane and partition not in self.unread:
+                lane = self._emptied(partition)  # its records were read from the void offset
             position = TopicPartition(*partition, restart)
-            self.unread.add(partition)
         if lane and position.offset < 0 and partition in self._unasked - self.unread - self._tried:
             # The client will report that too, unless it began at an offset of a topic that has since been deleted.
             # Then its records come from the middle of the new topic.
             if not lane.held_records:
                 self._due = self._clock.monotonic() + _SOON
                 return None
-            self._lanes.assign([partition])
-            lane = self._lane(partition)
-            self.unread.add(partition)
+            lane = self._emptied(partition)
         if lane and partition in self._unasked and not self._begin(lane, position):
             self._continuity.created_again(partition.topic)
             self._lanes.assign([partition])
@@ -182,6 +178,12 @@ class Places(Generic[W]):
                 self._lanes.assign([partition])
             wanted = start
         return self._unread_record(partition, wanted) or wanted
+
+    def _emptied(self, partition: Partition) -> Lane[W] | None:
+        """Forget the records of a partition, which must be read from elsewhere. Returns its new lane."""
+        self._lanes.assign([partition])
+        self.unread.add(partition)
+        return self._lane(partition)
 
     def _lane(self, partition: Partition) -> Lane[W] | None:
         return next((lane for lane in self._lanes if lane.partition == partition), None)
