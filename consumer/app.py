@@ -236,6 +236,7 @@ def make_member(  # noqa: PLR0913, PLR0917 - each is another's job
     """Make one member of the group."""
     stream = settings.stream
     options = Options(
+        group=cluster.group,
         topics=settings.topics,
         patterns=settings.patterns,
         results_topic=stream.results_topic,

@@ -141,7 +141,7 @@ def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
         Count.REPLAYED: bool(seen & REPLAYED),
         Count.WITHOUT_LETTER: bool(seen & FAILED) and not has_letter,
         # If the record is not due, its letter may have been read although its result was not there yet.
-        # Groups may share a dead-letter topic: the letter may then be another group's.
+        # Groups may share a dead-letter topic, and a letter of an old version does not name its group.
         Count.STRAY_LETTER: has_letter and not seen & (FAILED | OTHERS_FAILED) and (due or has_result),
     }
     return frozenset(count for count, is_so in holds.items() if is_so)
@@ -247,7 +247,7 @@ class _Auditor:
         place = Partition(result["topic"], result["partition"])
         if (seen := self._seen.get(place)) is None:
             return
-        is_ours, at = self._deployment.is_ours(result), result["offset"] - self._starts[place]
+        is_ours, at = self._deployment.is_ours(result["group"]), result["offset"] - self._starts[place]
         if at < 0 and is_ours:
             self._last_before[place] = max(self._last_before.get(place, 0), result["offset"])
         if 0 <= at < len(seen) and self._is_of(place, at, _epoch_ms(result["timestamp"])):
@@ -263,7 +263,7 @@ class _Auditor:
         letter = read_letter(to_record(message))
         if letter is None:
             self._unreadable[message.topic() or ""] += 1
-        elif letter.replay is None and not letter.redrives:
+        elif self._deployment.is_ours(letter.group) and letter.replay is None and not letter.redrives:
             record = letter.record
             seen = self._seen.get(record.place.of, bytearray())
             at = record.offset - self._starts.get(record.place.of, 0)

@@ -1,10 +1,9 @@
 """The deployment that admin tools work on."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from consumer.engine.kafka import Cluster
 
@@ -52,6 +51,6 @@ class Deployment:
         """The topics that the consumer writes to."""
         return self.results_topic, self.dead_letters_topic
 
-    def is_ours(self, result: Mapping[str, Any]) -> bool:
-        """Whether a result is our group's. Old results name no group: they count as ours."""
-        return result["group"] in {None, self.cluster.group}
+    def is_ours(self, group: str | None) -> bool:
+        """Return whether a result or dead letter is our group's. Old ones name no group: they count as ours."""
+        return group in {None, self.cluster.group}

@@ -31,7 +31,8 @@ class Letter(NamedTuple):
     """One dead letter: its own `place` (TOPIC/PARTITION/OFFSET), and the record as it was when it failed.
 
     `kind` and `reason` say why it failed. `attempts` counts the tries, `redrives` the earlier redrives. `replay` is
-    the id of the replay that wrote the letter, None if it was no replay.
+    the id of the replay that wrote the letter, None if it was no replay. `group` is the consumer group, None if an
+    old version wrote the letter.
     """
 
     place: Place
@@ -42,6 +43,7 @@ class Letter(NamedTuple):
     failed_at: datetime
     redrives: int
     replay: str | None
+    group: str | None
 
     @property
     def of(self) -> Place:
@@ -93,6 +95,7 @@ def read_letter(record: Record) -> Letter | None:
             datetime.fromtimestamp(_number(ours["dlq.time"]) / 1000, UTC),
             _number(ours.get("dlq.redrives", "0"), _INT),
             ours.get("dlq.replay"),
+            ours.get("dlq.group"),
         )
     except (KeyError, ValueError, OverflowError, OSError):
         return None
@@ -141,7 +144,7 @@ class Letters:
         self._codec = codec
         self._topics = Topics(deployment.cluster)
         self.foreign = 0
-        """The number of records seen so far that are not letters of this consumer."""
+        """The number of records seen so far that are not letters of this group."""
 
     def find(self, wanted: Selection, look: Look) -> Iterator[Found]:
         """Yield the selected letters, oldest first within each partition. `look` is called with the progress.
@@ -188,10 +191,10 @@ class Letters:
         topic = self._deployment.dead_letters_topic
         for message in self._messages(topic, look):
             letter = read_letter(to_record(message))
-            if letter is None:
-                self.foreign += 1
-            else:
+            if letter and self._deployment.is_ours(letter.group):
                 yield letter
+            else:
+                self.foreign += 1
 
     def _redriven(self, look: Look) -> dict[str, str]:
         """Read from the results which letters were redriven, and how that ended: place -> delivered or failed."""
@@ -201,7 +204,7 @@ class Letters:
                 result = self._codec.decode_result(message.value() or b"")
             except Undecodable:
                 continue
-            if result["redrive"] is not None and self._deployment.is_ours(result):
+            if result["redrive"] is not None and self._deployment.is_ours(result["group"]):
                 ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
         return ended
 

@@ -72,7 +72,7 @@ class Redeliverer(Generic[W]):
         self._metadata = consumer.consumer_group_metadata()
         consumer.close()
         producer = cluster.make_producer({**cluster.producer_properties, "transactional.id": group})
-        self._writer = Writer(producer, deployment.output_topics, Hooks(), Clock())
+        self._writer = Writer(producer, deployment.output_topics, cluster.group, Hooks(), Clock())
         try:
             self._writer.start(REACHED_WITHIN)
         except (WriterLost, TransactionsRefused) as error:

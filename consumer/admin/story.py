@@ -62,11 +62,13 @@ def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
             result = codec.decode_result(written.value or b"")
         except Undecodable:
             continue  # another program wrote it
-        if (result["topic"], result["partition"], result["offset"]) == place and deployment.is_ours(result):
+        if (result["topic"], result["partition"], result["offset"]) == place and deployment.is_ours(
+            result["group"]
+        ):
             story.results.append((moment_of(written.timestamp), result))
     for written in _written(deployment, topics, deployment.dead_letters_topic, since, deadline, story):
         letter = read_letter(written)
-        if letter and letter.of == place:
+        if letter and letter.of == place and deployment.is_ours(letter.group):
             story.letters.append(letter)
     return story
 
@@ -79,14 +81,15 @@ class RecentLetters(NamedTuple):
 
 
 def recent_letters(deployment: Deployment) -> RecentLetters:
-    """Read the last dead letters. Blocks for seconds; raises KafkaUnusable."""
+    """Read the group's last dead letters. Blocks for seconds; raises KafkaUnusable."""
     topics, topic = Topics(deployment.cluster), deployment.dead_letters_topic
     places = [Partition(topic, number) for number in topics.partitions(topic)]
     written = topics.ends(places, committed=False)
     firsts, ends = topics.firsts(places), topics.ends(places)
     ranges = [Range(*each, max(firsts[each], ends[each] - _RECENT), ends[each]) for each in places]
     records = _records(deployment, ranges, Deadline(LOOKED_WITHIN))
-    found = [letter for record in records if (letter := read_letter(record))]
+    letters = filter(None, map(read_letter, records))
+    found = [letter for letter in letters if deployment.is_ours(letter.group)]
     newest = sorted(found, key=lambda letter: letter.failed_at, reverse=True)[:_RECENT]
     return RecentLetters(newest, sum(max(0, written[each] - ends[each]) for each in places))
 

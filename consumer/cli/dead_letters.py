@@ -103,7 +103,7 @@ def list_command(source: SettingsSource, wanted: Selection, only_open: bool, for
         if states["delivered"]:
             console.print(f"{states['delivered']:,} of them were delivered since.")
         if letters.foreign:
-            console.print(f"{letters.foreign:,} records of the topic are not dead letters of this consumer.")
+            console.print(f"{letters.foreign:,} records of the topic are not dead letters of this group.")
     return 0
 
 

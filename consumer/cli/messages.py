@@ -268,7 +268,9 @@ def results(
     decoded = (
         result
         for record, result in _readable(records, codec)
-        if deployment.is_ours(result) and of in (None, _place(result)) and wanted.fits(_told(record, result))
+        if deployment.is_ours(result["group"])
+        and of in (None, _place(result))
+        and wanted.fits(_told(record, result))
     )
     show, count = _shower(form, tells_origin=of is not None), 0
     for count, result in enumerate(decoded, 1):

@@ -55,15 +55,16 @@ Handle = Callable[[Chunk[W]], Answer[W]]
 class Options:
     """How one member works. Times are in seconds.
 
-    `topics` are consumed by name; so are those that match one of the `patterns`, which begin with ^. `workers` is
-    the number of chunks handled at once. The flood guard holds once more than `flood_share` of `flood_window`
-    records in a row are dead letters. `commit_timeout` limits one transaction, `drain_timeout` the wait for chunks
-    in flight of a revoked partition, `grace_time` the same when the member stops. `hold_interval` is the time
-    between tries while an operator is needed. After `longest_silence` the group may have given up a paused member.
-    `is_static` says that the member keeps its name over a restart, `starts_at_end` that a group without committed
-    offsets begins at the end of the logs.
+    `group` is the name of the consumer group. `topics` are consumed by name; so are those that match one of the
+    `patterns`, which begin with ^. `workers` is the number of chunks handled at once. The flood guard holds
+    once more than `flood_share` of `flood_window` records in a row are dead letters. `commit_timeout` limits one
+    transaction, `drain_timeout` the wait for chunks in flight of a revoked partition, `grace_time` the same when
+    the member stops. `hold_interval` is the time between tries while an operator is needed. After
+    `longest_silence` the group may have given up a paused member. `is_static` says that the member keeps its name
+    over a restart, `starts_at_end` that a group without committed offsets begins at the end of the logs.
     """
 
+    group: str
     topics: Sequence[str]
     patterns: Sequence[str]
     results_topic: str
@@ -240,6 +241,7 @@ class Member(Generic[W]):
         return Writer(
             self._clients.producer(),
             (self._options.results_topic, self._options.dead_letters_topic),
+            self._options.group,
             self._hooks,
             around.clock,
             around.call_within,

@@ -26,14 +26,16 @@ _FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 class Writer:
     """Writes outputs to the two `topics`, of results and of dead letters. Only the polling thread may call it.
 
-    `call` limits the seconds of a call that may never return. `waiting` is called about once a second while Kafka
-    does not answer, with a sentence that says what the writer waits for, and how long it has waited.
+    `group` is the name of the consumer group, for the headers of dead letters. `call` limits the seconds of a call
+    that may never return. `waiting` is called about once a second while Kafka does not answer, with a sentence that
+    says what the writer waits for, and how long it has waited.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
         self,
         producer: TransactionalProducer,
         topics: tuple[str, str],
+        group: str,
         hooks: Hooks,
         clock: Clock,
         call: CallWithin = call_within,
@@ -41,6 +43,7 @@ class Writer:
     ) -> None:
         self._producer = producer
         self._results_topic, self._dead_letters_topic = topics
+        self._group = group
         self._hooks = hooks
         self._clock = clock
         self._call = call
@@ -125,8 +128,9 @@ class Writer:
     def _fill(self, output: Output, deadline: Deadline) -> None:
         self._produce(deadline, self._results_topic, output.result_key, output.result, list(output.result_headers))
         if output.dead_letter:
-            headers = [*output.record.headers, *_headers(output.record, output.dead_letter, self._clock.epoch_ms())]
-            self._produce(deadline, self._dead_letters_topic, output.record.key, output.record.value, headers)
+            record, now_ms = output.record, self._clock.epoch_ms()
+            headers = [*record.headers, *_headers(record, output.dead_letter, self._group, now_ms)]
+            self._produce(deadline, self._dead_letters_topic, record.key, record.value, headers)
 
     def _produce(
         self,
@@ -198,7 +202,7 @@ class Writer:
         return Aborted(f"{topic}: {refusal.str()}{fix}", is_refused=bool(fix))
 
 
-def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str, str | bytes | None]]:
+def _headers(record: Record, letter: DeadLetter, group: str, now_ms: int) -> list[tuple[str, str | bytes | None]]:
     """Return the headers of a dead letter that are added to the record's own."""
     again = record.redelivery or Redelivery()
     said = {
@@ -210,6 +214,7 @@ def _headers(record: Record, letter: DeadLetter, now_ms: int) -> list[tuple[str,
         "timestamp": str(record.timestamp),
         "attempts": str(again.attempts + letter.attempts),
         "time": str(now_ms),
+        "group": group,
     }
     if record.missing:
         said["missing"] = record.missing

@@ -88,6 +88,7 @@ class Place:
     def deliver(self, count: int) -> StopAfter:
         """Run a member until so many records are done."""
         options = Options(
+            group="shop",
             topics=(self.input,),
             patterns=(),
             results_topic=self.results,

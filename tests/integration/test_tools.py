@@ -89,12 +89,15 @@ class Ledger:
         self._producer.produce(self._stand.settings.stream.results_topic, encoded, timestamp=written)
         assert self._producer.flush(30) == 0
 
-    def letter(self, offset: int, partition: int = 0) -> None:
+    def letter(self, offset: int, partition: int = 0, group: str | None = None) -> None:
+        """Write a dead letter of a group; without one, it names no group, as in earlier versions."""
         place = {"topic": self._stand.orders_topic, "partition": partition, "offset": offset}
         # The record had headers of that name already: the last of them are ours.
         headers: list[tuple[str, str | bytes | None]] = [("dlq.topic", b"elsewhere")]
         why = {"reason": "refused", "kind": "rejected"}
         said = {**why, **place, "timestamp": TIMESTAMP, "attempts": 1, "time": 0}
+        if group is not None:
+            said["group"] = group
         headers += [(f"dlq.{name}", str(value)) for name, value in said.items()]
         self._producer.produce(self._stand.settings.stream.dead_letters_topic, b"a record", headers=headers)
         assert self._producer.flush(30) == 0
@@ -206,6 +209,7 @@ class TestAudit:
         ledger.result(0, group="another")
         ledger.result(1, group="another", code=500)
         ledger.letter(1)
+        ledger.letter(2, group="another")
         ledger.result(3, group="another")
         ledger.commit(4)
         report = asked(stand, "audit", "--topic", topic, status=1)
@@ -215,16 +219,24 @@ class TestAudit:
         listed = asked_lines(stand, "results")
         assert sorted(each["offset"] for each in listed) == [0, 1, 2, 3]
         assert {each["group"] for each in listed} == {stand.environment["KAFKA_GROUP_ID"], None}
+        assert [each["place"] for each in asked_lines(stand, "dead-letters", "list")] == [f"{topic}/0/1"]
+        assert "1 records of the topic are not dead letters of this group." in shown(stand, "dead-letters", "list")
+        told = asked(stand, "dead-letters", "redrive", "--dry-run", "--json")
+        assert told == {"dry_run": True, "dead_letters": {"rejected": 1}, "left_out": 0}
 
     def test_what_a_member_writes_says_its_group(self, stand: Stand) -> None:
         stand.produce(order("R1"))
+        stand.produce_raw(b"R2", b"no Avro")
         member = stand.member()
-        (result,) = stand.await_results(1)
+        stand.await_results(2)
         assert member.stop() == 0
-        assert result["group"] == stand.environment["KAFKA_GROUP_ID"]
         again = run("replay", "--topic", stand.orders_topic, **stand.environment)
         assert again.returncode == 0
-        assert {each["group"] for each in stand.results()} == {stand.environment["KAFKA_GROUP_ID"]}
+        group = stand.environment["KAFKA_GROUP_ID"]
+        assert len(stand.results()) == 4
+        assert len(stand.dead_letters()) == 2
+        assert {each["group"] for each in stand.results()} == {group}
+        assert {dict(letter.headers)["dlq.group"] for letter in stand.dead_letters()} == {group.encode()}
 
     def test_a_gap_outside_of_the_range_is_none(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(6)

@@ -327,6 +327,7 @@ class MemberProcess(Process):
             trap=world.trap,
         )
         options = Options(
+            group="shop",
             topics=TOPICS,
             patterns=(),
             results_topic=RESULTS,

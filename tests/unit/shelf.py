@@ -137,12 +137,19 @@ class Shelf:
         kept = self.logs[Partition(ORDERS, partition)].kept.get(offset)
         return kept.timestamp if kept else 0
 
-    def letter(
-        self, of: Record, *, kind: str = "rejected", at: int = 0, partition: int = 0, reason: str = "refused"
+    def letter(  # noqa: PLR0913 - each is a test's choice
+        self,
+        of: Record,
+        *,
+        kind: str = "rejected",
+        at: int = 0,
+        partition: int = 0,
+        reason: str = "refused",
+        group: str = GROUP,
     ) -> int:
         if of.topic == ORDERS and not of.timestamp:
             of = of._replace(timestamp=self.timestamp(of.offset, of.partition))
-        headers = dead_letter_headers(of, DeadLetter(kind, reason, 1), at)
+        headers = dead_letter_headers(of, DeadLetter(kind, reason, 1), group, at)
         return self.add(LETTERS, of.value, key=of.key, headers=headers, partition=partition, timestamp=at)
 
     def deployment(self, *, patience: float = 0.3) -> Deployment:

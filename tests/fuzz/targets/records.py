@@ -347,7 +347,7 @@ def try_out(case: Case) -> None:
 def _check(codec: Codec, record: Record, output: Output) -> None:
     """Hold an output to the rules: written as the member does, its result and its dead letter can be read."""
     loopback = _loopback()
-    writer = Writer(cast("TransactionalProducer", loopback), ("results", "letters"), Hooks(), Clock())
+    writer = Writer(cast("TransactionalProducer", loopback), ("results", "letters"), "shop", Hooks(), Clock())
     try:
         writer.write([output], {}, None, Deadline(5.0))
         written = list(loopback.records)

@@ -30,6 +30,7 @@ BOUNDS = Bounds(lane_records=10, lane_bytes=1000, chunk_records=4, chunk_bytes=1
 BACKOFF = Backoff(first=1.0, longest=8.0, longest_retry_after=60.0)
 GROUP = "the group's metadata"
 OPTIONS = Options(
+    group="shop",
     topics=("orders",),
     patterns=(),
     results_topic="results",

@@ -57,7 +57,12 @@ class Office:
         )
         self.lanes = {partition: Lane[str](partition, 1, BOUNDS) for partition in (A, B, C, CART)}
         self._writer = Writer(
-            self.producer, ("results", "dead-letters"), RecordingHooks(), self.clock, self.producer.call_within
+            self.producer,
+            ("results", "dead-letters"),
+            "shop",
+            RecordingHooks(),
+            self.clock,
+            self.producer.call_within,
         )
 
     def finish(self, partition: Partition, *offsets: int, letter: DeadLetter | None = None) -> None:

@@ -32,6 +32,7 @@ from tests.unit.engine.scripted import (
 EPOCH = KafkaError(KafkaError.INVALID_PRODUCER_EPOCH, "the epoch is old")
 OnDelivery = Callable[[KafkaError | None, Message], None]
 FULL = BufferError("Local: Queue full")
+GROUP_NAME = "shop"
 NOW_MS = str(HandClock().epoch_ms()).encode()
 
 
@@ -48,6 +49,7 @@ class Desk:
         self.writer = Writer(
             self.producer,
             ("results", "dead-letters"),
+            GROUP_NAME,
             self.hooks,
             self.clock,
             self.producer.call_within,
@@ -120,6 +122,7 @@ def test_a_dead_letter_has_the_bytes_of_its_record_and_the_reason_after_its_head
         ("dlq.timestamp", b"1234"),
         ("dlq.attempts", b"2"),
         ("dlq.time", NOW_MS),
+        ("dlq.group", b"shop"),
     ]
 
 
@@ -325,7 +328,7 @@ def test_any_other_refusal_names_only_the_topic(desk: Desk) -> None:
                 on_delivery(KafkaError(code, f"code {code}"), Message(topic, 0))
             self._is_refused = True
 
-    writer = Writer(Refusing(desk.clock), ("results", "dead-letters"), RecordingHooks(), desk.clock)
+    writer = Writer(Refusing(desk.clock), ("results", "dead-letters"), GROUP_NAME, RecordingHooks(), desk.clock)
     with pytest.raises(Aborted, match=r"^results: code 29$") as aborted:
         writer.write(outputs([record(0)]), {}, GROUP, Deadline(5.0, desk.clock.monotonic))
     assert not aborted.value.is_refused
@@ -374,7 +377,7 @@ def test_a_call_that_never_returns_is_abandoned_in_its_thread() -> None:
             go_on.wait()
 
     clock = HandClock()
-    writer = Writer(Stuck(clock), ("results", "dead-letters"), RecordingHooks(), clock)
+    writer = Writer(Stuck(clock), ("results", "dead-letters"), GROUP_NAME, RecordingHooks(), clock)
     with pytest.raises(WriterLost, match="hangs"):
         writer.write(outputs([record(0)]), {A: 1}, GROUP, Deadline(0.0, clock.monotonic))
     go_on.set()
