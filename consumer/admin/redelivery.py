@@ -103,10 +103,10 @@ class Redeliverer(Generic[W]):
                     queue.extendleft(reversed(_halves(answer.chunk)))
                 else:
                     retries.append(answer)
-            served = len(retries) < len(answers) or any(_served(retry) for retry in retries)
+            working = len(retries) < len(answers) or any(_works(retry) for retry in retries)
             chunks = {place: queue for place, queue in chunks.items() if queue}
             if retries:
-                failures = 1 if served else failures + 1
+                failures = 1 if working else failures + 1
                 if failures >= self._pace.max_attempts:
                     self._give_up(retries, failures)
                     failures = 0
@@ -173,8 +173,8 @@ class Redeliverer(Generic[W]):
                 return
 
 
-def _served(answer: Retry[W] | Raised[W]) -> bool:
-    return isinstance(answer, Retry) and bool(answer.served)
+def _works(answer: Retry[W] | Raised[W]) -> bool:
+    return isinstance(answer, Retry) and bool(answer.working)
 
 
 def _halves(chunk: Chunk[W]) -> list[Chunk[W]]:

@@ -71,32 +71,32 @@ class Delivery:
         if chunk.work is None or (chunk.attempts == 1 and chunk.work.defaults is not defaults):
             chunk.work = Work(defaults)
         work = chunk.work
-        served: set[str] = set()
+        working: set[str] = set()
         try:
             with self._turns.one():
                 for record in chunk.records[len(work.drafts) :]:
-                    work.drafts.append(self._draft(record, defaults, work, served))
-            if lacking := self._lacks_registry(work.drafts, served):
-                return Retry(chunk, lacking, frozenset(served))
-            attempt = self._attempt(chunk, defaults, still_ours, served)
+                    work.drafts.append(self._draft(record, defaults, work, working))
+            if lacking := self._lacks_registry(work.drafts, working):
+                return Retry(chunk, lacking, frozenset(working))
+            attempt = self._attempt(chunk, defaults, still_ours, working)
             settled = attempt.settle()
             parting = Parting(chunk, defaults, lambda site_id: self._sites.is_slow(site_id, self._clock()))
             going = [draft for draft in work.drafts if parting.may_go(draft)]
             events = [event for draft in going for event in draft.events]
             troubles = self._send(events, attempt, settled)
             if chunk.behind is None and any(event.outcome is None for event in events):
-                return Retry(chunk, next(iter(troubles.values())), frozenset(served))
+                return Retry(chunk, next(iter(troubles.values())), frozenset(working))
             decided = [draft for draft in going if parting.is_decided(draft, troubles)]
             with self._turns.one():
                 outputs = self._outputs(decided, chunk.attempts)
             self._decided(_outcomes(event for draft in decided for event in draft.events))
             if work.waits_for_registry:
-                served.add(REGISTRY)
-            return Done(chunk, outputs, frozenset(served), parting.apart(work, troubles))
+                working.add(REGISTRY)
+            return Done(chunk, outputs, frozenset(working), parting.apart(work, troubles))
         except RegistryUnavailable as error:
             work.waits_for_registry = True
-            trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in served)
-            return Retry(chunk, trouble, frozenset(served))
+            trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in working)
+            return Retry(chunk, trouble, frozenset(working))
         except Exception:
             # These records come again without their work, so none of their requests may be pending then.
             for pending in work.pending.values():
@@ -114,16 +114,16 @@ class Delivery:
     def _outputs(self, drafts: Sequence[Draft], attempts: int) -> list[Output]:
         return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]
 
-    def _draft(self, record: Record, defaults: Defaults, work: Work, served: set[str]) -> Draft:
+    def _draft(self, record: Record, defaults: Defaults, work: Work, working: set[str]) -> Draft:
         """Make a draft of a record. Raises RegistryUnavailable if its schema may be available later."""
         try:
             return self._mapper.draft(record, defaults)
         except IdUnavailable as error:
-            if not self._is_at_fault(error, work, served):
+            if not self._is_at_fault(error, work, working):
                 raise
         return self._mapper.draft(record, defaults)
 
-    def _lacks_registry(self, drafts: Sequence[Draft], served: set[str]) -> Trouble | None:
+    def _lacks_registry(self, drafts: Sequence[Draft], working: set[str]) -> Trouble | None:
         """Return the trouble if no registry is set, and no record of the topic could be read without one.
 
         An operator must fix that. But once one record of the topic could be read, a record that can't be read is
@@ -136,7 +136,7 @@ class Delivery:
         if any(draft.is_read for draft in drafts):
             self._is_readable[topic] = True
             if was_readable is False:
-                served.add(waits_for)
+                working.add(waits_for)
             return None
         needing = next((draft for draft in drafts if draft.needs_registry), None)
         if needing is None or needing.fault is None:
@@ -146,10 +146,10 @@ class Delivery:
         message = f"{topic} needs a Schema Registry; set CONSUMER_SCHEMA_REGISTRY_URL, and restart ({why})"
         return Trouble(waits_for, "registry", message, held=True)
 
-    def _is_at_fault(self, error: IdUnavailable, work: Work, served: set[str]) -> bool:
+    def _is_at_fault(self, error: IdUnavailable, work: Work, working: set[str]) -> bool:
         """Return whether the id itself is at fault. If so, give it up.
 
-        The rule is the same as for events: the id fails again and again while the registry serves others. Requests
+        The rule is the same as for events: the id fails again and again while other ids work. Requests
         for ids are rare, so this asks for another id to see whether the registry works.
         """
         tally, schema_id = self._registry_tally, error.schema_id
@@ -157,7 +157,7 @@ class Delivery:
         tally.failed += 1
         if self._codec.serves_others(schema_id):
             tally.succeeded += 1
-            served.add(REGISTRY)
+            working.add(REGISTRY)
         else:
             tally.failed += 1
         if not suspicion.failed_again(tally, self._rules.max_attempts):
@@ -179,7 +179,7 @@ class Delivery:
         return results.brief(output, self._codec)
 
     def _attempt(
-        self, chunk: Chunk[Work], defaults: Defaults, still_ours: Callable[[], bool], served: set[str]
+        self, chunk: Chunk[Work], defaults: Defaults, still_ours: Callable[[], bool], working: set[str]
     ) -> Attempt:
         work = chunk.work or Work(self._defaults)
         is_new = chunk.behind is not None and not chunk.strand  # others wait for it, and it may be split
@@ -194,7 +194,7 @@ class Delivery:
             self._sites,
             self._clock,
             self._start if is_new else None,
-            served,
+            working,
         )
 
     def _send(
@@ -210,7 +210,7 @@ class Delivery:
         return troubles
 
     def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:
-        """Give up events that fail alone while their site serves, or whose site fails while another serves.
+        """Give up events that fail alone while their site works, or whose site fails while another works.
 
         It sends probes to see which sites work, because no other requests may show it. Returns whether any event
         was given up. Blocks until the probes are answered.

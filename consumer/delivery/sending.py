@@ -47,7 +47,7 @@ SIDE_BY_SIDE = 4
 class Rules:
     """Limits of sending: the bytes of a request, and the tries of an event that fails alone while others succeed.
 
-    A site that is not in the settings is given up only if it also fails for `patience` seconds while others serve.
+    A site that is not in the settings is given up only if it also fails for `patience` seconds while others work.
     """
 
     max_request_bytes: int
@@ -99,8 +99,8 @@ class Attempt:
 
     `limits`, `tallies` and `pending` are the chunk's (see `Work`), by site. `start` lets another thread make a
     request, so that a slow one can be left pending; None if this try waits for all answers. `sites` counts
-    successes and failures over all chunks, to tell whether other sites are served. `clock` gives monotonic seconds.
-    `served` collects the sites that processed a request. `flying` has the calls that this try waits for.
+    successes and failures over all chunks, to tell whether other sites work. `clock` gives monotonic seconds.
+    `working` collects the sites that processed a request. `flying` has the calls that this try waits for.
     """
 
     client: Client
@@ -113,7 +113,7 @@ class Attempt:
     sites: Sites
     clock: Callable[[], float]
     start: Start | None = None
-    served: set[str] = field(default_factory=set)
+    working: set[str] = field(default_factory=set)
     flying: list[Call] = field(default_factory=list)
 
     def settle(self) -> dict[str, Trouble]:
@@ -229,7 +229,7 @@ class Attempt:
     def _end(self, run: _Run, events: Sequence[Outgoing]) -> Trouble | None:
         """Finish a run after its last request. Returns the trouble of the events that stay undecided."""
         site, tally = run.site, run.tally
-        took_something = site.site_id in self.served
+        took_something = site.site_id in self.working
         if took_something:
             tally.failing = None
         if run.trouble is None:
@@ -249,9 +249,9 @@ class Attempt:
         site_id, trouble = run.site.site_id, run.trouble
         if trouble is None or trouble.held or trouble.cause == _THROTTLED:
             return False
-        is_silent = run.tally.failing is not None and run.tally.failing.seen == self.sites.serving.succeeded
+        is_silent = run.tally.failing is not None and run.tally.failing.seen == self.sites.working.succeeded
         if is_silent and not self.defaults.knows(site_id):
-            # No other site was served since the last try, perhaps because everything waits for this one: ask
+            # No other site worked since the last try, perhaps because everything waits for this one: ask
             # another.
             self.ask_elsewhere(site_id)
         is_at_fault = self.sites.failed(run.tally, self.rules.max_attempts, self.rules.patience, self.clock())
@@ -260,14 +260,14 @@ class Attempt:
     def ask_elsewhere(self, site_id: str) -> bool:
         """Probe another site, one that did not fail recently. Blocks. Returns whether it works."""
         own = self.defaults.site(Credentials(None, None))
-        for site in (own, self.sites.last_served):
+        for site in (own, self.sites.last_working):
             if site is None or not (site.site_id and site.access_token) or site.site_id == site_id:
                 continue
             if self.sites.failed_lately(site.site_id, self.clock() - self.rules.patience) or not self.still_ours():
                 continue
-            serves = isinstance(self.client.send(site, [PROBE]), Answered)
-            self.sites.serving.succeeded += serves
-            return serves
+            works = isinstance(self.client.send(site, [PROBE]), Answered)
+            self.sites.working.succeeded += works
+            return works
         return False
 
     def _read(self, run: _Run, group: list[Outgoing], answer: Answer) -> None:
@@ -276,7 +276,7 @@ class Attempt:
             case Answered(items):
                 self._decide(run, group, items)
             case Refused(message) if len(group) == 1:
-                self.served.add(run.site.site_id)
+                self.working.add(run.site.site_id)
                 group[0].outcome = Fault("refused", message)
             case Refused():
                 run.queue.extendleft(reversed(group))
@@ -295,7 +295,7 @@ class Attempt:
         run.tally.failed += 1
         # A smaller request shows whether the API fails, or one event.
         self.limits[run.site.site_id] = max(1, len(group) // 2)
-        if len(group) == 1 and (not run.suspects or run.site.site_id in self.served):
+        if len(group) == 1 and (not run.suspects or run.site.site_id in self.working):
             run.suspects.append((group[0], message))
             run.is_stopped = cause in UNREACHED
 
@@ -343,16 +343,16 @@ class Attempt:
                     waiting.append((event, f"the API says of this event: {why}"))
                     blocked.add(event.key)
         if any(event.outcome is not None for event in group):
-            self.served.add(site_id)
+            self.working.add(site_id)
             run.tally.succeeded += 1
             self.limits.pop(site_id, None)
         if any(isinstance(event.outcome, Accepted) for event in group):
-            self.sites.served(run.site, run.tally)
+            self.sites.succeeded(run.site, run.tally)
         if waiting:
             run.tally.failed += 1
             run.suspects += waiting
             run.met("item", waiting[0][1])
-            run.is_stopped = site_id not in self.served
+            run.is_stopped = site_id not in self.working
 
     def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
         """Hold if the refused credentials come from the settings; otherwise their message is at fault."""
@@ -373,7 +373,7 @@ class Attempt:
         # Nothing succeeded at this site since the last try, perhaps because only suspects are left: send a probe.
         if silent and self.still_ours() and isinstance(self.client.send(run.site, [PROBE]), Answered):
             run.tally.succeeded += 1
-            self.served.add(run.site.site_id)
+            self.working.add(run.site.site_id)
             for suspicion in silent:
                 suspicion.is_probed = True
         for (event, message), suspicion in zip(run.suspects, suspicions, strict=True):

@@ -80,14 +80,14 @@ class SiteTally(Tally):
 class Sites:
     """What all chunks know about sites; only the most recently used are kept. Any thread may call.
 
-    `serving` counts the requests of sites that serve. Failures of a site are added once it serves again. So sites
+    `working` counts the requests of sites that work. Failures of a site are added once it works again. So sites
     that do not exist say nothing about the API, even if many messages name one. `usual` is how many seconds a
     request usually takes.
     """
 
-    serving: Tally = field(default_factory=Tally)
+    working: Tally = field(default_factory=Tally)
     usual: float = 0.0
-    last_served: Site | None = None
+    last_working: Site | None = None
     _tallies: OrderedDict[str, SiteTally] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -131,7 +131,7 @@ class Sites:
     def is_slow(self, site_id: str, now: float) -> bool:
         """Return whether a site takes much longer than usual, so that it would hold up others.
 
-        The only site is never slow while it serves.
+        The only site is never slow while it works.
         """
         tally = self._tallies.get(site_id)
         if tally is None or not (self.are_several or tally.failing):
@@ -139,26 +139,26 @@ class Sites:
         taken = tally.seconds if tally.asked is None else max(tally.seconds, now - tally.asked)
         return taken > self.patience
 
-    def served(self, site: Site, tally: SiteTally) -> None:
+    def succeeded(self, site: Site, tally: SiteTally) -> None:
         """Note that a site accepted an event."""
         if tally.failing:
-            self.serving.failed += tally.failing.alone
+            self.working.failed += tally.failing.alone
         tally.failing = None
-        self.serving.succeeded += 1
-        self.last_served = site
+        self.working.succeeded += 1
+        self.last_working = site
 
     def failed(self, tally: SiteTally, max_attempts: int, patience: float, now: float) -> bool:
         """Note a try in which a site accepted nothing. Returns whether the site is the cause, because others work.
 
         Besides the conditions for an event, `patience` seconds must have passed since its first failure. If nothing
         was tried for twice as long, and the site was not given up before, this counts as its first failure: the
-        site may have served other members meanwhile.
+        site may have worked for other members meanwhile.
         """
         untried = now - tally.seconds - tally.failed_at
         is_old = tally.failed_at - tally.since < patience and untried > 2 * patience
         if tally.failing is None or is_old:
-            tally.failing, tally.since = Suspicion.of(self.serving), now
+            tally.failing, tally.since = Suspicion.of(self.working), now
         tally.failed_at = now
-        # Its own failures are not counted with those of sites that serve.
-        among = Tally(self.serving.succeeded, self.serving.failed + tally.failing.alone + 1)
+        # Its own failures are not counted with those of sites that work.
+        among = Tally(self.working.succeeded, self.working.failed + tally.failing.alone + 1)
         return tally.failing.failed_again(among, max_attempts) and now - tally.since >= patience

@@ -48,7 +48,7 @@ class Continuity:
     _earlier: set[tuple[str, str]] = field(default_factory=set)
     # By topic, ids that may belong to an earlier or a later topic. The next answer decides.
     _doubted: dict[str, set[str]] = field(default_factory=dict)
-    _told: dict[str, str] = field(default_factory=dict)
+    _reported: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
     # Topics that the brokers did not describe. They are asked about again after the interval.
     _unknown: set[str] = field(default_factory=set)
@@ -60,18 +60,18 @@ class Continuity:
     _since: dict[Partition, dict[int, int]] = field(default_factory=dict)
     # Logs that ended before the committed offset: that offset, which is void, and the one to read from. Kept until
     # something of the log is committed.
-    _restarts: dict[Partition, tuple[int, int]] = field(default_factory=dict)
+    _void: dict[Partition, tuple[int, int]] = field(default_factory=dict)
     # Done records that may belong to the new incarnation.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
-    def watch(self, assigned: Iterable[str], *, is_untold: bool) -> None:
-        """Ask for the ids of topics from time to time, and at once if `is_untold`.
+    def watch(self, assigned: Iterable[str], *, lacks_ids: bool) -> None:
+        """Ask for the ids of topics from time to time, and at once if `lacks_ids`.
 
         `assigned` are the topics with assigned partitions. Called on every turn, so most calls are cheap.
         """
         is_new = self._take_answers() if self._asked else False
         now = self.clock.monotonic()
-        if is_new or self._asked or (now < self._due and not (is_untold or self._doubted)):
+        if is_new or self._asked or (now < self._due and not (lacks_ids or self._doubted)):
             return  # recently committed records may belong to a new topic: they are forgotten later
         named = {*assigned, *self._doubted}
         if now >= self._due:
@@ -127,7 +127,7 @@ class Continuity:
         """Return the current id of a topic, empty while it is not known."""
         return self._ids.get(topic, "")
 
-    def is_told(self, topic: str) -> bool:
+    def is_id_settled(self, topic: str) -> bool:
         """Return whether the id of a topic is known, or the brokers refuse to tell it."""
         return topic in self._ids or topic in self._refused
 
@@ -154,15 +154,15 @@ class Continuity:
         """Note committed records: they may belong to a new incarnation that is not known yet."""
         for output in outputs:
             partition = Partition(output.record.topic, output.record.partition)
-            if self._restarts:
-                self._restarts.pop(partition, None)
+            if self._void:
+                self._void.pop(partition, None)
             noted = self._done if partition in self.closing else self._since
             noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
 
     def created_again(self, topic: str) -> None:
         """Report that a topic was created again, once for each new id."""
-        if self._told.get(topic) != self.identity(topic):
-            self._told[topic] = self.identity(topic)
+        if self._reported.get(topic) != self.identity(topic):
+            self._reported[topic] = self.identity(topic)
             self._lost(
                 topic, None, f"{topic} was deleted and created again; it is read from its beginning as a new topic"
             )
@@ -213,16 +213,16 @@ class Continuity:
         )
         return low
 
-    def restarted(self, partition: Partition, committed: int, start: int) -> None:
+    def note_void(self, partition: Partition, committed: int, start: int) -> None:
         """Note that a committed offset is void: its log ended before it, and is read from `start`."""
-        self._restarts[partition] = committed, start
+        self._void[partition] = committed, start
 
-    def restart(self, partition: Partition, committed: int) -> int | None:
+    def start_if_void(self, partition: Partition, committed: int) -> int | None:
         """Return the offset to read from instead of a committed one that is void; None if it is valid.
 
         The log may have grown beyond the committed offset since, so that nothing else shows it.
         """
-        void, start = self._restarts.get(partition, (None, 0))
+        void, start = self._void.get(partition, (None, 0))
         return start if committed == void else None
 
     def acknowledge(self) -> None:

@@ -160,9 +160,9 @@ class Lanes(Generic[W]):
                 return []
             case Done():
                 return self._take_decided(answer, lane, strand, now)
-            case Retry(_, trouble, served):
-                self._serve(served, now)
-                self._retry(lane, strand, trouble, now, served)
+            case Retry(_, trouble, working):
+                self._open_all(working, now)
+                self._retry(lane, strand, trouble, now, working)
                 return [trouble]
             case Raised():
                 self._leave(strand)
@@ -172,7 +172,7 @@ class Lanes(Generic[W]):
 
     def _take_decided(self, done: Done[W], lane: Lane[W], strand: Strand[W], now: float) -> list[Trouble]:
         """Take the outputs of a chunk, and set its other records apart."""
-        self._serve(done.served, now)
+        self._open_all(done.working, now)
         lane.finish(strand, done.outputs)
         attempts = done.chunk.attempts
         found = [(lane.set_apart(strand, each, attempts, now), each.trouble) for each in done.apart]
@@ -183,7 +183,7 @@ class Lanes(Generic[W]):
             if target.in_flight:
                 continue  # a try there shows more
             if trouble:
-                self._retry(lane, target, trouble, now, done.served)
+                self._retry(lane, target, trouble, now, done.working)
             elif target.kind in self._gates and target.waits_for is None:
                 # The site is known to be down: these records wait behind its gate without their own try.
                 target.waits_for = target.kind
@@ -197,13 +197,13 @@ class Lanes(Generic[W]):
         return gate.admits(strand.id, now) if gate else now >= strand.due
 
     def _retry(
-        self, lane: Lane[W], strand: Strand[W], trouble: Trouble, now: float, served: frozenset[str]
+        self, lane: Lane[W], strand: Strand[W], trouble: Trouble, now: float, working: frozenset[str]
     ) -> None:
         # If the site asks to wait, or an operator is needed, all its strands wait, even if some events succeeded.
-        serves = trouble.waits_for in served and trouble.retry_after is None and not trouble.held
+        works = trouble.waits_for in working and trouble.retry_after is None and not trouble.held
         if strand.waits_for != trouble.waits_for:
             self._leave(strand)
-        if serves and not trouble.isolating:
+        if works and not trouble.isolating:
             strand.failures = 0  # it made progress, so the rest need not wait longer because of earlier failures
 
         def due_after(failures: int) -> float:
@@ -212,8 +212,8 @@ class Lanes(Generic[W]):
             return now + self._backoff.delay(failures, trouble.retry_after, self._chance)
 
         own_due = due_after(strand.failures + 1)
-        if serves:
-            # The site serves: only this chunk waits, and no other lane.
+        if works:
+            # The site works: only this chunk waits, and no other lane.
             if trouble.isolating and (strand.trouble is None or strand.trouble.message != trouble.message):
                 self._log.warning(
                     "isolating", partition=str(lane.partition), cause=trouble.cause, reason=trouble.message
@@ -285,7 +285,7 @@ class Lanes(Generic[W]):
         for gate in self._gates.values():
             gate.due = now
 
-    def _serve(self, names: Iterable[str], now: float) -> None:
+    def _open_all(self, names: Iterable[str], now: float) -> None:
         for name in names:
             self._open(name, now)
 

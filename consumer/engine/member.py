@@ -152,7 +152,7 @@ class Member(Generic[W]):
         self._stopping = False
         self._reloading = False
         # Ask for the ids of the topics now, so that they are known when partitions come.
-        self._continuity.watch((), is_untold=False)
+        self._continuity.watch((), lacks_ids=False)
         self._watchdog: Watchdog
         self._consumer: GroupConsumer
         self._keeper: Keeper

@@ -60,7 +60,7 @@ class Places(Generic[W]):
     def assigned(self, partitions: Collection[Partition]) -> None:
         """Read the offset metadata in the next `find`. Ignore records of topics without a known id until then."""
         self.ask_ahead(partitions)
-        self.unread.update(each for each in partitions if not self._continuity.is_told(each.topic))
+        self.unread.update(each for each in partitions if not self._continuity.is_id_settled(each.topic))
 
     def ask_ahead(self, partitions: Collection[Partition], *, tried: bool = False) -> None:
         """Handle no record of these partitions until `find` has read their offset metadata.
@@ -128,7 +128,7 @@ class Places(Generic[W]):
         if not (self.unread or self._unasked) or now < self._due:
             return
         # Sorted, so that a repeated simulation makes the same requests.
-        asked = sorted(each for each in self.unread | self._unasked if self._continuity.is_told(each.topic))
+        asked = sorted(each for each in self.unread | self._unasked if self._continuity.is_id_settled(each.topic))
         starts = {}
         try:
             for position in self._committed(asked) if asked else []:
@@ -146,11 +146,11 @@ class Places(Generic[W]):
         Also tells its lane what is decided beyond that offset. Raises KafkaException.
         """
         lane = self._lane(partition)
-        restart = self._continuity.restart(partition, position.offset)
-        if restart is not None:
+        start = self._continuity.start_if_void(partition, position.offset)
+        if start is not None:
             if lane and partition not in self.unread:
                 lane = self._emptied(partition)  # its records were read from the void offset
-            position = TopicPartition(*partition, restart)
+            position = TopicPartition(*partition, start)
         if lane and position.offset < 0 and partition in self._unasked - self.unread - self._tried:
             # The client will report that too, unless it began at an offset of a topic that has since been deleted.
             # Then its records come from the middle of the new topic.
@@ -172,7 +172,7 @@ class Places(Generic[W]):
             low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
             start = self._continuity.begins(partition, wanted, low, high, is_cut=self._reset.get(partition, False))
             if start < position.offset:
-                self._continuity.restarted(partition, position.offset, start)
+                self._continuity.note_void(partition, position.offset, start)
             if lane and start < max(wanted or 0, lane.committed_offset or 0):
                 # Its offsets now belong to other records, also those decided ahead.
                 self._lanes.assign([partition])
@@ -215,7 +215,7 @@ class Places(Generic[W]):
                 topic_id = lane.topic_id if lane.partition in self._tried else found.topic_id
                 if self._continuity.is_earlier(topic, topic_id):
                     return False
-                if not self._continuity.is_told(topic):
+                if not self._continuity.is_id_settled(topic):
                     self._unasked.add(lane.partition)
                     return True
                 lane.topic_id, runs = topic_id, found.runs
@@ -258,8 +258,8 @@ class Places(Generic[W]):
 
     def watch(self) -> None:
         """Start over with recreated topics, once all records of the old topics are done."""
-        is_untold = any(not lane.topic_id for lane in self._lanes)
-        self._continuity.watch((lane.partition.topic for lane in self._lanes), is_untold=is_untold)
+        lacks_ids = any(not lane.topic_id for lane in self._lanes)
+        self._continuity.watch((lane.partition.topic for lane in self._lanes), lacks_ids=lacks_ids)
         old = []
         for lane in self._lanes:
             topic = lane.partition.topic

@@ -70,7 +70,7 @@ class Trouble:
     `retry_after` is in seconds, if a server asked for it. It is obeyed up to `Backoff.longest_retry_after`. `held`
     marks a trouble that only an operator can end: the chunk is tried again after `Options.hold_interval`, and at
     once when `Reload` says so. If either is set, every chunk that waits for the same thing waits as long, even if
-    this try named it in `served`.
+    this try named it in `working`.
 
     `isolating` marks a chunk with a record that is suspected to be the cause. Such a chunk waits longer with each
     try, even while `waits_for` works for others.
@@ -112,13 +112,13 @@ class Done(Generic[W]):
     """Every record of the chunk is decided, or set apart.
 
     `chunk` is the one that was handed over. `outputs` has one output for each decided record, in their order, and
-    `apart` has all other records. Any other answer counts as if `handle` had raised. `served` names what worked in
+    `apart` has all other records. Any other answer counts as if `handle` had raised. `working` names what worked in
     this try, by the names that `Trouble.waits_for` uses. All strands that wait for one of them go on at once.
     """
 
     chunk: Chunk[W]
     outputs: Sequence[Output]
-    served: frozenset[str] = frozenset()
+    working: frozenset[str] = frozenset()
     apart: Sequence[Apart[W]] = ()
 
 
@@ -133,13 +133,13 @@ class Prepared(Generic[W]):
 class Retry(Generic[W]):
     """The whole chunk must be tried again; `trouble` says why.
 
-    `chunk` and `served` are as in `Done`. A try may succeed in part: if `served` names what the trouble waits for,
-    only this chunk backs off, and no other chunk waits.
+    `chunk` and `working` are as in `Done`. If `working` also names what the trouble waits for, only this
+    chunk backs off, and no other chunk waits.
     """
 
     chunk: Chunk[W]
     trouble: Trouble
-    served: frozenset[str] = frozenset()
+    working: frozenset[str] = frozenset()
 
 
 class Handler(Protocol[W]):

@@ -35,7 +35,7 @@ class Strand(Generic[W]):
     `kind` is the handler's name for it. Several strands may have the same kind; `name` tells them apart.
 
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
-    serve again before the next try; each is None if there is none. `is_ready` is set while a request of the last
+    work again before the next try; each is None if there is none. `is_ready` is set while a request of the last
     try is still pending, and returns whether it is answered. `id` identifies the strand at gates. `since` is when
     the strand was made, `tried` when a chunk of it was last dispatched.
 
@@ -202,7 +202,7 @@ class Strand(Generic[W]):
         self.failures, self.due, self.waits_for, self.trouble = 0, 0.0, None, None
 
     def retry(self, trouble: Trouble, due: float, waits_for: str | None) -> None:
-        """Keep the chunk for another try: at `due`, or as soon as `waits_for` serves again.
+        """Keep the chunk for another try: at `due`, or as soon as `waits_for` works again.
 
         A chunk that isolates a suspect always waits until `due`.
         """

@@ -85,8 +85,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a dead letter with the result's bytes": Mutant(
         "consumer.engine.writer",
-        "output.record.key, output.record.value, headers",
-        "output.record.key, output.result, headers",
+        "record.key, record.value, headers",
+        "record.key, output.result, headers",
     ),
     "a queue that is full drops a record": Mutant(
         "consumer.engine.writer",
@@ -321,7 +321,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a good result where an event failed": Mutant("consumer.delivery.results", "500 if faults else 200", "200"),
     "a dead letter without its record's key": Mutant(
-        "consumer.engine.writer", "self._dead_letters_topic, output.record.key,", "self._dead_letters_topic, None,"
+        "consumer.engine.writer", "self._dead_letters_topic, record.key,", "self._dead_letters_topic, None,"
     ),
     "later runs of a site go out behind an earlier one": Mutant(
         "consumer.delivery.sending",

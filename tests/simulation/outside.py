@@ -105,7 +105,7 @@ class Api:
         return answer
 
     def _probed(self, site: Site) -> Answer:
-        """Answer what asks whether the site serves: it is refused for its form, if so."""
+        """Answer what asks whether the site works. If it does, it refuses the request for its form."""
         self.kernel.sleep(2 * self._latency())
         _, until = self.down.get(site.site_id, ("", 0.0))
         if until > self.kernel.now:

@@ -527,12 +527,14 @@ class World:
     def _block_a_site(self) -> None:
         """Have one site take nothing for long, and members come and go: the others' records must get on."""
         kernel = self.kernel
-        for log in self._inputs():  # once it has served it has not failed for long, whoever knows it
+        for log in (
+            self._inputs()
+        ):  # a site that worked since has not failed for long, even if this member does not know it
             self._produce("other site", log=log, letter="a")
         if not self._until(kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
             raise self.ledger.broken("liveness", self._stuck())
         # Who notices meanwhile that its topic was created again must first be done with what it holds of it. And an
-        # old failure of one member must no longer count: the site may have served others since.
+        # old failure of one member must no longer count: it may have worked for others since.
         noticed = (at + NOTICED_WITHIN for at in self.ledger.created_at.values())
         self._until(max([kernel.now + 2 * PATIENCE, *noticed]))
         self.say(f"BLOCKED {OTHER_SITE}")

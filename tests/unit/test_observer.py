@@ -563,17 +563,17 @@ class Waiting:
         self.chunks |= went
         return set(went)
 
-    def done(self, number: int, served: str = "123") -> None:
+    def done(self, number: int, working: str = "123") -> None:
         chunk = self.chunks.pop(number)
         outputs = [Output(record, b"", None) for record in chunk.records]
-        self.lanes.take(Done(chunk, outputs, frozenset({served})), self.now)
+        self.lanes.take(Done(chunk, outputs, frozenset({working})), self.now)
         for lane in self.lanes:
             if lane.partition.number == number:
                 lane.committed()
 
-    def failed(self, number: int, cause: str, *served: str, **changed: Any) -> None:
+    def failed(self, number: int, cause: str, *working: str, **changed: Any) -> None:
         trouble = Trouble("123", cause, f"said {cause}", **changed)
-        self.lanes.take(Retry(self.chunks.pop(number), trouble, frozenset(served)), self.now)
+        self.lanes.take(Retry(self.chunks.pop(number), trouble, frozenset(working)), self.now)
 
     def set_apart(self, number: int) -> None:
         chunk = self.chunks.pop(number)
@@ -614,7 +614,7 @@ def test_lanes_wait_together_after_a_retry_after_and_resume_together(waiting: Wa
     assert waiting.monitor.status.not_ready == ("123: said 429",)
     waiting.now += 28
     assert waiting.dispatch() == {0, 1}  # one of them probes, and new records of the other go
-    waiting.done(1, served="another")
+    waiting.done(1, working="another")
     assert waiting.states() == [("site", 0), ("site", 0)]
     waiting.done(0)
     assert waiting.dispatch() == {0, 1}
@@ -628,7 +628,7 @@ def test_the_status_has_waiting_strands_and_records_decided_ahead(waiting: Waiti
     waiting.set_apart(1)
     waiting.now += 5
     assert waiting.dispatch() == {1}
-    waiting.done(1, served="another")
+    waiting.done(1, working="another")
     assert waiting.states() == [("site", 23), ("site", 23)]
     _, second = waiting.monitor.status.lanes
     assert (second.position, second.ahead) == (0, 1)

@@ -97,7 +97,7 @@ def test_a_chunk_that_is_done_has_one_output_for_each_record_in_order() -> None:
     assert [output.record for output in done.outputs] == chunk.records
     assert [output.record.key for output in done.outputs] == [b"R0", b"R1", None, b"R3"]
     assert [output.dead_letter is None for output in done.outputs] == [True, True, False, True]
-    assert done.served == {"1"}
+    assert done.working == {"1"}
     assert decided == {("order-accepted", "accepted"): 2}
     assert chunk.attempts == 1
 
@@ -139,7 +139,7 @@ def test_an_unreadable_chunk_waits_for_the_registry() -> None:
     codec.reads = True
     done = subject.handle(chunk, always)
     assert isinstance(done, Done)
-    assert done.served == {"1", REGISTRY}
+    assert done.working == {"1", REGISTRY}
 
 
 def test_a_result_that_cannot_be_written_yet_sends_nothing_again() -> None:
@@ -297,9 +297,9 @@ def test_an_id_that_fails_alone_is_given_up(
         retry = subject.handle(chunk, always)
         assert isinstance(retry, Retry)
         assert "asked for the schema with the id 77" in retry.trouble.message
-        # What others need serves: only this chunk waits.
+        # What others need works: only this chunk waits.
         assert retry.trouble.waits_for == REGISTRY
-        assert REGISTRY in retry.served
+        assert REGISTRY in retry.working
         assert retry.trouble.isolating
     done = subject.handle(chunk, always)
     assert isinstance(done, Done)
@@ -329,7 +329,7 @@ def test_no_id_is_given_up_while_the_registry_serves_none(registry_server: Regis
     for _ in range(50):
         retry = subject.handle(chunk, always)
         assert isinstance(retry, Retry)
-        assert REGISTRY not in retry.served
+        assert REGISTRY not in retry.working
         assert not retry.trouble.isolating
     registry_server.page = None
     assert isinstance(subject.handle(chunk, always), Done)
@@ -374,7 +374,7 @@ def test_a_topic_that_needs_a_registry_is_held_and_the_trouble_names_the_setting
     other = Chunk[Work](Partition("carts", 0), 1, [record(0, "R1")._replace(topic="carts")])
     done = subject.handle(other, always)
     assert isinstance(done, Done)
-    assert done.served == {"1"}
+    assert done.working == {"1"}
     assert isinstance(subject.handle(chunk, always), Retry)
 
 
@@ -382,7 +382,7 @@ def test_a_stray_one_among_readable_records_is_a_dead_letter() -> None:
     subject = delivery(Api())
     done = subject.handle(chunk_of(stray(0), record(1, "R1")), always)
     assert isinstance(done, Done)
-    assert done.served == {"1"}
+    assert done.working == {"1"}
     assert [output.dead_letter is None for output in done.outputs] == [False, True]
     later = subject.handle(chunk_of(stray(2)), always)
     assert isinstance(later, Done)
@@ -403,7 +403,7 @@ def test_a_record_that_can_be_read_later_ends_the_hold_for_all_of_the_topic() ->
     assert isinstance(subject.handle(held, always), Retry)
     done = subject.handle(chunk_of(record(1, "R1")), always)
     assert isinstance(done, Done)
-    assert done.served == {"1", "schema registry for orders"}
+    assert done.working == {"1", "schema registry for orders"}
     assert isinstance(subject.handle(held, always), Done)
 
 
@@ -429,7 +429,7 @@ def test_other_sites_are_sent_before_one_that_cannot_be_reached() -> None:
         assert isinstance(retry, Retry)
         assert retry.trouble.waits_for == "lost"
     assert [names for _, names in api.requests] == [["R0"], ["R1"], ["R2"], ["R0"]]
-    assert retry.served == {"1", "2"}
+    assert retry.working == {"1", "2"}
 
 
 def test_a_redelivery_gives_up_a_site_that_fails_while_another_serves() -> None:

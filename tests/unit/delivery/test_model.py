@@ -55,7 +55,7 @@ MOST_TURNS = 10
 # So many that a good event can't fail alone as often while others succeed: that takes two turns of the API's each
 # time, but for the first two.
 MAX_ATTEMPTS = 6
-# Longer than all turns: within it a site that hiccups for its only event could be one that never serves.
+# Longer than all turns: within it a site that hiccups for its only event could be one that never works.
 PATIENCE = 250.0
 OUTAGE = 30
 CODEC = Codec()
@@ -79,7 +79,7 @@ KINDS: dict[str, str | None] = {
 # The API knows these events by their totals: one brings 503 always, one spoils any batch, one it rejects by itself.
 TOTALS = {"poison": 66.0, "refused": 77.0, "rejected": 88.0}
 
-# These name a site and token of their own: one that serves, one that brings 503 always, and one that hangs.
+# These name a site and token of their own: one that works, one that brings 503 always, and one that hangs.
 SITES = {"foreign": "2", "lost": "9", "hanging": "8"}
 
 
@@ -133,7 +133,7 @@ def _turn(mode: str, *kinds: str) -> Turn:
 
 # What chance draws seldom: the first item of a batch is rejected, and good ones of its key are behind it.
 REJECTED_FIRST = _turn("hiccup", "rejected", "good", "good")
-# All that there is waits behind sites that never serve.
+# All that there is waits behind sites that never work.
 HIDDEN_BEHIND = _turn("up", "lost", "hanging", "foreign")
 
 
@@ -341,7 +341,7 @@ class Model:
             self.go_round(Turn([], mode, None, returns=False, back=False, late=0, commits=True, seconds=20.0))
 
     def finish(self) -> None:
-        """Go on at an API that serves, until all is committed."""
+        """Go on at an API that works, until all is committed."""
         for round_ in range(200):
             if self.is_done:
                 return

@@ -65,7 +65,7 @@ def test_records_of_a_site_in_trouble_wait_apart_and_those_of_others_are_decided
         frozenset([b"S1", SICK, (SICK, "S1")]),
         frozenset([b"S2", SICK, (SICK, "S2")]),
     ]
-    assert done.served == {WELL}
+    assert done.working == {WELL}
 
 
 def test_where_nothing_may_be_set_apart_all_of_the_chunk_is_tried_again() -> None:
@@ -99,8 +99,8 @@ def test_a_key_of_two_sites_is_not_sent_to_the_second_before_the_first_is_decide
     assert [names for _, names in api.requests] == [["S1"]]
     assert (decided(done), told(done.apart)) == ([], [(SICK, [0], True), (SICK, [1, 2], False)])
     assert SICK not in done.apart[1].names[0]  # other records of the second site need not wait
-    served = handled(chunk_of(record(0, "S1", SICK, "K"), record(1, "W1", WELL, "K")), Api())
-    assert (decided(served), told(served.apart)) == ([0], [("", [1], False)])
+    done = handled(chunk_of(record(0, "S1", SICK, "K"), record(1, "W1", WELL, "K")), Api())
+    assert (decided(done), told(done.apart)) == ([0], [("", [1], False)])
 
 
 def test_a_record_without_events_waits_for_its_key_too() -> None:

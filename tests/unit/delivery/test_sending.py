@@ -165,7 +165,7 @@ def test_all_items_waiting_serve_nothing() -> None:
     tried = attempt(Api(lambda names: Answered(tuple(Transient("unknown") for _ in names))))
     events = [event("c", CART, "R1"), event("p", ORDER_PLACED, "R1")]
     assert isinstance(sent(tried, SITE, events), Trouble)
-    assert tried.served == set()
+    assert tried.working == set()
 
 
 def test_an_item_that_waits_stops_the_run_at_a_site_that_has_served_nothing() -> None:
@@ -189,7 +189,7 @@ def test_an_item_that_waits_does_not_stop_the_run_at_a_site_that_serves() -> Non
 def test_a_site_that_refuses_an_event_serves() -> None:
     tried = attempt(Api(lambda _: Refused("400: bad_json")))
     assert sent(tried, SITE, [event("bad")]) is None
-    assert tried.served == {"1"}
+    assert tried.working == {"1"}
 
 
 @pytest.mark.parametrize("site", [SITE, Site("1", "theirs")])
@@ -284,13 +284,13 @@ class TestAnEventThatIsLeftAlone:
 
     def test_opens_the_gate_of_its_site_for_others_once_a_probe_is_answered(self) -> None:
         tallies: dict[str, SiteTally] = {}
-        api, served = Api(failing_for("bad")), []
+        api, working = Api(failing_for("bad")), []
         suspect = event("bad")
         for now in (0, 10):
             trying = attempt(api, {}, tallies, now=now)
             sent(trying, SITE, [suspect])
-            served.append(trying.served)
-        assert served == [set(), {"1"}]
+            working.append(trying.working)
+        assert working == [set(), {"1"}]
 
     def test_is_not_probed_for_where_others_show_it_or_once_the_partition_is_not_ours(self) -> None:
         tallies: dict[str, SiteTally] = {}
@@ -380,7 +380,7 @@ def test_a_successful_request_lifts_the_limit_and_is_reported() -> None:
     limits = {"1": 2}
     tried = attempt(Api(), limits)
     assert sent(tried, SITE, [event(f"e{n}") for n in range(5)]) is None
-    assert (limits, tried.served, tried.tallies["1"].succeeded) == ({}, {"1"}, 2)
+    assert (limits, tried.working, tried.tallies["1"].succeeded) == ({}, {"1"}, 2)
 
 
 def suspect(name: str) -> Outgoing:
@@ -435,7 +435,7 @@ def answering_probes(names: list[str]) -> Answer:
 
 
 class TestASiteThatFailsAll:
-    """One that only messages name, while others are served."""
+    """One that only messages name, while others work."""
 
     @staticmethod
     def tries(api: Api, sites: Sites, seconds: float, others: Callable[[int], None] = lambda _: None) -> int:
@@ -453,7 +453,7 @@ class TestASiteThatFailsAll:
 
     def test_is_given_up_after_the_attempts_and_the_time(self) -> None:
         def serve(_: int) -> None:
-            sites.served(SITE, sites.of("1"))
+            sites.succeeded(SITE, sites.of("1"))
 
         sites = Sites()
         assert self.tries(Api(down), sites, 30.0, serve) == 4  # no success of others comes before the first
@@ -483,7 +483,7 @@ class TestASiteThatFailsAll:
         assert api.probed == []
 
     def test_is_given_up_even_if_the_last_request_to_another_site_failed_long_ago(self) -> None:
-        """In a storm all sites failed. Then nothing is sent that would show that they serve again."""
+        """In a storm all sites failed. Then nothing is sent that would show that they work again."""
         sites = Sites()
         sites.failed(sites.of("1"), 3, 60.0, 0.0)
         api = Api(answering_probes)
@@ -495,7 +495,7 @@ class TestASiteThatFailsAll:
         sites, api, only = Sites(), Api(answering_probes), event("only")
         for number in range(8):
             sent(attempt(api, {}, tallies, sites=sites, now=number * 10.0), THEIRS, [only])
-            sites.served(SITE, sites.of("1"))
+            sites.succeeded(SITE, sites.of("1"))
         assert outcomes([only]) == ["failing"]
         assert api.probed  # of it nothing was taken in for all that
         later = [event("later")]
@@ -503,18 +503,18 @@ class TestASiteThatFailsAll:
         assert outcomes(later) == ["failing"]
 
     def test_is_given_up_only_if_it_is_tried_again_and_again(self) -> None:
-        """It may have served other members meanwhile."""
+        """It may have worked for other members meanwhile."""
         tallies: dict[str, SiteTally] = {}
         sites, only = Sites(), event("only")
         for now in (0.0, 10.0, 20.0, 1000.0, 1010.0):
-            sites.served(SITE, sites.of("1"))
+            sites.succeeded(SITE, sites.of("1"))
             assert isinstance(sent(attempt(Api(down), {}, tallies, sites=sites, now=now), THEIRS, [only]), Trouble)
 
     def test_is_not_given_up_where_others_fail_as_often(self) -> None:
         def serve_seldom(number: int) -> None:
             for _ in range(19):
                 sites.failed(sites.of("1"), 3, 60.0, number)
-            sites.served(SITE, sites.of("1"))
+            sites.succeeded(SITE, sites.of("1"))
 
         sites = Sites()
         assert self.tries(Api(down), sites, 3600.0, serve_seldom) > 100
@@ -522,11 +522,11 @@ class TestASiteThatFailsAll:
     def test_is_not_given_up_for_throttling(self) -> None:
         sites = Sites()
         api = Api(lambda _: Failed("429", "slower"))
-        assert self.tries(api, sites, 3600.0, lambda _: sites.served(SITE, sites.of("1"))) == 200
+        assert self.tries(api, sites, 3600.0, lambda _: sites.succeeded(SITE, sites.of("1"))) == 200
 
     def test_its_next_events_are_given_up_at_once_until_it_accepts_one(self) -> None:
         def serve(_: int) -> None:
-            sites.served(SITE, sites.of("1"))
+            sites.succeeded(SITE, sites.of("1"))
 
         sites = Sites()
         self.tries(Api(down), sites, 30.0, serve)
@@ -547,7 +547,7 @@ class TestASiteThatFailsAll:
         for number in range(4):
             for site, events in lost.items():
                 sent(attempt(Api(down), {}, tallies, sites=sites, now=number * 30.0), site, events)
-            sites.served(SITE, sites.of("1"))
+            sites.succeeded(SITE, sites.of("1"))
         assert {tuple(outcomes(events)) for events in lost.values()} == {("failing",)}
 
     def test_is_not_one_that_the_settings_name(self) -> None:
@@ -556,7 +556,7 @@ class TestASiteThatFailsAll:
         for number in range(200):
             tried = attempt(Api(down), {}, sites=sites, now=number * 3600.0)
             assert isinstance(sent(tried, SITE, events), Trouble)
-            sites.served(THEIRS, sites.of("2"))
+            sites.succeeded(THEIRS, sites.of("2"))
         assert outcomes(events) == [None]
 
 

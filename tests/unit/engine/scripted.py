@@ -453,7 +453,7 @@ class ScriptedHandler:
         self.letter: DeadLetter | None = None
         self.down: set[int] = set()
         self.is_ready: Callable[[], bool] | None = None
-        self.served: frozenset[str] = frozenset()
+        self.working: frozenset[str] = frozenset()
         self.chunks: list[Chunk[str]] = []
         self.prepared: list[list[int]] = []
         self.seen: list[list[int]] = []
@@ -478,7 +478,7 @@ class ScriptedHandler:
         names = [frozenset(["site"])] * len(apart)
         trouble = None if self.is_ready else Trouble("site", "503", "it is down")
         waiting = [Apart("site", apart, names, "tried", trouble, self.is_ready)] if apart else []
-        return Done(chunk, outputs(decided, self.letter), self.served, waiting)
+        return Done(chunk, outputs(decided, self.letter), self.working, waiting)
 
     def prepare(self, chunk: Chunk[str]) -> None:
         self.prepared.append([each.offset for each in chunk.records])

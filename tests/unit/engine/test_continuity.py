@@ -34,7 +34,7 @@ def made(clock: HandClock, identities: list[int | None]) -> Continuity:
 def noticed(subject: Continuity) -> bool:
     """Continue to watch. Returns whether the topic was created again since the last time."""
     before = subject.identity(A.topic)
-    subject.watch((), is_untold=False)
+    subject.watch((), lacks_ids=False)
     return before != "" and subject.identity(A.topic) != before
 
 
@@ -108,8 +108,8 @@ def test_an_unreadable_topic_is_named_until_it_can_be_read() -> None:
     def said(answer: TopicDescription | KafkaError) -> list[str]:
         answers.append(answer)
         clock.now += 5
-        subject.watch([A.topic, "of-a-pattern"], is_untold=False)
-        subject.watch([A.topic], is_untold=False)
+        subject.watch([A.topic, "of-a-pattern"], lacks_ids=False)
+        subject.watch([A.topic], lacks_ids=False)
         return list(subject.unreadable.values())
 
     readable = described(AclOperation.READ, AclOperation.DESCRIBE)

@@ -59,13 +59,13 @@ class Group:
         self.flying |= {chunk.partition: chunk for chunk in chunks}
         return [chunk.partition for chunk in chunks]
 
-    def fail(self, partition: Partition, trouble: Trouble, *served: str) -> None:
-        retry = Retry(self.flying.pop(partition), trouble, frozenset(served))
+    def fail(self, partition: Partition, trouble: Trouble, *working: str) -> None:
+        retry = Retry(self.flying.pop(partition), trouble, frozenset(working))
         assert self.lanes.take(retry, self.now) == [trouble]
 
-    def finish(self, partition: Partition, *served: str) -> None:
+    def finish(self, partition: Partition, *working: str) -> None:
         chunk = self.flying.pop(partition)
-        assert not self.lanes.take(Done(chunk, outputs(chunk.records), frozenset(served)), self.now)
+        assert not self.lanes.take(Done(chunk, outputs(chunk.records), frozenset(working)), self.now)
         self.lane(partition).committed()
 
     def fail_all(self, trouble: Trouble, *partitions: Partition) -> None:
@@ -339,12 +339,14 @@ def test_chunks_of_new_records_name_the_sites_that_are_known_to_be_down() -> Non
 # what is set apart
 
 
-def set_apart(group: Group, partition: Partition, *aparts: Apart[str], served: Iterable[str] = ()) -> list[Trouble]:
+def set_apart(
+    group: Group, partition: Partition, *aparts: Apart[str], working: Iterable[str] = ()
+) -> list[Trouble]:
     """Take back the chunk in flight: set these records apart, and decide all others."""
     chunk = group.flying.pop(partition)
     waiting = {record.offset for apart in aparts for record in apart.records}
     decided = [record for record in chunk.records if record.offset not in waiting]
-    return group.lanes.take(Done(chunk, outputs(decided), frozenset(served), aparts), group.now)
+    return group.lanes.take(Done(chunk, outputs(decided), frozenset(working), aparts), group.now)
 
 
 def apart(
@@ -371,7 +373,7 @@ def test_records_set_apart_wait_while_later_records_go_on() -> None:
     assert group.at(100.5) == []
     assert group.at(101) == [A]
     assert (group.flying[A].strand, group.flying[A].work, group.flying[A].records[0].offset) == (SITE, "tried", 1)
-    assert not set_apart(group, A, served=[SITE])
+    assert not set_apart(group, A, working=[SITE])
     assert (lane.offset, lane.ahead) == (4, ())
     assert group.lanes.gates == {}
 
@@ -385,7 +387,7 @@ def test_records_that_wait_for_others_rejoin_the_main_strand_once_those_are_deci
     assert group.at(100) == []
     assert group.at(101) == [A]
     assert [each.offset for each in group.flying[A].records] == [0, 2]
-    set_apart(group, A, apart(group.flying[A], 2, work=None), served=[SITE])
+    set_apart(group, A, apart(group.flying[A], 2, work=None), working=[SITE])
     group.feed(A)
     assert group.at(101) == [A]
     assert (group.flying[A].strand, [each.offset for each in group.flying[A].records]) == ("", [2, 3])
@@ -395,15 +397,15 @@ def test_a_tried_chunk_keeps_its_work_when_another_of_its_kind_waits() -> None:
     group = Group(A)
     group.feed(A)
     group.at(100)
-    set_apart(group, A, apart(group.flying[A], 0, trouble=SUSPECT), served=[SITE])
+    set_apart(group, A, apart(group.flying[A], 0, trouble=SUSPECT), working=[SITE])
     group.feed(A)
     group.at(100)
-    set_apart(group, A, apart(group.flying[A], 2, trouble=SUSPECT, work="tried too"), served=[SITE])
+    set_apart(group, A, apart(group.flying[A], 2, trouble=SUSPECT, work="tried too"), working=[SITE])
     group.now = 102
     chunks = [*group.lanes.dispatch(102)]
     assert [(chunk.work, chunk.records[0].offset) for chunk in chunks] == [("tried", 0)]
     group.flying[A] = chunks[0]
-    set_apart(group, A, served=[SITE])
+    set_apart(group, A, working=[SITE])
     [chunk] = group.lanes.dispatch(102)
     assert (chunk.work, chunk.records[0].offset) == ("tried too", 2)
 
@@ -671,9 +673,9 @@ ANSWERS = st.sampled_from(
         ("done", None, frozenset([SITE, OTHER])),
         ("done", None, frozenset[str]()),
         *[
-            ("retry", trouble, served)
+            ("retry", trouble, working)
             for trouble in (DOWN, TOLD, HELD, SUSPECT, Trouble(OTHER, "503", "down"))
-            for served in (frozenset[str](), frozenset([SITE]), frozenset([OTHER]))
+            for working in (frozenset[str](), frozenset([SITE]), frozenset([OTHER]))
         ],
     ]
 )
@@ -694,21 +696,21 @@ def test_lanes_always_keep_their_order_and_all_resume_once_everything_works(
     group = Group(*everyone)
     finished: dict[Partition, list[int]] = {each: [] for each in everyone}
 
-    def answer(partition: Partition, trouble: Trouble | None, served: Iterable[str]) -> None:
+    def answer(partition: Partition, trouble: Trouble | None, working: Iterable[str]) -> None:
         if trouble:
-            group.fail(partition, trouble, *served)
+            group.fail(partition, trouble, *working)
         else:
             finished[partition] += [each.offset for each in group.flying[partition].records]
-            group.finish(partition, *served)
+            group.finish(partition, *working)
 
-    for step, number, (_, trouble, served) in steps:
+    for step, number, (_, trouble, working) in steps:
         group.at(group.now)
         partition = everyone[number]
         match step:
             case "feed":
                 group.feed(partition)
             case "answer" if partition in group.flying:
-                answer(partition, trouble, served)
+                answer(partition, trouble, working)
             case "wait":
                 group.now += number + 0.5
             case "drop":

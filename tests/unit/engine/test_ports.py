@@ -8,7 +8,7 @@ def test_answers_may_be_made_with_the_type_of_the_handlers_work() -> None:
     chunk = Chunk[int](A, 1, [record(0)])
     done = Done[int](chunk, outputs(chunk.records))
     retry = Retry[int](chunk, Trouble("site", "503", "the site is down"))
-    assert done.served == retry.served == frozenset()
+    assert done.working == retry.working == frozenset()
     assert chunk.work is None
 
 
