@@ -167,7 +167,7 @@ class Lanes(Generic[W]):
             case Raised():
                 self._leave(strand)
                 due = now + self._backoff.delay(strand.failures + 1, None, self._chance)
-                strand.raised(chunk, answer.trouble, due)
+                strand.raised(chunk, answer.trouble, now, due)
                 return [answer.trouble]
 
     def _take_decided(self, done: Done[W], lane: Lane[W], strand: Strand[W], now: float) -> list[Trouble]:
@@ -218,7 +218,7 @@ class Lanes(Generic[W]):
                 self._log.warning(
                     "isolating", partition=str(lane.partition), cause=trouble.cause, reason=trouble.message
                 )
-            strand.retry(trouble, own_due, None)
+            strand.retry(trouble, now, own_due, None)
             return
         gate = self._gates.get(trouble.waits_for)
         if gate is None:
@@ -227,7 +227,7 @@ class Lanes(Generic[W]):
             event = "held" if trouble.held else "waiting"
             self._log.warning(event, on=trouble.waits_for, cause=trouble.cause, reason=trouble.message)
         gate.failed(strand.id, trouble, due_after)
-        strand.retry(trouble, own_due, trouble.waits_for)
+        strand.retry(trouble, now, own_due, trouble.waits_for)
 
     # what strands wait for
 

@@ -37,7 +37,7 @@ class Strand(Generic[W]):
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
     work again before the next try; each is None if there is none. `is_ready` is set while a request of the last
     try is still pending, and returns whether it is answered. `id` identifies the strand at gates. `since` is when
-    the strand was made, `tried` when a chunk of it was last dispatched.
+    the strand was made, or the main strand's trouble began, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
     While a full chunk is in flight, the next one may be prepared. While workers are idle, chunks grow with the
@@ -201,23 +201,25 @@ class Strand(Generic[W]):
         """Forget the trouble and the backoff of the last try."""
         self.failures, self.due, self.waits_for, self.trouble = 0, 0.0, None, None
 
-    def retry(self, trouble: Trouble, due: float, waits_for: str | None) -> None:
+    def retry(self, trouble: Trouble, now: float, due: float, waits_for: str | None) -> None:
         """Keep the chunk for another try: at `due`, or as soon as `waits_for` works again.
 
         A chunk that isolates a suspect always waits until `due`.
         """
         self.in_flight = False
         self.failures += 1
+        if self.trouble is None and self.name == MAIN:
+            self.since = now
         self.trouble, self.due, self.waits_for = trouble, due, waits_for
 
-    def raised(self, chunk: Chunk[W], trouble: Trouble, due: float) -> None:
+    def raised(self, chunk: Chunk[W], trouble: Trouble, now: float, due: float) -> None:
         """Take back the chunk in flight, whose handling raised. Its records wait again, and go in smaller chunks.
 
         A chunk of one record is tried again at `due`.
         """
         self._most = max(1, len(chunk.records) // 2)
         if len(chunk.records) == 1:
-            self.retry(trouble, due, None)
+            self.retry(trouble, now, due, None)
             return
         self._unprepare()
         self._waiting.extendleft(reversed(chunk.records))

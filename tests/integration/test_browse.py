@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from consumer.demo.processes import await_that
 from tests.browser import DESKTOP, PHONE, headless, needs_browser
+from tests.command import run
 from tests.messages import order
 from tests.stand import SITE, TOKEN, Stand
 
@@ -128,3 +130,26 @@ def test_the_pages_in_a_browser(delivered: tuple[Stand, str], tmp_path: Path) ->
         await_that("the group again", browser.says("main", "Partitions"))
         assert not browser.overflows()
         assert browser.complaints() == []
+
+
+@pytest.mark.real_broker("the embedded broker keeps nothing beside an offset")
+def test_what_blocks_a_partition_is_shown_for_the_whole_group(delivered: tuple[Stand, str]) -> None:
+    stand, url = delivered
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    stand.produce(order("R1", "order:updated"))
+    partitions: list[dict[str, Any]] = []
+
+    def is_shown() -> bool:
+        group = requests.get(f"{url}group.json", timeout=60).json()
+        partitions[:] = [each for each in group["partitions"] if each["held_by"]]
+        return bool(partitions)
+
+    await_that("what blocks the partition", is_shown, within=60)
+    (partition,) = partitions
+    blocker = partition["held_by"]
+    assert (blocker["strand"], blocker["cause"], partition["records"]) == (SITE, "503", 1)
+    text = run("lag", **stand.environment).stdout
+    assert f"Blocked: {stand.orders_topic}/{partition['partition']} by {SITE} (503) for " in " ".join(text.split())
+    stand.api.clear_faults()
+    stand.await_results(4)
+    await_that("nothing blocks it", lambda: not is_shown(), within=60)

@@ -184,8 +184,16 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # strands
     "nothing written beside an offset": Mutant("consumer.engine.committer", "Ahead(lane.ahead, ", "Ahead((), "),
+    "the runs lost when the blocker is written": Mutant(
+        "consumer.engine.committer", "Ahead(runs, lane.topic_id", "Ahead((), lane.topic_id"
+    ),
+    "the blocker written with the newest offset": Mutant(
+        "consumer.engine.committer",
+        "            offset, runs = last\n",
+        "            offset, runs = (lane.newest or last[0]), ()\n",
+    ),
     "what is beside an offset not read": Mutant(
-        "consumer.engine.places", "        lane.begin(runs)\n", "        lane.begin(())\n"
+        "consumer.engine.places", "        lane.begin(runs, ", "        lane.begin((), "
     ),
     "what is beside an offset read too late": Mutant(
         "consumer.engine.places", "                lane.knows_ahead = False\n", "                pass\n"
