@@ -106,7 +106,7 @@ class Lanes(Generic[W]):
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
         flying = Counter[str]()
         busy = sum(1 for lane in self._lanes.values() if len(lane.main))
-        shares = max(1, min(MOST_SHARES, self._workers // max(1, busy)))
+        shares = max(1, min(MOST_SHARES, 2 * self._workers // max(1, busy)))
         for lane in self._lanes.values():
             lane.reunite(now)
         for lane, strand in self._strands():

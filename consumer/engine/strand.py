@@ -16,7 +16,7 @@ MAIN = ""
 """The strand of records that no handler has seen yet."""
 
 MOST_SHARES = 4
-"""How many times as many records as usual a chunk may have, while workers are idle."""
+"""How many times as many records as usual a chunk may have, while few partitions have records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Strand(Generic[W]):
     the strand was made, or the main strand's trouble began, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
-    While a full chunk is in flight, the next one may be prepared. While workers are idle, chunks grow with the
-    number of records that wait. If handling a chunk raises, later chunks are smaller, until the record at fault is
-    alone. Then they grow again.
+    While a full chunk is in flight, the next one may be prepared. While few partitions have records, chunks grow
+    with the number of records that wait. If handling a chunk raises, later chunks are smaller, until the record at
+    fault is alone. Then they grow again.
     """
 
     def __init__(  # noqa: PLR0913 - each is another's
@@ -136,34 +136,36 @@ class Strand(Generic[W]):
 
         It may have up to `shares` times as many records as usual. A larger chunk leaves as many for the next one.
         """
+        is_prepared = self._chunk is None and self._next is not None
         if self._chunk is None:
             self._chunk, self._next = self._next, None
         chunk = self._chunk or self._new_chunk()
         chunk.behind, chunk.closed, chunk.is_next = behind, closed, False
-        self._may_prepare = self._next is None and self._fill(chunk, len(self._waiting) // 2, shares)
+        if self._next is None and not is_prepared:  # a prepared chunk goes at once; the next takes what waits
+            self._fill(chunk, len(self._waiting) // 2, shares)
+        self._may_prepare = self._next is None and len(chunk.records) >= min(self._most, self._bounds.chunk_records)
         self._chunk, self.in_flight, self.is_ready = chunk, True, None
         return chunk
 
     def _new_chunk(self) -> Chunk[W]:
         return Chunk[W](self._partition, self._epoch, strand=self.name)
 
-    def _fill(self, chunk: Chunk[W], wanted: int, shares: int) -> bool:
-        """Add waiting records. Returns whether the chunk has as many as it may.
+    def _fill(self, chunk: Chunk[W], wanted: int, shares: int) -> None:
+        """Add waiting records to a chunk.
 
-        That is the usual number, or `wanted` if that is more and `shares` allow it. A larger chunk may have twice
-        the bytes, no more: large records take far more memory once they are decoded. For the same reason, no chunk
-        is prepared after one that the limit of bytes made smaller.
+        It may have the usual number, or `wanted` if that is more and `shares` allow it. A larger chunk may have
+        twice the bytes, no more: large records take far more memory once they are decoded. For the same reason, no
+        chunk is prepared after one that has fewer than the usual number because of its bytes.
         """
         usual = self._bounds.chunk_records
         most = min(self._most, max(usual, min(wanted, shares * usual)))
-        most_bytes = min(shares, 2) * self._bounds.chunk_bytes
+        most_bytes = max(1, min(shares // 2, 2)) * self._bounds.chunk_bytes
         size = sum(record.size for record in chunk.records)
         while self._waiting and len(chunk.records) < most:
             size += self._waiting[0].size
             if chunk.records and size > most_bytes:
-                return False
+                return
             chunk.records.append(self._waiting.popleft())
-        return len(chunk.records) >= most
 
     @property
     def can_prepare(self) -> bool:

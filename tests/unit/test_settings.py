@@ -245,7 +245,7 @@ def test_each_member_has_its_own_transactional_id_and_a_static_one_keeps_it() ->
 
 def test_the_error_for_a_removed_setting_says_what_replaced_it() -> None:
     lane, partitions = faults({"CONSUMER_LANE_RECORDS": "5", "CONSUMER_TOPIC_PARTITIONS": "12"})
-    assert lane.startswith("CONSUMER_LANE_RECORDS is no longer a setting: a partition holds at most 8 chunks; see")
+    assert lane.startswith("CONSUMER_LANE_RECORDS is no longer a setting: a partition holds at most 16 chunks; see")
     assert partitions.endswith("create topics with: jirafe-consumer topics create --partitions N.")
 
 

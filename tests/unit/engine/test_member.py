@@ -1549,7 +1549,7 @@ def test_a_record_that_makes_the_handler_raise_is_found_and_given_up_while_the_o
     scene.run(arriving(scene, [message(number) for number in range(6)], 60))
     assert scene.results == [b"gave up 2" if number == 2 else b"result of %d" % number for number in range(6)]
     assert scene.offsets == {A: 6}
-    assert scene.handler.seen == [[0, 1, 2, 3], [0, 1], [2, 3, 4, 5], [2, 3], [2], [2], [2], [3, 4], [5]]
+    assert scene.handler.seen == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [2], [2], [3], [4, 5]]
     [letter] = [
         each for transaction in scene.committed for each in transaction.produced if each[0] == "dead-letters"
     ]
