@@ -39,7 +39,7 @@ from schemas.codec import Codec
 _TICK = 0.02
 _RATE = 250.0
 _PARTITIONS = 4
-_SETTLED_WITHIN = 30.0
+_SETTLED_WITHIN = 60.0
 _LATENCY = 0.1
 _SECONDS_PER_KILL = 4.0
 _STALLED_AFTER = 60.0
@@ -178,6 +178,7 @@ class Run:
         self._calm()
         self._arrived = 0
         self._begun = time.monotonic()
+        self._disturbed = 0.0
 
     # members
 
@@ -192,13 +193,16 @@ class Run:
     def _is_settled(self) -> bool:
         """Tell whether the members that run, and no others, share all partitions evenly."""
         shares = [len(member.holds()) for member in self._running()]
-        return bool(shares) and sum(shares) == _PARTITIONS * 3 and max(shares) - min(shares) <= 1
+        partitions = _PARTITIONS * len(self._settings.topics)
+        return bool(shares) and sum(shares) == partitions and max(shares) - min(shares) <= 1
 
     def _may(self, step: PlanStep, elapsed: float) -> bool:
-        """Tell whether it is time for a step, and the broker is up to it."""
+        """Return whether it is time for a step, and the broker can take it."""
         if step.at > elapsed:
             return False
-        waited = elapsed - step.at > _SETTLED_WITHIN
+        # If the group must settle between steps, one late step makes all later ones late. Each must still wait.
+        since = step.at if self._broker.regroups else max(step.at, self._disturbed)
+        waited = elapsed - since > _SETTLED_WITHIN
         # A member that starts while the broker is away ends, as it says: its supervisor would start it again.
         is_free = step.action in {"storm", "trouble"} or (self._broker.regroups and step.action != "restart")
         return is_free or waited or self._is_settled()
@@ -238,6 +242,8 @@ class Run:
                 self._calm()
             case _:
                 return
+        if step.action not in {"storm", "trouble"}:
+            self._disturbed = time.monotonic() - self._begun
         self.done[step.action] = self.done.get(step.action, 0) + 1
         is_of_member = member and step.action in {"kill", "pause", "leave"}
         self._tell(f"{step} {member.record.name}" if member and is_of_member else str(step))
