@@ -57,7 +57,7 @@ def test_a_changed_truncated_or_extended_text_is_refused(
 
 
 @given(st.text())
-def test_any_other_text_raises_only_the_refusal(text: str) -> None:
+def test_any_other_text_is_refused(text: str) -> None:
     with pytest.raises(NotOurs):
         read(0, text)
 

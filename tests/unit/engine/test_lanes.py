@@ -156,7 +156,7 @@ def test_an_unblocked_lane_goes_at_once_and_has_one_chunk_in_flight() -> None:
     assert group.waits(A) == (None, None, None)
 
 
-def test_only_the_failing_chunk_backs_off_while_its_site_serves_others() -> None:
+def test_only_the_failing_chunk_backs_off_while_its_site_works_for_others() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail(A, DOWN, SITE)
@@ -177,7 +177,7 @@ def test_a_chunk_that_makes_progress_does_not_back_off_longer_each_time() -> Non
         group.now += 1
 
 
-def test_a_chunk_that_isolates_a_suspect_waits_longer_each_time_though_its_site_serves() -> None:
+def test_a_chunk_that_isolates_a_suspect_waits_longer_each_time_even_if_its_site_works() -> None:
     group = Group(A)
     for delay in (1, 2, 4, 8, 8):
         assert group.at(group.now) == [A]
@@ -186,7 +186,7 @@ def test_a_chunk_that_isolates_a_suspect_waits_longer_each_time_though_its_site_
         group.now += delay
 
 
-def test_a_chunk_that_isolates_a_suspect_keeps_its_backoff_when_its_site_serves_again() -> None:
+def test_a_chunk_that_isolates_a_suspect_keeps_its_backoff_when_its_site_works_again() -> None:
     group = Group(A, B, C)
     group.at(100)
     group.fail(A, SUSPECT, SITE)
@@ -272,7 +272,7 @@ def test_a_gate_is_removed_when_its_last_lane_finishes_without_success() -> None
     assert group.lanes.gates == {}
 
 
-def test_a_site_that_serves_in_part_and_asks_to_wait_makes_all_wait() -> None:
+def test_a_retry_after_or_a_hold_closes_the_gate_of_a_partly_working_site() -> None:
     for trouble, due in ((TOLD, 131.0), (HELD, 120.0)):
         group = Group(A)
         group.at(100)
