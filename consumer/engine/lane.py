@@ -36,7 +36,7 @@ class Lane(Generic[W]):
 
     `keeps_ahead` says whether Kafka keeps offset metadata; it is None while that is not known. Outputs beyond an
     undecided record are committed only if Kafka does. Otherwise they wait for that record. `told` is the blocker
-    in the metadata of the last committed offset.
+    in the metadata of the last committed offset. `most_new` limits the records that are not set apart.
 
     While the outputs of one chunk wait for their commit, the strand may have its next chunk in flight, but none
     after it. If a topic refuses an output for its size, the next transactions have fewer outputs.
@@ -53,6 +53,7 @@ class Lane(Generic[W]):
         self.knows_ahead = True
         self.topic_id = ""
         self.told: Blocker | None = None
+        self.most_new = bounds.lane_records
         self.main = Strand[W](partition, epoch, MAIN, bounds, 0.0, kind=MAIN)
         self._apart: dict[str, Strand[W]] = {}
         self._bounds = bounds
@@ -139,14 +140,16 @@ class Lane(Generic[W]):
 
     def _room(self) -> tuple[int, int]:
         """Return how many records and bytes the lane may hold in addition to those set apart."""
-        records = self._bounds.lane_records - sum(map(len, self._apart.values()))
+        records = min(self.most_new, self._bounds.lane_records - sum(map(len, self._apart.values())))
         size = self._bounds.lane_bytes - sum(each.size for strand in self._apart.values() for each in strand)
         return records, size
 
     @property
     def is_full(self) -> bool:
         """Whether the partition should be paused."""
-        return self._records >= self._bounds.lane_records or self._bytes >= self._bounds.lane_bytes
+        if self._records >= self._bounds.lane_records or self._bytes >= self._bounds.lane_bytes:
+            return True
+        return self._records - sum(map(len, self._apart.values())) >= self.most_new
 
     @property
     def is_half_empty(self) -> bool:

@@ -16,6 +16,9 @@ from consumer.engine.ports import Chunk, Done, LaneView, Prepared, Retry, Strand
 from consumer.engine.records import Partition, Record
 from consumer.engine.strand import MOST_SHARES, Bounds, Strand
 
+_CHUNKS_A_WORKER = 6
+"""How many chunks all lanes hold for each worker, not counting records set apart. But each lane may hold two."""
+
 _SHARE = 4
 """Strands of one kind may use one in this many workers; all strands set apart together may use half of them."""
 
@@ -101,14 +104,16 @@ class Lanes(Generic[W]):
 
         New records go first. Strands set apart may use only a share of the workers, each kind and all together, so
         a site that is slow or down leaves workers for the others. Workers that are idle even then prepare chunks.
-        The fewer partitions have new records, the larger their chunks may be.
+        The fewer partitions have new records, the more of them each may hold, and the larger are their chunks.
         """
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
         flying = Counter[str]()
         busy = sum(1 for lane in self._lanes.values() if len(lane.main))
         shares = max(1, min(MOST_SHARES, 2 * self._workers // max(1, busy)))
+        most_new = self._bounds.chunk_records * max(2, _CHUNKS_A_WORKER * self._workers // max(1, busy))
         for lane in self._lanes.values():
             lane.reunite(now)
+            lane.most_new = min(most_new, self._bounds.lane_records)
         for lane, strand in self._strands():
             if strand is lane.main:
                 if lane.has_work(strand) and self._may_go(strand, now):
