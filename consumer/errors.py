@@ -1,4 +1,4 @@
-"""Every error that can end a command, on one screen. `cli` catches `ConsumerError`, and nothing below it.
+"""All errors that can end a command. Only `cli` catches `ConsumerError` itself.
 
     ConsumerError              exit status 1
     ├── SettingsError          2   settings are wrong; one sentence for each fault
@@ -18,8 +18,7 @@
     └── WriterLost                 engine only: the member starts again
         └── WriterFenced
 
-What libraries and our own leaf packages raise (`schemas`: RegistryUnavailable, HubError) is turned into one of
-these where it leaves `cli`.
+`cli` turns the exceptions of libraries and of `schemas` (RegistryUnavailable, HubError) into one of these.
 """
 
 from consumer.engine.errors import (
@@ -87,7 +86,7 @@ class RegistryError(ConsumerError):
 
 
 class GroupNotEmpty(KafkaUnusable):
-    """The group's offsets can't be changed: it has members, which hold offsets of their own."""
+    """The group's offsets can't be changed, because its members would overwrite them."""
 
 
 class Hidden(KafkaUnusable):

@@ -11,7 +11,7 @@ from consumer.errors import UsageError
 from consumer.settings import GROUPS
 
 _HEAD = """\
-# Settings of jirafe-consumer. Remove the # from those that you set. Keep this file private: it holds secrets.
+# Settings of jirafe-consumer. Remove the # from those that you set. Keep this file private: it contains secrets.
 # A secret can also come from a file: JIRAFE_ACCESS_TOKEN_FILE=/run/secrets/token.
 
 # Kafka. KAFKA_* sets any property of librdkafka: KAFKA_SASL_PASSWORD is sasl.password.

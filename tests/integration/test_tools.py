@@ -722,7 +722,7 @@ class TestCheck:
         environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
         new = finding(asked(stand, "check", status=0, **environment), "registry")
         assert new["verdict"] == "ok"
-        assert new["message"].startswith(f"not there yet: {stand.settings.topics_by_kind['cart']}-value, ")
+        assert new["message"].startswith(f"not registered yet: {stand.settings.topics_by_kind['cart']}-value, ")
         done = run("schemas", "register", **stand.environment, **environment)
         assert done.returncode == 0, done.stderr
         found = finding(asked(stand, "check", status=0, **environment), "registry")
