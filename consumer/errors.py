@@ -5,7 +5,7 @@
     ├── UsageError             2   the command can't do what was asked
     ├── InputError             2   a file or a message can't be read
     ├── RegistryError          2   the Schema Registry can't be used
-    ├── KafkaUnusable          2   Kafka can't be used as it is set up
+    ├── KafkaUnusable          2   Kafka can't be reached, or can't be used as it is set up
     │   ├── GroupNotEmpty      2   the group's offsets can't be changed while it has members
     │   └── Hidden             2   records are behind a transaction that does not end
     ├── BrokerUnavailable      2   the embedded broker can't be started
@@ -15,7 +15,7 @@
     ├── MemberFailed           1   the member can't continue; a restart resumes
     ├── TransactionsRefused    1   the broker does not allow this client to write in transactions
     ├── Aborted                    engine only: the transaction was aborted, and is written again
-    └── WriterLost                 engine only: the member starts again
+    └── WriterLost                 engine only: the writer is replaced, and what is not committed is read again
         └── WriterFenced
 
 `cli` turns the exceptions of libraries and of `schemas` (RegistryUnavailable, HubError) into one of these.

@@ -25,8 +25,9 @@ def run(source: SettingsSource) -> int:
     """Run the service.
 
     Runs one member of the consumer group. On SIGTERM or SIGINT it finishes and commits the chunks in flight, then
-    stops. A second signal ends it at once, and nothing is lost. SIGHUP reads the settings again, retries what is
-    held, and acknowledges lost records. Exit status: 0 stopped, 1 Kafka failed (start it again), 2 wrong settings.
+    stops. A second signal ends it at once, and nothing is lost. SIGHUP reads the settings again, retries all that
+    waits, releases paused topics, and acknowledges lost records. Exit status: 0 stopped, 1 Kafka failed (start it
+    again), 2 wrong settings, or Kafka can't be used at the start.
 
     \b
     Example:
@@ -80,7 +81,7 @@ def run(source: SettingsSource) -> int:
 
 
 def _namesake(cluster: Cluster) -> str:
-    """Return a text that names the other process with our KAFKA_GROUP_INSTANCE_ID, if any. Blocks for seconds."""
+    """Return a text that names another process with our KAFKA_GROUP_INSTANCE_ID, if any. Blocks for seconds."""
     name = cluster.properties.get("group.instance.id")
     if name is None:
         return ""
@@ -104,7 +105,7 @@ def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServ
         if "http_address" in loaded.stream.model_fields_set:
             raise UsageError(f"CONSUMER_HTTP_ADDRESS: {why}.") from None
         # The address is only the default, so a second member on the machine runs without a page.
-        logger.warning("no_web", reason=f"{why}; set CONSUMER_HTTP_ADDRESS to another one, or to {settings.OFF}")
+        logger.warning("no_web", reason=f"{why}; set CONSUMER_HTTP_ADDRESS to another address, or {settings.OFF}")
         return None
     logger.info("web", url=server.url)
     return server

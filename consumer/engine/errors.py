@@ -15,7 +15,7 @@ class MemberFailed(ConsumerError):
 
 
 class KafkaUnusable(ConsumerError):
-    """Kafka can't be used as it is set up."""
+    """Kafka can't be reached, or can't be used as it is set up."""
 
     exit_status = 2
 

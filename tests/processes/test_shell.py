@@ -40,7 +40,7 @@ def test_a_shell_that_nobody_named_is_asked_for() -> None:
     done = run("completion", "install", SHELL="/bin/sh")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "jirafe-consumer: no shell is named, and the variable SHELL names none of bash, zsh, fish: name one.\n"
+        "jirafe-consumer: name a shell (bash, zsh, fish): the environment variable SHELL names none of them.\n"
     )
 
 
