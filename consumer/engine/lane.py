@@ -1,4 +1,4 @@
-"""One assigned partition: its records in memory, strand by strand, and what it has to commit.
+"""One assigned partition: its records in memory, by strand, and what to commit.
 
 Pure state: no threads, no I/O, no clock. An offset here is always the next one to read.
 """
@@ -107,7 +107,7 @@ class Lane(Generic[W]):
         self._end = offset
         self._next = None
 
-    # what is held
+    # the records in memory
 
     @property
     def strands(self) -> Iterator[Strand[W]]:
@@ -131,7 +131,7 @@ class Lane(Generic[W]):
         return self._bytes
 
     def _room(self) -> tuple[int, int]:
-        """Return how many records and bytes the lane may hold in addition to those set apart."""
+        """Return how many records and bytes the lane may have in memory in addition to those set apart."""
         records = self._bounds.lane_records - sum(map(len, self._apart.values()))
         size = self._bounds.lane_bytes - sum(each.size for strand in self._apart.values() for each in strand)
         return records, size
@@ -161,7 +161,7 @@ class Lane(Generic[W]):
 
     @property
     def oldest(self) -> int | None:
-        """The offset of the oldest record held, None if none is."""
+        """The offset of the oldest record in memory, None if there is none."""
         firsts = [self._undecided, self._finished[0].record.offset if self._finished else None]
         return min((each for each in firsts if each is not None), default=None)
 
@@ -173,7 +173,7 @@ class Lane(Generic[W]):
 
     @property
     def newest(self) -> int | None:
-        """The offset of the newest record that came, None if none is held."""
+        """The offset of the newest record that came, None if no record is in memory."""
         return self._newest if self._records else None
 
     @property

@@ -1,6 +1,6 @@
 """All lanes of a member: which chunks may be dispatched now, what to commit, and what the others wait for.
 
-Pure state like its lanes: no threads, no I/O. The caller passes the time and the random numbers.
+Pure state like its lanes: no threads, no I/O except log lines. The caller passes the time and the random numbers.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ class Lanes(Generic[W]):
     handled at the same time.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - each is another's
+    def __init__(  # noqa: PLR0913, PLR0917 - each has its own purpose
         self,
         bounds: Bounds,
         backoff: Backoff,

@@ -45,7 +45,7 @@ class Strand(Generic[W]):
     alone. Then they grow again.
     """
 
-    def __init__(  # noqa: PLR0913 - each is another's
+    def __init__(  # noqa: PLR0913 - each has its own purpose
         self, partition: Partition, epoch: int, name: str, bounds: Bounds, since: float, *, kind: str
     ) -> None:
         self.id = partition, name

@@ -12,7 +12,7 @@ QUIET_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Held:
-    """The dead letters of a kind since its last line: their number and an example. `due`: when the next may come."""
+    """The dead letters of a kind since its last line: their number and an example. `due`: when the next may be."""
 
     due: float
     count: int = 0

@@ -289,7 +289,7 @@ class TestAudit:
         writer.abort_transaction()
         assert report["total"]["missing"] == 1
         assert report["notes"] == [
-            f"{results} has a transaction that does not end: records behind it were not seen."
+            f"{results} has a transaction that does not end: records behind it were not read."
         ]
 
     def test_records_behind_an_open_transaction_are_not_proven(self, stand: Stand, ledger: Ledger) -> None:
