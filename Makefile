@@ -39,7 +39,7 @@ test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if none is av
 coverage: .venv/ready ## run the fast tests, and fail if they cover less than 95 % of the core
 	@$(BIN)/pytest -n $(WORKERS) -q --cov --cov-report=term tests/unit
 
-lint: .venv/ready ## check style, types, import directions and the lock file
+lint: .venv/ready ## check style, types, import directions and the installed packages
 	@$(BIN)/python -m pip check
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -52,7 +52,7 @@ bench: .venv/ready ## measure stages, throughput, start, memory and recovery, an
 bench-sites: .venv/ready ## measure how much a failing shop slows down others in the same partitions (ARGS="--seconds 600")
 	@$(BIN)/python -m bench.sites $(ARGS)
 
-chaos: .venv/ready ## kill and stop members while the API fails, and check every guarantee (ARGS="--messages 5000 --seed 1")
+chaos: .venv/ready ## kill and stop members while the API fails, and check that nothing is lost or doubled (ARGS="--messages 5000 --seed 1")
 	@$(BIN)/python -m chaos.run $(ARGS)
 
 fuzz: .venv/ready ## feed hostile input to the code for a minute (ARGS="--count 100000 --target records --seed 1"; ARGS=--help)

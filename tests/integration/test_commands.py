@@ -218,7 +218,7 @@ def test_results_are_those_of_a_place(place: str) -> None:
 def test_messages_are_not_produced_where_the_consumer_publishes(topic: str) -> None:
     done = run("produce", "absent.json", "--topic", topic, CONSUMER_RESULTS_TOPIC="what-became")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"jirafe-consumer: messages can't be produced to {topic}: the consumer publishes")
+    assert done.stderr.startswith(f"jirafe-consumer: messages can't be produced to {topic}: the consumer writes")
 
 
 @pytest.mark.parametrize("command", ["run", "produce"])
