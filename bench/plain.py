@@ -1,7 +1,7 @@
-"""A consumer as it is mostly written: poll, decode, map, post, produce, commit, one batch after the other.
+"""A typical consumer: poll, decode, map, post, produce and commit, one batch after the other.
 
-It has the same mapping, and requests of the same size. It delivers at least once, and publishes a result twice
-where it is killed between producing and committing. A bad message, a refused event or an outage ends it.
+It has the same mapping, and requests of the same size. It delivers at least once, and publishes a result twice if
+it is killed between producing and committing. A bad message, a refused event or an outage ends it.
 """
 
 import os
@@ -22,13 +22,13 @@ BATCH = 500
 
 
 def header(name: str) -> bytes:
-    """Give what is before each record of a schema: the framing and the schema's fingerprint."""
+    """Give the bytes before each record of a schema: the framing and the schema's fingerprint."""
     canonical = to_parsing_canonical_form(own_schema(name))
     return b"\xc3\x01" + bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))
 
 
 def main() -> None:
-    """Consume so many messages; print the seconds of processor time a message, once it is warm."""
+    """Consume BENCH_MESSAGES messages. Print the processor time per message in seconds, after the warm-up."""
     left = int(os.environ["BENCH_MESSAGES"])
     warm_from = left - int(os.environ["BENCH_WARM_UP"])
     servers = {"bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"]}

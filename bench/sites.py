@@ -1,9 +1,9 @@
-"""What one shop's trouble costs the others: 50 sites in the same partitions, one of them in trouble.
+"""How much one shop's trouble slows down the others: 50 sites in the same partitions, one of them in trouble.
 
 A member delivers messages of all sites at a steady rate, on Apache Kafka: first while all is well, then while one
 site is down, throttled to one request in ten seconds, slow, or refuses one event for ever, then while all is well
-again. The time of a record is from its production to its result, by the timestamps of both. Set the figures of one
-run against each other, not those of two.
+again. The time of a record is from its production to its result, by the timestamps of both. Compare the figures of
+one run, not those of two.
 """
 
 import argparse
@@ -46,7 +46,7 @@ TROUBLES: Mapping[str, Sequence[Fault]] = {
 
 
 class Times:
-    """Takes in results on a thread of its own: when each came, and how many seconds after its record."""
+    """Reads results on its own thread: when each came, and how many seconds after its record."""
 
     def __init__(self, rig: Rig) -> None:
         self.done = 0
@@ -69,26 +69,26 @@ class Times:
             self.done += 1
 
     def has(self, count: int) -> bool:
-        """Tell whether so many results came."""
+        """Return whether this many results came."""
         return self.done >= count
 
     def between(self, begun: float, ended: float, sick: set[str]) -> list[float]:
-        """Give the sorted seconds of the other sites' records that were produced in this time."""
+        """Give the sorted seconds until the results, for records of other sites that were produced in this time."""
         return sorted(took for at, took, message in self._of if begun <= at < ended and message not in sick)
 
     def end(self) -> None:
-        """Take in no more."""
+        """Stop reading."""
         self._ends.set()
         self._thread.join()
 
 
 def is_sick(message: Sent) -> bool:
-    """Tell whether a message is of the site in trouble."""
+    """Return whether a message is of the site in trouble."""
     return int(message.key[1:]) % _SITES == 0
 
 
 def produce(rig: Rig, messages: Iterator[Sent], rate: float, seconds: float) -> list[Sent]:
-    """Produce messages at a rate for so long; gives them."""
+    """Produce messages at a rate for some seconds, and give them."""
     cluster = rig.deployment.cluster
     producer = cluster.make_producer({**cluster.client_properties("sites"), "linger.ms": 5})
     begun, made = time.monotonic(), list[Sent]()
@@ -103,7 +103,7 @@ def produce(rig: Rig, messages: Iterator[Sent], rate: float, seconds: float) -> 
 
 @contextmanager
 def trouble(url: str, faults: Sequence[Fault]) -> Iterator[None]:
-    """Let the sandbox fail as told; a throttled site serves one request now and then."""
+    """Let the sandbox have these faults. A throttled site works for a moment now and then."""
     ended = threading.Event()
 
     def say(each: Sequence[Fault]) -> None:
@@ -144,7 +144,7 @@ def main() -> None:
         kafka = stack.enter_context(ApacheKafka(folder))
         rig = Rig(kafka.bootstrap_servers, url, [], 6, folder, "sites")
         rig.environment["JIRAFE_PRODUCT_CATEGORY_TAXONOMY"] = "2"
-        # Other sites would be given up after a while.
+        # Sites that the settings do not name would be given up after a while.
         rig.environment["JIRAFE_SITES"] = ",".join(f"shop-{number}" for number in range(_SITES))
         messages = chain.from_iterable(make_messages(_ROUND, seed, Codec(), _SITES) for seed in count())
         stack.enter_context(rig.member())

@@ -1,4 +1,4 @@
-"""What each stage of the work costs, in one thread, without Kafka."""
+"""The cost of each stage of the work, in one thread, without Kafka."""
 
 import gc
 import time
@@ -30,7 +30,7 @@ _REQUEST_BYTES = 10 * 1024 * 1024
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Give the processor time of some work; the collector of cycles leaves alone what the bench itself keeps."""
+    """Give the processor time of some work. The garbage collector ignores the objects of the benchmark itself."""
     gc.collect()
     gc.freeze()
     begun = time.process_time()
@@ -41,13 +41,13 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _each(work: Callable[[T], object], things: Sequence[T]) -> None:
-    """Do it to each, and keep nothing: what is kept would be looked through by the collector of cycles."""
+    """Do the work on each, and keep nothing, because the garbage collector would traverse it."""
     for thing in things:
         work(thing)
 
 
 def floor_seconds(messages: Sequence[Produced]) -> float:
-    """Give the seconds that decoding by fastavro and serialising takes, without mapping or sending."""
+    """Give the seconds for decoding by fastavro and serialising, without mapping or sending."""
     codec = Codec()
     schemas = {kind: own_schema(kind) for kind in ("cart", "order", "taxon", "product")}
     work = []
@@ -87,7 +87,7 @@ def stage_seconds(messages: Sequence[Produced], url: str) -> dict[str, float]:
     partition = Partition("orders", 0)
     records = [Record("orders", 0, number, 0, each.key, each.value, ()) for number, each in enumerate(messages)]
     chunks = [Chunk[Work](partition, 0, records[at : at + _CHUNK]) for at in range(0, len(records), _CHUNK)]
-    delivery.handle(Chunk[Work](partition, 0, records[:_CHUNK]), lambda: True)  # the first connects
+    delivery.handle(Chunk[Work](partition, 0, records[:_CHUNK]), lambda: True)  # the first request connects
 
     def handle() -> None:
         for chunk in chunks:

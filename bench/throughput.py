@@ -1,10 +1,10 @@
-"""What the service costs: by stages, as a whole, with one partition, at its start, and after it was killed.
+"""The cost of the service: by stages, as a whole, with one partition, at its start, and after it was killed.
 
-All is measured in the same run, on the same messages: set the figures of one run against each other, not those of
-two. The floor is one thread that decodes each message by fastavro, writes the JSON of its events and encodes its
-result. The plain loop is a consumer as it is mostly written (`bench/plain.py`). Processor time is that of the whole
-process, librdkafka's threads with it. What start, joining the group and the first 1,000 messages cost is left out:
-decoders are made, and connections, with the first of each.
+Everything is measured in the same run, on the same messages. Compare the figures of one run, not those of two. The
+floor is one thread that decodes each message by fastavro, writes the JSON of its events and encodes its result. The
+plain loop is a typical consumer (`bench/plain.py`). Processor time is that of the whole process, with librdkafka's
+threads. The start, joining the group and the first 1,000 messages, in which decoders and connections are made, are
+left out.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Rig:
         self._topics = loaded.topics_by_kind
 
     def produce(self, messages: Sequence[Produced] | None = None) -> None:
-        """Put the messages, or some of them, into their topics."""
+        """Produce these messages, by default all, to their topics."""
         cluster = self.deployment.cluster
         producer = cluster.make_producer(cluster.client_properties("bench"))
         for message in self.messages if messages is None else messages:
@@ -80,7 +80,7 @@ class Rig:
         producer.flush()
 
     def put(self, producer: Producer, message: Produced) -> None:
-        """Hand a message for its topic to a producer."""
+        """Give a producer a message for its topic."""
         producer.produce(self._topics[message.topic_kind], message.value, message.key)
 
     def member(self) -> CommandProcess:
@@ -88,7 +88,7 @@ class Rig:
         return CommandProcess(["run"], self.environment, self.folder / "member.log")
 
     def metrics(self) -> Mapping[str, float]:
-        """Give what a member tells of its process."""
+        """Give the metrics of a member's process."""
         text = requests.get(f"http://{self.environment['CONSUMER_HTTP_ADDRESS']}/metrics", timeout=10).text
         families = text_string_to_metric_families(text)
         return {each.name: each.samples[0].value for each in families if each.name.startswith("process_")}
@@ -100,7 +100,7 @@ class Rig:
 
 @contextmanager
 def sandbox(folder: Path) -> Iterator[str]:
-    """Run a sandbox; gives its address."""
+    """Run a sandbox, and yield its address."""
     port = str(free_port())
     url = f"http://127.0.0.1:{port}"
     with CommandProcess(["sandbox", "--port", port], {}, folder / "sandbox.log"):
@@ -109,7 +109,7 @@ def sandbox(folder: Path) -> Iterator[str]:
 
 
 class Whole(NamedTuple):
-    """What the service took: seconds a message by the clock, of its processor time, and MiB of memory in all."""
+    """What the service needed: elapsed and processor seconds per message, and memory in MiB."""
 
     clock: float
     processor: float
@@ -117,7 +117,7 @@ class Whole(NamedTuple):
 
 
 def service(rig: Rig) -> Whole:
-    """Let one member deliver the messages: those that warm it up, then the others, at once."""
+    """Let one member deliver the messages: first those of the warm-up, then all others at once."""
     rig.produce(rig.messages[:_WARM_UP])
     with rig.member():
         results = filter(None, rig.results())
@@ -131,7 +131,7 @@ def service(rig: Rig) -> Whole:
 
 
 def plain_seconds(rig: Rig) -> float:
-    """Let the plain loop deliver the messages; gives its processor seconds a message, once it is warm."""
+    """Let the plain loop deliver the messages. Gives its processor seconds per message after the warm-up."""
     own = {
         "BENCH_MESSAGES": str(len(rig.messages)),
         "BENCH_WARM_UP": str(_WARM_UP),
@@ -149,7 +149,7 @@ def plain_seconds(rig: Rig) -> float:
 
 
 def start_seconds(rig: Rig) -> tuple[float, float]:
-    """Give the seconds that help takes, and those from the start of a member to its first event at the API."""
+    """Give the seconds of `--help`, and those from the start of a member to its first event at the API."""
     begun = time.monotonic()
     CommandProcess(["--help"], rig.environment, rig.folder / "help.log").wait()
     helped = time.monotonic() - begun
@@ -161,7 +161,7 @@ def start_seconds(rig: Rig) -> tuple[float, float]:
 
 
 def recovery_seconds(rig: Rig) -> float:
-    """Kill a member amid its work, and start it again; gives the seconds until all results are visible."""
+    """Kill a member during its work, and start it again. Gives the seconds until all results are visible."""
     rig.produce()
     member = rig.member()
     results = 0

@@ -1,1 +1,1 @@
-"""A real broker and a real Schema Registry, for the tests and for chaos: not part of the product."""
+"""A real broker and a real Schema Registry for the tests and for chaos. Not part of the product."""

@@ -1,4 +1,4 @@
-"""A real Apache Kafka, one node or more in KRaft mode, run from its published artifacts: needs a JVM and Maven."""
+"""A real Apache Kafka of one or more nodes in KRaft mode, from its published artifacts. Needs a JVM and Maven."""
 
 import subprocess
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _CLUSTER_ID = "jirafe-consumer-tests0"
 _STARTED_WITHIN = 60.0
 _JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
-# Groups may form and give a silent member up as fast as tests want them to.
+# Groups form, and remove a silent member, as fast as tests need.
 GROUP_SETTINGS = {
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
@@ -29,7 +29,7 @@ GROUP_SETTINGS = {
 
 
 class Node:
-    """One broker on 127.0.0.1, which is also a controller, with its data in `folder`: it may be restarted."""
+    """One broker and controller on 127.0.0.1. Its data is in `folder`, so it can be restarted."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], format_arguments: tuple[str, ...]) -> None:
         folder.mkdir()
@@ -45,7 +45,7 @@ class Node:
             raise BrokerUnavailable(f"Apache Kafka's storage could not be formatted; see {self.log}.")
 
     def start(self) -> None:
-        """Start it if it is stopped; does not wait."""
+        """Start it if it is stopped. Does not wait."""
         self._process = self._process or self._java("kafka.Kafka", str(self._properties))
 
     def stop(self, *, kindly: bool) -> None:
@@ -62,13 +62,13 @@ class Node:
 
 
 class ApacheKafka:
-    """A cluster on 127.0.0.1 of so many `nodes`, each with its data in `folder`.
+    """A cluster of `nodes` brokers on 127.0.0.1, with their data in `folder`.
 
-    `settings` are further broker properties of each node. `sasl_ssl` adds a listener of TLS with SCRAM-SHA-512,
-    at `secure_servers`, and one of TLS that wants a client's certificate, at `mutual_servers`: the PEM texts of
-    their key with its certificate, and the users' passwords.
+    `settings` are further broker properties of each node. `sasl_ssl` has the PEM text of a key with its
+    certificate, and the users' passwords. It adds a TLS listener with SCRAM-SHA-512 at `secure_servers`, and one
+    that requires a client certificate at `mutual_servers`.
 
-    Raises BrokerUnavailable where there is no JVM or Maven, or it does not start.
+    Raises BrokerUnavailable if there is no JVM or Maven, or it does not start.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ApacheKafka:
                 "offsets.topic.replication.factor": replicas,
                 "transaction.state.log.replication.factor": replicas,
                 "transaction.state.log.min.isr": most,
-                # A broker that is killed is given up soon.
+                # A killed broker is soon considered dead.
                 "broker.session.timeout.ms": "3000",
                 "broker.heartbeat.interval.ms": "500",
                 **GROUP_SETTINGS,
@@ -128,7 +128,7 @@ class ApacheKafka:
         self.start()
 
     def start(self) -> None:
-        """Start all that is stopped and wait until each answers."""
+        """Start all stopped nodes, and wait until each answers."""
         for node in self._nodes:
             node.start()
         for servers in self._servers:
@@ -140,15 +140,15 @@ class ApacheKafka:
         self.start()
 
     def stop_node(self, node: int, *, kindly: bool) -> None:
-        """Stop a node, by its index, and wait until it is gone; `start` brings it back."""
+        """Stop the node with this index, and wait until it has ended. `start` starts it again."""
         self._nodes[node].stop(kindly=kindly)
 
     def start_node(self, node: int) -> None:
-        """Start a node, by its index, while others are stopped; does not wait."""
+        """Start the node with this index while others are stopped. Does not wait."""
         self._nodes[node].start()
 
     def stop(self) -> None:
-        """Stop it all at once: it is not needed any more."""
+        """Kill all nodes at once, because they are not needed any more."""
         for node in self._nodes:
             node.stop(kindly=False)
 
@@ -183,10 +183,10 @@ def _sasl_ssl(pem: str) -> dict[str, str]:
 
 
 def java_command(main: str, *arguments: str) -> list[str]:
-    """Give the command line that runs a class of Kafka's artifacts, of its tools too; raises BrokerUnavailable."""
+    """Give the command line that runs a class of Kafka or of its tools. Raises BrokerUnavailable."""
     return ["java", *_JVM, "-cp", f"{resolved()}/*", main, *arguments]
 
 
 def resolved() -> Path:
-    """Give the folder of Kafka's jars, fetched by Maven where they are not there yet; raises BrokerUnavailable."""
+    """Give the folder of Kafka's jars. Maven fetches them if they are missing. Raises BrokerUnavailable."""
     return java.fetched(f"kafka-{VERSION}", _POM, "copy-dependencies")

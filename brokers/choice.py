@@ -13,12 +13,12 @@ from consumer.demo.broker import EmbeddedBroker
 from consumer.errors import BrokerUnavailable
 
 SETTING = "TEST_BROKER"
-"""The setting that chooses: auto (the default), real (any but the embedded one), or one source by name."""
+"""The setting that chooses: auto (the default), real (any except the embedded one), or the name of a source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a broker comes from. `prepare` raises BrokerUnavailable where it can't be had; `is_real`: a Kafka."""
+    """A source of a broker. `prepare` raises BrokerUnavailable if it is not available. `is_real`: Apache Kafka."""
 
     name: str
     told: str
@@ -45,14 +45,14 @@ _SOURCES = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The source that was chosen, and why those before it were passed over."""
+    """The chosen source, and why the sources before it were not available."""
 
     source: Source
     passed_over: tuple[str, ...]
 
 
 def choose() -> Choice:
-    """Choose by the setting and by what is available. Downloads what is missing. Raises BrokerUnavailable."""
+    """Choose the first available source of those allowed. Downloads it if needed. Raises BrokerUnavailable."""
     wanted = os.environ.get(SETTING, "auto")
     sources = [
         source for source in _SOURCES if wanted in ("auto", source.name) or (wanted == "real" and source.is_real)
@@ -73,7 +73,7 @@ def choose() -> Choice:
 
 @contextmanager
 def started(source: Source, folder: Path) -> Iterator[str]:
-    """Run a broker of the source for as long as the context lasts; gives its bootstrap servers."""
+    """Run a broker of the source for the time of the context. Yields its bootstrap servers."""
     match source.name:
         case "given":
             yield _given()

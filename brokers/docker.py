@@ -1,4 +1,4 @@
-"""A real Apache Kafka, one node in KRaft mode, in a container: needs a Docker engine and a way to the image."""
+"""A real Apache Kafka of one node in KRaft mode, in a container. Needs a Docker engine and access to the image."""
 
 import gc
 import os
@@ -21,20 +21,20 @@ _STOPPED_WITHIN = 30
 class DockerKafka:
     """A broker in its own container, on a free port. Its data is lost with the container.
 
-    Its image is `apache/kafka`, or what DOCKER_KAFKA_IMAGE names. Raises BrokerUnavailable where no Docker engine
-    answers, or the image can't be had or does not start.
+    Its image is `apache/kafka`, or the one that DOCKER_KAFKA_IMAGE names. Raises BrokerUnavailable if no Docker
+    engine answers, or the image is not available or does not start.
     """
 
     def __init__(self) -> None:
         self._container = _made()
-        # The port is ours to choose, as the broker must say it to its clients before it is asked.
+        # We choose the port, because the broker must know it at its start to advertise it to clients.
         port = free_port()
         self.bootstrap_servers = f"{self._container.get_docker_client().host()}:{port}"
         self._container.with_bind_ports(9092, port).with_envs(
             KAFKA_PROCESS_ROLES="broker,controller",
             KAFKA_NODE_ID="1",
             KAFKA_CONTROLLER_QUORUM_VOTERS="1@localhost:9093",
-            # In its container it can't reach itself as its clients do, and it must, to end transactions.
+            # To end transactions, it must reach itself. In its container, it can't use the clients' address.
             KAFKA_LISTENERS="CLIENTS://:9092,ITSELF://localhost:19092,CONTROLLER://localhost:9093",
             KAFKA_ADVERTISED_LISTENERS=f"CLIENTS://{self.bootstrap_servers},ITSELF://localhost:19092",
             KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="CLIENTS:PLAINTEXT,ITSELF:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -77,7 +77,7 @@ class DockerKafka:
 
 
 def pulled() -> str:
-    """Have the image here, and give its name; raises BrokerUnavailable as `DockerKafka` does."""
+    """Make the image available here, and give its name. Raises BrokerUnavailable as `DockerKafka` does."""
     images = _made().get_docker_client().client.images
     try:
         try:
@@ -95,7 +95,7 @@ def _made() -> DockerContainer:
     except DockerException as error:
         why = str(error)
     with warnings.catch_warnings():
-        # The library leaves the socket of its attempt open: what warns of that shall not do so in a later test.
+        # The library leaves a socket open. Collect it here, so that no later test gets the warning.
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
     raise BrokerUnavailable(f"no Docker engine answers: {why}")

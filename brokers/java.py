@@ -1,4 +1,4 @@
-"""What the real things here have in common: Maven fetches them, and a JVM runs them."""
+"""Shared by the broker and the registry: Maven fetches them, and a JVM runs them."""
 
 import os
 import shutil
@@ -13,9 +13,9 @@ _STOPPED_WITHIN = 30.0
 
 
 def fetched(name: str, pom: Path, goal: str) -> Path:
-    """Give the cached folder `name` with what the pom asks for, fetched by a goal of Maven's dependency plugin.
+    """Give the cached folder `name` with the artifacts of the pom, fetched by a goal of Maven's dependency plugin.
 
-    Raises BrokerUnavailable where there is no JVM or Maven, or it can't be fetched.
+    Raises BrokerUnavailable if there is no JVM or Maven, or it can't be fetched.
     """
     if shutil.which("java") is None or shutil.which("mvn") is None:
         raise BrokerUnavailable(f"{name} needs java and mvn on the PATH.")
@@ -41,7 +41,7 @@ def fetched(name: str, pom: Path, goal: str) -> Path:
 
 
 def stop(process: subprocess.Popen[bytes], *, kindly: bool) -> None:
-    """Stop a process, kindly or by SIGKILL, and wait until it is gone."""
+    """Stop a process, by SIGTERM if `kindly`, else by SIGKILL, and wait until it has ended."""
     if kindly:
         process.terminate()
     else:

@@ -1,7 +1,7 @@
-"""A real Schema Registry, Apicurio's, run from its published artifacts: needs a JVM and Maven.
+"""A real Schema Registry, Apicurio's, from its published artifacts. Needs a JVM and Maven.
 
-It speaks Confluent's protocol under `/apis/ccompat/v7`. Unlike Confluent's it checks no compatibility unless a
-subject, or the registry, is told to (`PUT /config/SUBJECT`).
+It supports Confluent's protocol under `/apis/ccompat/v7`. Unlike Confluent's, it checks compatibility only if that
+is set for a subject or for the whole registry (`PUT /config/SUBJECT`).
 """
 
 import os
@@ -21,9 +21,9 @@ _STARTED_WITHIN = 60.0
 
 
 class ApicurioRegistry:
-    """A registry on 127.0.0.1 with its data in `folder`, so that it may be restarted; `url` is for clients.
+    """A registry on 127.0.0.1 with its data in `folder`, so it can be restarted. `url` is for clients.
 
-    Raises BrokerUnavailable where there is no JVM or Maven, or it does not start.
+    Raises BrokerUnavailable if there is no JVM or Maven, or it does not start.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class ApicurioRegistry:
             raise BrokerUnavailable(f"{error}; see {log}.") from None
 
     def stop(self, *, kindly: bool = True) -> None:
-        """Stop it and wait until it is gone."""
+        """Stop it and wait until it has ended."""
         if self._process:
             java.stop(self._process, kindly=kindly)
 

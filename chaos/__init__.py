@@ -1,1 +1,1 @@
-"""Chaos: members are killed, stopped and moved while the API storms; a ledger tells whether a promise broke."""
+"""Chaos: members are killed, paused and moved while the API fails. A ledger shows whether a guarantee broke."""

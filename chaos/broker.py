@@ -1,10 +1,10 @@
-"""The broker under chaos: the embedded one, or a real Kafka; and which of its records count as committed.
+"""The broker under chaos, embedded or a real Kafka, and which of its records count as committed.
 
-Read_committed readers of a real Kafka see committed records only. The embedded broker shows them aborted ones
-too, and nothing behind a transaction that a killed member left open, for ever. But it writes the markers that
-end transactions; so there all is read uncommitted, and what is committed is told from the log itself: a record
-counts if the next marker of its producer is a commit. Markers are hidden by the client library; hence the few bytes
-of protocol here (https://kafka.apache.org/protocol, https://kafka.apache.org/documentation/#recordbatch).
+With `read_committed`, a real Kafka shows only committed records. The embedded broker shows aborted ones too, and
+never shows records after a transaction that a killed member left open. But it writes the markers that end
+transactions. So everything there is read uncommitted, and a record counts if the next marker of its producer is a
+commit. The client library hides markers, so this module reads them with a little of the protocol
+(https://kafka.apache.org/protocol, https://kafka.apache.org/documentation/#recordbatch).
 """
 
 import socket
@@ -31,27 +31,27 @@ _TRANSACTIONAL = 0x10
 
 
 class Broker(Protocol):
-    """Where a run's topics live. `session_ms` is the shortest session that it grants to members."""
+    """The broker of a run's topics. `session_ms` is the shortest session that it allows members."""
 
     bootstrap_servers: str
     session_ms: int
     isolation: str
-    """How its outputs are to be read."""
+    """The isolation level for reading its outputs."""
     regroups: bool
-    """Whether a group outlives that its leader goes while the group forms."""
+    """Whether a group can still form if its leader leaves meanwhile."""
 
     def fence(self, transactional_id: str) -> None:
-        """See to it that a member that was killed or stopped commits no more."""
+        """Make sure that a killed or stopped member commits nothing more."""
 
     def uncommitted(self, topic: str) -> set[Offset]:
-        """Tell which records that readers are shown belong to transactions that were not committed."""
+        """Give the offsets of visible records whose transactions were not committed."""
 
     def restart(self, *, kindly: bool) -> None:
-        """Stop a broker, by SIGKILL if not kindly, and start it again."""
+        """Stop a broker, by SIGKILL unless `kindly`, and start it again."""
 
 
 class Kafka:
-    """A real one: it ends what a dead member left open, fences, and keeps from readers what is not committed."""
+    """A real Kafka. It ends open transactions of dead members, fences, and hides uncommitted records."""
 
     session_ms = 6000  # group.min.session.timeout.ms, by default
     isolation = "read_committed"
@@ -63,25 +63,25 @@ class Kafka:
         self._restarts = 0
 
     def restart(self, *, kindly: bool) -> None:
-        """Restart the next of its nodes if it is ours; another's is another's to restart."""
+        """Restart the next of its nodes, if the cluster is ours."""
         if self._ours:
             self._ours.restart(kindly=kindly, node=self._restarts % self._ours.size)
             self._restarts += 1
 
     def fence(self, transactional_id: str) -> None:
-        """Leave it to the broker, which goes by the group's generation (KIP-447) and transaction.timeout.ms."""
+        """Do nothing: the broker uses the group's generation (KIP-447) and transaction.timeout.ms."""
 
     def uncommitted(self, topic: str) -> set[Offset]:  # noqa: ARG002 - the protocol's
-        """Tell that there are none."""
+        """Return nothing: readers see only committed records."""
         return set()
 
 
 class Embedded:
-    """The embedded one, which must be running.
+    """The embedded broker, which must be running.
 
-    It knows no transaction timeout: while a transaction is open on a partition of results, no offsets of later
-    ones are served to the group. It takes offsets of a stale generation, too. And a leader that is killed or
-    leaves while its group forms stays the group's leader for ever, so that it never forms again.
+    It has no transaction timeout: while a transaction is open on a partition of results, the group does not get
+    the offsets of later ones. It also accepts offsets of a stale generation. And a leader that is killed or leaves
+    while its group forms stays the leader, so the group never forms again.
     """
 
     session_ms = 2000
@@ -93,15 +93,15 @@ class Embedded:
         self._port = broker.port
 
     def restart(self, *, kindly: bool) -> None:
-        """Leave it: it keeps nothing on disk."""
+        """Do nothing: it keeps nothing on disk."""
 
     def fence(self, transactional_id: str) -> None:
-        """Take the transactional id over, as it neither times transactions out nor looks at generations."""
+        """Take over the transactional id: the broker neither times out transactions nor checks generations."""
         config = {"bootstrap.servers": self.bootstrap_servers, "transactional.id": transactional_id}
         Producer(config, logger=LibraryLog()).init_transactions(30)
 
     def uncommitted(self, topic: str) -> set[Offset]:
-        """Read the whole log of a topic for it."""
+        """Find them by reading the whole log of a topic."""
         client = AdminClient({"bootstrap.servers": self.bootstrap_servers}, logger=LibraryLog())
         partitions = client.list_topics(topic, timeout=10).topics[topic].partitions
         return {(number, offset) for number in partitions for offset in self._uncommitted(topic, number)}
@@ -118,7 +118,7 @@ class Embedded:
 
 
 class _Batch(NamedTuple):
-    """Transactional records of one producer, or the marker that ends its transaction: `ends` tells how."""
+    """Transactional records of one producer, or the marker that ends its transaction. `ends` says how."""
 
     producer: int
     offsets: range
@@ -126,7 +126,7 @@ class _Batch(NamedTuple):
 
 
 def _batches(port: int, topic: str, partition: int) -> Iterator[_Batch]:
-    """Read a partition's batches from its beginning to its present end; those without transaction are left out."""
+    """Read a partition's batches from its beginning to its present end, without non-transactional ones."""
     offset = 0
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         while data := _fetch(connection, topic, partition, offset):
@@ -134,13 +134,13 @@ def _batches(port: int, topic: str, partition: int) -> Iterator[_Batch]:
             while at + _HEADER <= len(data):
                 base, length = struct.unpack_from(">qi", data, at)
                 if at + 12 + length > len(data):
-                    break  # the answer's end cut it; the next one begins with it
+                    break  # the answer ends in this batch, and the next one begins with it
                 attributes, last = struct.unpack_from(">hi", data, at + 21)
                 (producer,) = struct.unpack_from(">q", data, at + 43)
                 offsets = range(base, base + last + 1)
                 if attributes & _CONTROL:
-                    # Of the one record: length, attributes, two deltas, the key's length; the key is
-                    # a version and a type, 0 to abort and 1 to commit.
+                    # Before the key of its only record: length, attributes, two deltas, the key's length.
+                    # The key has a version and a type: 0 for abort and 1 for commit.
                     commit = data[at + _HEADER + 5 + 3]
                     yield _Batch(producer, offsets, "commit" if commit else "abort")
                 elif attributes & _TRANSACTIONAL:
@@ -150,7 +150,7 @@ def _batches(port: int, topic: str, partition: int) -> Iterator[_Batch]:
 
 
 def _fetch(connection: socket.socket, topic: str, partition: int, offset: int) -> bytes:
-    """Fetch batches from an offset on; empty at the end."""
+    """Fetch batches from an offset on. Empty at the end."""
     name = topic.encode()
     request = (
         struct.pack(">hhih", _FETCH, _VERSION, 1, -1)
@@ -162,8 +162,8 @@ def _fetch(connection: socket.socket, topic: str, partition: int, offset: int) -
     (size,) = struct.unpack(">i", _exactly(connection, 4))
     response = _exactly(connection, size)
     if struct.unpack_from(">i", response, 8) == (0,):
-        return b""  # the embedded broker's way to say that there is nothing
-    # Before the records: correlation, throttle time, one topic with one partition, its error and two offsets.
+        return b""  # so the embedded broker says that there is nothing
+    # Before the records: correlation id, throttle time, one topic with one partition, its error and two offsets.
     at = 4 + 4 + 4 + 2 + len(name) + 4
     (error,) = struct.unpack_from(">h", response, at + 4)
     if error:

@@ -1,28 +1,26 @@
-"""The ledger: what was produced, what the API received, and what was published; and where that breaks a promise.
+"""The ledger: what was produced, what the API received, what was published, and where that breaks a guarantee.
 
-Each key (a cart, an order, a taxon) has versions 1, 2, 3 ..., one message and one event each, and each member
-process its own site, so that the API's log says which process sent what. The rules:
+Each key (a cart, an order, a taxon) has versions 1, 2, 3 ..., with one message and one event each. Each member
+process has its own site, so the API's log shows which process sent what. The rules:
 
-- Results: each record has exactly one that is committed, 200 for a good record and 500 for a broken one. Each
-  broken record has exactly one dead letter that is committed, byte for byte; others have none.
-- Order: of each key, a version arrives for the first time only when all earlier ones have arrived, and the last
-  arrival is its newest version, but for what a paused member was about to send when it was stopped. An arrival
-  that is no newer than the one before it is a *step back*: a redelivery starts over. It must have a cause: the
-  same member sends again (a retry after an answer that was lost, or it has the partition back); or the member
-  that sent last had been killed or paused; or this one was paused and sends late what it had in hand; or the API
-  stormed, or the broker was restarted, when this version arrived before, and the retry is the partition's next
-  owner's. Any other is a breach. From a step back on, versions may only go on without leaving one out that has
-  not arrived yet, which the first rule says.
-- Repeats: each has the same bytes. What one member sent while there was no storm, and another sends again, is
-  at most two chunks of a partition for each time that the first was killed or paused; nothing, if it was
-  neither.
+- Results: each record has exactly one committed result, 200 for a good record and 500 for a broken one. Each broken
+  record has exactly one committed dead letter with its exact bytes. Others have none.
+- Order: a version of a key arrives for the first time only after all earlier ones. The last arrival is the newest
+  version, except for what a paused member was about to send when it was paused.
+- Steps back: an arrival that is no newer than the one before it is a step back, because a redelivery starts over.
+  It must have a cause. The same member sends again: it retries after a lost answer, or has the partition back. Or
+  the member that sent last was killed or paused. Or this member was paused, and sends late. Or there was a storm
+  or a restart of the broker when this version arrived before, and the next owner of the partition retries. Any
+  other step back is a breach. After a step back, no version may be skipped that has not arrived yet, by the rule
+  of order.
+- Repeats: a repeat has the same bytes. If one member sent a version without a storm and another member repeats it,
+  the first was killed or paused. At most two chunks of a partition are repeated for each time.
 
-Where messages name sites of their own, the log does not say which process sent what. Then steps back need no cause,
-and repeats are not counted by sender.
+If messages name their own sites, the log does not show which process sent what. Then steps back need no cause, and
+repeats are not counted by sender.
 
-A request that a killed or paused member has sent can be taken in by the API late; so can one that its sender
-gave up waiting for. That would be no fault of the consumer's, so the plan's slow answers are faster than both
-the read timeout and the group's session.
+The API may accept a request late if its sender was killed or paused, or gave it up. That is not a fault of the
+consumer, so the plan's slow answers are faster than both the read timeout and the group's session.
 """
 
 import json
@@ -43,7 +41,7 @@ Key = tuple[str, str]
 """The kind of an event, and its id."""
 
 _START = datetime(2014, 1, 1, tzinfo=UTC)
-# It tells nothing of a message: members ask with it whether a site serves.
+# Not the event of a message: members use it to check whether a site works.
 _PROBE = json.loads(PROBE.json)
 _LATE = 2.0
 _AWAKE = 0.5
@@ -55,7 +53,7 @@ _KINDS = {"carts": "cart", "orders": "order", "taxons": "category"}
 
 
 class Sent(NamedTuple):
-    """A message to produce: which of the `topics`, its key and bytes, its version; whether it must fail."""
+    """A message to produce: its topic, key, bytes and version, and whether it must fail."""
 
     topic: str
     key: str
@@ -65,13 +63,13 @@ class Sent(NamedTuple):
 
     @property
     def event(self) -> Key | None:
-        """What its event is known by at the API, None if it never gets there."""
+        """The identity of its event at the API, None if it never gets there."""
         return (_KINDS[self.topic], self.key) if self.version else None
 
 
 @dataclass(slots=True)
 class Process:
-    """What was done to one member process; its name is its site at the API. Times are since the epoch."""
+    """What was done to one member process. Its name is its site at the API. Times are since the epoch."""
 
     name: str
     killed: float | None = None
@@ -83,14 +81,14 @@ class Process:
         return killed + sum(begun <= until for begun, _ in self.pauses)
 
     def has_just_resumed(self, now: float) -> bool:
-        """Tell whether it woke up a moment ago."""
+        """Return whether it has just resumed after a pause, or is paused."""
         return any(begun <= now <= ended + _AWAKE for begun, ended in self.pauses)
 
 
 def make_messages(count: int, seed: int, codec: Codec, sites: int = 1) -> Iterator[Sent]:
-    """Make messages of many keys over all topics; one in 50 or so is broken.
+    """Make messages of many keys over all topics. About one in 50 is broken.
 
-    With more than one site, each key has its own, which its messages name.
+    With more than one site, the messages of each key name its site.
     """
     chance = Random(f"messages {seed}")  # noqa: S311 - chance, not cryptography
     keys = max(10, count // _MESSAGES_PER_KEY)
@@ -138,7 +136,7 @@ class _Seen(NamedTuple):
 
 
 class Ledger:
-    """Takes all in, and is asked at the end for `breaches` and `rows`."""
+    """Collects everything. At the end, `breaches` and `rows` have the findings."""
 
     def __init__(self, codec: Codec, chunk_records: int) -> None:
         self.produced: dict[Place, Sent] = {}
@@ -151,7 +149,7 @@ class Ledger:
         self._places: dict[tuple[Key, int], Place] = {}
 
     def note_produced(self, place: Place, sent: Sent) -> None:
-        """Note that the broker has a message."""
+        """Note that the broker acknowledged a message."""
         if place in self.produced:
             self.breaches.append(f"the broker gave {place} to two messages: it lost one that it had acknowledged")
         self.produced[place] = sent
@@ -168,7 +166,7 @@ class Ledger:
         self._arrivals[arrival.kind, arrival.id or ""].append(seen)
 
     def place_of(self, result: Record) -> Place:
-        """Tell which record a result is of."""
+        """Give the place of a result's record."""
         read = self._codec.decode(result.value or b"")
         return Place(read["topic"], read["partition"], read["offset"])
 
@@ -179,7 +177,7 @@ class Ledger:
         letters: Sequence[Record],
         hidden: tuple[set[tuple[int, int]], set[tuple[int, int]]],
     ) -> None:
-        """Compare it all; `hidden` names the results and the letters that are not committed."""
+        """Compare everything. `hidden` has the results and the letters that are not committed."""
         committed_results = [r for r in results if (r.partition, r.offset) not in hidden[0]]
         committed_letters = [r for r in letters if (r.partition, r.offset) not in hidden[1]]
         self.rows["messages produced"] = len(self.produced)
@@ -295,7 +293,7 @@ class Ledger:
 
 
 def _cause(seen: _Seen, last: Process, this: Process, *, stormy: bool) -> str:
-    """Name why a member sends what is no newer than what arrived last."""
+    """Name the cause of a step back."""
     if last is this:
         return "the same member again"
     if this.has_just_resumed(seen.received):

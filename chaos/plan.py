@@ -1,4 +1,4 @@
-"""What shall happen to a run, and when: all of it follows from the seed."""
+"""What happens in a run, and when. Everything follows from the seed."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -9,15 +9,15 @@ StormFault = dict[str, Any]
 
 _STORM_EVERY = 5.0
 SICK = "shop-0"
-"""Of many sites, the one that is in trouble for most of the run."""
+"""The one of many sites that is in trouble for most of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One thing that is done `at` so many seconds from the start.
+    """One step, `at` seconds after the start.
 
-    `pick` (0 to 1) chooses the member it is done to, among those that run then. `lasts` is how long a pause
-    takes, in sessions of the group, or a storm, in seconds.
+    `pick` (0 to 1) chooses its member among those that run then. `lasts` is the length of a pause, in sessions of
+    the group, or of a storm, in seconds.
     """
 
     at: float
@@ -35,7 +35,7 @@ class PlanStep:
 
 
 def make_plan(seed: int, seconds: float, kills: int, pauses: int, restarts: int) -> list[PlanStep]:
-    """Spread kills, pauses, restarts, a third as many leaves and joins, and storms over the time, in order."""
+    """Spread kills, pauses, restarts, leaves and joins (a third as many as kills), and storms over the time."""
     chance = Random(f"plan {seed}")  # noqa: S311 - chance, not cryptography
     steps = []
 
@@ -55,7 +55,7 @@ def make_plan(seed: int, seconds: float, kills: int, pauses: int, restarts: int)
 
 
 def make_troubles(seconds: float) -> list[PlanStep]:
-    """Have one site down, then throttled, then slow, with a pause between; it serves well before the end."""
+    """Let one site be down, then throttled, then slow, with pauses between. It works well before the end."""
     faults: list[StormFault] = [
         {"action": "status", "status": 503},
         {"action": "status", "status": 429, "retry_after": "10"},
@@ -73,8 +73,8 @@ def make_troubles(seconds: float) -> list[PlanStep]:
 def _fault(chance: Random) -> StormFault:
     """Make a fault for some of the requests, until it is cleared.
 
-    Slow answers stay well under the members' read timeout and the group's session: a request that its sender
-    has given up, and that the API takes in later all the same, no client could take back.
+    Slow answers stay well below the members' read timeout and the group's session: no client can take back a
+    request that it has given up and that the API accepts later.
     """
     faults: list[StormFault] = [
         {"action": "status", "status": 429, "retry_after": "1"},

@@ -1,7 +1,7 @@
-"""Runs members against a broker and a sandbox, does to them what the plan says, and settles the ledger.
+"""Runs members with a broker and a sandbox, carries out the plan, and settles the ledger.
 
-The sandbox is a thread of this process: at the paced rate it takes a small part of a core, and its log of
-arrivals is read from memory, and keeps the bodies of far more than come in while a broker restarts.
+The sandbox is a thread of this process. At this rate it needs a small part of a core. Its log of arrivals is read
+from memory, and keeps far more bodies than arrive while a broker restarts.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from schemas.codec import Codec
 _TICK = 0.02
 _RATE = 250.0
 _PARTITIONS = 4
-_SETTLED_WITHIN = 30.0
+_SETTLED_WITHIN = 60.0
 _LATENCY = 0.1
 _SECONDS_PER_KILL = 4.0
 _STALLED_AFTER = 60.0
@@ -52,7 +52,7 @@ _UNREAD = 200_000
 
 
 class Stalled(Exception):
-    """No progress any more, though nothing is in the way; the sentence says where."""
+    """There is no more progress, although nothing prevents it. The sentence says where."""
 
 
 class MemberProcess:
@@ -73,11 +73,11 @@ class MemberProcess:
 
     @property
     def runs(self) -> bool:
-        """Whether it lives, and nothing is being done to it."""
+        """Whether it runs, and is neither ending nor paused."""
         return self.process.status is None and self.expected is None and self.paused_since is None
 
     def holds(self) -> set[str]:
-        """Read in its log which partitions it has."""
+        """Read from its log which partitions it has."""
         with self.log.open("rb") as lines:
             lines.seek(self._read_to)
             for line in lines:
@@ -97,25 +97,25 @@ class MemberProcess:
                 self._held -= set(said["partitions"])
 
     def end(self, number: signal.Signals) -> None:
-        """Kill it, or ask it to leave; it then must end accordingly."""
+        """Kill it, or ask it to leave, and note which exit status it must have."""
         self.expected = -number if number == signal.SIGKILL else 0
         if number == signal.SIGKILL:
             self.record.killed = time.time()
         self.process.signal(number)
 
     def has_started(self) -> bool:
-        """Tell whether it is past its own start, and so ends cleanly."""
+        """Return whether it has started, so that it ends cleanly at a signal."""
         self.holds()
         return self.transactional_id is not None
 
     def pause(self) -> None:
-        """Stop it where it stands."""
+        """Suspend it."""
         self.paused_since = time.time()
         self.record.pauses.append((self.paused_since, float("inf")))
         self.process.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         if self.paused_since is not None:
             self.record.pauses[-1] = (self.paused_since, time.time())
             self.paused_since = None
@@ -127,7 +127,7 @@ class MemberProcess:
 
 
 class Run:
-    """One run: `flow` produces and disturbs, `finish` waits for the results and settles the ledger."""
+    """One run. `flow` produces and disturbs. `finish` waits for the results and settles the ledger."""
 
     def __init__(self, broker: Broker, arguments: argparse.Namespace, server: SandboxServer, folder: Path) -> None:
         self._broker = broker
@@ -140,7 +140,7 @@ class Run:
             "KAFKA_GROUP_ID": name,
             "KAFKA_SESSION_TIMEOUT_MS": str(broker.session_ms),
             "KAFKA_HEARTBEAT_INTERVAL_MS": "400",
-            # A killed member's open transaction keeps readers and its successor waiting for so long.
+            # Readers and the next member wait this long for a killed member's open transaction.
             "KAFKA_TRANSACTION_TIMEOUT_MS": "10000",
             "JIRAFE_URL": server.url,
             "JIRAFE_ACCESS_TOKEN": "token",
@@ -149,7 +149,7 @@ class Run:
             "CONSUMER_CHUNK_RECORDS": str(arguments.chunk_records),
             "CONSUMER_HTTP_ADDRESS": "off",
             "CONSUMER_BACKOFF_LONGEST": "0.5",
-            # No event is given up: a storm may well strike the same one ten times.
+            # No event is given up: storms may well hit the same one ten times.
             "CONSUMER_MAX_ATTEMPTS": "1000",
             **{
                 f"CONSUMER_{topic.upper()}_TOPIC": f"{name}.{topic}"
@@ -159,7 +159,7 @@ class Run:
         self._settings = settings.load(None, self._environment)
         stream = self._settings.stream
         self._cluster = app.make_cluster(self._settings)
-        isolation = {"isolation.level": broker.isolation}  # nothing that a member could be set to
+        isolation = {"isolation.level": broker.isolation}  # members don't allow this setting
         reading = settings.Settings(self._settings.api, stream, {**self._settings.kafka, **isolation})
         self._reading = app.make_cluster(reading)
         self._outputs = (stream.results_topic, stream.dead_letters_topic)
@@ -178,6 +178,7 @@ class Run:
         self._calm()
         self._arrived = 0
         self._begun = time.monotonic()
+        self._disturbed = 0.0
 
     # members
 
@@ -190,21 +191,24 @@ class Run:
         return [member for member in self._members if member.runs]
 
     def _is_settled(self) -> bool:
-        """Tell whether the members that run, and no others, share all partitions evenly."""
+        """Return whether the running members, and no others, share all partitions evenly."""
         shares = [len(member.holds()) for member in self._running()]
-        return bool(shares) and sum(shares) == _PARTITIONS * 3 and max(shares) - min(shares) <= 1
+        partitions = _PARTITIONS * len(self._settings.topics)
+        return bool(shares) and sum(shares) == partitions and max(shares) - min(shares) <= 1
 
     def _may(self, step: PlanStep, elapsed: float) -> bool:
-        """Tell whether it is time for a step, and the broker is up to it."""
+        """Return whether it is time for a step, and the broker can take it."""
         if step.at > elapsed:
             return False
-        waited = elapsed - step.at > _SETTLED_WITHIN
+        # If the group must settle between steps, one late step makes all later ones late. Each must still wait.
+        since = step.at if self._broker.regroups else max(step.at, self._disturbed)
+        waited = elapsed - since > _SETTLED_WITHIN
         # A member that starts while the broker is away ends, as it says: its supervisor would start it again.
         is_free = step.action in {"storm", "trouble"} or (self._broker.regroups and step.action != "restart")
         return is_free or waited or self._is_settled()
 
     def _do(self, step: PlanStep) -> None:
-        """Do a step, or leave it out where it would take the last member away, or bring one too many."""
+        """Do a step. Leave it out if no member would be left, or there would be too many."""
         running = self._running()
         member = running[int(step.pick * len(running))] if running else None
         after = time.monotonic() + step.lasts
@@ -226,7 +230,7 @@ class Run:
             case "restart":
                 begun = time.time()
                 self._broker.restart(kindly=step.pick < _KINDLY)
-                # What the API had taken in and the broker had not yet, is delivered again: as after a storm.
+                # As after a storm, events that the API has but whose results are not committed are sent again.
                 self.ledger.storms.append((begun - _UNCOMMITTED, time.time() + _UNCOMMITTED))
             case "storm":
                 self.ledger.storms.append((time.time(), time.time() + step.lasts))
@@ -238,6 +242,8 @@ class Run:
                 self._calm()
             case _:
                 return
+        if step.action not in {"storm", "trouble"}:
+            self._disturbed = time.monotonic() - self._begun
         self.done[step.action] = self.done.get(step.action, 0) + 1
         is_of_member = member and step.action in {"kill", "pause", "leave"}
         self._tell(f"{step} {member.record.name}" if member and is_of_member else str(step))
@@ -248,14 +254,14 @@ class Run:
             self._broker.fence(member.transactional_id)
 
     def _calm(self) -> None:
-        """Let the API serve, though not at once: so there is something in flight at any time."""
+        """Let the API work, but with a delay, so that there is always something in flight."""
         self._sandbox.clear_faults()
         for fault in self._trouble:
             self._sandbox.add_fault(fault)
         self._sandbox.add_fault({"action": "delay", "seconds": _LATENCY, "times": None})
 
     def _watch(self) -> None:
-        """Take in what arrived, do what is due, and look after the members."""
+        """Note arrivals, do what is due, and replace members that ended by themselves."""
         for arrival in self._sandbox.events(after=self._arrived):
             self.ledger.note_arrival(arrival)
             self._arrived = arrival.sequence
@@ -278,7 +284,7 @@ class Run:
     # the run
 
     def flow(self) -> None:
-        """Produce at a pace, and meanwhile do what the plan says."""
+        """Produce at a steady rate, and carry out the plan meanwhile."""
         arguments = self._arguments
         whole = max(arguments.messages / _RATE, arguments.kills * _SECONDS_PER_KILL)
         seconds = min(whole, arguments.minutes * 60)
@@ -316,7 +322,7 @@ class Run:
         self.ledger.note_produced(place, sent)
 
     def finish(self) -> None:
-        """Let the faults end, wait for a result of each record, stop the members and settle; raises Stalled."""
+        """End the faults, wait for a result of each record, stop the members and settle. Raises Stalled."""
         self._producer.flush()
         while self._follow_ups:
             heapq.heappop(self._follow_ups)[2]()
@@ -325,7 +331,7 @@ class Run:
         self._tell(f"calm; {len(self.ledger.produced):,} produced, {len(self._running())} members run")
         results = self._all_results()
         for member in self._running():
-            # Python itself is not ready for a signal before the program is loaded.
+            # Before the program is loaded, Python can't handle a signal.
             await_that("the member has started", member.has_started)
             member.end(signal.SIGTERM)
         for member in self._members:
@@ -336,7 +342,7 @@ class Run:
         self.ledger.settle([member.record for member in self._members], results, letters, hidden)
 
     def _all_results(self) -> list[Record]:
-        """Follow the results until each record that was produced has a committed one."""
+        """Follow the results until each produced record has a committed one."""
         results: list[Record] = []
         missing, progressed = set(self.ledger.produced), time.monotonic()
         for record in self._read(self._outputs[0], follow=True):
@@ -355,7 +361,7 @@ class Run:
         return results
 
     def _said(self, missing: set[Place]) -> str:
-        """Say by partition how many records have no result, from which offset on, and what is committed."""
+        """Say for each partition how many records have no result, from which offset on, and what is committed."""
         consumer = self._cluster.make_consumer(self._cluster.consumer_properties)
         partitions = Counter(place.of for place in missing)
         try:
@@ -373,7 +379,7 @@ class Run:
         return read_topic(self._reading, topic, start="beginning", follow=follow)
 
     def last_words(self) -> str:
-        """Give the end of the log of each member that runs."""
+        """Give the end of the log of each running member."""
         return "\n".join(member.last_words() for member in self._members if member.process.status is None)
 
     def close(self) -> None:
@@ -385,7 +391,7 @@ class Run:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run, print one table, and give the exit status: 0 if no promise broke, else 1."""
+    """Run, print one table, and give the exit status: 0 if no guarantee broke, else 1."""
     folder = Path(tempfile.mkdtemp(prefix="jirafe-chaos-"))
     print(f"seed {arguments.seed}; logs in {folder}")
     with ExitStack() as stack:

@@ -64,9 +64,9 @@ _COMMIT_SHARE = 0.8
 _REMOVED = {
     "JIRAFE_CONNECT_TIMEOUT": "connecting may take 5 seconds, and JIRAFE_READ_TIMEOUT limits the rest",
     "JIRAFE_MAX_REQUEST_BYTES": "a request has at most 10 MiB, which is the API's limit",
-    "CONSUMER_CHUNK_BYTES": "a chunk has at most 1 MiB, or 2 MiB while workers are idle; "
+    "CONSUMER_CHUNK_BYTES": "a chunk has at most 1 MiB, or 2 MiB while few partitions have records; "
     "CONSUMER_CHUNK_RECORDS limits its records",
-    "CONSUMER_LANE_RECORDS": "at most 8 chunks of a partition are in memory; see CONSUMER_CHUNK_RECORDS",
+    "CONSUMER_LANE_RECORDS": "at most 16 chunks of a partition are in memory; see CONSUMER_CHUNK_RECORDS",
     "CONSUMER_LANE_BYTES": "at most 8 MiB of a partition are in memory",
     "CONSUMER_BACKOFF_FIRST": "the first delay is a sixtieth of CONSUMER_BACKOFF_LONGEST",
     "CONSUMER_RETRY_AFTER_LONGEST": "a Retry-After is obeyed up to 5 minutes",
@@ -258,8 +258,8 @@ class Stream(_Group):
     workers: Count = Field(8, description="how many chunks are delivered at the same time")
     chunk_records: Count = Field(
         500,
-        description="maximum records in a chunk (up to four times as many while workers are idle); "
-        "up to eight times as many of a partition are in memory",
+        description="maximum records in a chunk (up to four times as many while few partitions have records); "
+        "up to 16 times as many of a partition are in memory",
     )
     backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
     max_attempts: Count = Field(

@@ -279,7 +279,7 @@ def _longest_answer(body: bytes) -> int:
 
 
 def _json_object(content: bytes) -> dict[str, Any] | None:
-    """Parse a JSON object leniently. Returns None if it is none.
+    """Parse a JSON object leniently. Returns None if it is not one.
 
     If the strict parser fails, numbers stay texts, so that their length does not matter. No number is used.
     """
@@ -323,7 +323,7 @@ def _item(verdict: object, token: str) -> Item | None:
         return None
     if verdict["success"]:
         return Accepted()
-    # Only errors about the event itself are final.
+    # Only an error about the event itself is final.
     if verdict.get("errors") or verdict.get("error_type") in _OF_FORM:
         return Rejected(_message(verdict, token))
     return Transient(_message(verdict, token))

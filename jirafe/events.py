@@ -1,4 +1,4 @@
-"""From a hub message's payload to the bodies of Jirafe events.
+"""Makes the bodies of Jirafe events from the payload of a hub message.
 
 Pure: no I/O, no clock. The same payload gives the same body, today and on replay. The rules come from the hub's
 mapping table and the Events API's schemas (v2). A field that the message lacks is left out, never null. If the API

@@ -51,12 +51,12 @@ def either(one: Section, other: Section, name: str) -> str | None:
 
 
 def finite(place: str, value: float) -> float:
-    """Return a number that JSON can carry; raises Unmappable."""
+    """Return a number that JSON can represent. Raises Unmappable."""
     return value if math.isfinite(value) else missing(place, f"{value} is not a number that JSON can carry")
 
 
 def dates(first: Section, second: Section, created: str) -> tuple[str, str]:
-    """Return the dates of creation and change. If the field `created` is missing, similar fields are used."""
+    """Return the dates of creation and change. If the field `created` is missing, uses similar fields."""
     changed = either(first, second, "updated_at")
     for name in (created, "placed_on", "completed_at", "created_at", "available_on"):
         if text := either(first, second, name):
@@ -66,7 +66,7 @@ def dates(first: Section, second: Section, created: str) -> tuple[str, str]:
 
 
 def date_or(otherwise: str, place: str, name: str, text: str | None) -> str:
-    """Write the date of a part of the message, `otherwise` if it has none. Raises Unmappable."""
+    """Write the date of a part of the message, or `otherwise` if it has none. Raises Unmappable."""
     return date(f"{place}.{name}", text) if text else otherwise
 
 
@@ -86,7 +86,7 @@ def date(place: str, text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _written(text: str) -> str:
-    """Write a date; cached, as a message has most of its dates several times. Only dates stay in the cache."""
+    """Write a date. Cached, because a message repeats most dates. Texts that are not dates are not cached."""
     if len(text) > _LONGEST_DATE:
         raise ValueError
     moment = _moment(text.strip())
@@ -105,7 +105,7 @@ def _moment(text: str) -> datetime:
 
 
 def _unusual_moment(text: str) -> datetime:
-    """Read Ruby's forms of ISO 8601, a zone's name behind the offset, midnight as 24:00, and a leap second."""
+    """Read Ruby's forms of ISO 8601, a zone's name after the offset, midnight as 24:00, and a leap second."""
     found = _DATE.fullmatch(text)
     if found is None:
         raise ValueError

@@ -9,7 +9,7 @@ from jirafe.sourced import derived
 _WEB = ("http://", "https://")
 _BRANDS = "jirafe.brand_category_taxonomy"
 _STORE = "jirafe.store_url"
-# What is noted stays in memory as long as its variant. A store's address is before each of the images.
+# A noted product stays in memory as long as its variant. The store's address is repeated in each image.
 _MOST_PARTS_NOTED = 20
 _LONGEST_NOTED = 500
 
@@ -184,7 +184,7 @@ def _categories(taxons: Iterable[Section]) -> list[Body]:
 
 
 def _images(paths: Iterable[str], store: str) -> list[Body]:
-    """Make the images whose address is absolute, or becomes so with the store's address."""
+    """Make the images whose address is absolute, or becomes absolute with the store's address."""
     urls = [_absolute(store, path) for path in paths]
     return [{"url": url} for url in urls if _is_absolute(url)]
 

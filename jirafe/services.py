@@ -247,7 +247,7 @@ def notification_of_sent(kind: Kind, name: str) -> dict[str, str]:
 
 
 def notification_of_sendable(kind: Kind, name: str) -> dict[str, str]:
-    """Word the notification of an event that could be sent, and was not."""
+    """Word the notification of an event that could be sent, but was not."""
     sent = notification_of_sent(kind, name)
     subject = sent["subject"].replace(" sent ", " would be sent ")
     return {**sent, "subject": subject, "description": kind.told.replace(" was ", " would be ").format(name)}

@@ -86,7 +86,7 @@ def _readings(first: Section, second: Section, items: Sequence[Section]) -> Iter
             is_named = True
             named, more = abs(finite("discount_total", total)), _reading(of_items)
             yield _Reading(named, [total])
-            # It may be the order's alone.
+            # It may be only the order's, without the items'.
             yield _Reading(round(named + more.sum, 4), [total, *more.amounts], [None, *more.names])
     for adjustments in _of_orders(first, second) or [()]:
         of_order = _off(adjustments)
@@ -97,7 +97,7 @@ def _readings(first: Section, second: Section, items: Sequence[Section]) -> Iter
 
 
 def _guesses(first: Section, second: Section, items: Sequence[Section]) -> Iterator[_Reading]:
-    """List readings that count only where the totals add up: FlowLink has discounts as a positive "Discounts"."""
+    """List readings that count only if the totals add up. FlowLink has discounts as a positive "Discounts"."""
     for adjustments in _of_orders(first, second):
         if positive := [each for each in adjustments if _is_positive_discount(each)]:
             yield _reading(positive + _off(adjustments) + _off_items(items))

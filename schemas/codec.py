@@ -1,4 +1,4 @@
-"""Records of the hub in every form that topics have them, told apart by a header and the first bytes.
+"""Records of the hub in every form that occurs in topics. A header and the first bytes show the form.
 
 - Confluent, header: the record header `__value_schema_id` has 0x01 and a schema's GUID of 16 bytes, or 0x00 and its
   id of 4 bytes. The value has no framing.
@@ -8,7 +8,7 @@
   (https://avro.apache.org/docs/1.12.0/specification/#single-object-encoding).
 - Plain JSON: the hub's own.
 
-A schema of the registry may be Avro's or JSON Schema; behind the latter, the value is the hub's JSON.
+A schema of the registry may be Avro or JSON Schema. With JSON Schema, the value is the hub's JSON.
 
 The reader's schemas are ours. A writer's schema may have more or fewer fields. A record may be hostile: whatever
 its bytes are, and whatever schema they name, `decode` takes time and memory in proportion to its size. It returns
@@ -73,7 +73,7 @@ class Undecodable(ValueError):
 
 
 class UnknownSchema(Undecodable):
-    """The writer's schema is known neither here nor, where there is one, to the registry."""
+    """The writer's schema is not known here, nor to the registry, if there is one."""
 
 
 class RegistryNeeded(UnknownSchema):
@@ -85,7 +85,7 @@ class RegistryUnavailable(Exception):
 
 
 class IdUnavailable(RegistryUnavailable):
-    """The Schema Registry did not give the schema with this id. That may be an outage, or about this id alone."""
+    """The Schema Registry did not return the schema with this id: an outage, or a problem of this id alone."""
 
     def __init__(self, schema_id: SchemaId, reason: str) -> None:
         super().__init__(f"{reason} (asked for the schema with the id {schema_id})")
@@ -93,17 +93,17 @@ class IdUnavailable(RegistryUnavailable):
 
 
 class Registry(Protocol):
-    """Where Confluent-framed records have their schemas."""
+    """The source of the schemas of Confluent-framed records."""
 
     def schema(self, schema_id: SchemaId) -> Sequence[AvroType] | None:
-        """Return the schema with this id, last, after those that it refers to, each before its users.
+        """Return the schema with this id, after all schemas that it refers to, each before its users.
 
-        None for one of JSON Schema: a record of it is JSON, and needs no schema to be read. Raises UnknownSchema or
+        None for a JSON Schema: its records are JSON, and can be read without it. Raises UnknownSchema or
         RegistryUnavailable.
         """
 
     def register(self, name: str, schema: Schema) -> int:
-        """Return the id of our own schema `name`, registering it where needed; raises RegistryUnavailable."""
+        """Return the id of our own schema `name`. Registers it if needed. Raises RegistryUnavailable."""
 
 
 class _Writer(NamedTuple):
@@ -127,8 +127,8 @@ class _Union(NamedTuple):
     branches: tuple[_Writer, ...]
 
     def of(self, body: bytes) -> tuple[_Writer, bytes]:
-        """Return the branch that a record is of, and the rest of it."""
-        # A number of one byte is enough: schemas with 64 records or more are told to be damaged.
+        """Return the branch of a record, and the rest of its bytes."""
+        # Reads only a number of one byte: records of branches after the 64th count as damaged.
         index, odd = divmod(body[0] if body else 1, 2)
         if odd or index >= len(self.branches):
             raise Undecodable("the bytes are not a record of the union that their schema is")
@@ -389,7 +389,7 @@ class _Shared:
         if is_ours:
             try:
                 future.set_result(ask())
-            except BaseException as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            except BaseException as error:  # noqa: BLE001 - the waiting threads must get it, whatever it is
                 # Its frames hold whole schemas, and would be part of a reference cycle.
                 future.set_exception(error.with_traceback(None))
             finally:
@@ -493,13 +493,13 @@ def _unqualified(schema: Schema) -> str:
 
 
 def _said(error: Exception) -> str:
-    """Return an error's words in short: the parser's and the decoder's may quote whole schemas."""
+    """Return an error's text, shortened: the parser and the decoder may quote whole schemas."""
     said = str(error) or type(error).__name__
     return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
 
 
 def _moment(timestamp: int) -> datetime | int:
-    """Return a record's timestamp, in milliseconds, as a time; as it is where it is out of all bounds.
+    """Return a record's timestamp, in milliseconds, as a time. Return it unchanged if it is out of range.
 
     Some producers write micro- or nanoseconds.
     """

@@ -1,8 +1,8 @@
 """Decoders made from schemas: Python source with a function for each type of record, faster than a generic decoder.
 
-One is made for schemas that consist of what ours do: records, optional values, arrays and maps of texts, numbers,
-booleans and enums, with fields more or fewer than ours. It takes bytes only in the form that every ordinary writer
-gives them. Whatever else schemas or bytes are, it declines, and fastavro reads them or says what is wrong.
+They handle schemas with the same kinds of types as ours: records, optional values, arrays and maps of texts,
+numbers, booleans and enums, with more or fewer fields than ours. They accept bytes only in the form that every
+ordinary writer uses. They decline all other schemas and bytes, and fastavro reads those or says what is wrong.
 
 So a decoder need not be lenient or explain errors. If it returns a record, the record must be right, and the cost
 must be bounded by its bytes: every value takes at least one byte, and reading beyond the end stops the decoder.
@@ -164,7 +164,7 @@ class Decoder:
         self._read: _Read | None = None
 
     def decode(self, body: bytes) -> dict[str, Any] | None:
-        """Decode a record without its framing; None where the schemas or the bytes are not ordinary."""
+        """Decode a record without its framing. None if the schemas or the bytes are not ordinary."""
         try:
             # Made for the first record, because most known schemas have no record to read.
             read = self._read or self._made()
@@ -284,7 +284,7 @@ class _Source:
 
 
 def _filled(template: str, **parts: object) -> str:
-    """Fill in a template; a part of several lines is as deep as the place that it takes."""
+    """Fill in a template. All lines of a part get the indentation of its place."""
     lines = []
     for line in template.splitlines():
         indent = line[: len(line) - len(line.lstrip())]
@@ -309,7 +309,7 @@ def _named(schemas: Sequence[AvroType]) -> dict[str, Schema]:
 
 
 def _looked_up(schema: AvroType | None, named: Mapping[str, Schema]) -> Any:
-    """Return the definition of a named type; a primitive's name where it is written as an object."""
+    """Return the definition of a named type, or the name of a primitive that is written as an object."""
     found = named.get(schema, schema) if isinstance(schema, str) else schema
     return found["type"] if isinstance(found, dict) and found["type"] in _PLAIN else found
 
@@ -326,13 +326,13 @@ def _optional(schema: AvroType) -> tuple[int, AvroType]:
 
 
 def _is_alike(writer: Schema, reader: Schema) -> bool:
-    """Return whether one type can be read as the other. Of names, only the last part is compared."""
+    """Return whether one type can be read as the other. Only the last parts of their names are compared."""
     names = {each.get("name", "").rpartition(".")[2] for each in (writer, reader)}
     return writer["type"] == reader["type"] and len(names) == 1 and writer.get("symbols") == reader.get("symbols")
 
 
 def _default(field: Schema) -> str:
-    """Return the source of a field's default; Unusual where it is none that ours have."""
+    """Return the source of a field's default. Raises Unusual for a kind of default that our schemas do not have."""
     default = field.get("default", field)
     if default is None or isinstance(default, str | bool) or default in ([], {}):
         return repr(default)

@@ -23,7 +23,7 @@ Message = dict[str, Any]
 
 
 def kind_of(message_type: str) -> str | None:
-    """Name the schema of a message type (`order:new` -> `order`); None for a type that is not ours."""
+    """Return the name of a message type's schema (`order:new` -> `order`). None for a type that is not ours."""
     kind = message_type.partition(":")[0]
     return kind if kind in KINDS else None
 
@@ -53,7 +53,7 @@ def to_message(document: object, mark: Mark | None = None) -> Message:
         inner, root = document, ""
     elif not isinstance(inner, Mapping):
         Section.of(inner, "payload")
-    # An error names the place inside the payload, wherever that is.
+    # An error names the place inside the payload, wherever the payload is in the document.
     payload = Section(inner, "", _marking(mark, root) if mark else None)
     message_type = envelope.text("message") or _inferred_type(payload)
     kind = kind_of(message_type)
@@ -116,7 +116,7 @@ def _payload(payload: Section, kind: str) -> Message:
 
 
 def _previous_items(diff: Section) -> list[Message]:
-    """Convert the line items as they were, where the diff has them raw: a list of items before, and one after."""
+    """Convert the line items from before the change, if the diff has them: lists of the items before and after."""
     return [sections.line_item(item) for item in diff.part("line_items").objects("0")]
 
 

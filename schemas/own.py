@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 
 @cache
 def own_schema(name: str) -> Schema:
-    """Load one of this package's schemas (cart, order, product, taxon, result), complete in itself.
+    """Load one of this package's schemas (cart, order, product, taxon, result), self-contained.
 
     All callers share it, so it must not be changed.
     """

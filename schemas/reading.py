@@ -9,7 +9,7 @@ import orjson
 _INEXACT = 2.0**53
 
 Mark = Callable[[Any, str], Any]
-"""Given a value that was read and its place (`order.line_items.0.price`), gives what to put into the message."""
+"""Gets a value that was read and its place (`order.line_items.0.price`). Returns the value for the message."""
 
 
 class HubError(ValueError):
@@ -32,7 +32,7 @@ class Section:
 
     @classmethod
     def of(cls, value: object, at: str, mark: Mark | None = None) -> "Section":
-        """Make a section of what must be an object."""
+        """Make a section of a value, which must be an object."""
         if not isinstance(value, Mapping):
             raise HubError(f"{at or 'the message'}: must be an object, and is {_said(value)}")
         return cls(value, at, mark)
@@ -45,7 +45,7 @@ class Section:
         return self._raw.get(name)
 
     def text(self, *names: str) -> str | None:
-        """Read text; a number is written as text."""
+        """Read text. A number becomes text."""
         for name in names:
             value = self._raw.get(name)
             if value is None:
@@ -59,7 +59,7 @@ class Section:
         return None
 
     def number(self, *names: str) -> float | None:
-        """Read a number, or text that has one."""
+        """Read a number, or text that contains one."""
         for name in names:
             value = self._raw.get(name)
             if value is None or (isinstance(value, str) and not value.strip()):
@@ -86,7 +86,7 @@ class Section:
         return marked
 
     def is_false(self, name: str) -> bool:
-        """Return whether a value is there, and is false."""
+        """Return whether a value exists and is false."""
         return self._marked(self._raw.get(name), name) is False
 
     def section(self, name: str) -> "Section | None":
@@ -105,7 +105,7 @@ class Section:
         return section
 
     def sections(self, name: str) -> "list[Section]":
-        """Read a list's objects; empty ones, as some hubs leave for what they elide, are passed over."""
+        """Read a list's objects. Ignores empty ones, which some hubs leave for omitted objects."""
         values = self._raw.get(name)
         if values is None:
             return []
@@ -118,7 +118,7 @@ class Section:
         ]
 
     def any_of(self, name: str) -> "Iterator[str | Section]":
-        """Yield a list's texts and objects; whatever is of another form is passed over, and so is another value."""
+        """Yield a list's texts and objects. Ignores items of other types, and a value that is not a list."""
         values = self._raw.get(name)
         for index, value in enumerate(values if isinstance(values, list) else ()):
             at = f"{name}.{index}"
@@ -128,11 +128,11 @@ class Section:
                 yield self._marked(value, at)
 
     def objects(self, name: str) -> "list[Section]":
-        """Return a list's objects; whatever is of another form is passed over, and so is another value."""
+        """Return a list's objects. Ignores items of other types, and a value that is not a list."""
         return [value for value in self.any_of(name) if isinstance(value, Section)]
 
     def change(self, name: str) -> list[str | None] | None:
-        """Read how a plain field changed, [before, after] or the new value alone; None where it is not plain."""
+        """Read how a plain field changed: [before, after], or only the new value. None if it is not plain."""
         value = self._raw[name]
         sides = (
             [(f"{name}.{index}", side) for index, side in enumerate(value)]
@@ -151,7 +151,7 @@ class Section:
 
 
 def written(value: str | float, at: str) -> str:
-    """Write an id as text. Raises HubError if JSON may have lost digits of a number: it could be another id."""
+    """Write an id as text. Raises HubError if JSON may have lost digits of it, which would make it another id."""
     if isinstance(value, float) and value.is_integer():
         if abs(value) >= _INEXACT:
             raise HubError(f"{at}: is too large a number to be read exactly; write it as text")
@@ -160,7 +160,7 @@ def written(value: str | float, at: str) -> str:
 
 
 def _said(value: object) -> str:
-    """Say a wrong value in a few characters; of what has parts, which may be secrets, only what it is."""
+    """Quote a wrong value in a few characters. Do not quote lists and objects, which may contain secrets."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     text = str(orjson.dumps(value), "utf-8")

@@ -63,7 +63,7 @@ class Registered(NamedTuple):
 
 
 class SchemaRegistry:
-    """Looks schemas up by id, and registers ours under `subjects` (schema name -> subject).
+    """Looks up schemas by id, and registers ours under `subjects` (schema name -> subject).
 
     Safe to share between threads. The timeout, in seconds, is for a request in all, and for the look-up of a schema
     with all that it refers to.
@@ -81,7 +81,7 @@ class SchemaRegistry:
         self._timeout = timeout
 
     def schema(self, schema_id: SchemaId) -> list[AvroType] | None:
-        """Return the schema with this id, last, after those that it refers to, each before its users.
+        """Return the schema with this id, after all schemas that it refers to, each before its users.
 
         None for one of JSON Schema. Raises UnknownSchema, RegistryUnavailable.
         """
@@ -94,14 +94,14 @@ class SchemaRegistry:
         return self._with_references(answer, f"the schema with the id {schema_id}", {}, end)
 
     def registered(self, name: str, schema: Schema) -> Registered | None:
-        """Return where our schema `name` is registered, None if it is not; raises RegistryUnavailable."""
+        """Return where our schema `name` is registered, or None if it is not. Raises RegistryUnavailable."""
         answer = self._asked("POST", f"/subjects/{self._subject(name)}", _request(schema))
         if answer.says(_NO_SUBJECT, _NO_SCHEMA):
             return None
         return Registered(answer.whole_number("id"), answer.whole_number("version"))
 
     def incompatibility(self, name: str, schema: Schema) -> str | None:
-        """Return why our schema `name` is incompatible with the latest of its subject, None if it is compatible.
+        """Return why our schema `name` is incompatible with the latest of its subject, or None if it is compatible.
 
         Raises RegistryUnavailable.
         """
@@ -111,12 +111,12 @@ class SchemaRegistry:
             return None
         if answer.expected("is_compatible", bool):
             return None
-        # Confluent's gives a list of messages, others one reason or none.
+        # Confluent's registry gives a list of messages, others one reason or none.
         said = answer.body.get("messages") or answer.body.get("reason") or _NO_REASON
         return answer.quoted("; ".join(map(str, said)) if isinstance(said, list) else said)
 
     def register(self, name: str, schema: Schema) -> int:
-        """Return the id of our schema `name`, registering it where it is new.
+        """Return the id of our schema `name`. Registers it if it is new.
 
         Raises SchemaRefused, RegistryUnavailable.
         """
@@ -134,7 +134,7 @@ class SchemaRegistry:
     def _with_references(
         self, answer: "_RegistryAnswer", what: str, seen: dict[tuple[str, int], int], end: float
     ) -> list[AvroType]:
-        """Read a schema after those that it refers to. `seen` has the length of each that was read so far."""
+        """Read a schema after those that it refers to. `seen` has the lengths of the schemas read so far."""
         text = answer.expected("schema", str)
         if not answer.is_of(_AVRO):
             raise UnknownSchema(f"{what} is of {answer.quoted(answer.body['schemaType'])}, not of Avro")
@@ -211,12 +211,12 @@ class _RegistryAnswer:
 
     @property
     def message(self) -> str:
-        """What the registry says about an error; it may say nothing."""
+        """The registry's message about an error. It may be empty."""
         return self.quoted(self.body.get("message") or "")
 
     @property
     def _redirects(self) -> str:
-        """Name the host that a redirect points to; nothing more of the address, which may hold a password."""
+        """Name the host that a redirect points to, but not the rest of the address, which may hold a password."""
         if not self._location:
             return ""
         try:
@@ -232,7 +232,7 @@ class _RegistryAnswer:
         return quoted(self._password, text, _QUOTED) + (" ..." if len(text) > _QUOTED else "")
 
     def expected(self, name: str, kind: type) -> Any:
-        """Return a field of a good answer; raises RegistryUnavailable where it is another answer."""
+        """Return a field of a good answer. Raises RegistryUnavailable for any other answer."""
         if self.status != HTTPStatus.OK:
             said = f": {self.message}" if self.message else self._redirects
             raise RegistryUnavailable(f"the schema registry answered {self.status}{said}")
@@ -242,14 +242,14 @@ class _RegistryAnswer:
         return value
 
     def whole_number(self, name: str) -> int:
-        """Return a whole number of a good answer, as a record can carry it; raises RegistryUnavailable."""
+        """Return a whole number of a good answer that fits into a record. Raises RegistryUnavailable."""
         number = int(self.expected(name, int))
         if not 0 <= number <= _LARGEST_NUMBER:
             raise RegistryUnavailable(f"the schema registry's answer has the {name} {number}, which none can be")
         return number
 
     def references(self) -> list[tuple[str, int]]:
-        """Return subject and version of each schema that a schema refers to; raises RegistryUnavailable."""
+        """Return subject and version of each schema that a schema refers to. Raises RegistryUnavailable."""
         found = self.body.get("references") or []
         try:
             return [(str(reference["subject"]), int(reference["version"])) for reference in found]

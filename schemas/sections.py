@@ -27,7 +27,7 @@ def order(raw: Section) -> Converted:
     identifier = raw.text("id") if isinstance(raw.value("id"), str) else None
     return {
         "number": raw.text("number") or identifier,
-        # Two names for one thing: which is canceled goes first.
+        # Two names for one field. The one that says canceled has priority.
         "status": raw.text(*sorted(_STATUS, key=lambda name: not _says_canceled(raw.value(name)))),
         **_texts(raw, "email", "user_id", "currency", "placed_on"),
         **_texts(raw, "created_at", "updated_at", "completed_at"),
@@ -79,7 +79,7 @@ def taxon(raw: Section) -> Converted:
 
 
 def product(raw: Section, original: Section) -> Converted:
-    """Convert a product with its variants; what the hub's form lacks is the shop's own. Raises HubError."""
+    """Convert a product with its variants. Fields that the hub's form lacks are the shop's. Raises HubError."""
     forms = (raw, original)
     return {
         "sku": next((sku for form in forms if (sku := _sku(form))), None),
@@ -110,7 +110,7 @@ def _variants(raw: Section) -> list[Converted]:
 
 
 def _variant(item: Section, raw: Section) -> Converted:
-    """Convert the variant of a line item, with what the item says of the product."""
+    """Convert the variant of a line item, with the item's data about the product."""
     of_product = raw.part("product")
     return {
         **_texts(raw, "product_id", "name", "sku"),
@@ -123,7 +123,7 @@ def _variant(item: Section, raw: Section) -> Converted:
 
 
 def _images(*owners: Section) -> list[str]:
-    """Return the addresses of the images of the first that has any."""
+    """Return the addresses of the images of the first owner that has any."""
     for owner in owners:
         urls = [image if isinstance(image, str) else image.text(*_IMAGE_URLS) for image in owner.any_of("images")]
         if found := [url for url in urls if url]:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, cast
 
 Schema = dict[str, Any]
 AvroType = str | list[Any] | Schema
-"""A type as a parsed schema has it: a primitive's or a named type's name, a union, or a definition."""
+"""A type in a parsed schema: the name of a primitive or a named type, a union, or a definition."""
 
 MOST_TYPES = 10_000
-"""How many types and symbols a schema, with those it refers to, may consist of. A long name counts for several."""
+"""The most types and symbols that a schema and its references may have together. A long name counts as several."""
 
 LONGEST_NAME = 1000
-"""Characters of a name or a namespace: each type's full name has them all."""
+"""The most characters of a name or a namespace. They are repeated in the full name of each type."""
 
 DEEPEST_SCHEMA = 100
 """The deepest nesting of types that a schema may have."""
@@ -42,10 +42,10 @@ _BYTES_OF = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 def for_reading(schema: object) -> AvroType:
     """Return what reading needs of a writer's schema: its types and names.
 
-    Defaults, aliases, logical types and docs are left out. A writer's defaults and aliases are never used to read,
-    so it does not matter whether they fit. Its logical types would turn texts and numbers into what our schemas do
-    not have; Java's readers ignore them too where the reader's schema has none. Raises ValueError where it is no
-    schema, or too large.
+    Defaults, aliases, logical types and docs are left out. Reading never uses a writer's defaults and aliases, so
+    it does not matter whether they are valid. Its logical types would turn texts and numbers into values that our
+    schemas do not have. Java's readers ignore them too if the reader's schema has none. Raises ValueError if it is
+    not a schema, or too large.
     """
     return Reducer().reduced(schema)
 
@@ -55,7 +55,7 @@ class Reducer:
 
     def __init__(self) -> None:
         self.types = 0
-        """How many types and symbols the schemas had so far."""
+        """The number of types and symbols in the schemas so far."""
         self._longest_namespace = 0
 
     def reduced(self, schema: object) -> AvroType:
@@ -85,7 +85,7 @@ class Reducer:
             raise ValueError(f"it has more than {MOST_TYPES} types")
 
     def _count_name(self, name: str) -> None:
-        """Count what a name takes with the longest namespace so far, which it may have from the types around it."""
+        """Count the size of a name with the longest namespace so far, which it may inherit from an outer type."""
         self._count((len(name) + self._longest_namespace) // _LETTERS_OF_A_TYPE)
 
     def _definition(self, schema: Schema, depth: int) -> AvroType:
@@ -118,7 +118,7 @@ class Reducer:
             case "map":
                 return {"type": kind, "values": self._stripped(schema["values"], depth + 1)}
             case _:
-                return kind  # a primitive, or a type that is named: written as an object it says no more
+                return kind  # a primitive or the name of a type, written as an object
 
 
 def _long_ones(names: Iterable[str]) -> int:
@@ -150,7 +150,7 @@ class Lookthrough:
         return None if depth <= _PLAINLY_DEEP else cls(schemas[-1], shapes.types)
 
     def check(self, body: bytes) -> None:
-        """Raise Unbounded, or another ValueError if the bytes are no record of the schema. Reads each byte once."""
+        """Raise Unbounded, or ValueError if the bytes are not a record of the schema. Reads each byte once."""
         _Pass(self._types, body).value(self._schema, 0)
 
 
@@ -184,7 +184,7 @@ class _Shapes:
     def of(self, schema: AvroType) -> _Shape:
         match schema:
             case str():
-                # A type that has no shape yet is being looked at: it contains itself.
+                # A type without a shape is just being examined, so it contains itself.
                 return (
                     self._shapes.get(schema, _UNBOUNDED) if schema in self.types else _PRIMITIVES.get(schema, _SEEN)
                 )
@@ -215,7 +215,7 @@ class _Shapes:
 
 
 def _around(inner: Sequence[_Shape]) -> _Shape:
-    """Return the shape of an array, a map or a union: it begins with a number."""
+    """Return the shape of an array, a map or a union, which begins with a number."""
     return _Shape(1 + max((each.depth for each in inner), default=0), 1, sees_end=True)
 
 

@@ -23,7 +23,7 @@ ORDERS = [
     "over\rwritten\b\b\b",
     f"abc{BIDI}def",
 ]
-"""What a terminal would obey, were it printed as it is."""
+"""Texts that a terminal would obey if they were printed unchanged."""
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.preloaded"])
@@ -32,12 +32,12 @@ _OURS = re.compile(r"\r*(?:\x1b\[(?:[\d;]*m|\?25[lh]|1A|2K)\r*)+")
 
 
 def obeyed(printed: str) -> list[str]:
-    """Give what a terminal would take as an order, but for our own colours and bars."""
+    """Give the sequences that a terminal would obey, except for our own colours and progress bars."""
     return [each for each in _OURS.sub("", printed) if each in HOSTILE]
 
 
 def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, forked from one that has loaded the libraries already."""
+    """Run a command in its own process, forked from one that has already loaded the libraries."""
     inherited = {n: v for n, v in os.environ.items() if not n.startswith(("KAFKA_", "JIRAFE_", "CONSUMER_"))}
     command = ["jirafe-consumer", "--env-file", os.devnull, *arguments]
     with ExitStack() as stack:
@@ -60,7 +60,7 @@ def _main(command: list[str], environment: dict[str, str], files: tuple[str, str
     os.environ.update(environment)
     for descriptor, (name, flags) in enumerate(zip(files, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
         os.dup2(os.open(name, flags), descriptor)
-    # As the interpreter would make them; multiprocessing leaves a command no input.
+    # As the interpreter makes them. In multiprocessing, a command has no standard input.
     encoding = environment.get("PYTHONIOENCODING")
     sys.stdin = os.fdopen(0, "r", encoding=encoding, closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding=encoding, closefd=False)
@@ -88,7 +88,7 @@ def on_a_terminal(*arguments: str, text: str = "", **environment: str) -> str:
         while True:
             try:
                 part = os.read(ours, 65_536)
-            except OSError:  # how Linux says that nobody holds the other end
+            except OSError:  # on Linux: the other end is closed
                 break
             if not part:
                 break

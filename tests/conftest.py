@@ -20,7 +20,7 @@ for profile, examples in (("fast", 10), ("thorough", 100)):
     hypothesis.settings.register_profile(
         profile,
         max_examples=examples,
-        # A test of generated input is as slow as the machine is busy; that is no fault of the code.
+        # A test of generated input is slow on a busy machine, which is not a fault of the code.
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
@@ -30,7 +30,7 @@ _CHOICE = pytest.StashKey[Choice]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell starts its background jobs with this signal ignored, and the commands that tests start would too.
+    # A shell starts background jobs that ignore this signal, and commands that tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config.stash[_CHOICE] = choice.choose()
@@ -59,7 +59,7 @@ def bootstrap_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApicurioRegistry]:
-    """A real Schema Registry; who stops it starts it again."""
+    """A real Schema Registry. A test that stops it must start it again."""
     try:
         registry = ApicurioRegistry(tmp_path_factory.mktemp("registry"))
     except BrokerUnavailable as error:

@@ -3,7 +3,7 @@
 from typing import Any
 
 CHARACTERS = "aZ09 ._:/%\n\0ä€\U0001f45c"
-"""What drawn texts are made of: some of each sort. To set up a strategy for all of Unicode takes seconds."""
+"""The characters of drawn texts: some of each kind. A strategy for all of Unicode takes seconds to set up."""
 
 
 def line_item(**changed: Any) -> dict[str, Any]:

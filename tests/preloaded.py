@@ -1,4 +1,4 @@
-"""Loaded once by the process that commands are forked from: all modules of the commands, and their libraries."""
+"""All modules of the commands, and their libraries: loaded once by the process from which commands are forked."""
 
 from importlib import import_module
 from pkgutil import walk_packages

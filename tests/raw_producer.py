@@ -1,4 +1,4 @@
-"""A producer whose headers have any names, as those of C programs do; the Python client takes texts alone."""
+"""A producer of headers with any names, as C programs can make them. The Python client accepts only text."""
 
 import ctypes
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _PRODUCER = 0
 def produce_raw_headers(
     bootstrap_servers: str, topic: str, key: bytes, value: bytes, headers: Iterable[tuple[bytes, bytes]]
 ) -> None:
-    """Produce one record by librdkafka itself, and wait until the broker has it."""
+    """Produce one record directly with librdkafka, and wait until the broker has it."""
     library = ctypes.CDLL(cimpl.__file__)
     for function in ("rd_kafka_conf_new", "rd_kafka_new"):
         getattr(library, function).restype = ctypes.c_void_p

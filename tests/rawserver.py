@@ -1,4 +1,4 @@
-"""Servers that answer with bytes as they are given, as no real one would."""
+"""Servers that answer with exactly the given bytes, as no real server would."""
 
 import contextlib
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def answering(*parts: bytes, drip: bytes = b"x", tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve an API that answers each request with the next of these bytes, and its address is given.
+    """Serve an API that answers each request with the next of these bytes. Yields its address.
 
     After the last of them it sends `drip` again and again, until it is no longer wanted; nothing if it is empty.
     """
@@ -44,7 +44,7 @@ def answering(*parts: bytes, drip: bytes = b"x", tls: ssl.SSLContext | None = No
 
 
 def _read_request(connection: socket.socket) -> None:
-    """Read a whole request, or what begins a TLS handshake."""
+    """Read a whole request, or the beginning of a TLS handshake."""
     data = connection.recv(65_536)
     while data and not data.startswith(b"\x16"):
         head, end, body = data.partition(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""A Schema Registry as small as can be, of Confluent's protocol over real HTTP, that can be told to fail."""
+"""A minimal Schema Registry with Confluent's protocol over real HTTP, which can be told to fail."""
 
 import base64
 import json
@@ -16,20 +16,20 @@ BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
 class RegistryServer(ThreadingHTTPServer):
-    """`page`: a status and a body to answer instead, `pages`: the same for single paths; `hanging`: a path that
-    is never answered; `incompatible`: why it refuses every new version, `taken` that it says so of what another has
-    registered meanwhile.
+    """`page` is a status and a body to answer instead, and `pages` has the same for single paths. `hanging` is a
+    path that is never answered. `incompatible` says why it refuses every new version. `taken`: it refuses a schema
+    because another process has registered it meanwhile.
 
-    With `protected` it answers 401 to who does not show USER and PASSWORD.
+    With `protected` it answers 401 to requests without USER and PASSWORD.
     """
 
     daemon_threads = True
-    request_queue_size = 64  # with the usual 5, one of many that connect at once would wait a second
+    request_queue_size = 64  # with the default of 5, some of many simultaneous clients would wait a second
 
     def __init__(self, tls: ssl.SSLContext | None = None, *, protected: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _RegistryHandler)
         if tls:
-            # The handshake is for the handler's thread: one that hangs must not stop the others.
+            # The handler's thread does the handshake, so that one that hangs does not stop the others.
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server_port}"
         self.protected = protected
@@ -71,11 +71,11 @@ class RegistryServer(ThreadingHTTPServer):
         return SchemaRegistry(self.url + "/", subjects, Access(USER, PASSWORD), timeout=timeout)
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of a client that gives up, as one does that trusts us not."""
+        """Ignore a client that disconnects, for example because it does not trust us."""
 
 
 def guid_of(schema_id: int) -> uuid.UUID:
-    """Give the GUID that the registry knows a schema by."""
+    """Give the GUID of a schema in the registry."""
     return uuid.UUID(int=schema_id)
 
 
@@ -121,7 +121,7 @@ class _RegistryHandler(BaseHTTPRequestHandler):
     def _answer_schema(self, schema_id: int, absent: int) -> None:
         if 0 < schema_id <= len(self.server.schemas):
             found = {"schema": self.server.schemas[schema_id - 1], "references": self.server.references[schema_id]}
-            # As Confluent's does, it says nothing of the kind where it is Avro.
+            # Like Confluent's, it leaves out the type if it is Avro.
             kind = self.server.kinds[schema_id]
             self._answer(200, found if kind == "AVRO" else {**found, "schemaType": kind})
         else:

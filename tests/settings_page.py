@@ -1,4 +1,4 @@
-"""The table of docs/settings.md, made from the settings themselves: `python -m tests.settings_page` writes it."""
+"""The table of docs/settings.md, made from the settings. `python -m tests.settings_page` writes it."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
 def table() -> str:
-    """Give the table of all settings but `KAFKA_*`, in the order of the code."""
+    """Give the table of all settings except `KAFKA_*`, in the order of the code."""
     rows = ["| setting | default | what it is |", "|---|---|---|"]
     for prefix, group in GROUPS.items():
         for name, field in group.model_fields.items():
@@ -20,7 +20,7 @@ def table() -> str:
 
 
 def with_table(page: str) -> str:
-    """Give the page with the table of today in it."""
+    """Give the page with the current table."""
     head, _, rest = page.partition(BEGIN)
     return f"{head}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
 

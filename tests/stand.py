@@ -1,4 +1,4 @@
-"""What a test of the service stands on: a broker, an API, topics and a group of its own, and real members."""
+"""The base of a service test: a broker, an API, its own topics and group, and real members."""
 
 import json
 import os
@@ -43,9 +43,9 @@ _TRANSIENT = (
 
 
 class Stand:
-    """One group with topics of its own at a shared broker, and an API of its own.
+    """One group with its own topics at a shared broker, and its own API.
 
-    With `default_names` its group and topics are called as they are where no setting says otherwise.
+    With `default_names`, its group and topics have the default names.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Stand:
         self.deployment = app.make_deployment(self.settings)
         self.cluster = self.deployment.cluster
         prepare_topics(self.deployment, self.deployment.topics, partitions=NUMBER_OF_PARTITIONS)
-        # The leader of a partition that was just created may not answer at once.
+        # The leader of a new partition may not answer at once.
         Topics(self.cluster).firsts(
             [Partition(topic, number) for topic in self.deployment.topics for number in range(NUMBER_OF_PARTITIONS)]
         )
@@ -104,7 +104,7 @@ class Stand:
     def send_later(
         self, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = (), topic: str | None = None
     ) -> None:
-        """Produce one of many, to the orders topic or another; `flush` waits for them."""
+        """Produce one of many records, to the orders topic or another. `flush` waits for them."""
         self._producer.produce(topic or self.orders_topic, value, key, headers=list(headers))
         self._producer.poll(0)
 
@@ -117,7 +117,7 @@ class Stand:
         assert self._producer.flush(10) == 0
 
     def take_any_timestamp(self) -> None:
-        """Have the orders topic take records of the far future too: Kafka 4 refuses them by default."""
+        """Let the orders topic accept records from the far future, which Kafka 4 refuses by default."""
         takes = ConfigEntry(
             "message.timestamp.after.max.ms", str(2**63 - 1), incremental_operation=AlterConfigOpType.SET
         )
@@ -135,7 +135,7 @@ class Stand:
         await_that("the broker knows the topic's setting", has_taken)
 
     def member(self, **changed: str) -> CommandProcess:
-        """Start a member of the group; it is stopped with the stand."""
+        """Start a member of the group. It is stopped with the stand."""
         return self.member_with_file(Path(os.devnull), **changed)
 
     def member_with_file(self, env_file: Path, **changed: str) -> CommandProcess:
@@ -145,7 +145,7 @@ class Stand:
         return self._stack.enter_context(process)
 
     def end_transaction_of(self, member: CommandProcess) -> None:
-        """Do what a real broker does by its own clock: end the transaction that a member has left open."""
+        """End the transaction that a member has left open, as a real broker does after its timeout."""
         started = next(line for line in member.log.read_text().splitlines() if '"event": "started"' in line)
         own = {"transactional.id": json.loads(started)["transactional_id"]}
         self.cluster.make_producer({**self.cluster.producer_properties, **own}).init_transactions(30)
@@ -167,7 +167,7 @@ class Stand:
         return reading.read_topic(self.cluster, name, start="beginning", follow=follow)
 
     def await_results(self, count: int, within: float = 60.0) -> list[dict[str, Any]]:
-        """Wait for so many results, and give all there are, in the order of the topic's partitions."""
+        """Wait for this many results, and give all, in the order of the topic's partitions."""
         await_that("the results topic", self._has_results_topic)
         end, found = time.monotonic() + within, 0
         for record in self.records("results", follow=True):
@@ -192,7 +192,7 @@ class Stand:
         return list(self._settled(self.settings.stream.dead_letters_topic))
 
     def _settled(self, topic: str) -> Iterator[Record]:
-        """Read a topic, also what is only being committed now; an open transaction is waited for a little."""
+        """Read a topic. Waits a little for open transactions, so that it includes what is being committed now."""
         partitions = [Partition(topic, number) for number in reading.find_topic(self.cluster, topic).partitions]
         ends = reading.read_ends(self.cluster, partitions, committed=False)
         patience = time.monotonic() + _PATIENCE
@@ -208,7 +208,7 @@ class Stand:
         return reading.read_topic(self.cluster, self.orders_topic, start="beginning", follow=False)
 
     def reader(self) -> Consumer:
-        """A consumer that may ask for what is the group's, and is no member."""
+        """A consumer that can read and commit the group's offsets, but is not a member."""
         servers, group = self.environment["KAFKA_BOOTSTRAP_SERVERS"], self.settings.kafka["group.id"]
         return Consumer({"bootstrap.servers": servers, "group.id": group})
 
@@ -216,7 +216,7 @@ class Stand:
         return {number: TopicPartition(self.orders_topic, number) for number in range(NUMBER_OF_PARTITIONS)}
 
     def committed(self) -> dict[tuple[str, int], int]:
-        """The group's committed offsets of the input topics; partitions that have none are left out."""
+        """The group's committed offsets of the input topics, without partitions that have none."""
         consumer = self.reader()
         try:
             partitions = [
@@ -227,8 +227,8 @@ class Stand:
             found = consumer.committed(partitions, timeout=10)
         except KafkaException as error:
             if error.args[0].code() in _TRANSIENT:
-                # The group's coordinator has just been found, or moved, or a dead member's open transaction still
-                # hides the offsets: it says more the next time.
+                # The group's coordinator was just found or has moved, or a dead member's open transaction still
+                # hides the offsets. The caller asks again.
                 return {}
             raise
         finally:
@@ -236,7 +236,7 @@ class Stand:
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def accepted(self, kind: str | None = None) -> list[tuple[str, str | None, str]]:
-        """What the API took in, in the order of arrival: array, status and id."""
+        """The events that the API accepted, in the order of arrival: array, status and id."""
         return [
             (event.kind, event.status, event.id or "")
             for event in self.api.events(kind=kind)
@@ -244,7 +244,7 @@ class Stand:
         ]
 
     def totals(self, number: str) -> list[float]:
-        """The totals of an order's events that the API took in, in the order of arrival."""
+        """The totals of an order's accepted events, in the order of arrival."""
         events = self.api.events(event_id=number)
         return [
             event.body["total"] for event in events if isinstance(event.body, dict) and event.verdict == "accepted"
@@ -259,7 +259,7 @@ class Stand:
 
 @cache
 def _shortest_session_ms(bootstrap_servers: str) -> int:
-    """Ask the broker for the shortest session that it grants to members of a group; 0 if it does not say."""
+    """Ask the broker for the shortest session that it allows members of a group. 0 if it does not say."""
     client = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=LibraryLog())
     broker = ConfigResource(ConfigResource.Type.BROKER, str(client.list_topics(timeout=10).orig_broker_id))
     try:

@@ -1,4 +1,4 @@
-"""A lane as the engine shows it, and as its status tells it; tests change what they are about."""
+"""A lane as the engine shows it, and as the status shows it. Tests change the fields that they need."""
 
 from consumer.engine.ports import LaneView, MemberView
 from consumer.engine.records import Partition

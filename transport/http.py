@@ -85,7 +85,7 @@ class Transport:
                 failure = error
             except Exception as error:  # noqa: BLE001 - what a server, a proxy or a setting may cause has no end
                 failure = self._unanswered(error, surrounding, url, timeout)
-            if watch.is_over:  # a body without a length looks complete even if it was cut off
+            if watch.is_over:  # a body without a length looks complete even if it was truncated
                 failure = _late(timeout)
         if failure or headers.get("Connection") == "close":
             session.close()  # part of an answer may still be unread on the connection
@@ -110,13 +110,13 @@ class Transport:
             url,
             data=body,
             headers=headers,
-            verify=self._ca,  # not left to the session: there the environment's would go before it
+            verify=self._ca,  # in the session, the environment's would have priority over it
             cert=self._own,
             timeout=left,
             allow_redirects=False,
             stream=True,
         ) as response:
-            if response.status_code < HTTPStatus.OK:  # the next answer on this connection is to this request too
+            if response.status_code < HTTPStatus.OK:  # another answer to this request follows on this connection
                 raise Unanswered(
                     "unreadable", f"the answer's status is {response.status_code}, which ends no request"
                 )
@@ -179,7 +179,7 @@ def _bottom(error: BaseException, surrounding: BaseException | None) -> BaseExce
 
 
 class _Watch:
-    """The time of one request, and the connection that it uses; any thread may call."""
+    """The deadline of one request, and the connection that it uses. Any thread may call it."""
 
     def __init__(self, end: float) -> None:
         self.end = end
@@ -192,7 +192,7 @@ class _Watch:
 
     @property
     def left(self) -> float:
-        """Seconds that are left, at least a moment: a socket takes no less."""
+        """The seconds left, and at least a millisecond, because a socket needs a positive timeout."""
         return max(0.001, self.end - time.monotonic())
 
     def hold(self, connection: Any) -> None:
@@ -239,7 +239,7 @@ class _Watcher:
         self._is_earlier = threading.Condition(self._lock)
         self._watches: set[_Watch] = set()
         self._wakes: float | None = None
-        """When the thread looks again, None while there is no thread."""
+        """When the thread looks next, None while there is no thread."""
 
     @contextlib.contextmanager
     def watch(self, timeout: float) -> Iterator[_Watch]:
@@ -292,7 +292,7 @@ class _Watched:
                     connection.setsockopt(*option)
                 connection.settimeout(min(CONNECT_TIMEOUT, watch.left))
                 connection.connect(address)
-                if watch.is_over:  # what is not connected yet can't be shut down
+                if watch.is_over:  # a socket that is not connected yet can't be shut down
                     raise TimeoutError
             except OSError as failed:
                 connection.close()
@@ -311,7 +311,7 @@ class _Watched:
 
 
 def _looked_up(host: str, port: int, watch: _Watch) -> list[tuple[Any, ...]]:
-    """Return a host's addresses as getaddrinfo does; raises what it raises, TimeoutError once the time is over."""
+    """Return a host's addresses as getaddrinfo does. Raises what it raises, or TimeoutError at the deadline."""
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 
     def look_up() -> None:

@@ -1,4 +1,4 @@
-"""Takes a secret, such as an access token, out of what a server says, however the server wrote it."""
+"""Removes a secret, such as an access token, from a server's text, however the server wrote it."""
 
 import html
 import re
@@ -13,7 +13,7 @@ _SHORTEST_SECRET = 8
 _DEEPEST = 4
 
 TIMES_SEARCHED = 10
-"""How many times the length of a quote is searched for the secret."""
+"""The part of a text that is searched for the secret, as a multiple of the quote's length."""
 
 _INSTEAD = "[secret]"
 _MARKS = "\\%&"
@@ -24,7 +24,7 @@ _ESCAPES = (
 )
 _ANY = re.compile("|".join(_ESCAPES), re.DOTALL)
 _EACH = [re.compile(escape, re.DOTALL) for escape in _ESCAPES]
-# What may stand between two characters of a broken secret. Of one with few letters and digits, its signs count too.
+# What may be between two characters of a split secret. If it has few letters and digits, its other signs count too.
 _BETWEEN = [re.compile(each) for each in ("[^0-9A-Za-z]+", "[^!-~]+|[;,\"']+", "[^!-~]+", "(?!)")]
 _SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _DIGITS = f"{string.ascii_letters}{string.digits}+/-_"
@@ -61,15 +61,15 @@ def quoted(secret: str, text: str, longest: int) -> str:
     """Return the beginning of a text without the secret, up to `longest` characters."""
     most = TIMES_SEARCHED * longest
     shown = without(secret, text[:most])
-    if len(text) > most:  # it may end with a part of the secret, and what is before that may have shrunk
+    if len(text) > most:  # it may end with a part of the secret, and the text before it may have become shorter
         shown = shown[: max(0, len(shown) - most // 2)]
     return shown[:longest]
 
 
 class _Search(NamedTuple):
-    """A secret as it is searched for: all of it reduced to the characters that `between` leaves.
+    """The forms of a secret to search for, reduced to the characters that `between` leaves.
 
-    `in_any_case` has its forms in small letters, `in_base64` those that are as they are.
+    `in_any_case` has the forms in small letters, whose case does not matter. The case of `in_base64` does.
     """
 
     between: re.Pattern[str]
@@ -77,7 +77,7 @@ class _Search(NamedTuple):
     in_base64: tuple[str, ...]
 
     def taken_out(self, text: str) -> str:
-        """Replace what is found. Searches the reduced text: a regular expression that skips may never end."""
+        """Replace what is found. Searches the reduced text, because a regular expression might never end."""
         reduced = self.between.sub("", text)
         lowered = reduced.translate(_SMALL)
         found = [place for form in self.in_any_case for place in _places(form, lowered)]

@@ -325,8 +325,7 @@ class _Auditor:
         for topic, count in self._unreadable.items():
             yield f"{topic} has unreadable records, which were left out: {count}."
         for each in found:
-            if each.ahead:
-                blocker = each.ahead.blocker
+            if each.ahead and (blocker := each.ahead.blocker):
                 cause = f" ({blocker.cause})" if blocker.cause else ""
                 yield (
                     f"{each.range.of}: {blocker.strand} blocks the committed offset{cause}; {each.ahead.count} "

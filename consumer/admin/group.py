@@ -56,7 +56,7 @@ class Described:
 class Progress:
     """What the group has committed for a partition. `offset` is the next to read, None if none is committed.
 
-    `ahead` has the offsets that are decided beyond it, None if there are none.
+    `ahead` has the offsets that are decided beyond it, and what blocks it. It is None if there is neither.
     """
 
     offset: int | None
@@ -71,7 +71,7 @@ class Progress:
             ahead = read(place.offset, place.metadata or "")
         except NotOurs:
             return cls(place.offset)
-        return cls(place.offset, ahead if ahead.runs else None)
+        return cls(place.offset, ahead if ahead.runs or ahead.blocker else None)
 
 
 class Group:

@@ -131,7 +131,7 @@ def _shown(name: str, look: Look) -> RenderableType:
     ]
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
     lines += [
-        f"[yellow]Waiting:[/] {_blocks(look, each.blocker)} {escape(each.topic)}/{each.partition}; {each.ahead:,} "
+        f"[yellow]Blocked:[/] {escape(each.topic)}/{each.partition} {_blocked(look, each.blocker)}; {each.ahead:,} "
         "later offsets are decided."
         for each in look.lags
         if each.blocker
@@ -156,10 +156,10 @@ def _state(look: Look) -> str:
     return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
 
 
-def _blocks(look: Look, blocker: Blocker) -> str:
+def _blocked(look: Look, blocker: Blocker) -> str:
     cause = f" ({escape(blocker.cause)})" if blocker.cause else ""
     span = max(look.at - datetime.fromtimestamp(blocker.since, UTC), timedelta(0))
-    return f"for {_duration(span)}, {escape(blocker.strand)}{cause} has blocked the committed offset of"
+    return f"by {escape(blocker.strand)}{cause} for {_duration(span)}"
 
 
 def _lost(look: Look) -> Iterator[str]:

@@ -3,20 +3,22 @@
 The text is `jirafe-consumer/1 CRC TOPIC-ID RUNS SINCE CAUSE STRAND`. RUNS is a sequence of variable-length numbers:
 from the committed offset on, how many offsets are undecided, how many are decided, and so on in turn. CRC covers
 everything after it. The last three tell operators what blocks the offset: since when (in seconds since 1970), why,
-and which strand.
+and which strand. They are `0 - -` if nothing does.
 """
 
 import base64
-import re
+import string
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+from urllib.parse import quote_plus, unquote_plus
 
 MOST_BYTES = 3900
 """The most bytes of the text: brokers accept 4,096 by default (`offset.metadata.max.bytes`)."""
 
 _MAGIC = "jirafe-consumer/1"
 _UNKNOWN = "-"
+_PLAIN = string.punctuation.replace("%", "").replace("+", "")
 _LONGEST_WORD = 60
 # Base 85 makes five characters of four bytes; the rest of the text has far less than this.
 _MOST_PACKED = (MOST_BYTES - 300) * 4 // 5
@@ -28,22 +30,26 @@ Runs = tuple[tuple[int, int], ...]
 
 
 class Blocker(NamedTuple):
-    """What blocks an offset: the strand of the first undecided record, why it waits, and since when.
+    """What blocks an offset: what the first undecided record waits for, why, and since when.
 
-    `since` is in seconds since 1970.
+    `strand` is the name of its strand. A record that was not set apart has none: then it is what the trouble waits
+    for, or the flooded topic. `since` is in seconds since 1970.
     """
 
-    since: int = 0
-    cause: str = ""
-    strand: str = ""
+    since: int
+    cause: str
+    strand: str
 
 
 class Ahead(NamedTuple):
-    """The runs decided beyond an offset, and what blocks the offset. `topic_id` is empty if it was not known."""
+    """The runs decided beyond an offset, and what blocks the offset, None if nothing does.
+
+    `topic_id` is empty if it was not known.
+    """
 
     runs: Runs
     topic_id: str
-    blocker: Blocker = Blocker()
+    blocker: Blocker | None = None
 
     @property
     def count(self) -> int:  # type: ignore[override] # nobody looks for an item in it
@@ -66,9 +72,9 @@ def fits(offset: int, runs: Runs) -> bool:
 
 
 def write(offset: int, ahead: Ahead) -> str:
-    """Write what is decided beyond an offset."""
+    """Write what is decided beyond an offset, and what blocks it."""
     runs = base64.b85encode(_packed(offset, ahead.runs)).decode()
-    since, *words = ahead.blocker
+    since, *words = ahead.blocker or (0, "", "")
     body = " ".join((ahead.topic_id or _UNKNOWN, runs, str(since), *map(_word, words)))
     return f"{_MAGIC} {zlib.crc32(body.encode()):08x} {body}"
 
@@ -89,7 +95,7 @@ def read(offset: int, text: str) -> Ahead:
         blocker = Blocker(min(abs(int(since)), _LATEST), _unworded(cause), _unworded(strand))
     except ValueError:
         raise NotOurs("it is damaged") from None
-    return Ahead(runs, "" if topic_id == _UNKNOWN else topic_id, blocker)
+    return Ahead(runs, "" if topic_id == _UNKNOWN else topic_id, blocker if any(blocker) else None)
 
 
 def joined(runs: Iterable[tuple[int, int]]) -> Runs:
@@ -143,9 +149,9 @@ def _unpacked(offset: int, packed: bytes) -> Runs:
 
 
 def _word(text: str) -> str:
-    """Turn a text into one printable word. A site's id may be any text."""
-    return re.sub(r"[^!-~]", "?", text[:_LONGEST_WORD]) or _UNKNOWN
+    """Turn a text into one printable word, cut to a short length. A site's id may be any text."""
+    return quote_plus(text, safe=_PLAIN, errors="replace")[:_LONGEST_WORD] or _UNKNOWN
 
 
 def _unworded(word: str) -> str:
-    return "" if word == _UNKNOWN else word
+    return "" if word == _UNKNOWN else unquote_plus(word)

@@ -17,6 +17,7 @@ from consumer.engine.records import FAILING, Output, Partition
 from consumer.engine.writer import Writer
 
 _ENDS_INTERVAL = 1.0
+_TELL_INTERVAL = 5.0
 
 
 @dataclass(slots=True)
@@ -39,9 +40,12 @@ class Committer(Generic[W]):
     log: Logger
     trouble: str | None = None
     _guards: dict[str, FloodGuard] = field(default_factory=dict)
+    # By paused topic, when the guard paused it.
+    _flooded_since: dict[str, float] = field(default_factory=dict)
     _failures: int = 0
     _due: float = 0.0
     _ends_due: float = 0.0
+    _tell_due: float = 0.0
 
     @property
     def flooded(self) -> tuple[str, ...]:
@@ -63,7 +67,8 @@ class Committer(Generic[W]):
 
         An aborted transaction is written again later. From then on each lane has its own transaction until a
         commit succeeds, so an output that can't be written stops only its own lane. Flooded topics are left out.
-        Raises WriterLost.
+        If there is nothing to commit for a lane, the metadata of its last offset says from time to time what blocks
+        it. Raises WriterLost.
         """
         now = self.clock.monotonic()
         lanes = list(lanes)
@@ -79,9 +84,12 @@ class Committer(Generic[W]):
         if now >= self._ends_due and ready:
             self._ends_due = now + _ENDS_INTERVAL
         ready = self._admitted(ready)
+        deadline = Deadline(within, self.clock.monotonic)
+        if now >= self._tell_due and not self._failures:
+            self._tell_due = now + _TELL_INTERVAL
+            self._tell([lane for lane in lanes if lane not in ready], writer, group, deadline)
         if not ready:
             return
-        deadline = Deadline(within, self.clock.monotonic)
         trouble, again = None, True
         for part in [[lane] for lane in ready] if self._failures else [ready]:
             try:
@@ -109,6 +117,7 @@ class Committer(Generic[W]):
         for topic, letters in _letters(lanes).items():
             guard = self._guard(topic)
             if not guard.holds and not guard.admits(letters):
+                self._flooded_since[topic] = self.clock.monotonic()
                 self.log.error(
                     "held",
                     on=topic,
@@ -138,6 +147,7 @@ class Committer(Generic[W]):
             self._guard(topic).note(letters)
         trying = [lane.partition for lane in lanes if lane.wants_ahead]
         for lane in lanes:
+            lane.told = self._blocker(lane) if lane.ahead else None
             lane.committed()
         if trying:
             self.read_back(trying)
@@ -147,16 +157,57 @@ class Committer(Generic[W]):
         if not (lane.ahead or lane.wants_ahead):
             is_kept = lane.keeps_ahead is not False
             return write(lane.offset or 0, Ahead((), lane.topic_id)) if lane.topic_id and is_kept else ""
-        holder = lane.holder
-        since = self.clock.epoch_ms() // 1000 - int(self.clock.monotonic() - holder.since)
-        blocker = Blocker(max(0, since), holder.trouble.cause if holder.trouble else "", holder.kind)
-        return write(lane.offset or 0, Ahead(lane.ahead, lane.topic_id, blocker))
+        return write(lane.offset or 0, Ahead(lane.ahead, lane.topic_id, self._blocker(lane)))
+
+    def _blocker(self, lane: Lane[W]) -> Blocker | None:
+        """Return what blocks a lane's oldest undecided record, or its outputs; None if nothing does."""
+        topic, holder = lane.partition.topic, lane.holder
+        trouble = holder.trouble
+        if topic in self.flooded:
+            since, cause, name = self._flooded_since[topic], "flood", topic
+        elif trouble or holder.kind:
+            since, cause = holder.since, trouble.cause if trouble else ""
+            name = holder.kind or (trouble.waits_for if trouble else "")
+        else:
+            return None
+        age = int(self.clock.monotonic() - since)
+        return Blocker(max(1, self.clock.epoch_ms() // 1000 - age), cause, name)
+
+    def _tell(
+        self, lanes: list[Lane[W]], writer: Writer, group: Callable[[], GroupMetadata], deadline: Deadline
+    ) -> None:
+        """Commit the last offset of each lane again if something else blocks it now: the metadata says what.
+
+        So tools can show it, whichever member has the partition. Raises WriterLost.
+        """
+        news: dict[Partition, tuple[Lane[W], int, Blocker | None, str]] = {}
+        for lane in lanes:
+            blocker, last = self._blocker(lane), lane.last_commit
+            is_kept = lane.keeps_ahead is not False and lane.knows_ahead
+            if last is None or not is_kept or _is_same(blocker, lane.told):
+                continue
+            offset, runs = last
+            news[lane.partition] = lane, offset, blocker, write(offset, Ahead(runs, lane.topic_id, blocker))
+        if not news:
+            return
+        offsets = {partition: offset for partition, (_, offset, _, _) in news.items()}
+        try:
+            writer.write([], offsets, group(), deadline, {partition: each[-1] for partition, each in news.items()})
+        except Aborted as error:
+            self.log.warning("commit_aborted", reason=str(error), records=0)
+            return
+        for lane, _, blocker, _ in news.values():
+            lane.told = blocker
 
     def _note(self, trouble: str | None, *, again: bool) -> None:
         self.trouble = trouble
         self._failures = 0 if trouble is None else self._failures + 1
         if trouble is not None and not again:
             self._due = self.clock.monotonic() + self.backoff.delay(self._failures, None, self.chance)
+
+
+def _is_same(blocker: Blocker | None, told: Blocker | None) -> bool:
+    return (blocker and blocker[1:]) == (told and told[1:])
 
 
 def _letters(lanes: Iterable[Lane[W]]) -> dict[str, list[bool]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple
 
 from consumer.engine import ahead
-from consumer.engine.ahead import Runs
+from consumer.engine.ahead import Blocker, Runs
 from consumer.engine.ports import Apart, Behind, Chunk, W
 from consumer.engine.records import Output, Partition, Record
 from consumer.engine.strand import MAIN, Bounds, Strand
@@ -35,7 +35,8 @@ class Lane(Generic[W]):
     known.
 
     `keeps_ahead` says whether Kafka keeps offset metadata; it is None while that is not known. Outputs beyond an
-    undecided record are committed only if Kafka does. Otherwise they wait for that record.
+    undecided record are committed only if Kafka does. Otherwise they wait for that record. `told` is the blocker
+    in the metadata of the last committed offset.
 
     While the outputs of one chunk wait for their commit, the strand may have its next chunk in flight, but none
     after it. If a topic refuses an output for its size, the next transactions have fewer outputs.
@@ -51,6 +52,7 @@ class Lane(Generic[W]):
         self.paused: bool | None = None
         self.knows_ahead = True
         self.topic_id = ""
+        self.told: Blocker | None = None
         self.main = Strand[W](partition, epoch, MAIN, bounds, 0.0, kind=MAIN)
         self._apart: dict[str, Strand[W]] = {}
         self._bounds = bounds
@@ -62,6 +64,7 @@ class Lane(Generic[W]):
         self._bytes = 0
         self._end: int | None = None
         self._committed: int | None = None
+        self._begun: int | None = None
         self._newest: int | None = None
         # The offset after the last decided record; earlier records may be undecided.
         self._decided_to: int | None = None
@@ -70,9 +73,13 @@ class Lane(Generic[W]):
 
     # records in
 
-    def begin(self, runs: Runs) -> None:
-        """Skip the runs that an earlier owner decided, also among records that wait already."""
+    def begin(self, runs: Runs, offset: int | None = None, told: Blocker | None = None) -> None:
+        """Skip the runs that an earlier owner decided, also among records that wait already.
+
+        `offset` is the committed offset, None if there is none, and `told` the blocker in its metadata.
+        """
         self.knows_ahead = True
+        self._begun, self.told = offset, told
         self._skipped = self._ahead = runs
         waiting = list(self.main) if runs else []
         if waiting:
@@ -296,8 +303,14 @@ class Lane(Generic[W]):
 
     @property
     def committed_offset(self) -> int | None:
-        """The last committed offset, None if there is none yet."""
+        """The last offset committed in this assignment, None if there is none yet."""
         return self._committed
+
+    @property
+    def last_commit(self) -> tuple[int, Runs] | None:
+        """The last committed offset, also of an earlier owner, and the runs beyond it. None if it is not known."""
+        offset = self._begun if self._committed is None else self._committed
+        return None if offset is None else (offset, self._ahead)
 
     def _to_commit(self) -> _Next:
         if self._next is None:

@@ -106,7 +106,7 @@ class Lanes(Generic[W]):
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
         flying = Counter[str]()
         busy = sum(1 for lane in self._lanes.values() if len(lane.main))
-        shares = max(1, min(MOST_SHARES, self._workers // max(1, busy)))
+        shares = max(1, min(MOST_SHARES, 2 * self._workers // max(1, busy)))
         for lane in self._lanes.values():
             lane.reunite(now)
         for lane, strand in self._strands():
@@ -167,7 +167,7 @@ class Lanes(Generic[W]):
             case Raised():
                 self._leave(strand)
                 due = now + self._backoff.delay(strand.failures + 1, None, self._chance)
-                strand.raised(chunk, answer.trouble, due)
+                strand.raised(chunk, answer.trouble, now, due)
                 return [answer.trouble]
 
     def _take_decided(self, done: Done[W], lane: Lane[W], strand: Strand[W], now: float) -> list[Trouble]:
@@ -218,7 +218,7 @@ class Lanes(Generic[W]):
                 self._log.warning(
                     "isolating", partition=str(lane.partition), cause=trouble.cause, reason=trouble.message
                 )
-            strand.retry(trouble, own_due, None)
+            strand.retry(trouble, now, own_due, None)
             return
         gate = self._gates.get(trouble.waits_for)
         if gate is None:
@@ -227,7 +227,7 @@ class Lanes(Generic[W]):
             event = "held" if trouble.held else "waiting"
             self._log.warning(event, on=trouble.waits_for, cause=trouble.cause, reason=trouble.message)
         gate.failed(strand.id, trouble, due_after)
-        strand.retry(trouble, own_due, trouble.waits_for)
+        strand.retry(trouble, now, own_due, trouble.waits_for)
 
     # what strands wait for
 

@@ -204,6 +204,7 @@ class Places(Generic[W]):
         """
         self._unasked.discard(lane.partition)
         runs: Runs = ()
+        told = None
         if position.metadata:
             try:
                 found = read(position.offset, position.metadata)
@@ -218,11 +219,11 @@ class Places(Generic[W]):
                 if not self._continuity.is_id_settled(topic):
                     self._unasked.add(lane.partition)
                     return True
-                lane.topic_id, runs = topic_id, found.runs
+                lane.topic_id, runs, told = topic_id, found.runs, found.blocker
         elif lane.partition in self._tried and position.offset == lane.committed_offset:
             # If the offset differs, the topic was created again meanwhile, and the test proves nothing.
             self._learn(keeps_ahead=False)
-        lane.begin(runs)
+        lane.begin(runs, position.offset if position.offset >= 0 else None, told)
         self._tried.discard(lane.partition)
         return True
 

@@ -312,7 +312,7 @@ class Hooks:
         """Note a transaction that was committed: its outputs, and the seconds it took.
 
         The outputs of one partition are in order. There may be no outputs: then only the ends of partitions were
-        committed.
+        committed, or the reason why they wait.
         """
 
     def aborted(self) -> None:

@@ -16,7 +16,7 @@ MAIN = ""
 """The strand of records that no handler has seen yet."""
 
 MOST_SHARES = 4
-"""How many times as many records as usual a chunk may have, while workers are idle."""
+"""How many times as many records as usual a chunk may have, while few partitions have records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class Strand(Generic[W]):
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
     work again before the next try; each is None if there is none. `is_ready` is set while a request of the last
     try is still pending, and returns whether it is answered. `id` identifies the strand at gates. `since` is when
-    the strand was made, `tried` when a chunk of it was last dispatched.
+    the strand was made, or the main strand's trouble began, `tried` when a chunk of it was last dispatched.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
-    While a full chunk is in flight, the next one may be prepared. While workers are idle, chunks grow with the
-    number of records that wait. If handling a chunk raises, later chunks are smaller, until the record at fault is
-    alone. Then they grow again.
+    While a full chunk is in flight, the next one may be prepared. While few partitions have records, chunks grow
+    with the number of records that wait. If handling a chunk raises, later chunks are smaller, until the record at
+    fault is alone. Then they grow again.
     """
 
     def __init__(  # noqa: PLR0913 - each has its own purpose
@@ -136,34 +136,36 @@ class Strand(Generic[W]):
 
         It may have up to `shares` times as many records as usual. A larger chunk leaves as many for the next one.
         """
+        is_prepared = self._chunk is None and self._next is not None
         if self._chunk is None:
             self._chunk, self._next = self._next, None
         chunk = self._chunk or self._new_chunk()
         chunk.behind, chunk.closed, chunk.is_next = behind, closed, False
-        self._may_prepare = self._next is None and self._fill(chunk, len(self._waiting) // 2, shares)
+        if self._next is None and not is_prepared:  # a prepared chunk goes at once; the next takes what waits
+            self._fill(chunk, len(self._waiting) // 2, shares)
+        self._may_prepare = self._next is None and len(chunk.records) >= min(self._most, self._bounds.chunk_records)
         self._chunk, self.in_flight, self.is_ready = chunk, True, None
         return chunk
 
     def _new_chunk(self) -> Chunk[W]:
         return Chunk[W](self._partition, self._epoch, strand=self.name)
 
-    def _fill(self, chunk: Chunk[W], wanted: int, shares: int) -> bool:
-        """Add waiting records. Returns whether the chunk has as many as it may.
+    def _fill(self, chunk: Chunk[W], wanted: int, shares: int) -> None:
+        """Add waiting records to a chunk.
 
-        That is the usual number, or `wanted` if that is more and `shares` allow it. A larger chunk may have twice
-        the bytes, no more: large records take far more memory once they are decoded. For the same reason, no chunk
-        is prepared after one that the limit of bytes made smaller.
+        It may have the usual number, or `wanted` if that is more and `shares` allow it. A larger chunk may have
+        twice the bytes, no more: large records take far more memory once they are decoded. For the same reason, no
+        chunk is prepared after one that has fewer than the usual number because of its bytes.
         """
         usual = self._bounds.chunk_records
         most = min(self._most, max(usual, min(wanted, shares * usual)))
-        most_bytes = min(shares, 2) * self._bounds.chunk_bytes
+        most_bytes = max(1, min(shares // 2, 2)) * self._bounds.chunk_bytes
         size = sum(record.size for record in chunk.records)
         while self._waiting and len(chunk.records) < most:
             size += self._waiting[0].size
             if chunk.records and size > most_bytes:
-                return False
+                return
             chunk.records.append(self._waiting.popleft())
-        return len(chunk.records) >= most
 
     @property
     def can_prepare(self) -> bool:
@@ -201,23 +203,25 @@ class Strand(Generic[W]):
         """Forget the trouble and the backoff of the last try."""
         self.failures, self.due, self.waits_for, self.trouble = 0, 0.0, None, None
 
-    def retry(self, trouble: Trouble, due: float, waits_for: str | None) -> None:
+    def retry(self, trouble: Trouble, now: float, due: float, waits_for: str | None) -> None:
         """Keep the chunk for another try: at `due`, or as soon as `waits_for` works again.
 
         A chunk that isolates a suspect always waits until `due`.
         """
         self.in_flight = False
         self.failures += 1
+        if self.trouble is None and self.name == MAIN:
+            self.since = now
         self.trouble, self.due, self.waits_for = trouble, due, waits_for
 
-    def raised(self, chunk: Chunk[W], trouble: Trouble, due: float) -> None:
+    def raised(self, chunk: Chunk[W], trouble: Trouble, now: float, due: float) -> None:
         """Take back the chunk in flight, whose handling raised. Its records wait again, and go in smaller chunks.
 
         A chunk of one record is tried again at `due`.
         """
         self._most = max(1, len(chunk.records) // 2)
         if len(chunk.records) == 1:
-            self.retry(trouble, due, None)
+            self.retry(trouble, now, due, None)
             return
         self._unprepare()
         self._waiting.extendleft(reversed(chunk.records))

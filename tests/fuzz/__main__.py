@@ -1,8 +1,7 @@
 """Try hostile input of every kind on the real code, in processes that may be lost.
 
-Each trial follows from its target and its seed alone. Seeds go up from --seed, so one trial is run again with its
-seed and --count 1. A case that fails is made smaller and kept in tests/fuzz/found, where the tests find it. Exit
-status 1 if any failed.
+Each trial depends only on its target and its seed. Seeds go up from --seed, so one trial is repeated with its seed and
+--count 1. A failing case is shrunk and kept in tests/fuzz/found, where the tests find it. Exit status 1 if any failed.
 """
 
 import argparse
@@ -49,7 +48,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def told(failure: Failure, path: Path | None) -> str:
-    """Say what failed, and how to see it again."""
+    """Print what failed, and how to repeat it."""
     lines = [f"FAILED  {failure.target}, seed {failure.seed}: {failure.rule}"]
     lines += [f"        {line}" for line in failure.details.splitlines()[:_SAID_LINES]]
     if path is None:
@@ -62,7 +61,7 @@ def told(failure: Failure, path: Path | None) -> str:
 
 
 def replay(path: Path) -> int:
-    """Try a kept case again; gives the exit status."""
+    """Try a kept case again, and give the exit status."""
     kept = found.read(path)
     with Losable() as losable:
         failure = losable.try_case(kept.target, kept.case)

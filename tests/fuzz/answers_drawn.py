@@ -1,4 +1,4 @@
-"""Draws answers of HTTP at the byte level: right ones, odd ones, and ones that are none."""
+"""Draws HTTP answers as bytes: valid, unusual and invalid ones."""
 
 import json
 import zlib
@@ -10,7 +10,7 @@ from tests.fuzz.raw import Script
 from tests.fuzz.targets import latin
 
 BOMB = 200_000_000
-"""Bytes of what is far more than an answer may have."""
+"""Bytes that are far more than an answer may have."""
 
 _STATUSES = (
     100,
@@ -185,7 +185,7 @@ def _header(random: Random) -> str:
 
 
 def _odd(random: Random, body: bytes) -> Script:
-    """Draw what is nearly an answer, with odd headers and framing."""
+    """Draw something like an answer, with unusual headers and framing."""
     line = "\r\n" if chance(random, 0.95) else random.choice(_LINES)
     interim = "HTTP/1.1 100 Continue\r\n\r\n" * random.choice((1, 2, 500)) if chance(random, 0.05) else ""
     headers = [_header(random) for _ in range(random.choice((0, 1, 1, 2, 4)))]
@@ -239,7 +239,7 @@ def _damaged(random: Random, body: bytes) -> Script:
 
 
 def _slow_or_large(random: Random, body: bytes) -> Script:
-    """Draw an answer that never ends, comes too slowly, or is far too large; the status may be any."""
+    """Draw an answer that never ends, comes too slowly, or is far too large, with any status."""
     head = f"{_status_line(random)}\r\n"
     chunked = f"{head}Transfer-Encoding: chunked\r\n"
     location = random.choice(("", "Location: /x\r\n"))
@@ -271,7 +271,7 @@ def _slow_or_large(random: Random, body: bytes) -> Script:
 
 
 def draw_json(random: Random, right: object) -> bytes:
-    """Draw the body of an answer: the right one, with odd things in it, or as odd text."""
+    """Draw the body of an answer: valid, with unusual values in it, or as unusual text."""
     document = drawing.mutated(random, right, random.choice((0, 0, 1, 1, 2, 4)))
     text = json.dumps(document, ensure_ascii=chance(random, 0.5))
     if chance(random, 0.05):

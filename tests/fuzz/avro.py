@@ -1,4 +1,4 @@
-"""Draws writers' schemas that are like ours, and unlike them in hostile ways, and records of them as bytes."""
+"""Draws schemas of writers, some like ours and some hostile, and their records as bytes."""
 
 import copy
 import struct
@@ -41,14 +41,14 @@ def _own(name: str) -> Schema:
 
 
 def _plain(schema: Schema) -> Schema:
-    """Leave out the marks of the library that parsed it."""
+    """Remove the marks of the library that parsed a schema."""
     if isinstance(schema, dict):
         return {key: _plain(value) for key, value in schema.items() if not key.startswith("__")}
     return [_plain(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def draw_schema(random: Random) -> Schema:
-    """Draw the schema of a writer: one of ours with some changes, seldom something else altogether."""
+    """Draw the schema of a writer: usually one of ours with some changes, rarely another one."""
     if chance(random, 0.03):
         return draw_type(random, 4)
     schema = copy.deepcopy(_own(random.choice(OWN_SCHEMAS)))
@@ -191,7 +191,7 @@ def _empty(random: Random, name: str) -> Schema:
 
 
 def _recursive(random: Random, name: str) -> Schema:
-    """Draw a type that has itself in it; some can never end."""
+    """Draw a recursive type. Some never end."""
     inner = random.choice(
         (
             ["null", name],
@@ -208,7 +208,7 @@ def _recursive(random: Random, name: str) -> Schema:
 
 
 def _deep(random: Random, name: str) -> Schema:
-    """Draw a type with many others in one another."""
+    """Draw a type of many nested types."""
     found: Schema = random.choice(("null", "string", "int"))
     kinds = random.choice((("array",), ("map",), ("record",), ("union",), ("array", "map", "record")))
     for level in range(random.choice((5, 60, 300, 900))):
@@ -225,7 +225,7 @@ def _deep(random: Random, name: str) -> Schema:
 
 
 def _multiplying(random: Random, name: str) -> Schema:
-    """Draw records of which each has the one before it many times over: 10 levels of 10 make 10^10."""
+    """Draw records that each contain the one before many times: 10 levels of 10 make 10^10."""
     level: Schema = random.choice(("null", "int", {"type": "record", "name": f"{name}_0", "fields": []}))
     width = random.choice((2, 4, 10))
     for number in range(1, random.choice((3, 8, 25))):
@@ -237,7 +237,7 @@ def _multiplying(random: Random, name: str) -> Schema:
 
 
 class Encoder:
-    """Writes records of a schema as bytes; what is drawn is plausible, odd or hostile.
+    """Writes records of a schema as bytes. The drawn values are plausible, unusual or hostile.
 
     A record has about `largest` bytes at most; where it would have more, or would take too long to write, it ends.
     """
@@ -271,12 +271,12 @@ class Encoder:
                 )
 
     def record(self, value: object = None) -> bytes:
-        """Write a record; fields that `value` has are as there, the others are drawn."""
+        """Write a record. Fields that `value` lacks are drawn."""
         random = self._random
         self._hostility = random.choice((0.0, 0.0, 0.01, 0.05, 0.3))
         self._deepest = random.choice((3, 8, 30, 300)) if chance(random, 0.98) else 30_000
         most_parts = 4 * self._deepest + _PARTS
-        # Without recursion: the depth is for the code that reads it.
+        # Without recursion: only the code that reads it must handle the depth.
         written = bytearray()
         stack: list[tuple[Any, ...]] = [(self._schema, value, 0)]
         parts = 0
@@ -335,7 +335,7 @@ class Encoder:
     def _blocks(self, schema: Schema, kind: str, value: Any, depth: int) -> list[tuple[Any, ...]]:
         random, inner = self._random, schema.get("items" if kind == "array" else "values")
         if self._hostile():
-            # A count of far more than there is, with or without the size of the block.
+            # A count of far more items than there are, with or without the size of the block.
             count = random.choice((10**4, 10**6, 10**9, 10**15, 2**63 - 1, -(2**63)))
             return [
                 (zigzag(random.choice((count, -count))),),

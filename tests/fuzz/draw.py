@@ -1,4 +1,4 @@
-"""What all targets draw from: odd texts, numbers and JSON, and bytes that are damaged."""
+"""Shared by all targets: draws unusual texts, numbers and JSON, and damages bytes."""
 
 import json
 from collections.abc import Sequence
@@ -89,12 +89,12 @@ _NUMBERS: tuple[Json, ...] = (
 
 
 def chance(random: Random, probability: float) -> bool:
-    """Tell yes so often."""
+    """Return True with this probability."""
     return random.random() < probability
 
 
 def text(random: Random) -> str:
-    """Draw a text: plain, odd, or long."""
+    """Draw a text: plain, unusual or long."""
     kind = random.random()
     if kind < 0.6:
         return random.choice(_TEXTS)
@@ -114,7 +114,7 @@ def data(random: Random) -> bytes:
 
 
 def number(random: Random) -> Json:
-    """Draw a number of JSON or what Python takes for one."""
+    """Draw a number of JSON, or one that only Python accepts."""
     return random.choice(_NUMBERS) if chance(random, 0.8) else random.randrange(-(10**4), 10**4)
 
 
@@ -129,13 +129,13 @@ def json_value(random: Random, depth: int = 3) -> Json:
 
 
 def nested(depth: int, inner: Json = None) -> str:
-    """Write JSON that is so deep that Python could not write it: lists and objects in turn."""
+    """Write JSON that is too deep for Python to write: lists and objects in turn."""
     opened, closed = '[{"a":' * depth, "}]" * depth
     return f"{opened}{json.dumps(inner)}{closed}"
 
 
 def mutated(random: Random, document: Json, times: int) -> Json:
-    """Change a document of JSON in so many places; the one that is given stays as it is."""
+    """Return a copy of a JSON document that is changed in this many places."""
     document = json.loads(json.dumps(document))
     for _ in range(times):
         places = list(_places(document))
@@ -147,7 +147,7 @@ def mutated(random: Random, document: Json, times: int) -> Json:
 
 
 def _places(value: Json) -> Sequence[tuple[Any, Any]]:
-    """List each place of a document: what holds it, and its key or index there."""
+    """List each place of a document: its container, and its key or index there."""
     found: list[tuple[Any, Any]] = []
     left = [value]
     while left:
@@ -170,7 +170,7 @@ def _mutate(random: Random, holder: Any, key: Any, document: Json) -> None:
         holder.extend([holder[key]] * random.choice((1, 3, 100)))
     elif kind == 3:
         other, place = random.choice(_places(document))
-        # A copy: a document that holds itself could not be written.
+        # A copy, because a document that contains itself can't be written.
         holder[key] = json.loads(json.dumps(other[place]))
     elif kind == 4:
         holder[key] = random.choice((None, [], {}, "", [None], [{}]))
@@ -183,7 +183,7 @@ def _mutate(random: Random, holder: Any, key: Any, document: Json) -> None:
 
 
 def damaged(random: Random, whole: bytes) -> bytes:
-    """Damage bytes: cut, turned, repeated, or with others in them."""
+    """Damage bytes: truncate, change or repeat them, or insert others."""
     for _ in range(random.choice((1, 1, 1, 2, 5))):
         at = random.randrange(len(whole) + 1)
         match random.randrange(6):

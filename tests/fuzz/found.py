@@ -1,4 +1,4 @@
-"""Failing cases that were found: each is a file in `found/`, a test from then on."""
+"""Failing cases. Each is a file in `found/`, and a test from then on."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "found"
 
 
 class Kept(NamedTuple):
-    """A case that failed once: of which target, from which seed, and what happened then."""
+    """A case that failed once: its target, its seed, and what happened."""
 
     target: str
     seed: int

@@ -1,4 +1,4 @@
-"""Which trials run where: a thread and a worker process for each core, until there were enough of them."""
+"""Which trials run where: one thread and one worker process for each core, until enough trials have run."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ _SHRINK_TRIES = 400
 
 @dataclass
 class Hunted:
-    """How far a target is: the seed that comes next, trials run, and the seconds they took."""
+    """The progress of a target: its next seed, its trials, and the seconds that they took."""
 
     next_seed: int
     trials: int = 0
@@ -33,13 +33,13 @@ class Hunted:
 
     @property
     def batch(self) -> int:
-        """How many trials take about as long as a batch should."""
+        """The number of trials that take about as long as a batch should."""
         rate = self.trials / self.seconds if self.seconds else 0.0
         return min(_LARGEST_BATCH, max(_FIRST_BATCH, int(rate * _BATCH_SECONDS)))
 
 
 class Bounds(NamedTuple):
-    """How much is tried: seeds go up from `seed`, `trials` of each target at most (None: any), for `seconds` in all."""
+    """The extent of a hunt: the first seed, the most trials of each target (None: any), and the seconds in all."""
 
     seed: int
     trials: int | None
@@ -49,8 +49,8 @@ class Bounds(NamedTuple):
 class Hunt:
     """Trials of targets within bounds.
 
-    `tell` is told each new kind of failure, with the path of its case, from any thread but one at a time. `folder`
-    is where failing cases are kept.
+    `tell` gets each new kind of failure, with the path of its case. Any thread may call it, but only one at a time.
+    `folder` is where failing cases are kept.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class Hunt:
         return [failure for hunted in self.hunted.values() for failure in hunted.failures.values()]
 
     def run(self, workers: int) -> None:
-        """Run with so many worker processes; blocks to the end, and raises what stops one of its threads."""
+        """Run with this many worker processes. Blocks until the end, and raises an error that stops a thread."""
         for target in self.hunted:
-            target_module(target)  # by one thread: some libraries can't be loaded by two at once
+            target_module(target)  # in one thread: two can't load some libraries at once
         with ThreadPoolExecutor(workers, "fuzz") as pool:
             for ended in [pool.submit(self._work) for _ in range(workers)]:
                 ended.result()
 
     def stop(self) -> None:
-        """Let the batches in flight be the last; any thread may call."""
+        """Start no more batches. Any thread may call this."""
         self._end = 0.0
 
     def _work(self) -> None:
@@ -100,7 +100,7 @@ class Hunt:
             hunted = self.hunted[name]
             number = min(hunted.batch, self._left(hunted))
             first, hunted.next_seed = hunted.next_seed, hunted.next_seed + number
-            # Reckoned in advance, so that the other workers take another target meanwhile.
+            # Counted in advance, so that the other workers choose another target meanwhile.
             hunted.seconds += _BATCH_SECONDS
             return name, first, number
 
@@ -130,7 +130,7 @@ class Hunt:
             hunted.seconds += time.monotonic() - begun - _BATCH_SECONDS
 
     def _found(self, losable: Losable, failure: Failure, order: dict[str, int]) -> None:
-        """Make the case of a new kind of failure smaller, keep it and tell it."""
+        """Shrink, keep and report the case of a new kind of failure."""
         with self._lock:
             known = self.hunted[failure.target].failures
             if failure.rule in known:
@@ -151,6 +151,6 @@ class Hunt:
 
 
 def _fails(losable: Losable, failure: Failure, case: Case) -> bool:
-    """Tell whether a case fails in the same way."""
+    """Return whether a case fails in the same way."""
     found = losable.try_case(failure.target, case)
     return found is not None and found.rule == failure.rule

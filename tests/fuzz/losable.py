@@ -1,4 +1,4 @@
-"""The parent's side of one worker process: it is started when there is work, and may be lost at any time."""
+"""The parent's side of one worker process, which is started when there is work, and may be lost at any time."""
 
 import contextlib
 import os
@@ -40,12 +40,12 @@ class Began(NamedTuple):
 
 
 class Losable:
-    """A worker process; to be used by one thread, as a context."""
+    """A worker process. Only one thread may use it, as a context manager."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
-        # What a process that is lost leaves behind goes with it.
+        # Also removes what lost processes leave behind.
         self._folder = tempfile.TemporaryDirectory(prefix="jirafe-fuzz-")
         self._pending = b""
 
@@ -57,7 +57,7 @@ class Losable:
         self._folder.cleanup()
 
     def run(self, target: str, order: dict[str, Any]) -> Iterator[Began | Failure]:
-        """Have trials run, and give what becomes of them; blocks. If the process is lost, the last failure says how."""
+        """Run trials, and yield what happens. Blocks. If the process is lost, the last failure says how."""
         seed = 0
         for word, content in self._answers(target, order):
             if word == "begin":
@@ -69,12 +69,12 @@ class Losable:
                 yield Failure(target, seed, content.decode(), self._last_words())
 
     def try_case(self, target: str, case: Case) -> Failure | None:
-        """Try one case; blocks."""
+        """Try one case. Blocks."""
         found = [each for each in self.run(target, {"case": case}) if isinstance(each, Failure)]
         return found[0] if found else None
 
     def case_of(self, target: str, seed: int) -> Case | None:
-        """Draw the case of a seed, None if that alone loses the process; blocks."""
+        """Draw the case of a seed. None if drawing it loses the process. Blocks."""
         case: Case | None = None
         for word, content in self._answers(target, {"show": seed}):
             if word == "case":
@@ -90,19 +90,19 @@ class Losable:
             process.stdin.write(orjson.dumps({"target": target, **order}) + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
-            pass  # the loss is told below
+            pass  # the loss is reported below
         while (line := self._line(process, patience)) is not None:
             word, _, content = line.partition(b" ")
             if word == b"done":
                 return
-            # Only while a trial runs is the time its own; the process may be starting before.
+            # The limit applies only while a trial runs. Before that, the process may be starting.
             patience = limits.clock
             yield word.decode(), content
         yield "lost", self._loss(process, limits).encode()
         self._end()
 
     def _line(self, process: subprocess.Popen[bytes], patience: float) -> bytes | None:
-        """Read an answer; None if none comes in time, or ever."""
+        """Read an answer. None if there is none in time, or the process has ended."""
         assert process.stdout
         deadline = time.monotonic() + patience
         while b"\n" not in self._pending:
@@ -121,7 +121,7 @@ class Losable:
                 _LAST_WORDS if process.stdout and select.select([process.stdout], [], [], 0)[0] else 0
             )
         except subprocess.TimeoutExpired:
-            # It is asked for its stacks, which faulthandler gives at SIGABRT.
+            # At SIGABRT, faulthandler prints the stacks.
             process.send_signal(signal.SIGABRT)
             try:
                 process.wait(_LAST_WORDS)

@@ -1,4 +1,4 @@
-"""A server that answers byte by byte as a case says: it keeps to no protocol.
+"""A server that sends the bytes of a case, and follows no protocol.
 
 A script is a list of steps, each a list: `["send", text]`, `["repeat", text, times]`, `["drip", text, seconds]`
 (again and again, for ever), `["gzip", text, times]` (compressed), `["wait", seconds]`, `["reset"]`, `["hold"]`
@@ -21,7 +21,7 @@ _TICK = 0.02
 
 
 class RawServer:
-    """Answers each request on 127.0.0.1 by the script that is set; a thread for each connection."""
+    """Answers each request on 127.0.0.1 by the current script, with a thread for each connection."""
 
     def __init__(self) -> None:
         self._script: Script = []
@@ -31,7 +31,7 @@ class RawServer:
         threading.Thread(target=self._accept, name="raw-server", daemon=True).start()
 
     def play(self, script: Script) -> None:
-        """Answer from now on by this script; connections of the script before are dropped."""
+        """Answer by this script from now on, and drop connections of the script before."""
         self._script = script
         self._turn += 1
 
@@ -74,7 +74,7 @@ class RawServer:
                 raise ConnectionAbortedError
 
     def _pause(self, seconds: float, turn: int) -> bool:
-        """Wait; tells whether the script still plays."""
+        """Wait. Returns whether the script is still the current one."""
         end = time.monotonic() + seconds
         while self._turn == turn and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _TICK))
@@ -82,12 +82,12 @@ class RawServer:
 
 
 def _is_framed(script: Script) -> bool:
-    """Tell whether the connection may serve another request: a script says so by an empty last step."""
+    """Return whether the connection may serve another request: the script ends with an empty step."""
     return bool(script) and script[-1] == ["send", ""]
 
 
 def _request(connection: socket.socket) -> bool:
-    """Read one request, body and all; tells whether there was one."""
+    """Read one request with its body. Returns whether there was one."""
     head = b""
     while b"\r\n\r\n" not in head:
         part = connection.recv(1 << 16)
@@ -106,7 +106,7 @@ def _request(connection: socket.socket) -> bool:
 
 
 def _send_many(connection: socket.socket, text: bytes, times: int) -> None:
-    """Send a text so many times, without ever holding more than a part of it."""
+    """Send a text this many times, without all of it in memory."""
     at_once = max(1, (1 << 16) // max(1, len(text)))
     while times > 0:
         connection.sendall(text * min(times, at_once))
@@ -115,7 +115,7 @@ def _send_many(connection: socket.socket, text: bytes, times: int) -> None:
 
 @cache
 def _compressed(text: str, times: int) -> bytes:
-    """Compress a text so many times over: a bomb, where it is many."""
+    """Compress many repetitions of a text: a compression bomb."""
     part = text.encode("latin-1") * max(1, (1 << 16) // max(1, len(text)))
     packer = zlib.compressobj(6, wbits=31)
     packed = bytearray()

@@ -1,4 +1,4 @@
-"""Makes a failing case smaller, by trying what is left when parts of it are taken away."""
+"""Shrinks a failing case by leaving out parts of it."""
 
 import json
 import time
@@ -11,7 +11,7 @@ _PARTS = (1, 2, 4, 8, 16)
 
 
 def shrink(case: Case, fails: Callable[[Case], bool], *, seconds: float, tries: int) -> Case:
-    """Give the smallest case found that still fails, within a time and a number of tries; blocks."""
+    """Give the smallest case found that still fails, within a time and a number of tries. Blocks."""
     end = time.monotonic() + seconds
     progress = True
     while progress:
@@ -27,7 +27,7 @@ def shrink(case: Case, fails: Callable[[Case], bool], *, seconds: float, tries: 
 
 
 def smaller(value: Any) -> Iterator[Any]:
-    """Give values like this one with less in it, the smallest first."""
+    """Yield smaller values like this one, the smallest first."""
     match value:
         case dict():
             for key in value:
@@ -60,7 +60,7 @@ def _document(text: str) -> Any:
 
 
 def _without_parts(whole: Any) -> Iterator[Any]:
-    """Give a list or text without its parts: all of it, halves, quarters and so on."""
+    """Yield a list or text without some part: all of it, then halves, quarters and so on."""
     for parts in _PARTS:
         size = len(whole) // parts
         if not size:

@@ -1,8 +1,8 @@
-"""The worker process: draws cases and tries them, and says before each what it is at.
+"""The worker process. It draws cases and tries them, and announces each before it tries it.
 
 Orders come as lines of JSON on standard input. Answers go to standard output, a line each: `begin SEED`,
-`failed JSON`, `case JSON`, `done`. What the tried code prints goes nowhere; the stacks of a process that is lost
-go to standard error.
+`failed JSON`, `case JSON`, `done`. The output of the tried code is discarded. The stacks of a lost process go to
+standard error.
 """
 
 import faulthandler
@@ -28,20 +28,20 @@ _SAID = 300
 
 
 class Trials:
-    """Runs trials one after the other; `answer` is told of each."""
+    """Runs trials one after the other, and calls `answer` for each."""
 
     def __init__(self, answers: int) -> None:
         self._answers = answers
         try:
             self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
         except OSError:
-            self._clear = -1  # not Linux: then memory is measured from its highest so far
+            self._clear = -1  # not Linux: memory is measured from the peak so far
 
     def _say(self, what: str, content: object = None) -> None:
         os.write(self._answers, what.encode() + (b"" if content is None else b" " + _dumped(content)) + b"\n")
 
     def follow(self, order: dict[str, Any]) -> None:
-        """Do what an order says: one case that it brings, or the trials of `count` seeds from `first` on."""
+        """Do what an order says: try its case, or the cases of `count` seeds from `first` on."""
         target = target_module(order["target"])
         _limit_address_space()
         if "case" in order:
@@ -83,12 +83,12 @@ class Trials:
 
 
 def target_module(name: str) -> ModuleType:
-    """Load a target: one of `targets/` by its name, any other by the dotted name of its module."""
+    """Load a target: one of `targets/` by its name, or any other by the dotted name of its module."""
     return importlib.import_module(name if "." in name else f"tests.fuzz.targets.{name}")
 
 
 def drawn(target: ModuleType, seed: int) -> Case:
-    """Draw the case of a seed; two targets draw differently from the same one."""
+    """Draw the case of a seed. Two targets draw differently from the same seed."""
     usual = sys.getrecursionlimit()
     sys.setrecursionlimit(_DEEPEST_DRAWN)
     try:
@@ -103,14 +103,14 @@ def _dumped(content: object) -> bytes:
 
 
 def _within(seconds: float) -> None:
-    """Let the system end this process by SIGPROF after so much processor time, also within C code."""
+    """Let the system end this process by SIGPROF after this much processor time, even in C code."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _peak() -> int:
-    """Give the most memory that was used so far, in bytes."""
+    """Give the peak of memory so far, in bytes."""
     try:
-        # What getrusage gives may be that of the process which started this one.
+        # getrusage may give the peak of the process that started this one.
         with open("/proc/self/status", "rb") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"VmHWM:"))
     except OSError:
@@ -118,7 +118,7 @@ def _peak() -> int:
 
 
 def _limit_address_space() -> None:
-    """Bound what can be allocated at all, beside what is; the rule is `Limits.memory`."""
+    """Limit all further allocations to `_RESERVE` bytes. The rule for a trial is `Limits.memory`."""
     try:
         with open("/proc/self/statm", "rb") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
@@ -136,7 +136,7 @@ def _place(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Follow orders until there are no more."""
+    """Carry out orders until there are no more."""
     answers = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

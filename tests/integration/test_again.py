@@ -1,4 +1,4 @@
-"""Delivering again through the public door: `replay` and `dead-letters`."""
+"""The commands `replay` and `dead-letters`, run as a user runs them."""
 
 import json
 import shlex
@@ -41,7 +41,7 @@ def replays(stand: Stand) -> Counter[tuple[int, int]]:
     return Counter((result["partition"], result["offset"]) for result in stand.results() if result["replay"])
 
 
-def test_a_replay_delivers_again_and_leaves_the_group_alone(stand: Stand) -> None:
+def test_a_replay_delivers_records_again_without_changing_committed_offsets(stand: Stand) -> None:
     stand.produce(*[order(f"R{n % 7}", "order:updated", totals={"order": n}) for n in range(40)])
     delivered(stand, 40)
     committed = stand.committed()
@@ -57,12 +57,12 @@ def test_a_replay_delivers_again_and_leaves_the_group_alone(stand: Stand) -> Non
     for key in range(7):
         versions = [float(n) for n in range(40) if n % 7 == key]
         assert stand.totals(f"R{key}") == versions * 2
-    # It is done: the same words begin anew.
+    # It is finished: the same command starts a new replay.
     assert run(stand, "replay", "--topic", stand.orders_topic).returncode == 0
     assert set(replays(stand).values()) == {2}
 
 
-def test_a_replay_whose_results_their_topic_does_not_take_makes_them_smaller(stand: Stand) -> None:
+def test_a_replay_shortens_results_that_are_too_large_for_their_topic(stand: Stand) -> None:
     stand.produce(order("R" * 900, "order:updated"), *orders(5))
     delivered(stand, 6)
     stand.environment["KAFKA_MESSAGE_MAX_BYTES"] = "1100"
@@ -71,7 +71,7 @@ def test_a_replay_whose_results_their_topic_does_not_take_makes_them_smaller(sta
     assert len(replays(stand)) == 6
 
 
-def test_a_replay_of_some(stand: Stand) -> None:
+def test_a_replay_can_be_limited_to_keys_types_sites_and_ranges(stand: Stand) -> None:
     stand.produce(*orders(12), order("R3", "order:new"), cart("R3"))
     delivered(stand, 14)
     records = [record for record in stand.read_orders() if record]
@@ -82,7 +82,7 @@ def test_a_replay_of_some(stand: Stand) -> None:
     replayed: Counter[tuple[int, int]] = Counter()
 
     def replay(*words: str) -> tuple[dict[str, Any], list[tuple[int, int]]]:
-        """Replay, and give what was said and which places were replayed by it."""
+        """Replay, and give the output and the places that it replayed."""
         done = run(stand, "replay", "--topic", stand.orders_topic, "--json", *words)
         assert done.returncode == 0, done.stderr
         now = replays(stand)
@@ -120,7 +120,7 @@ def test_a_replay_of_some(stand: Stand) -> None:
     assert (said["delivered"], said["left_out"], places) == (0, 0, [])
 
 
-def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand, tmp_path: Path) -> None:
+def test_a_stopped_replay_resumes_after_its_last_result(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(60))
     delivered(stand, 60)
     words = ["replay", "--topic", stand.orders_topic, "--rate", "4"]
@@ -141,7 +141,7 @@ def test_a_replay_that_is_stopped_goes_on_where_its_last_result_is(stand: Stand,
     assert run(stand, "replay", "--topic", stand.orders_topic, "--resume").returncode == 2
 
 
-def test_a_replay_of_times_ago_goes_on_to_the_end_that_it_had(stand: Stand, tmp_path: Path) -> None:
+def test_a_replay_of_relative_times_resumes_with_the_times_that_it_printed(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(30))
     delivered(stand, 30)
     words = ["replay", "--topic", stand.orders_topic, "--from", "1h", "--to", "0s", "--rate", "4"]
@@ -164,7 +164,7 @@ def test_a_replay_of_times_ago_goes_on_to_the_end_that_it_had(stand: Stand, tmp_
     assert set(replays(stand).values()) == {1}
 
 
-def test_a_replay_that_is_killed_doubles_no_result(stand: Stand, tmp_path: Path) -> None:
+def test_a_killed_replay_writes_no_result_twice(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(60))
     delivered(stand, 60)
     words = ["replay", "--topic", stand.orders_topic, "--rate", "4"]
@@ -177,7 +177,7 @@ def test_a_replay_that_is_killed_doubles_no_result(stand: Stand, tmp_path: Path)
     assert set(replays(stand).values()) == {1}
 
 
-def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credentials(stand: Stand) -> None:
+def test_a_replay_waits_while_the_api_is_down_and_ends_if_its_token_is_refused(stand: Stand) -> None:
     stand.produce(*orders(5))
     delivered(stand, 5)
     down = json.dumps({"error_type": "internal", "message": "pool [/pool/a] is down"})
@@ -194,7 +194,7 @@ def test_a_replay_waits_for_an_api_that_is_down_and_gives_up_on_refused_credenti
     assert set(replays(stand).values()) == {2}
 
 
-def test_a_replay_that_goes_on_elsewhere_ends_the_first(stand: Stand, tmp_path: Path) -> None:
+def test_resuming_a_running_replay_ends_the_first_process(stand: Stand, tmp_path: Path) -> None:
     stand.produce(*orders(60))
     delivered(stand, 60)
     words = ["replay", "--topic", stand.orders_topic, "--rate", "1"]
@@ -208,7 +208,7 @@ def test_a_replay_that_goes_on_elsewhere_ends_the_first(stand: Stand, tmp_path: 
     assert set(replays(stand).values()) == {1}
 
 
-def test_a_replay_gives_up_an_event_that_alone_fails(stand: Stand) -> None:
+def test_a_replay_gives_up_an_event_that_fails_alone(stand: Stand) -> None:
     stand.produce(*orders(7))
     delivered(stand, 7)
     stand.api.add_fault({"action": "status", "status": 500, "times": None, "ids": ["R3"]})
@@ -220,7 +220,7 @@ def test_a_replay_gives_up_an_event_that_alone_fails(stand: Stand) -> None:
     assert "dlq.replay" in dict(letter.headers)
 
 
-def test_a_replay_of_nothing_can_be_stopped_while_it_reads(stand: Stand, tmp_path: Path) -> None:
+def test_a_replay_without_matching_records_can_be_stopped_while_it_reads(stand: Stand, tmp_path: Path) -> None:
     value = stand.codec.encode("order", to_message(order("R1", "order:updated")))
     for number in range(60_000):
         stand.send_later(f"R{number % 100}".encode(), value)
@@ -239,13 +239,13 @@ def test_a_replay_of_nothing_can_be_stopped_while_it_reads(stand: Stand, tmp_pat
 
 
 def _listens(process: CommandProcess) -> bool:
-    """Tell whether a process has handlers of its own for SIGINT and SIGTERM."""
+    """Tell whether a process handles SIGTERM."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
     return bool(caught & 1 << signal.SIGTERM - 1)
 
 
-def test_what_others_write_to_our_topics_stops_no_tool(stand: Stand) -> None:
+def test_commands_work_with_foreign_records_in_our_topics(stand: Stand) -> None:
     failed(stand)
     producer = stand.cluster.make_producer(stand.cluster.client_properties("test"))
     message = stand.codec.encode("order", to_message(order("R1")))
@@ -268,7 +268,9 @@ def test_what_others_write_to_our_topics_stops_no_tool(stand: Stand) -> None:
         (["--from-offset", "99999999"], "the offset 99999999 is after the end of"),
     ],
 )
-def test_a_replay_that_is_asked_wrongly_is_one_sentence(stand: Stand, arguments: list[str], sentence: str) -> None:
+def test_wrong_usage_of_replay_is_reported_in_one_sentence(
+    stand: Stand, arguments: list[str], sentence: str
+) -> None:
     topic = [] if "--topic" in arguments else ["--topic", stand.orders_topic]
     done = run(stand, "replay", *topic, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
@@ -280,7 +282,7 @@ def test_a_replay_that_is_asked_wrongly_is_one_sentence(stand: Stand, arguments:
 
 
 def failed(stand: Stand) -> None:
-    """Leave three dead letters: refused by the API, of a token that it refuses, and no Avro at all."""
+    """Leave three dead letters: a rejected event, a refused token, and bytes that are not Avro."""
     brings = {"jirafe.site_id": SITE, "jirafe.access_token": "their-token"}
     stand.produce(*orders(3), order("R8", totals={"order": -1}))
     stand.produce({**order("R9", "order:updated"), "parameters": brings})
@@ -295,7 +297,7 @@ def listed(stand: Stand, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_results_of_a_record_say_which_is_the_original(stand: Stand) -> None:
+def test_results_of_a_record_show_the_original_the_replay_and_the_redrive(stand: Stand) -> None:
     stand.produce(order("R1", totals={"order": -1}))
     delivered(stand, 1)
     (letter,) = listed(stand)
@@ -367,7 +369,7 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
     assert not any(result["redrive"] for result in stand.results())
 
 
-def test_a_redrive_delivers_what_was_mended_once(stand: Stand) -> None:
+def test_a_redrive_delivers_a_fixed_record_only_once(stand: Stand) -> None:
     failed(stand)
     stand.api.set_credentials({TOKEN: [SITE], "their-token": [SITE]})
     dry = run(stand, "dead-letters", "redrive", "--kind", "forbidden", "--dry-run")
@@ -389,7 +391,7 @@ def test_a_redrive_delivers_what_was_mended_once(stand: Stand) -> None:
     assert json.loads(done.stdout)["delivered"] == 1
 
 
-def test_a_record_of_any_timestamp_has_a_result_that_every_tool_reads(stand: Stand) -> None:
+def test_commands_work_with_extreme_record_timestamps(stand: Stand) -> None:
     timestamps = [1_700_000_000_000_000, 1_700_000_000_000_000_000, 253_402_300_800_000, 2**63 - 1]
     stand.take_any_timestamp()
     producer = stand.cluster.make_producer(stand.cluster.client_properties("test"))
@@ -419,7 +421,7 @@ def test_a_record_of_any_timestamp_has_a_result_that_every_tool_reads(stand: Sta
     assert run(stand, "audit").returncode == 0
 
 
-def test_what_fails_again_is_a_new_letter_and_goes_round_no_more_than_three_times(stand: Stand) -> None:
+def test_a_failed_redrive_makes_a_new_dead_letter_at_most_three_times(stand: Stand) -> None:
     failed(stand)
     for redrives in range(1, 4):
         done = run(stand, "dead-letters", "redrive", "--kind", "undecodable", "--json")
@@ -435,7 +437,7 @@ def test_what_fails_again_is_a_new_letter_and_goes_round_no_more_than_three_time
     assert listed(stand, "--kind", "undecodable", "--open") == [newest]
 
 
-def test_a_record_is_open_by_its_last_letter_until_it_is_delivered(stand: Stand) -> None:
+def test_only_the_last_dead_letter_of_a_record_is_open_until_it_is_delivered(stand: Stand) -> None:
     failed(stand)
     assert json.loads(run(stand, "dead-letters", "redrive", "--kind", "forbidden", "--json").stdout)["failed"] == 1
     (letter,) = listed(stand, "--kind", "forbidden", "--open")
@@ -448,7 +450,7 @@ def test_a_record_is_open_by_its_last_letter_until_it_is_delivered(stand: Stand)
     assert states == {0: "failed", 1: "delivered"}
 
 
-def test_a_redrive_that_is_stopped_goes_on_with_the_rest(stand: Stand, tmp_path: Path) -> None:
+def test_a_second_redrive_delivers_what_a_stopped_one_left(stand: Stand, tmp_path: Path) -> None:
     brings = {"jirafe.site_id": SITE, "jirafe.access_token": "their-token"}
     stand.produce(*({**each, "parameters": brings} for each in orders(30)))
     delivered(stand, 30)

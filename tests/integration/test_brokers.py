@@ -1,4 +1,4 @@
-"""The real brokers, where they are not to be had."""
+"""Real brokers that are not available."""
 
 from pathlib import Path
 
@@ -8,7 +8,9 @@ from brokers.docker import DockerKafka
 from consumer.errors import BrokerUnavailable
 
 
-def test_a_docker_engine_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_docker_engine_is_reported_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/absent.sock")
     with pytest.raises(BrokerUnavailable, match=r"\Ano Docker engine answers: .*\Z"):
         DockerKafka()

@@ -7,19 +7,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from consumer.demo.processes import await_that
 from tests.browser import DESKTOP, PHONE, headless, needs_browser
+from tests.command import run
 from tests.messages import order
 from tests.stand import SITE, TOKEN, Stand
 
 
 @pytest.fixture
 def delivered(stand: Stand) -> Iterator[tuple[Stand, str]]:
-    """A group that delivered three records, one of them not, and `browse` at the address that is given."""
+    """A group that delivered two records and made one dead letter, and the address of `browse`."""
     own = order("R1")
     own["parameters"] = [{"name": "jirafe.access_token", "value": TOKEN}, {"name": "jirafe.site_id", "value": SITE}]
     stand.produce(own, order("R2", "order:updated"))
@@ -42,7 +44,7 @@ def delivered(stand: Stand) -> Iterator[tuple[Stand, str]]:
             assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_the_group_and_its_records_are_told(delivered: tuple[Stand, str]) -> None:
+def test_the_group_and_its_records_are_served_as_json(delivered: tuple[Stand, str]) -> None:
     stand, url = delivered
     group = requests.get(f"{url}group.json", timeout=60).json()
     assert group["group"] == stand.settings.kafka["group.id"]
@@ -71,7 +73,7 @@ def test_the_group_and_its_records_are_told(delivered: tuple[Stand, str]) -> Non
     assert [each["code"] for each in told["results"]] == [500]
 
 
-def test_letters_that_an_open_transaction_hides_are_counted(delivered: tuple[Stand, str]) -> None:
+def test_dead_letters_hidden_by_an_open_transaction_are_counted(delivered: tuple[Stand, str]) -> None:
     stand, url = delivered
     topic = stand.settings.stream.dead_letters_topic
     writer = stand.writer(f"{topic}-other")
@@ -86,7 +88,7 @@ def test_letters_that_an_open_transaction_hides_are_counted(delivered: tuple[Sta
     assert (len(told["letters"]), told["hidden_letters"]) == (1, 0)
 
 
-def test_what_is_not_there_is_said(delivered: tuple[Stand, str]) -> None:
+def test_a_missing_or_invalid_place_is_answered_with_the_reason(delivered: tuple[Stand, str]) -> None:
     stand, url = delivered
 
     def asked(place: str) -> tuple[int, str]:
@@ -103,7 +105,7 @@ def test_what_is_not_there_is_said(delivered: tuple[Stand, str]) -> None:
     assert asked(f"{stand.orders_topic}/99/0") == (503, f"the topic {stand.orders_topic} has no partition 99.")
 
 
-def test_it_answers_nobody_who_asks_by_another_name(delivered: tuple[Stand, str]) -> None:
+def test_requests_for_another_host_and_posts_are_refused(delivered: tuple[Stand, str]) -> None:
     _, url = delivered
     answer = requests.get(f"{url}group.json", headers={"Host": "evil.example"}, timeout=60)
     assert (answer.status_code, answer.text) == (421, "Ask for localhost.\n")
@@ -128,3 +130,26 @@ def test_the_pages_in_a_browser(delivered: tuple[Stand, str], tmp_path: Path) ->
         await_that("the group again", browser.says("main", "Partitions"))
         assert not browser.overflows()
         assert browser.complaints() == []
+
+
+@pytest.mark.real_broker("the embedded broker keeps nothing beside an offset")
+def test_what_blocks_a_partition_is_shown_for_the_whole_group(delivered: tuple[Stand, str]) -> None:
+    stand, url = delivered
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    stand.produce(order("R1", "order:updated"))
+    partitions: list[dict[str, Any]] = []
+
+    def is_shown() -> bool:
+        group = requests.get(f"{url}group.json", timeout=60).json()
+        partitions[:] = [each for each in group["partitions"] if each["held_by"]]
+        return bool(partitions)
+
+    await_that("what blocks the partition", is_shown, within=60)
+    (partition,) = partitions
+    blocker = partition["held_by"]
+    assert (blocker["strand"], blocker["cause"], partition["records"]) == (SITE, "503", 1)
+    text = run("lag", **stand.environment).stdout
+    assert f"Blocked: {stand.orders_topic}/{partition['partition']} by {SITE} (503) for " in " ".join(text.split())
+    stand.api.clear_faults()
+    stand.await_results(4)
+    await_that("nothing blocks it", lambda: not is_shown(), within=60)

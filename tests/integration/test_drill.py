@@ -1,4 +1,4 @@
-"""A bad night, and the morning after: what happened is found out, mended and proven by the commands alone."""
+"""An incident at night, and the morning after: the commands alone find the causes, repair them and prove it."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ def asked(stand: Stand, *arguments: str, status: int = 0) -> list[dict[str, Any]
 
 
 def produce(stand: Stand, numbers: range) -> None:
-    """Produce orders; of each thousand one is poison: no Avro, or with a token that the API refuses."""
+    """Produce orders. One in a thousand is poison: not Avro, or with a token that the API refuses."""
     brings = {"jirafe.site_id": SITE, "jirafe.access_token": THEIRS}
     for number, document in zip(numbers, orders(len(numbers), numbers.start), strict=True):
         value = stand.codec.encode("order", to_message(document))
@@ -38,7 +38,7 @@ def produce(stand: Stand, numbers: range) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.real_broker("what a crash leaves is hidden from readers")
-def test_a_bad_night_is_found_out_mended_and_proven(stand: Stand) -> None:
+def test_an_incident_is_diagnosed_repaired_and_audited_with_commands_alone(stand: Stand) -> None:
     topic, poisoned = stand.orders_topic, MESSAGES // POISON_EVERY
     quick = {"CONSUMER_CHUNK_RECORDS": "200", "CONSUMER_BACKOFF_LONGEST": "3600"}
     member = stand.member(**quick)
@@ -76,7 +76,7 @@ def test_a_bad_night_is_found_out_mended_and_proven(stand: Stand) -> None:
     shown = json.loads(run("dead-letters", "show", kinds["forbidden"][0]["place"], **stand.environment).stdout)
     assert "invalid_token" in shown["reason"]
 
-    # Their token is mended; the letters of that kind are delivered, and none of them twice.
+    # Their token works again: the letters of that kind are delivered, and none of them twice.
     stand.api.set_credentials({TOKEN: [SITE], THEIRS: [SITE]})
     (redriven,) = asked(stand, "dead-letters", "redrive", "--kind", "forbidden")
     assert (redriven["finished"], redriven["delivered"], redriven["failed"]) == (True, poisoned // 2, 0)

@@ -1,4 +1,4 @@
-"""What happens when: each trouble that a member must survive, through the public door."""
+"""Each trouble that a member must survive: real members, a real broker, real HTTP."""
 
 import json
 import os
@@ -23,12 +23,12 @@ from tests.registry import RegistryServer
 from tests.stand import SITE, TOKEN, Stand
 
 GARBAGE = b"\x07not Avro"
-# The bound that docs/guarantees.md states, for what the test has: four partitions with records, eight workers.
+# The bound that docs/guarantees.md states, for this test: four partitions with records, eight workers.
 MEMORY_MIB = 208 + 4 * 16 + 8 * 16
 
 
 def numbers(stand: Stand) -> set[str]:
-    """The numbers of the orders that the API took in."""
+    """The numbers of the orders that the API accepted."""
     return {number for _, _, number in stand.accepted()}
 
 
@@ -38,7 +38,7 @@ def health(port: str, page: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize("by", ["file", "SIGHUP"])
-def test_mended_credentials_are_taken_over_in_place(stand: Stand, tmp_path: Path, by: str) -> None:
+def test_a_member_whose_token_was_refused_resumes_without_a_restart(stand: Stand, tmp_path: Path, by: str) -> None:
     env_file = tmp_path / "settings.env"
     env_file.write_text("JIRAFE_ACCESS_TOKEN=expired-token\n")
     stand.produce(*orders(5))
@@ -64,7 +64,7 @@ def test_mended_credentials_are_taken_over_in_place(stand: Stand, tmp_path: Path
     assert member.said('"event": "settings_unchanged"') == (by == "SIGHUP")
 
 
-def test_a_flood_of_dead_letters_holds_until_an_operator_lets_it_through(stand: Stand) -> None:
+def test_a_flood_of_dead_letters_is_held_until_an_operator_releases_it(stand: Stand) -> None:
     count = 60
     for index in range(count):
         stand.produce_raw(f"k{index}".encode(), GARBAGE)
@@ -80,7 +80,7 @@ def test_a_flood_of_dead_letters_holds_until_an_operator_lets_it_through(stand: 
     assert_one_result_each(stand.await_results(count), count)
 
 
-def test_a_flood_is_held_though_good_records_come_beside_it(stand: Stand) -> None:
+def test_a_flood_is_held_while_good_records_arrive(stand: Stand) -> None:
     for _ in range(10):
         stand.produce_raw(b"k", GARBAGE)
     port = str(free_port())
@@ -100,7 +100,7 @@ def test_a_flood_is_held_though_good_records_come_beside_it(stand: Stand) -> Non
     assert member.said('"cause": "flood"') == 1
 
 
-def test_a_flood_in_one_topic_leaves_the_others_flowing(stand: Stand) -> None:
+def test_a_flood_holds_only_its_own_topic(stand: Stand) -> None:
     for index in range(30):
         stand.produce_bytes("taxon", b"%d" % index, GARBAGE)
     port = str(free_port())
@@ -116,7 +116,7 @@ def test_a_flood_in_one_topic_leaves_the_others_flowing(stand: Stand) -> None:
     await_that("it says what it released", lambda: f'"topics": ["{taxons}"]' in member.log.read_text())
 
 
-def test_a_record_as_large_as_can_be_is_a_dead_letter_too(stand: Stand) -> None:
+def test_a_record_of_the_largest_size_becomes_a_dead_letter(stand: Stand) -> None:
     largest = b"\x07" + os.urandom(1_048_400)  # a topic takes 1,048,588, its overhead included, by default
     producer = stand.cluster.make_producer(
         {**stand.cluster.client_properties("test"), "message.max.bytes": 2_000_000}
@@ -130,7 +130,7 @@ def test_a_record_as_large_as_can_be_is_a_dead_letter_too(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("size", [30_000_000, 95_000_000])
-def test_a_record_that_is_large_only_when_decompressed_stops_nothing(stand: Stand, size: int) -> None:
+def test_a_record_that_is_large_after_decompression_does_not_stop_the_member(stand: Stand, size: int) -> None:
     zipped = {"compression.type": "zstd", "message.max.bytes": 1_000_000_000}
     producer = stand.cluster.make_producer({**stand.cluster.client_properties("test"), **zipped})
     for number, value in enumerate((b"\x07" * size, stand.codec.encode("order", to_message(order("R1"))))):
@@ -150,7 +150,7 @@ def test_a_record_that_is_large_only_when_decompressed_stops_nothing(stand: Stan
     assert bool(letter.value) == (size < 90_000_000)
 
 
-def test_a_result_that_its_topic_does_not_take_is_made_smaller(stand: Stand) -> None:
+def test_a_result_that_is_too_large_for_its_topic_is_shortened(stand: Stand) -> None:
     small = {"KAFKA_MESSAGE_MAX_BYTES": "1100", "CONSUMER_GRACE_TIME": "3"}
     long = "R" * 900
     variants = [{"sku": f"BAG-{number}"} for number in range(50)]
@@ -163,7 +163,7 @@ def test_a_result_that_its_topic_does_not_take_is_made_smaller(stand: Stand) -> 
 
 
 @pytest.mark.real_broker("compacted topics")
-def test_a_result_without_a_key_is_taken_by_a_compacted_topic_too(stand: Stand) -> None:
+def test_a_record_without_a_key_has_a_result_in_a_compacted_topic(stand: Stand) -> None:
     results = stand.settings.stream.results_topic
     admin = stand.cluster.make_admin("test")
     admin.create_topics([NewTopic(results, 1, config={"cleanup.policy": "compact"})])[results].result()
@@ -175,7 +175,7 @@ def test_a_result_without_a_key_is_taken_by_a_compacted_topic_too(stand: Stand) 
     assert numbers(stand) == {"R1", "R2"}
 
 
-def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_lane(stand: Stand) -> None:
+def test_a_dead_letter_that_cannot_be_written_stops_only_its_own_lane(stand: Stand) -> None:
     big = b"\x07" * 5000
     stand.produce_raw(b"big", big)
     stand.produce(*orders(30))
@@ -194,7 +194,7 @@ def test_a_dead_letter_that_cant_be_written_keeps_its_offset_back_and_no_other_l
     assert numbers(stand) == {f"R{number}" for number in range(30)}
 
 
-def test_a_partition_that_was_paused_in_an_outage_and_went_away_comes_back(stand: Stand) -> None:
+def test_a_partition_that_was_paused_and_revoked_in_an_outage_is_read_again(stand: Stand) -> None:
     small = {"CONSUMER_CHUNK_RECORDS": "3"}
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
     first = stand.member(**small)
@@ -209,7 +209,7 @@ def test_a_partition_that_was_paused_in_an_outage_and_went_away_comes_back(stand
     assert_one_result_each(stand.await_results(150), 150)
 
 
-def test_a_member_that_stood_still_sends_nothing_of_what_is_anothers_now(stand: Stand) -> None:
+def test_a_suspended_member_sends_nothing_for_partitions_that_it_has_lost(stand: Stand) -> None:
     stand.api.add_fault({"action": "delay", "seconds": 0.1, "times": None})
     few = {"CONSUMER_CHUNK_RECORDS": "3", "CONSUMER_WORKERS": "1"}
     stopped = stand.member(**few)
@@ -242,7 +242,7 @@ def test_a_member_that_stood_still_sends_nothing_of_what_is_anothers_now(stand: 
     assert {f"R{number}" for number in range(100, 110)} <= numbers(stand)
 
 
-def test_a_lost_writer_costs_neither_a_record_nor_the_members_place_in_the_group(stand: Stand) -> None:
+def test_a_lost_writer_loses_no_record_and_does_not_make_the_member_rejoin(stand: Stand) -> None:
     member = stand.member()
     stand.await_assigned(member)
     stand.produce(*orders(40))
@@ -257,7 +257,7 @@ def test_a_lost_writer_costs_neither_a_record_nor_the_members_place_in_the_group
     assert member.said('"event": "rejoining"') == 0
 
 
-def test_a_broker_that_stands_still_costs_no_record(tmp_path: Path) -> None:
+def test_no_record_is_lost_while_the_broker_is_suspended(tmp_path: Path) -> None:
     with EmbeddedBroker() as broker, SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
         stand = Stand(broker.bootstrap_servers, api, tmp_path)
         try:
@@ -278,7 +278,7 @@ def test_a_broker_that_stands_still_costs_no_record(tmp_path: Path) -> None:
             stand.close()
 
 
-def test_where_logs_begin_is_told_at_once_though_a_fetch_waits(stand: Stand) -> None:
+def test_watermark_offsets_are_answered_quickly_while_a_fetch_waits(stand: Stand) -> None:
     consumer = stand.cluster.consumer(lambda _: None, lambda _: None)
     places = stand.order_places().values()
     consumer.assign([TopicPartition(place.topic, place.partition, 0) for place in places])
@@ -311,7 +311,7 @@ def test_retry_after_is_obeyed_by_all_lanes(stand: Stand) -> None:
         {"action": "delay", "seconds": 600},
     ],
 )
-def test_a_site_that_only_one_message_names_and_that_never_serves_is_given_up(
+def test_a_site_that_never_works_is_given_up_if_only_a_message_names_it(
     stand: Stand, fault: dict[str, object]
 ) -> None:
     stand.api.set_credentials({TOKEN: [SITE], "theirs": ["lost"]})
@@ -331,7 +331,7 @@ def test_a_site_that_only_one_message_names_and_that_never_serves_is_given_up(
     assert member.said("theirs") == 0
 
 
-def test_an_outage_of_all_sites_makes_no_dead_letter_however_long(stand: Stand) -> None:
+def test_a_long_outage_of_all_sites_makes_no_dead_letters(stand: Stand) -> None:
     stand.api.set_credentials({TOKEN: [SITE], "theirs": ["2"]})
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
     theirs = order("THEIRS", "order:updated")
@@ -345,7 +345,7 @@ def test_an_outage_of_all_sites_makes_no_dead_letter_however_long(stand: Stand) 
     assert stand.dead_letters() == []
 
 
-def test_our_token_is_not_sent_to_a_site_that_a_message_names(stand: Stand) -> None:
+def test_our_token_is_sent_only_to_the_sites_in_the_settings(stand: Stand) -> None:
     stand.api.set_credentials({TOKEN: [SITE, "allowed", "other"]})
     documents = [order(f"R{number}", "order:updated") for number in range(3)]
     for document, site in zip(documents, ["allowed", "other", SITE], strict=True):
@@ -360,7 +360,7 @@ def test_our_token_is_not_sent_to_a_site_that_a_message_names(stand: Stand) -> N
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_memory_keeps_to_its_bound_whatever_records_hold_and_however_long_the_api_is_down(stand: Stand) -> None:
+def test_memory_stays_within_its_bound_with_hostile_records_in_a_long_outage(stand: Stand) -> None:
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
     member = stand.member(CONSUMER_BACKOFF_LONGEST="0.05")
     stand.await_assigned(member)
@@ -409,7 +409,7 @@ def _applied(stand: Stand) -> int:
     return applied
 
 
-def test_a_registry_that_is_away_is_waited_for_and_an_unknown_id_is_a_dead_letter(
+def test_a_member_waits_for_the_registry_and_an_unknown_id_is_a_dead_letter(
     stand: Stand, registry_server: RegistryServer
 ) -> None:
     codec = Codec(registry_server.registry())
@@ -430,7 +430,7 @@ def test_a_registry_that_is_away_is_waited_for_and_an_unknown_id_is_a_dead_lette
 
 
 @pytest.mark.real_broker("static members are fenced")
-def test_a_static_member_that_another_replaced_ends_with_a_clear_last_line(stand: Stand) -> None:
+def test_a_replaced_static_member_ends_with_a_clear_error(stand: Stand) -> None:
     static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0"}
     first = stand.member(**static)
     stand.await_assigned(first)
@@ -445,7 +445,7 @@ def test_a_static_member_that_another_replaced_ends_with_a_clear_last_line(stand
     await_that("all is committed", lambda: sum(stand.committed().values()) == 20)
 
 
-def test_dead_letters_are_in_the_log_in_few_lines_and_every_one_is_counted(stand: Stand) -> None:
+def test_all_dead_letters_are_counted_in_a_few_log_lines(stand: Stand) -> None:
     for index in range(40):
         stand.produce_raw(f"k{index}".encode(), GARBAGE)
     stand.produce(*(order(f"R{index}", totals={"order": -1}) for index in range(3)))

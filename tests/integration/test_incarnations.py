@@ -1,4 +1,4 @@
-"""Topics that are deleted and created again, and logs that are cut: said loudly, nothing of the new is skipped."""
+"""Recreated topics and truncated logs: the loss is reported, and no new record is skipped."""
 
 import signal
 import time
@@ -68,7 +68,7 @@ def test_a_topic_created_again_under_a_running_member_is_read_from_its_beginning
     assert f'jirafe_consumer_losses_total{{topic="{stand.orders_topic}"}} 1.0' in metrics
 
 
-def test_an_offset_that_was_committed_for_the_earlier_topic_is_not_read_from(stand: Stand) -> None:
+def test_an_offset_committed_for_the_deleted_topic_is_not_used_for_the_new_one(stand: Stand) -> None:
     """A member that finishes records of a deleted topic commits their offsets, and may end before it notices."""
     member, _ = started(stand)
     stand.produce(*orders(60))
@@ -92,8 +92,8 @@ def test_an_offset_that_was_committed_for_the_earlier_topic_is_not_read_from(sta
     await_that("it says so", lambda: reason in "".join(reasons(port)))
 
 
-def test_records_of_a_topic_created_again_may_have_the_old_ones_timestamps(stand: Stand) -> None:
-    """A producer may give all records one time: that of a day, of a file, or none at all."""
+def test_records_of_a_recreated_topic_may_have_the_timestamps_of_the_old_ones(stand: Stand) -> None:
+    """A producer may give all records the same timestamp: that of a day, of a file, or none at all."""
     member, _ = started(stand)
     now = int(time.time() * 1000)
 
@@ -113,7 +113,7 @@ def test_records_of_a_topic_created_again_may_have_the_old_ones_timestamps(stand
     assert member.said('"event": "records_lost"') == 1
 
 
-def test_records_that_retention_took_before_they_were_read_are_counted_and_told(stand: Stand) -> None:
+def test_records_deleted_before_they_were_read_are_counted_and_reported(stand: Stand) -> None:
     member, _ = started(stand)
     stand.produce(*orders(60))
     stand.await_results(60)
@@ -136,7 +136,7 @@ def test_records_that_retention_took_before_they_were_read_are_counted_and_told(
     assert f'jirafe_consumer_records_lost_total{{topic="{stand.orders_topic}"}} 21.0' in metrics
 
 
-def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(stand: Stand) -> None:
+def test_a_deleted_topic_is_reported_until_it_exists_again(stand: Stand) -> None:
     _, port = started(stand)
     stand.produce(*orders(30))
     stand.await_results(30)
@@ -148,7 +148,7 @@ def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(stand: Stand) 
     await_that("it is read again", lambda: "can't be read" not in "".join(reasons(port)))
 
 
-def test_a_group_whose_offsets_are_gone_says_so_for_each_partition(stand: Stand) -> None:
+def test_missing_committed_offsets_are_logged_for_each_partition(stand: Stand) -> None:
     member, _ = started(stand)
     stand.produce(*orders(60))
     stand.await_results(60)

@@ -125,7 +125,7 @@ def test_aborted_records_are_not_delivered_and_markers_leave_no_lag(stand: Stand
     assert_one_result_each(stand.await_results(10 + carts), 10 + carts)
 
 
-def test_a_member_killed_at_any_time_doubles_no_result(stand: Stand) -> None:
+def test_a_killed_member_writes_no_result_twice(stand: Stand) -> None:
     stand.produce(*orders(400))
     quick = {"CONSUMER_CHUNK_RECORDS": "5", "KAFKA_TRANSACTION_TIMEOUT_MS": "2500"}
     for results in (30, 60, 90):
@@ -138,7 +138,7 @@ def test_a_member_killed_at_any_time_doubles_no_result(stand: Stand) -> None:
     assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(400)}
 
 
-def test_a_zombie_can_commit_nothing(stand: Stand) -> None:
+def test_a_zombie_cannot_commit(stand: Stand) -> None:
     stand.produce(*orders(60))
     # Its answers come when it is a zombie: it has results in hand then, and may not publish them.
     stand.api.add_fault({"action": "delay", "seconds": 2, "times": 3})
@@ -154,7 +154,7 @@ def test_a_zombie_can_commit_nothing(stand: Stand) -> None:
     assert_one_result_each(stand.await_results(90), 90)
 
 
-def test_each_of_three_brokers_restarts_while_messages_flow(cluster: ApacheKafka, on_three: Stand) -> None:
+def test_no_record_is_lost_while_each_of_three_brokers_restarts(cluster: ApacheKafka, on_three: Stand) -> None:
     stand = on_three
     members = [stand.member(CONSUMER_CHUNK_RECORDS="5", KAFKA_TRANSACTION_TIMEOUT_MS="12000") for _ in range(2)]
     stand.await_assigned(members[0])
@@ -246,10 +246,10 @@ def test_a_partition_without_a_leader_is_named_by_its_member_and_by_commands(
 
 
 @pytest.mark.timeout(240)
-def test_a_log_that_an_unclean_election_cut_is_noticed_though_it_is_long_again(
+def test_a_log_truncated_by_an_unclean_election_is_noticed_after_it_has_grown_again(
     cluster: ApacheKafka, on_three: Stand
 ) -> None:
-    """The offset to go on from exists again, with another record: by its number alone nothing is amiss."""
+    """The next offset exists again, with another record. The offset alone does not show the loss."""
     stand = on_three
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers}, logger=LibraryLog())
     admin.delete_topics([stand.orders_topic])[stand.orders_topic].result()
@@ -264,7 +264,7 @@ def test_a_log_that_an_unclean_election_cut_is_noticed_though_it_is_long_again(
         return True
 
     def produce(numbers: range) -> None:
-        # A new client each time: one that knew the brokers that are gone would wait for them.
+        # A new client each time: one that knows the stopped brokers would wait for them.
         producer = Producer({"bootstrap.servers": cluster.bootstrap_servers}, logger=LibraryLog())
         refused: list[KafkaError] = []
         for number in numbers:
@@ -302,7 +302,9 @@ def test_a_log_that_an_unclean_election_cut_is_noticed_though_it_is_long_again(
     assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(110)}
 
 
-def test_the_groups_own_tool_lists_describes_and_resets(stand: Stand, groups_tool: Callable[..., str]) -> None:
+def test_kafka_consumer_groups_lists_describes_and_resets_the_group(
+    stand: Stand, groups_tool: Callable[..., str]
+) -> None:
     stand.produce(*orders(30))
     member = stand.member()
     stand.await_results(30)

@@ -1,4 +1,4 @@
-"""Every command of `docs/operations.md`, run as an operator would: in the situation that it is meant for."""
+"""Every command of `docs/operations.md`, run in the situation that it is meant for."""
 
 import os
 import re
@@ -30,7 +30,7 @@ ELSEWHERE = {
 
 
 class Situation:
-    """A deployment with everything where it is by default, some dead letters, and a member at work."""
+    """A deployment with default names, some dead letters, and a running member."""
 
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
@@ -44,7 +44,7 @@ class Situation:
         (self.letter,) = (result for result in stand.results() if result["message"] == "order:new")
 
     def begin(self, section: str) -> None:
-        """Bring about what the section is of."""
+        """Create the situation of the section."""
         if section == "api-down":
             self.stand.api.add_fault({"action": "status", "status": 503, "times": None})
             self.stand.produce(*orders(3, start=300))
@@ -89,7 +89,7 @@ def situation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Situation]:
             stand.close()
 
 
-def test_the_page_has_all_its_situations() -> None:
+def test_the_page_has_a_section_for_each_situation() -> None:
     assert list(SECTIONS) == [
         "operations",
         "api-down",
@@ -111,7 +111,7 @@ def test_the_page_has_all_its_situations() -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_its_commands_do_what_it_says(situation: Situation, section: str) -> None:
+def test_the_commands_of_the_page_exit_as_it_says(situation: Situation, section: str) -> None:
     situation.begin(section)
     try:
         for command in SECTIONS[section]:

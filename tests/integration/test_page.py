@@ -30,7 +30,7 @@ def start(stand: Stand, browser: Browser, **changed: str) -> CommandProcess:
     return member
 
 
-def test_it_follows_what_happens_without_a_reload(stand: Stand, browser: Browser) -> None:
+def test_the_page_updates_without_a_reload(stand: Stand, browser: Browser) -> None:
     start(stand, browser)
     browser.open()
     await_that("it is idle", browser.says("state", "Idle"))
@@ -52,7 +52,7 @@ def test_it_follows_what_happens_without_a_reload(stand: Stand, browser: Browser
     assert browser.complaints() == []
 
 
-def test_it_says_what_is_held_and_what_to_do(stand: Stand, browser: Browser) -> None:
+def test_the_page_says_what_is_held_and_how_to_fix_it(stand: Stand, browser: Browser) -> None:
     start(stand, browser, JIRAFE_ACCESS_TOKEN=EXPIRED)
     stand.produce(*orders(20))
     browser.open(PHONE)
@@ -70,7 +70,7 @@ def test_it_says_what_is_held_and_what_to_do(stand: Stand, browser: Browser) -> 
     assert browser.complaints() == []
 
 
-def test_it_says_that_the_api_is_down_and_when_it_serves_again(stand: Stand, browser: Browser) -> None:
+def test_the_page_shows_an_api_outage_and_its_end(stand: Stand, browser: Browser) -> None:
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
     start(stand, browser)
     stand.produce(*orders(20))
@@ -83,7 +83,7 @@ def test_it_says_that_the_api_is_down_and_when_it_serves_again(stand: Stand, bro
     await_that("results", browser.says("charts", "20 since the start"))
 
 
-def test_what_messages_say_is_text_and_nothing_else(stand: Stand, browser: Browser) -> None:
+def test_the_page_escapes_html_in_messages(stand: Stand, browser: Browser) -> None:
     start(stand, browser)
     message = {**to_message(orders(1)[0]), "message": "order:<img src=x onerror=window.hit=1>"}
     stand.produce_bytes("order", b"R0", stand.codec.encode("order", message))
@@ -93,7 +93,7 @@ def test_what_messages_say_is_text_and_nothing_else(stand: Stand, browser: Brows
     assert browser.driver.find_elements(By.CSS_SELECTOR, "main img") == []
 
 
-def test_it_fits_a_phone_with_much_to_say_and_says_when_the_member_is_gone(stand: Stand, browser: Browser) -> None:
+def test_a_full_page_fits_a_phone_and_shows_that_the_member_is_gone(stand: Stand, browser: Browser) -> None:
     member = start(stand, browser, CONSUMER_CHUNK_RECORDS="2")
     for number in range(12):
         stand.produce_raw(f"poison-{number}".encode(), b"\x07not Avro")

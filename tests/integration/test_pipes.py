@@ -1,4 +1,4 @@
-"""What a command does where its reader has gone: `jirafe-consumer results | head -1`."""
+"""Commands whose reader has gone, such as `jirafe-consumer results | head -1`."""
 
 import os
 import subprocess
@@ -17,11 +17,11 @@ TAXON = (
     "arguments",
     [["--help"], ["dead-letters", "--help"], ["preview", "-", "--set", "jirafe.product_category_taxonomy=1"]],
 )
-def test_it_ends_as_if_all_had_been_read(arguments: list[str]) -> None:
+def test_a_command_without_a_reader_ends_without_an_error(arguments: list[str]) -> None:
     assert status_without_a_reader(arguments) == (0, b"")
 
 
-def test_so_does_a_table(registry_server: RegistryServer) -> None:
+def test_a_table_without_a_reader_ends_without_an_error(registry_server: RegistryServer) -> None:
     environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
     assert status_without_a_reader(["schemas", "check"], **environment) == (0, b"")
 

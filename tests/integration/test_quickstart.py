@@ -73,7 +73,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
         yield Newcomer(tmp_path, stack)
 
 
-def test_a_newcomer_gets_to_the_first_result(newcomer: Newcomer) -> None:
+def test_the_quickstart_leads_to_the_first_result(newcomer: Newcomer) -> None:
     ports = {"broker": "localhost:9092", "sandbox": "localhost:8080"}
     followed = []
     for command in commands():
@@ -107,6 +107,6 @@ def result_in_readme() -> dict[str, object]:
 
 
 def as_documented(result: dict[str, object]) -> dict[str, object]:
-    """Leave out the moment: it is another each time."""
+    """Leave out the timestamp, which differs each time."""
     assert result.keys() >= {"timestamp"}
     return {name: value for name, value in result.items() if name != "timestamp"}

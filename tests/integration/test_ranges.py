@@ -1,4 +1,4 @@
-"""Places that users write, and the records that ranges between them have, on a real broker."""
+"""Places that users write, and the records in ranges between them, on a real broker."""
 
 import time
 from collections.abc import Iterator
@@ -31,17 +31,17 @@ PLUS_ONE = timezone(timedelta(hours=1))
         ("7d", NOW - timedelta(days=7)),
     ],
 )
-def test_a_place_is_an_offset_a_moment_or_how_long_ago(text: str, place: Position) -> None:
+def test_a_place_is_an_offset_a_time_or_a_relative_time(text: str, place: Position) -> None:
     assert parse_position(text, NOW) == place
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "-1", "2014-02-30", "2w", "99999999999d", "10:30Z", "1.5h", "²"])
-def test_what_is_no_place_is_told_what_to_write(text: str) -> None:
+def test_an_invalid_place_is_refused_with_the_right_format(text: str) -> None:
     with pytest.raises(NotAPosition, match="is not a time: write ISO 8601 with a zone"):
         parse_position(text, NOW)
 
 
-def test_a_time_without_a_zone_is_nobodys_time() -> None:
+def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(NotAPosition, match="has no zone: add Z for UTC"):
         parse_time("2014-02-28T10:30", NOW)
 
@@ -50,7 +50,7 @@ def test_a_time_without_a_zone_is_nobodys_time() -> None:
     ("text", "words"),
     [("120", "120"), ("2014-02-28", "2014-02-28"), ("90s", "2014-03-01T11:58:30.000Z")],
 )
-def test_how_long_ago_is_told_as_a_moment(text: str, words: str) -> None:
+def test_a_relative_time_is_written_as_a_fixed_time(text: str, words: str) -> None:
     assert lasting(text, NOW) == words
     assert parse_position(words, NOW + timedelta(days=1)) == parse_position(text, NOW)
 
@@ -81,7 +81,7 @@ def test_a_range_by_time_has_the_records_of_that_time(stand: Stand, places: Topi
     assert len(list(read(stand, places.resolve(stand.orders_topic, earlier, later)))) == 6
 
 
-def test_a_range_by_offsets_stays_within_what_is_there(stand: Stand, places: Topics) -> None:
+def test_a_range_by_offsets_stays_within_the_log(stand: Stand, places: Topics) -> None:
     for number in range(30):
         stand.send_later(str(number).encode(), b"a value")
     stand.flush()
@@ -99,7 +99,7 @@ def test_a_range_by_offsets_stays_within_what_is_there(stand: Stand, places: Top
     ]
 
 
-def test_a_range_that_no_record_can_be_in_is_refused(stand: Stand, places: Topics) -> None:
+def test_an_impossible_range_is_refused(stand: Stand, places: Topics) -> None:
     stand.produce_raw(b"one key", b"a value")
     with pytest.raises(KafkaUnusable, match=r"the offset 2 is after the end of .*, which is 1; choose another\."):
         places.resolve(stand.orders_topic, 2, None)
@@ -142,7 +142,7 @@ def test_a_range_that_ends_in_an_open_transaction_waits_for_its_end(stand: Stand
     assert [message.offset() for batch in batches for message in batch] == [0]
 
 
-def test_what_is_not_there_is_named(stand: Stand, places: Topics) -> None:
+def test_a_missing_topic_or_partition_is_named(stand: Stand, places: Topics) -> None:
     with pytest.raises(KafkaUnusable, match=r"has no partition 7: its partitions are 0 to 2\."):
         places.resolve(stand.orders_topic, None, None, [1, 7])
     with pytest.raises(KafkaUnusable, match=r"there is no topic absent at"):

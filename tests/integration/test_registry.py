@@ -27,7 +27,7 @@ JAVA_WRITER = (FIXTURES / "evolved-order.avsc").read_text()
 
 
 def put(registry: ApicurioRegistry, subject: str, schema: str, **more: Any) -> int:
-    """Register any schema, as a producer of another make does; gives its id."""
+    """Register any schema, as another producer does, and give its id."""
     body = {"schema": schema, **more}
     answer = requests.post(f"{registry.url}/subjects/{subject}/versions", json=body, timeout=10)
     assert answer.status_code == 200, answer.text
@@ -98,15 +98,19 @@ class TestCommands:
         assert f"{subject} is incompatible: Incompatible artifact: {subject}" in done.stdout
         assert "code at /fields/2" in done.stdout
 
-    def test_what_the_check_did_not_foresee(self, stand: Stand, registry_server: RegistryServer) -> None:
-        # As a registry does that goes by all versions, while the check is against the latest.
+    def test_a_schema_that_is_refused_only_on_registration_is_incompatible(
+        self, stand: Stand, registry_server: RegistryServer
+    ) -> None:
+        # Like a registry that compares with all versions: the check compares only with the latest.
         registry_server.incompatible = ["READER_FIELD_MISSING_DEFAULT_VALUE"]
         environment = {**stand.environment, "CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
         done = run("schemas", "register", "--json", **environment)
         expected = {**dict.fromkeys(OWN_SCHEMAS, "new"), "cart": "incompatible"}
         assert (done.returncode, states(done.stdout)) == (1, expected)
 
-    def test_confluents_messages_are_shown(self, stand: Stand, registry_server: RegistryServer) -> None:
+    def test_the_reasons_of_confluents_registry_are_shown(
+        self, stand: Stand, registry_server: RegistryServer
+    ) -> None:
         registry_server.keep("{}", f"{stand.settings.stream.results_topic}-value")
         registry_server.incompatible = ["READER_FIELD_MISSING_DEFAULT_VALUE: code", "{compatibility: 'BACKWARD'}"]
         environment = {**stand.environment, "CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
@@ -117,7 +121,7 @@ class TestCommands:
         assert done.stdout.splitlines()[-1] == f"{subject} is incompatible: {reason}"
 
     @pytest.mark.parametrize("command", ["check", "register"])
-    def test_no_registry_is_one_sentence_and_status_2(self, command: str) -> None:
+    def test_a_missing_registry_is_reported_in_one_sentence_with_status_2(self, command: str) -> None:
         done = run("schemas", command)
         sentence = "jirafe-consumer: no Schema Registry is set; see CONSUMER_SCHEMA_REGISTRY_URL.\n"
         assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
@@ -128,7 +132,7 @@ class TestCommands:
         )
         assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 
-    def test_a_password_shows_nowhere(self, registry_server: RegistryServer) -> None:
+    def test_a_password_is_never_shown(self, registry_server: RegistryServer) -> None:
         registry_server.protected = True
         access = {"CONSUMER_SCHEMA_REGISTRY_USER": "ada", "CONSUMER_SCHEMA_REGISTRY_PASSWORD": "hush-hush"}
         done = run("schemas", "check", CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url, **access)
@@ -137,13 +141,13 @@ class TestCommands:
         assert "hush" not in done.stdout + done.stderr
 
     @pytest.mark.parametrize("command", ["check", "register"])
-    def test_help_with_an_example(self, command: str) -> None:
+    def test_the_help_has_an_example(self, command: str) -> None:
         done = run("schemas", command, "--help")
         assert f"jirafe-consumer schemas {command}" in done.stdout.partition("Example")[2]
 
 
 class TestMember:
-    def test_a_record_of_java_comes_out_as_a_result(self, with_registry: Stand, registry: ApicurioRegistry) -> None:
+    def test_a_record_written_by_java_has_a_result(self, with_registry: Stand, registry: ApicurioRegistry) -> None:
         with_registry.produce_raw(b"R-java", of_java(registry, with_registry))
         with_registry.member()
         (result,) = with_registry.await_results(1)
@@ -163,7 +167,7 @@ class TestMember:
         assert isinstance(schema, dict)
         assert schema["name"] == "jirafe.Result"
 
-    def test_a_schema_that_refers_to_others(self, with_registry: Stand, registry: ApicurioRegistry) -> None:
+    def test_a_schema_may_refer_to_other_schemas(self, with_registry: Stand, registry: ApicurioRegistry) -> None:
         message, part = plain(own_schema("order")), "jirafe.hub.Order"
         (section,) = [field for field in message["fields"][-1]["type"]["fields"] if field["name"] == "order"]
         definition, section["type"][1] = section["type"][1], part
@@ -191,7 +195,7 @@ class TestMember:
         assert (letter.key, letter.value) == (b"R-lost", framed(schema_id, JAVA_ORDER))
         assert dict(letter.headers)["dlq.kind"] == b"undecodable"
 
-    def test_a_registry_that_stops_is_felt_by_new_schemas_alone(
+    def test_a_registry_outage_affects_only_unknown_schemas(
         self, with_registry: Stand, registry: ApicurioRegistry
     ) -> None:
         known = of_java(registry, with_registry)
@@ -216,7 +220,7 @@ class TestMember:
         assert member.said('"event": "resumed"') > 0
 
 
-def test_certificates_are_settings(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_certificate_file_names_the_setting(tmp_path: Path) -> None:
     absent = tmp_path / "absent.pem"
     done = run(
         "schemas",
@@ -228,8 +232,8 @@ def test_certificates_are_settings(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"CONSUMER_SCHEMA_REGISTRY_CA: {absent} must be a PEM file of certificates")
 
 
-class TestWithoutARegistry:
-    def test_a_topic_that_needs_one_is_held_until_it_is_set(
+class TestRegistryProblems:
+    def test_a_topic_that_needs_a_registry_is_held_until_one_is_set(
         self, stand: Stand, registry_server: RegistryServer
     ) -> None:
         schema_id = registry_server.keep(json.dumps(plain(own_schema("order"))))
@@ -249,7 +253,7 @@ class TestWithoutARegistry:
         stand.member(**url)
         assert Counter(each["code"] for each in stand.await_results(21)) == {200: 21}
 
-    def test_an_id_that_alone_is_refused_is_a_dead_letter(
+    def test_an_id_that_is_refused_alone_is_a_dead_letter(
         self, stand: Stand, registry_server: RegistryServer
     ) -> None:
         stand.environment["CONSUMER_SCHEMA_REGISTRY_URL"] = registry_server.url

@@ -151,7 +151,7 @@ def client() -> Iterator[ApiClient]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[ApiClient]:
-    """A client of a sandbox that many tests use: for what needs no fresh memory."""
+    """A client of a sandbox that tests share if they do not need a fresh one."""
     with SandboxServer(Sandbox()) as server, requests.Session() as session:
         yield ApiClient(server, session)
 
@@ -227,7 +227,7 @@ class TestVerdicts:
             ),
         ],
     )
-    def test_accepts_what_the_api_does_not_look_at(
+    def test_accepts_what_the_api_does_not_validate(
         self, shared: ApiClient, kind: str, event: dict[str, Any]
     ) -> None:
         assert shared.post(f"/1/{kind}", event).json() == SUCCESS
@@ -279,7 +279,7 @@ class TestRefusals:
         assert answer.status_code == 400
         assert answer.json() == {"error_type": error_type, "message": answer.json()["message"], "success": False}
 
-    def test_refuses_a_body_over_the_limit_and_serves_on(self) -> None:
+    def test_refuses_a_body_over_the_limit_and_keeps_working(self) -> None:
         body = json.dumps(CART).encode()
         with SandboxServer(Sandbox(max_body=len(body))) as server, requests.Session() as session:
             client = ApiClient(server, session)
@@ -289,7 +289,7 @@ class TestRefusals:
                 assert (answer.status_code, answer.json()["error_type"]) == (413, "too_large")
             assert client.post("/1/cart", body).status_code == 200
 
-    def test_knows_only_post(self, shared: ApiClient) -> None:
+    def test_accepts_only_post(self, shared: ApiClient) -> None:
         answer = shared.control("GET", "/v2/1/cart")
         assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
         assert answer.json()["error_type"] == "method_not_allowed"
@@ -298,11 +298,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "authorization", [None, "", "Bearer", "Bearer ", "Basic c2VjcmV0", "secret", "Bearer a b"]
     )
-    def test_wants_a_token(self, shared: ApiClient, authorization: str | None) -> None:
+    def test_requires_a_token(self, shared: ApiClient, authorization: str | None) -> None:
         answer = shared.post("/1/cart", CART, headers={"Authorization": authorization} if authorization else {})
         assert (answer.status_code, answer.json()["error_type"]) == (403, "invalid_token")
 
-    def test_knows_its_shops_and_learns_new_tokens(self) -> None:
+    def test_checks_tokens_by_site_and_accepts_new_ones(self) -> None:
         sandbox = Sandbox(credentials={"secret": {"1", "2"}, "other": {"3"}})
         with SandboxServer(sandbox) as server, requests.Session() as session:
             client = ApiClient(server, session)
@@ -366,7 +366,7 @@ class TestMemory:
         answer = shared.control("GET", f"/sandbox/events?{query}")
         assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
 
-    def test_counts(self, client: ApiClient) -> None:
+    def test_counts_events_and_requests(self, client: ApiClient) -> None:
         client.post("/1/batch", {"cart": [CART, {}], "category": [CATEGORY]})
         client.post("/1/cart", {})
         client.post("/1/cart", CART, headers={})
@@ -410,7 +410,7 @@ class TestMemory:
 
 
 class TestFaults:
-    def test_fails_as_often_as_told(self, client: ApiClient) -> None:
+    def test_fails_as_often_as_requested(self, client: ApiClient) -> None:
         told = client.control("POST", "/sandbox/faults", json={"action": "status", "times": 2})
         assert (told.status_code, told.json()) == (201, {"action": "status", "number": 1, "times": 2})
         answers = [client.post("/1/cart", CART) for _ in range(3)]
@@ -432,7 +432,7 @@ class TestFaults:
         assert client.sandbox.faults() == []
         assert client.post("/1/cart", CART).status_code == 200
 
-    def test_answers_a_page_and_a_time_to_retry(self, client: ApiClient) -> None:
+    def test_answers_with_a_given_body_and_retry_after(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "status", "status": 429, "retry_after": "7"})
         client.sandbox.add_fault(
             {"action": "status", "status": 502, "body": "<h1>Bad Gateway</h1>", "content_type": "text/html"}
@@ -458,7 +458,7 @@ class TestFaults:
         assert client.post("/2/cart", CART).status_code == 500
         assert [fault["applied"] for fault in client.sandbox.faults()] == [1, 3, 1, 1]
 
-    def test_a_delayed_event_is_served_though_the_client_is_gone(self, client: ApiClient) -> None:
+    def test_a_delayed_event_is_accepted_after_the_client_has_gone(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "delay", "seconds": 0.3})
         with pytest.raises(requests.ReadTimeout):
             client.session.post(
@@ -482,7 +482,7 @@ class TestFaults:
         assert len(client.sandbox.events()) == 1
         assert client.post("/1/cart", CART).status_code == 200
 
-    def test_answers_a_web_page(self, client: ApiClient) -> None:
+    def test_answers_with_a_web_page(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "html"})
         answer = client.post("/1/cart", CART)
         assert answer.status_code == 200
@@ -495,7 +495,7 @@ class TestFaults:
         assert (answer.status_code, answer.headers["Location"]) == (302, "/")
         assert client.sandbox.events() == []
 
-    def test_some_items_meet_a_transient_error(self, client: ApiClient) -> None:
+    def test_gives_some_items_a_transient_error(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "partial", "ids": ["b", "R1"], "times": None})
         transient = {"error_type": "unknown", "message": "An unexpected error occurred.", "success": False}
         batch = {"cart": [cart("a"), cart("b"), {**cart("c"), "total": None}], "order": [PLACED]}
@@ -513,13 +513,13 @@ class TestFaults:
         alone = client.post("/1/cart", cart("b"))
         assert (alone.status_code, alone.json()) == (503, transient)
 
-    def test_by_default_the_first_item_meets_it(self, client: ApiClient) -> None:
+    def test_gives_the_first_item_a_transient_error_by_default(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "partial"})
         assert client.post("/1/batch", {"cart": []}).json() == {"cart": []}
         answer = client.post("/1/batch", {"cart": [CART, CART]}).json()
         assert [item["success"] for item in answer["cart"]] == [False, True]
 
-    def test_an_item_lacks_its_result(self, client: ApiClient) -> None:
+    def test_leaves_out_the_result_of_an_item(self, client: ApiClient) -> None:
         client.sandbox.add_fault({"action": "mismatch"})
         assert client.post("/1/cart", CART).json() == SUCCESS
         answer = client.post("/1/batch", {"order": [PLACED], "cart": [CART, CART], "category": [CATEGORY]})
@@ -534,12 +534,12 @@ class TestFaults:
         ]
         assert statuses == [200, 503, 200, 503]
 
-    def test_a_fault_comes_before_the_question_of_the_token(self, client: ApiClient) -> None:
+    def test_a_fault_applies_before_the_token_is_checked(self, client: ApiClient) -> None:
         client.sandbox.set_credentials({})
         client.sandbox.add_fault({"action": "status"})
         assert [client.post("/1/cart", CART).status_code for _ in range(2)] == [503, 403]
 
-    def test_chance_is_repeatable(self) -> None:
+    def test_a_seed_makes_random_faults_repeatable(self) -> None:
         def statuses() -> list[int]:
             sandbox = Sandbox(seed=7)
             sandbox.add_fault({"action": "status", "times": None, "probability": 0.5})
@@ -583,7 +583,7 @@ class TestFaults:
         assert shared.sandbox.faults() == []
 
     @pytest.mark.parametrize("seconds", ["1e400", "1" + "0" * 400])
-    def test_refuses_a_delay_without_an_end(self, shared: ApiClient, seconds: str) -> None:
+    def test_refuses_an_infinite_delay(self, shared: ApiClient, seconds: str) -> None:
         description = f'{{"action": "delay", "seconds": {seconds}}}'
         answer = shared.control("POST", "/sandbox/faults", data=description)
         assert answer.status_code == 400
@@ -605,7 +605,7 @@ class TestServer:
                     assert (answer.status, bool(answer.read())) == (status, True)
                 assert connection.sock is connected
 
-    def test_does_not_mind_a_client_that_leaves(self, client: ApiClient, caplog: pytest.LogCaptureFixture) -> None:
+    def test_ignores_a_client_that_disconnects(self, client: ApiClient, caplog: pytest.LogCaptureFixture) -> None:
         head = b"POST /v2/1/cart HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
         with socket.create_connection(("127.0.0.1", client.port), timeout=10) as connection:
             connection.sendall(head + b"half a body")
@@ -613,7 +613,7 @@ class TestServer:
         assert client.sandbox.stats()["requests"] == {"200": 1}
         assert caplog.records == []
 
-    def test_may_stop_and_start_again_on_its_port(self) -> None:
+    def test_can_start_again_on_the_same_port(self) -> None:
         sandbox = Sandbox()
         with SandboxServer(sandbox) as server, requests.Session() as session:
             client = ApiClient(server, session)
@@ -624,14 +624,14 @@ class TestServer:
             ApiClient(server, session).post("/1/cart", CART)
         assert len(sandbox.events()) == 2
 
-    def test_says_that_its_port_is_taken(self, shared: ApiClient) -> None:
+    def test_raises_if_its_port_is_in_use(self, shared: ApiClient) -> None:
         with pytest.raises(OSError, match="in use"), SandboxServer(Sandbox(), shared.port):
             pass
         with pytest.raises(OSError, match="in use"):
             serve(Sandbox(), "127.0.0.1", shared.port, ready=print)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_command_serves_until_told_to_stop(self, number: signal.Signals) -> None:
+    def test_serves_until_it_gets_a_signal(self, number: signal.Signals) -> None:
         program = (
             "from jirafe.sandbox import Sandbox, serve\n"
             "serve(Sandbox(), '127.0.0.1', 0, lambda url: print(url, flush=True))\n"
@@ -683,7 +683,7 @@ def paths(value: object, path: str = "") -> Iterator[str]:
 
 class TestQuickCheck:
     @pytest.mark.parametrize(("name", "event"), DOCUMENTS)
-    def test_knows_a_valid_event(self, name: str, event: dict[str, Any]) -> None:
+    def test_passes_a_valid_event(self, name: str, event: dict[str, Any]) -> None:
         assert QUICK[name](event)
 
     @settings(max_examples=500, deadline=None)
@@ -696,16 +696,16 @@ class TestQuickCheck:
         assert QUICK[name](event) == JUDGES[name].is_valid(event)
 
     @given(st.sampled_from(sorted(SCHEMAS)), JSON)
-    def test_agrees_on_any_json(self, name: str, value: object) -> None:
+    def test_agrees_with_jsonschema_on_any_json(self, name: str, value: object) -> None:
         assert QUICK[name](value) == JUDGES[name].is_valid(value)
 
-    def test_leaves_what_only_python_calls_equal_to_jsonschema(self) -> None:
+    def test_leaves_items_that_only_python_considers_equal_to_jsonschema(self) -> None:
         categories = [{"id": "1", "name": "a", "n": 1}, {"id": "1", "name": "a", "n": True}]
         event = changed(PRODUCT, "categories", categories)
         assert not QUICK["product.json"](event)
         assert JUDGES["product.json"].is_valid(event)
 
     @pytest.mark.parametrize("schema", [{"type": "string", "pattern": "x"}, {"type": "null"}])
-    def test_takes_no_schema_that_it_does_not_understand(self, schema: dict[str, str]) -> None:
+    def test_refuses_a_schema_that_it_does_not_support(self, schema: dict[str, str]) -> None:
         with pytest.raises(ValueError, match="no check is written"):
             compile_checks({"other.json": schema})

@@ -224,7 +224,7 @@ def test_a_member_works_over_tls_with_a_password(secured: Secured, tmp_path: Pat
         (("KAFKA_SSL_CA_LOCATION", "absent.pem"), "absent.pem does not exist"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_without_the_password(
+def test_a_wrong_setting_is_reported_in_one_sentence_without_the_password(
     secured: Secured, tmp_path: Path, command: str, wrong: tuple[str, str], told: str
 ) -> None:
     name, value = wrong
@@ -242,7 +242,7 @@ def test_what_is_wrong_is_one_sentence_without_the_password(
     assert WRONG not in done.stderr
 
 
-def test_a_password_that_changes_in_its_file_is_taken_over_and_a_wrong_one_is_said(
+def test_a_changed_password_file_is_read_again_and_a_wrong_password_is_reported(
     secured: Secured, tmp_path: Path
 ) -> None:
     file, port = tmp_path / "password", str(free_port())

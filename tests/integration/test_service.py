@@ -1,4 +1,4 @@
-"""The service through the public door: real members, a real broker, real HTTP."""
+"""The whole service: real members, a real broker, real HTTP."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def assert_one_result_each(results: list[dict[str, Any]], count: int) -> None:
     assert set(places.values()) == {1}
 
 
-def test_each_service_sends_its_events_and_words_its_notifications(stand: Stand) -> None:
+def test_each_service_sends_its_events_and_writes_its_notifications(stand: Stand) -> None:
     expected = {
         "cart:new": [CART_SENT],
         "cart:updated": [CART_SENT],
@@ -100,7 +100,7 @@ def test_a_result_has_the_key_of_its_record(stand: Stand) -> None:
     assert {record.key for record in stand.records("results") if record} == {b"R1", b"9"}
 
 
-def test_a_canceled_order_and_a_taxon_of_another_taxonomy(stand: Stand) -> None:
+def test_results_of_a_canceled_order_and_a_taxon_of_another_taxonomy(stand: Stand) -> None:
     stand.produce(order("R1", "order:updated", status="canceled"), taxon("9", "Bags", taxonomy_id="3"))
     stand.member()
     results = {result["message"]: result for result in stand.await_results(2)}
@@ -110,7 +110,7 @@ def test_a_canceled_order_and_a_taxon_of_another_taxonomy(stand: Stand) -> None:
     assert stand.accepted() == [("order", "accepted", "R1"), ("order", "cancelled", "R1")]
 
 
-def test_a_taxon_without_dates_has_its_records(stand: Stand) -> None:
+def test_a_taxon_without_dates_gets_the_timestamp_of_its_record(stand: Stand) -> None:
     stand.produce(taxon("9", "Bags", created_at=None))
     stand.member()
     (result,) = stand.await_results(1)
@@ -120,8 +120,8 @@ def test_a_taxon_without_dates_has_its_records(stand: Stand) -> None:
     assert datetime.fromisoformat(body["create_date"]) == result["timestamp"]
 
 
-def test_one_refused_event_spoils_neither_its_message_nor_its_batch(stand: Stand) -> None:
-    # The API takes no negative total of a cart, and does of an order.
+def test_a_refused_event_does_not_affect_the_rest_of_its_message_or_batch(stand: Stand) -> None:
+    # The API rejects a negative total of a cart, but accepts that of an order.
     bad = order("R1", totals={"order": -1})
     stand.produce(order("R0", "order:updated"), bad, order("R2", "order:updated"))
     stand.member()
@@ -146,7 +146,7 @@ def test_one_refused_event_spoils_neither_its_message_nor_its_batch(stand: Stand
     assert {number for _, _, number in stand.accepted("order")} == {"R0", "R1", "R2"}
 
 
-def test_what_cant_be_read_is_a_dead_letter_byte_for_byte_and_the_stream_goes_on(stand: Stand) -> None:
+def test_undeliverable_records_become_dead_letters_with_their_original_bytes(stand: Stand) -> None:
     good = stand.codec.encode("order", to_message(order("R5", "order:updated")))
     unknown = stand.codec.encode("order", to_message(order("R6", "order:exploded")))
     values = {
@@ -183,13 +183,13 @@ def test_what_cant_be_read_is_a_dead_letter_byte_for_byte_and_the_stream_goes_on
     assert stand.accepted() == [("order", "accepted", "R1")]
 
 
-def test_headers_of_any_name_stop_nothing_and_the_dead_letter_says_what_it_lacks(stand: Stand) -> None:
+def test_invalid_header_names_stop_nothing_and_dead_letters_say_what_is_missing(stand: Stand) -> None:
     names = [b"\xff", b"\xed\xa0\x80", b"caf\xe9", b"", b"cut\xe2\x82"]
     servers, good = (
         stand.environment["KAFKA_BOOTSTRAP_SERVERS"],
         stand.codec.encode("order", to_message(order("R1"))),
     )
-    # The interpreter calls what it has called often in a faster way, which does not look for the library's errors.
+    # The interpreter has a faster way for frequent calls, which does not check for the library's errors.
     often = 100
     for number in range(often):
         stand.send_later(b"%d" % number, good, [("trace", b"1")])
@@ -218,7 +218,7 @@ def test_headers_of_any_name_stop_nothing_and_the_dead_letter_says_what_it_lacks
     assert sum("dlq.missing" in headers for headers in again) == 4
 
 
-def test_a_dead_letter_can_be_read_however_many_headers_its_record_has(stand: Stand) -> None:
+def test_a_dead_letter_of_a_record_with_very_many_headers_can_be_read(stand: Stand) -> None:
     for number in (90_000, 99_999):
         stand.send_later(b"%d" % number, b"\x07", [("h", b"")] * number)
     stand.flush()
@@ -249,7 +249,7 @@ def test_a_missing_parameter_is_an_error_of_each_event(stand: Stand) -> None:
     assert stand.accepted() == []
 
 
-def test_credentials_of_a_message_go_before_those_of_the_settings(stand: Stand) -> None:
+def test_credentials_of_a_message_override_those_of_the_settings(stand: Stand) -> None:
     stand.api.set_credentials({TOKEN: [SITE], "theirs": ["456"]})
     parameters = {"jirafe_site_id": "456", "jirafe_access_token": "theirs"}
     later_hub = {"request_id": "r-1", "order": sale("R2"), "parameters": parameters, "message": "order:updated"}
@@ -260,7 +260,7 @@ def test_credentials_of_a_message_go_before_those_of_the_settings(stand: Stand) 
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="signal handlers are read from /proc")
-def test_a_member_that_is_told_to_stop_while_it_starts_ends_in_good_order(stand: Stand) -> None:
+def test_a_member_that_is_stopped_while_it_starts_ends_cleanly(stand: Stand) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     member = stand.member(KAFKA_BOOTSTRAP_SERVERS=nobody)
     await_that("it handles SIGTERM", lambda: handles(member.pid, signal.SIGTERM))
@@ -274,7 +274,7 @@ def handles(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def test_a_refused_token_of_a_message_stops_no_other_site(stand: Stand) -> None:
+def test_a_refused_token_of_a_message_does_not_stop_other_sites(stand: Stand) -> None:
     bad = order("R2", "order:updated")
     bad["parameters"] = {"jirafe.site_id": "456", "jirafe.access_token": "expired"}
     stand.produce(bad, order("R1", "order:updated"))
@@ -288,7 +288,7 @@ def test_a_refused_token_of_a_message_stops_no_other_site(stand: Stand) -> None:
     assert member.said("expired") == 0
 
 
-def test_a_member_resumes_from_what_is_committed(stand: Stand) -> None:
+def test_a_member_resumes_from_the_committed_offsets(stand: Stand) -> None:
     stand.produce(*orders(50))
     first = stand.member()
     stand.await_results(50)
@@ -299,7 +299,7 @@ def test_a_member_resumes_from_what_is_committed(stand: Stand) -> None:
     assert Counter(stand.accepted()) == {("order", "accepted", f"R{number}"): 1 for number in range(100)}
 
 
-def test_sigterm_in_mid_chunk_finishes_it_and_loses_nothing(stand: Stand) -> None:
+def test_sigterm_finishes_the_chunks_in_flight_and_loses_nothing(stand: Stand) -> None:
     stand.produce(*orders(300))
     stand.api.add_fault({"action": "delay", "seconds": 0.7, "times": None})
     member = stand.member(CONSUMER_CHUNK_RECORDS="10")
@@ -316,7 +316,7 @@ def test_sigterm_in_mid_chunk_finishes_it_and_loses_nothing(stand: Stand) -> Non
     assert len(stand.accepted()) == 300
 
 
-def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(stand: Stand) -> None:
+def test_a_second_signal_ends_the_member_at_once_and_loses_nothing(stand: Stand) -> None:
     stand.produce(*orders(5))
     stand.api.add_fault({"action": "delay", "seconds": 20, "times": None})
     # A session that a busy machine does not cut short: the first signal must find something in flight.
@@ -347,7 +347,7 @@ PROTOCOLS = [
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_two_members_share_and_hand_over(stand: Stand, protocol: str) -> None:
+def test_two_members_share_partitions_and_hand_them_over(stand: Stand, protocol: str) -> None:
     under(stand, protocol)
     # So slow that each lane with waiting records has a chunk in flight, whenever a partition is revoked.
     stand.api.add_fault({"action": "delay", "seconds": 0.6, "times": None})
@@ -388,7 +388,7 @@ def test_kill_and_restart_loses_nothing(stand: Stand, protocol: str) -> None:
     assert {number for _, _, number in stand.accepted()} == {f"R{number}" for number in range(200)}
 
 
-def test_an_api_that_is_down_drops_nothing_and_keeps_the_order(stand: Stand) -> None:
+def test_an_api_outage_loses_no_event_and_keeps_the_order(stand: Stand) -> None:
     versions = [order("R1", "order:updated", totals={"order": version}) for version in range(30)]
     stand.api.add_fault({"action": "status", "status": 503, "times": 6})
     stand.api.add_fault({"action": "reset", "after": False, "times": 2})
@@ -402,7 +402,7 @@ def test_an_api_that_is_down_drops_nothing_and_keeps_the_order(stand: Stand) -> 
     assert stand.dead_letters() == []
 
 
-def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_bytes(stand: Stand) -> None:
+def test_a_request_whose_answer_is_lost_is_repeated_with_the_same_events(stand: Stand) -> None:
     stand.api.add_fault({"action": "reset", "after": True, "times": 1})
     stand.produce(order("R1"))
     stand.member()
@@ -412,7 +412,7 @@ def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_bytes(stand: St
     assert max(digests.values()) == 2
 
 
-def test_our_own_refused_token_holds_and_drops_nothing(stand: Stand) -> None:
+def test_our_refused_token_holds_records_and_loses_none(stand: Stand) -> None:
     stand.api.set_credentials({"another": [SITE]})
     stand.produce(*orders(3))
     member = stand.member()
@@ -434,14 +434,14 @@ def test_a_batch_that_the_api_refuses_for_its_size_is_bisected(stand: Stand) -> 
     assert len(stand.accepted()) == 10
 
 
-def test_an_event_that_alone_fails_while_others_pass_becomes_a_dead_letter(stand: Stand) -> None:
+def test_an_event_that_fails_alone_becomes_a_dead_letter(stand: Stand) -> None:
     stand.api.add_fault({"action": "status", "status": 500, "times": None, "ids": ["R7"]})
     stand.produce(*orders(15))
     stand.await_assigned(stand.member(CONSUMER_MAX_ATTEMPTS="3"))
     sent = 15
 
     def given_up() -> bool:
-        # Only events that pass meanwhile prove that it is not the API that fails.
+        # Only events that succeed meanwhile prove that it is not the API that fails.
         nonlocal sent
         stand.produce(*orders(1, start=sent))
         sent += 1
@@ -456,7 +456,7 @@ def test_an_event_that_alone_fails_while_others_pass_becomes_a_dead_letter(stand
     assert Counter(stand.accepted()) == {("order", "accepted", f"R{n}"): 1 for n in range(sent) if n != 7}
 
 
-def test_an_item_with_a_passing_error_is_sent_again_with_the_later_ones_of_its_key(stand: Stand) -> None:
+def test_an_event_with_a_transient_error_is_sent_again_with_later_events_of_its_key(stand: Stand) -> None:
     stand.api.add_fault({"action": "partial", "times": 1})  # the first item of the first request
     versions = [order("R1", "order:updated", totals={"order": version}) for version in range(5)]
     stand.produce(*versions)
@@ -467,7 +467,7 @@ def test_an_item_with_a_passing_error_is_sent_again_with_the_later_ones_of_its_k
 
 
 @pytest.mark.real_broker("it has the protocol of KIP-848")
-def test_under_the_new_protocol_a_namesake_does_not_disturb_the_member_that_runs(stand: Stand) -> None:
+def test_a_second_static_member_does_not_disturb_the_first_under_kip_848(stand: Stand) -> None:
     under(stand, "consumer")
     static = {"KAFKA_GROUP_INSTANCE_ID": "consumer-0"}
     first = stand.member(**static)

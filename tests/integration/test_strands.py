@@ -1,4 +1,4 @@
-"""Many sites in the same partitions, one of them in trouble: the others' records go on, and each has one result."""
+"""Many sites share partitions, and one is in trouble: the others go on, and each record has one result."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ def shops(bootstrap_servers: str, tmp_path: Path) -> Iterator[Stand]:
     credentials = {TOKEN: [SITE], "shops-token": SITES}
     with SandboxServer(Sandbox(credentials=credentials)) as api:
         stand = Stand(bootstrap_servers, api, tmp_path)
-        # So many tries as the API's trouble may take: no site is given up.
+        # Enough attempts for the whole trouble, so that no site is given up.
         stand.environment["CONSUMER_MAX_ATTEMPTS"] = "1000"
         try:
             yield stand
@@ -84,7 +84,7 @@ def lag(stand: Stand) -> dict[str, Any]:
 
 
 def records_before_the_block(stand: Stand) -> int:
-    """Count the records that come before the sick site's first in their partition: they wait for nothing."""
+    """Count the records before the first of the sick site in their partition: they wait for nothing."""
     blocked, count = set(), 0
     for record in stand.read_orders():
         if record and (record.key or b"").startswith(f"{SICK}-".encode()):
@@ -97,7 +97,7 @@ def records_before_the_block(stand: Stand) -> int:
 @pytest.mark.timeout(240)
 @pytest.mark.real_broker("the embedded broker keeps nothing beside an offset: results wait")
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_one_sites_trouble_is_not_anothers(shops: Stand, trouble: str) -> None:
+def test_trouble_of_one_site_does_not_delay_other_sites(shops: Stand, trouble: str) -> None:
     shops.await_assigned(shops.member())
     shops.produce(*round_of(0))
     shops.await_results(len(SITES))
@@ -123,7 +123,7 @@ def _others(stand: Stand) -> int:
 
 @pytest.mark.timeout(240)
 @pytest.mark.real_broker("the embedded broker keeps nothing beside an offset, and shows what was aborted")
-def test_a_new_owner_delivers_nothing_again_of_what_went_ahead_of_a_site(shops: Stand) -> None:
+def test_a_new_owner_does_not_repeat_records_decided_beyond_the_committed_offset(shops: Stand) -> None:
     member = shops.member()
     shops.await_assigned(member)
     shops.api.add_fault({**TROUBLES["down"], "site": SICK, "times": None})
@@ -154,7 +154,7 @@ def test_a_new_owner_delivers_nothing_again_of_what_went_ahead_of_a_site(shops: 
 
 
 @pytest.mark.timeout(240)
-def test_no_record_gets_a_second_result_whatever_the_broker_keeps_beside_offsets(shops: Stand) -> None:
+def test_no_record_gets_a_second_result_with_or_without_offset_metadata(shops: Stand) -> None:
     member = shops.member()
     shops.await_assigned(member)
     shops.api.add_fault({**TROUBLES["down"], "site": SICK, "times": None})
@@ -176,7 +176,7 @@ def test_no_record_gets_a_second_result_whatever_the_broker_keeps_beside_offsets
 
 
 @pytest.mark.real_broker("the embedded broker keeps nothing beside an offset")
-def test_what_another_program_wrote_beside_an_offset_is_ignored_and_said(shops: Stand) -> None:
+def test_unknown_offset_metadata_is_ignored_and_logged(shops: Stand) -> None:
     shops.produce(*round_of(0))
     consumer = shops.reader()
     places = [

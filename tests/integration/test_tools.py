@@ -1,4 +1,4 @@
-"""What operators work with, as they run it: audit, lag, offsets and check."""
+"""The commands audit, lag, offsets and check, as operators run them."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def asked(stand: Stand, *arguments: str, status: int = 0, **environment: str) ->
 
 
 def shown(stand: Stand, *arguments: str, status: int = 0, **environment: str) -> str:
-    """Run a command on a terminal of 80 columns, as it were, and give what it showed."""
+    """Run a command as on a terminal of 80 columns, and give its output."""
     done = run(*arguments, **{**stand.environment, "COLUMNS": "80", **environment})
     assert (done.returncode, done.stderr) == (status, "")
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -53,7 +53,7 @@ TIMESTAMP = time.time_ns() // 1_000_000
 
 
 class Ledger:
-    """Writes what a group leaves behind, so that a test can leave a part of it out."""
+    """Writes the records, results and offsets of a group, so that a test can leave some out."""
 
     def __init__(self, stand: Stand) -> None:
         prepare_topics(stand.deployment, stand.deployment.output_topics)
@@ -132,7 +132,7 @@ def ledger(stand: Stand) -> Ledger:
 
 
 class TestAudit:
-    def test_what_a_member_did_is_proven(self, stand: Stand) -> None:
+    def test_the_results_of_a_member_are_proven(self, stand: Stand) -> None:
         stand.produce(*(order(f"R{number}") for number in range(20)))
         stand.produce_raw(b"R5", b"no Avro")
         member = stand.member()
@@ -201,7 +201,7 @@ class TestAudit:
         closer = asked_lines(stand, "results", "--of", f"{topic}/0/2")
         assert [result["offset"] for result in closer] == [2, 2]
 
-    def test_another_groups_results_are_not_ours(self, stand: Stand, ledger: Ledger) -> None:
+    def test_results_and_dead_letters_of_another_group_are_ignored(self, stand: Stand, ledger: Ledger) -> None:
         topic = stand.orders_topic
         ledger.records(4)
         for offset in (0, 1, 2):
@@ -226,7 +226,7 @@ class TestAudit:
         told = asked(stand, "dead-letters", "redrive", "--dry-run", "--json")
         assert told == {"dry_run": True, "dead_letters": {"rejected": 1}, "left_out": 0}
 
-    def test_what_a_member_writes_says_its_group(self, stand: Stand) -> None:
+    def test_results_and_dead_letters_name_their_group(self, stand: Stand) -> None:
         stand.produce(order("R1"))
         stand.produce_raw(b"R2", b"no Avro")
         member = stand.member()
@@ -240,7 +240,7 @@ class TestAudit:
         assert {each["group"] for each in stand.results()} == {group}
         assert {dict(letter.headers)["dlq.group"] for letter in stand.dead_letters()} == {group.encode()}
 
-    def test_a_gap_outside_of_the_range_is_none(self, stand: Stand, ledger: Ledger) -> None:
+    def test_a_gap_outside_the_range_is_not_reported(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(6)
         ledger.records(1, partition=1)
         for offset in (0, 1, 3, 4, 5):
@@ -255,7 +255,7 @@ class TestAudit:
         assert asked(stand, *arguments, "--to", "1h")["total"]["records"] == 0
         assert asked(stand, "audit", "--topic", stand.orders_topic, status=1)["total"]["missing"] == 2
 
-    def test_only_the_first_places_of_a_flood_are_named(self, stand: Stand, ledger: Ledger) -> None:
+    def test_only_the_first_ten_of_many_missing_results_are_named(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(40)
         ledger.commit(40)
         report = asked(stand, "audit", status=1)
@@ -263,7 +263,7 @@ class TestAudit:
         assert report["first"]["missing"] == [f"{stand.orders_topic}/0/{offset}" for offset in range(10)]
         assert "40 records have no result, for example:" in shown(stand, "audit", status=1)
 
-    def test_what_bounds_the_proof_is_said(self, stand: Stand, ledger: Ledger) -> None:
+    def test_the_limits_of_the_proof_are_reported(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(1)
         producer = Producer(stand.cluster.client_properties("test"), logger=LibraryLog())
         producer.produce(stand.settings.stream.results_topic, b"no result")
@@ -277,7 +277,7 @@ class TestAudit:
         assert f"has no committed offset for {stand.orders_topic}/0" in fresh
         assert "No record in the range needs a result yet" in shown(stand, "audit")
 
-    def test_a_transaction_that_does_not_end_is_said(self, stand: Stand, ledger: Ledger) -> None:
+    def test_a_transaction_that_does_not_end_is_reported(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(1)
         ledger.commit(1)
         results = stand.settings.stream.results_topic
@@ -313,7 +313,7 @@ class TestAudit:
             "end."
         )
         assert report["notes"] == [note]
-        # Up to there it is proven, and the other partitions are, without a wait.
+        # Up to there it is proven, and so are the other partitions, without a wait.
         assert asked(stand, "audit", "--topic", orders, "--to", "2")["ok"]
         assert asked(stand, "audit", "--topic", orders, "--partition", "1")["ok"]
         told = " ".join(shown(stand, "audit", "--topic", orders, status=1, **soon).split())
@@ -326,7 +326,7 @@ class TestAudit:
 
     @pytest.mark.real_broker("records are deleted as Kafka does it")
     @pytest.mark.parametrize("arguments", [[], ["--from", "1h"]])
-    def test_records_that_were_deleted_unread_are_lost_however_old_the_last_result_is(
+    def test_records_deleted_unread_count_as_lost_even_if_the_last_result_is_old(
         self, stand: Stand, ledger: Ledger, arguments: list[str]
     ) -> None:
         for partition in (0, 1):
@@ -358,7 +358,7 @@ class TestAudit:
             ),
         ],
     )
-    def test_wrong_usage_is_one_sentence(self, stand: Stand, arguments: list[str], said: str) -> None:
+    def test_wrong_usage_is_reported_in_one_sentence(self, stand: Stand, arguments: list[str], said: str) -> None:
         done = run("audit", *arguments, **stand.environment)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert said in done.stderr
@@ -388,7 +388,7 @@ class TestLag:
         assert "no members, so nothing is consumed" in text
         assert text.splitlines()[-1].split()[:2] == ["all", "6"]
 
-    def test_where_all_is_finished_there_is_none(self, stand: Stand) -> None:
+    def test_there_is_no_lag_once_all_records_are_finished(self, stand: Stand) -> None:
         stand.produce(*(order(f"R{number}") for number in range(10)))
         member = stand.member()
         stand.await_results(10)
@@ -402,7 +402,7 @@ class TestLag:
             assert owners == {member["client_id"] for member in look["members"]}
         assert member.stop() == 0
 
-    def test_markers_of_transactions_are_no_lag(self, stand: Stand, ledger: Ledger) -> None:
+    def test_transaction_markers_do_not_count_as_lag(self, stand: Stand, ledger: Ledger) -> None:
         writer = stand.writer(stand.orders_topic)
         writer.begin_transaction()
         writer.produce(stand.orders_topic, b"a record", partition=0)
@@ -411,7 +411,7 @@ class TestLag:
         (zero, *_) = (each for each in asked(stand, "lag")["partitions"] if each["topic"] == stand.orders_topic)
         assert (zero["committed"], zero["end"], zero["records"]) == (1, 2, 0)
 
-    def test_watched_it_says_so_again_and_again(self, stand: Stand) -> None:
+    def test_watch_prints_the_lag_again_and_again(self, stand: Stand) -> None:
         log = stand.folder / "lag.log"
         with CommandProcess(["lag", "--watch", "--json"], stand.environment, log) as watch:
             await_that("three looks", lambda: watch.said("\n") >= 3)
@@ -420,7 +420,7 @@ class TestLag:
         looks = [json.loads(line) for line in log.read_text().splitlines()[:3]]
         assert sorted({look["at"] for look in looks}) == [look["at"] for look in looks]
 
-    def test_a_file_gets_every_look_in_whole_lines(self, stand: Stand) -> None:
+    def test_watch_writes_whole_lines_to_a_file(self, stand: Stand) -> None:
         assert shown(stand, "lag").endswith("\n")
         log = stand.folder / "lag.log"
         with CommandProcess(["lag", "--watch"], stand.environment, log) as watch:
@@ -445,7 +445,7 @@ class TestReset:
         assert moves["changed"] is False
         assert stand.committed() == {(stand.orders_topic, 0): 3}
 
-    def test_the_group_goes_on_where_it_was_reset_to(self, stand: Stand, ledger: Ledger) -> None:
+    def test_the_group_resumes_where_it_was_reset_to(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(5)
         ledger.commit(5)
         reset = ["offsets", "reset", "--topic", stand.orders_topic, "--partition", "0", "--yes"]
@@ -464,7 +464,7 @@ class TestReset:
         (result,) = stand.await_results(1)
         assert (result["partition"], result["offset"]) == (0, 4)
 
-    def test_it_is_refused_while_a_member_is_alive(self, stand: Stand, ledger: Ledger) -> None:
+    def test_a_reset_is_refused_while_a_member_runs(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(5)
         stand.await_assigned(member := stand.member())
         stand.await_results(5)
@@ -480,7 +480,7 @@ class TestReset:
         assert asked(stand, "offsets", "reset", "--earliest", "--yes")["changed"] is True
 
     @pytest.mark.parametrize(("answer", "offset", "status"), [("y", 0, 0), ("n", 3, 1)])
-    def test_it_asks_on_a_terminal(
+    def test_a_reset_asks_for_confirmation_on_a_terminal(
         self, stand: Stand, ledger: Ledger, answer: str, offset: int, status: int
     ) -> None:
         ledger.records(5)
@@ -514,7 +514,7 @@ class TestReset:
             (["--to-time", "noon", "--yes"], "'noon' is not a time"),
         ],
     )
-    def test_wrong_usage_is_one_sentence(self, stand: Stand, arguments: list[str], said: str) -> None:
+    def test_wrong_usage_is_reported_in_one_sentence(self, stand: Stand, arguments: list[str], said: str) -> None:
         arguments = [stand.orders_topic if word == "ORDERS" else word for word in arguments]
         done = run("offsets", "reset", *arguments, **stand.environment)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -523,7 +523,7 @@ class TestReset:
 
 @contextmanager
 def served(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """An HTTP server that answers everything so."""
+    """An HTTP server that gives this answer to every request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -556,7 +556,7 @@ def finding(report: dict[str, Any], check: str) -> dict[str, str]:
 
 class TestCheck:
     @pytest.mark.usefixtures("ledger")
-    def test_a_deployment_that_is_right_is_ok(self, stand: Stand) -> None:
+    def test_a_correct_deployment_passes(self, stand: Stand) -> None:
         report = asked(stand, "check")
         assert report["ok"]
         found = verdicts(report)
@@ -566,7 +566,7 @@ class TestCheck:
         text = shown(stand, "check")
         assert f"{stand.orders_topic}: {NUMBER_OF_PARTITIONS} partitions, 1 replica each" in text
 
-    def test_it_leaves_nothing_behind(self, stand: Stand) -> None:
+    def test_a_check_changes_nothing(self, stand: Stand) -> None:
         stand.produce(order("R1"))
         stand.await_assigned(stand.member())
         stand.await_results(1)
@@ -596,7 +596,7 @@ class TestCheck:
             writer.abort_transaction()
         assert "hidden" not in verdicts(asked(stand, "check"))
 
-    def test_it_looks_at_records_of_each_topic(self, stand: Stand) -> None:
+    def test_a_check_decodes_records_of_each_topic(self, stand: Stand) -> None:
         stand.produce(cart("R1"))
         for number in range(30):
             stand.produce_raw(
@@ -616,7 +616,7 @@ class TestCheck:
         assert found["verdict"] == "warning"
         assert "30 of 31 records can't be read" in found["message"]
 
-    def test_topics_that_are_absent_are_not_created_by_it(self, stand: Stand) -> None:
+    def test_a_check_reports_missing_topics_and_creates_none(self, stand: Stand) -> None:
         report = asked(stand, "check", CONSUMER_ORDERS_TOPIC=f"{stand.orders_topic}-2")
         assert {"verdict": "warning", "check": "topic"}.items() <= next(
             each for each in report["checks"] if f"{stand.orders_topic}-2 does not exist yet" in each["message"]
@@ -630,7 +630,7 @@ class TestCheck:
         )
         assert "failed" in verdicts(again)["topic"]
 
-    def test_a_token_that_is_refused_is_told_and_not_shown(self, stand: Stand) -> None:
+    def test_a_refused_token_is_reported_and_not_shown(self, stand: Stand) -> None:
         wrong = "a-wrong-secret"
         report = asked(stand, "check", status=1, JIRAFE_ACCESS_TOKEN=wrong)
         refused = finding(report, "token")
@@ -657,7 +657,7 @@ class TestCheck:
             ),
         ],
     )
-    def test_what_keeps_requests_from_being_made_is_one_sentence(
+    def test_an_unusable_proxy_or_certificate_file_is_reported(
         self, stand: Stand, environment: dict[str, str], said: str
     ) -> None:
         without = {"NO_PROXY": "", "no_proxy": ""}
@@ -668,14 +668,14 @@ class TestCheck:
         assert said in failed["message"]
         assert "secret" not in json.dumps(report)
 
-    def test_a_malformed_redirect_is_one_sentence(self, stand: Stand) -> None:
+    def test_a_malformed_redirect_is_reported_in_one_sentence(self, stand: Stand) -> None:
         head = b"HTTP/1.1 302 Found\r\nLocation: http://[\xff\r\nContent-Length: 0\r\n\r\n"
         with answering(head, head) as url:
             report = asked(stand, "check", status=1, JIRAFE_URL=url)
         message = "the API answered 302, and redirects to an address that can't be read."
         assert (finding(report, "api")["verdict"], finding(report, "token")["message"]) == ("ok", message)
 
-    def test_it_goes_on_where_something_does_not_answer(self, stand: Stand) -> None:
+    def test_a_check_continues_after_something_does_not_answer(self, stand: Stand) -> None:
         nobody = f"127.0.0.1:{free_port()}"
         environment = {
             "KAFKA_BOOTSTRAP_SERVERS": nobody,
@@ -720,7 +720,7 @@ class TestCheck:
         assert clock["verdict"] == "warning"
         assert said in clock["message"]
 
-    def test_a_registry_is_asked_for_our_schemas(self, stand: Stand, registry_server: RegistryServer) -> None:
+    def test_the_registry_is_checked_for_our_schemas(self, stand: Stand, registry_server: RegistryServer) -> None:
         environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
         new = finding(asked(stand, "check", status=0, **environment), "registry")
         assert new["verdict"] == "ok"
@@ -730,7 +730,7 @@ class TestCheck:
         found = finding(asked(stand, "check", status=0, **environment), "registry")
         assert (found["verdict"], found["message"]) == ("ok", "has all our schemas")
 
-    def test_a_schema_that_is_incompatible_fails(self, stand: Stand, registry_server: RegistryServer) -> None:
+    def test_an_incompatible_schema_fails(self, stand: Stand, registry_server: RegistryServer) -> None:
         subject = f"{stand.settings.stream.results_topic}-value"
         registry_server.keep("{}", subject)
         registry_server.incompatible = ["READER_FIELD_MISSING_DEFAULT_VALUE: code"]
@@ -750,7 +750,7 @@ class TestCheck:
             ((200, b"<html>"), "the schema registry's answer is not one of a schema registry."),
         ],
     )
-    def test_a_registry_that_is_none_fails(
+    def test_a_registry_with_a_wrong_answer_fails(
         self, stand: Stand, registry_server: RegistryServer, page: tuple[int, bytes], said: str
     ) -> None:
         registry_server.page = page
@@ -758,7 +758,9 @@ class TestCheck:
         found = finding(report, "registry")
         assert (found["verdict"], found["message"]) == ("failed", said)
 
-    def test_a_registry_is_asked_as_the_service_would(self, stand: Stand, tmp_path: Path) -> None:
+    def test_the_registry_is_asked_with_our_credentials_and_certificates(
+        self, stand: Stand, tmp_path: Path
+    ) -> None:
         authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert("127.0.0.1").configure_cert(context)
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -790,7 +792,7 @@ class TestCheck:
         assert secrets[1]["fix"] == f"chmod 600 {env_file}"
         assert "hush" not in done.stdout
 
-    def test_a_folder_of_schemas_that_is_wrong_is_a_finding(self, stand: Stand, tmp_path: Path) -> None:
+    def test_an_invalid_folder_of_schemas_is_a_finding(self, stand: Stand, tmp_path: Path) -> None:
         (tmp_path / "broken.avsc").write_text("{")
         report = asked(stand, "check", status=1, CONSUMER_SCHEMAS_FOLDER=str(tmp_path))
         assert "CONSUMER_SCHEMAS_FOLDER" in finding(report, "settings")["message"]
@@ -799,7 +801,7 @@ class TestCheck:
 HOSTILE = "\x1b]0;a title\x07\x1b[2J\x9b31m\u202eback\u2066\x7f"
 
 
-def test_no_list_lets_a_message_order_the_terminal(stand: Stand) -> None:
+def test_no_listing_sends_control_characters_of_a_message_to_the_terminal(stand: Stand) -> None:
     stand.produce(order(f"R1{HOSTILE}", totals={"order": -1}), order(f"R2{HOSTILE}"))
     stand.produce_raw(HOSTILE.encode(), HOSTILE.encode(), [(HOSTILE, HOSTILE.encode())])
     member = stand.member()

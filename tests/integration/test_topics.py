@@ -1,4 +1,4 @@
-"""Topics as shops have them: one for all kinds of message, several of a kind, and those that a pattern fits."""
+"""Topics as shops have them: one for all kinds of message, several of a kind, and those that match a pattern."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def asked(stand: Stand, *arguments: str, **environment: str) -> Any:
 def in_every_form(
     codec: Codec, json_id: int, kind: str, document: Any
 ) -> list[tuple[bytes, list[tuple[str, bytes]]]]:
-    """Give a message in each form that is read: its value and its headers.
+    """Give a message in each form that the codec reads: its value and its headers.
 
     `codec` has a registry, which knows a JSON Schema by `json_id`.
     """
@@ -51,7 +51,9 @@ def in_every_form(
     ]
 
 
-def test_a_mixed_topic_of_all_forms_has_exact_results(stand: Stand, registry_server: RegistryServer) -> None:
+def test_each_message_of_a_topic_with_all_kinds_and_formats_has_one_result(
+    stand: Stand, registry_server: RegistryServer
+) -> None:
     topic = f"{stand.orders_topic}-all"
     mixed = {f"CONSUMER_{kind.upper()}_TOPIC": topic for kind in KINDS}
     mixed["CONSUMER_SCHEMA_REGISTRY_URL"] = registry_server.url
@@ -77,7 +79,7 @@ def test_a_mixed_topic_of_all_forms_has_exact_results(stand: Stand, registry_ser
     assert list(stand.dead_letters()) == []
 
 
-def test_topics_that_a_pattern_fits_are_found_while_running(stand: Stand) -> None:
+def test_new_topics_that_match_a_pattern_are_found_while_running(stand: Stand) -> None:
     prefix = stand.orders_topic
     names = [f"{prefix}.shop-{number}.sales" for number in (1, 2)]
     listed = f"{prefix}.shop-0"
@@ -104,7 +106,7 @@ def test_topics_that_a_pattern_fits_are_found_while_running(stand: Stand) -> Non
     assert f"the topic {names[0]}.old is not consumed. The consumed topics are: " in refused.stderr
 
 
-def test_a_topic_that_is_named_and_that_patterns_match_is_consumed_once(stand: Stand) -> None:
+def test_a_topic_that_is_both_named_and_matched_is_consumed_once(stand: Stand) -> None:
     topic = stand.orders_topic
     subscribed = {"CONSUMER_ORDERS_TOPIC": f"{topic},^{topic}$", "CONSUMER_CARTS_TOPIC": f"^{topic}.*$,{topic}"}
     stand.produce(*(order(f"R{number}") for number in range(20)))
@@ -115,14 +117,14 @@ def test_a_topic_that_is_named_and_that_patterns_match_is_consumed_once(stand: S
     assert (total["records"], total["one_result"]) == (20, 20)
 
 
-def test_a_pattern_that_fits_no_topic_is_a_warning(stand: Stand) -> None:
+def test_a_pattern_that_matches_no_topic_is_a_warning(stand: Stand) -> None:
     pattern = f"^{stand.orders_topic}-none-.*$"
     done = run("check", "--json", **{**stand.environment, "CONSUMER_ORDERS_TOPIC": pattern})
     assert f"no topic matches {pattern}." in done.stdout
 
 
 @pytest.mark.parametrize("command", ["check", "lag", "audit"])
-def test_commands_work_where_no_pattern_matches_yet(stand: Stand, command: str) -> None:
+def test_commands_work_while_no_topic_matches_the_patterns(stand: Stand, command: str) -> None:
     patterns = {f"CONSUMER_{kind.upper()}_TOPIC": f"^{stand.orders_topic}-{kind}-none$" for kind in KINDS}
     prepare_topics(stand.deployment, stand.deployment.output_topics)
     done = run(command, "--json", **{**stand.environment, **patterns})
@@ -131,7 +133,7 @@ def test_commands_work_where_no_pattern_matches_yet(stand: Stand, command: str) 
     json.loads(done.stdout)
 
 
-def test_a_kind_with_patterns_alone_names_no_topic_to_produce_to(stand: Stand) -> None:
+def test_produce_needs_a_topic_if_the_setting_has_only_patterns(stand: Stand) -> None:
     pattern = {"CONSUMER_ORDERS_TOPIC": f"^{stand.orders_topic}.*$"}
     text = json.dumps(order("R1"))
     refused = run("produce", "-", text=text, **{**stand.environment, **pattern})

@@ -1,4 +1,4 @@
-"""Traces of a real member: from a record's headers to its result, and spans to where the environment says."""
+"""Traces of a real member: from a record's headers to its result, and its spans at a collector."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans as OTLP over HTTP has them, and keeps the bodies."""
+    """Receives spans as OTLP over HTTP, and keeps the bodies."""
 
     daemon_threads = True
 
@@ -63,7 +63,7 @@ def test_a_member_sends_its_spans(stand: Stand, collector: Collector) -> None:
     stand.send_later(b"R1", stand.codec.encode("order", message_of(order("R1"))), [("traceparent", PARENT)])
     stand.flush()
     stand.await_results(1)
-    # What is not sent yet is sent at the end.
+    # Spans that are not sent yet are sent at the end.
     assert member.stop() == 0
     await_that("the spans", lambda: b"commit" in b"".join(collector.bodies))
     told = b"".join(collector.bodies)
@@ -77,7 +77,7 @@ def test_a_member_sends_its_spans(stand: Stand, collector: Collector) -> None:
         assert text in told
 
 
-def test_a_collector_that_is_away_is_a_line_in_the_log_and_keeps_no_member_from_stopping(stand: Stand) -> None:
+def test_a_member_logs_an_unreachable_collector_once_and_stops_cleanly(stand: Stand) -> None:
     stand.produce(order("R1"))
     member = stand.member(
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", OTEL_BSP_SCHEDULE_DELAY="100"

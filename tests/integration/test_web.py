@@ -1,4 +1,4 @@
-"""What a member tells over HTTP, through the public door: a real member, a real broker, real requests."""
+"""What a member serves over HTTP: a real member, a real broker, real requests."""
 
 import re
 import shutil
@@ -97,7 +97,7 @@ def test_lag_is_right_while_partitions_are_paused_and_zero_at_the_end(stand: Sta
     stand.produce(*orders(60))
     await_that("partitions are paused", lambda: page.sum("paused_lanes", state="site") == 3)
     await_that("the lag is known", lambda: page.sum("lag_records") == 60)
-    # The fetch that was under way at the pause may tell of these; of more than these nothing does that is fetched.
+    # A fetch that was under way at the pause may report these. No fetch reports any later ones.
     stand.produce(*orders(30, start=60))
     await_that("the lag grows", lambda: page.sum("lag_records") == 90)
     stand.produce(*orders(30, start=90))
@@ -110,7 +110,7 @@ def test_lag_is_right_while_partitions_are_paused_and_zero_at_the_end(stand: Sta
     assert page.sum("ready") == 1
 
 
-def test_a_transactions_marks_at_the_end_of_a_log_are_no_lag(stand: Stand, page: Page) -> None:
+def test_transaction_markers_at_the_end_of_a_log_do_not_count_as_lag(stand: Stand, page: Page) -> None:
     start(stand, page)
     hub = stand.writer(stand.orders_topic)
     value = stand.codec.encode("order", to_message(order("R1", "order:updated")))
@@ -123,7 +123,7 @@ def test_a_transactions_marks_at_the_end_of_a_log_are_no_lag(stand: Stand, page:
     assert page.sum("lag_records") == 0
 
 
-def test_readiness_says_what_stands_in_the_way(stand: Stand, page: Page) -> None:
+def test_readiness_says_why_the_member_is_not_ready(stand: Stand, page: Page) -> None:
     start(stand, page, JIRAFE_ACCESS_TOKEN=EXPIRED)
     await_that("it is ready", lambda: page.get("/readyz").ok)
     stand.produce(*orders(1))
@@ -145,7 +145,7 @@ def test_readiness_says_what_stands_in_the_way(stand: Stand, page: Page) -> None
 
 @pytest.mark.parametrize("messages", [0, 300])
 @pytest.mark.parametrize(("how", "within"), [(signal.SIGKILL, 15), (signal.SIGSTOP, 25)])
-def test_a_broker_that_is_gone_or_stands_still_is_seen_within_seconds_and_asks_for_no_restart(
+def test_a_member_without_a_broker_is_not_ready_within_seconds_but_healthy(
     tmp_path: Path, page: Page, how: signal.Signals, within: float, messages: int
 ) -> None:
     with EmbeddedBroker() as broker, SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
@@ -170,7 +170,7 @@ def test_a_broker_that_is_gone_or_stands_still_is_seen_within_seconds_and_asks_f
 
 
 @pytest.mark.timeout(240)
-def test_the_probes_of_kubernetes_restart_nothing_while_the_broker_stands_still(tmp_path: Path, page: Page) -> None:
+def test_kubernetes_probes_restart_no_member_while_the_broker_is_suspended(tmp_path: Path, page: Page) -> None:
     live, ready = probe("liveness"), probe("readiness")
 
     def passes(probed: dict[str, Any]) -> bool:
@@ -209,7 +209,7 @@ def probe(name: str) -> dict[str, Any]:
     return found
 
 
-def test_the_page_may_load_nothing_but_itself(stand: Stand, page: Page) -> None:
+def test_the_page_loads_no_external_resources(stand: Stand, page: Page) -> None:
     start(stand, page)
     answer = page.get("/")
     policy = answer.headers["Content-Security-Policy"]
@@ -220,7 +220,7 @@ def test_the_page_may_load_nothing_but_itself(stand: Stand, page: Page) -> None:
     assert page.get("/absent").status_code == 404
 
 
-def test_metrics_come_in_the_format_that_is_asked_for(stand: Stand, page: Page) -> None:
+def test_metrics_have_the_requested_format(stand: Stand, page: Page) -> None:
     start(stand, page)
     headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
     answer = requests.get(f"http://{page.address}/metrics", headers=headers, timeout=10)
@@ -235,14 +235,14 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_an_address_that_was_asked_for_and_cant_be_had_ends_the_member(stand: Stand, taken: str) -> None:
+def test_a_configured_address_that_is_taken_ends_the_member(stand: Stand, taken: str) -> None:
     member = stand.member(CONSUMER_HTTP_ADDRESS=taken)
     assert member.wait() == 2
     last = member.log.read_text().splitlines()[-1]
     assert last == f"jirafe-consumer: CONSUMER_HTTP_ADDRESS: can't listen at {taken}: Address already in use."
 
 
-def test_the_default_address_is_done_without_if_it_is_taken(stand: Stand) -> None:
+def test_a_member_runs_without_http_if_the_default_address_is_taken(stand: Stand) -> None:
     stand.environment.pop("CONSUMER_HTTP_ADDRESS")
     first, second = stand.member(), stand.member()
     stand.await_assigned(first)
@@ -253,7 +253,7 @@ def test_the_default_address_is_done_without_if_it_is_taken(stand: Stand) -> Non
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_takes_the_metrics(stand: Stand, page: Page) -> None:
+def test_promtool_accepts_the_metrics(stand: Stand, page: Page) -> None:
     start(stand, page)
     text = page.get("/metrics").text
     check = ["promtool", "check", "metrics"]

@@ -1,4 +1,4 @@
-"""A target of the fuzzer that fails in every way there is: by its seed."""
+"""A target of the fuzzer whose seed chooses how it fails."""
 
 import ctypes
 import time

@@ -1,4 +1,4 @@
-"""The fuzzer itself: what it found stays mended, and whatever a trial does to its process is pinned to its case."""
+"""The fuzzer itself: earlier failures stay fixed, and each failure of the process is traced to its case."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def losable() -> Iterator[Losable]:
 
 
 @pytest.mark.parametrize("path", found.paths(), ids=lambda path: path.stem)
-def test_what_was_found_stays_mended(path: Path, losable: Losable) -> None:
+def test_failures_found_earlier_stay_fixed(path: Path, losable: Losable) -> None:
     kept = found.read(path)
     assert losable.try_case(kept.target, kept.case) is None
 
@@ -42,14 +42,14 @@ def test_what_was_found_stays_mended(path: Path, losable: Losable) -> None:
         ("asks for too much", "raised MemoryError at tests/processes/losing_target.py:"),
     ],
 )
-def test_whatever_a_case_does_is_told_and_the_next_is_tried(way: str, rule: str, losable: Losable) -> None:
+def test_any_failure_of_a_case_is_reported_and_the_next_case_runs(way: str, rule: str, losable: Losable) -> None:
     failure = losable.try_case(LOSING, {"chosen": [way]})
     assert failure is not None
     assert failure.rule.startswith(rule)
     assert losable.try_case(LOSING, {"chosen": ["passes"]}) is None
 
 
-def test_a_hunt_pins_each_kind_of_failure_to_its_seed_and_keeps_a_small_case(tmp_path: Path) -> None:
+def test_a_hunt_saves_the_seed_and_a_small_case_of_each_kind_of_failure(tmp_path: Path) -> None:
     told: list[tuple[Failure, Path | None]] = []
     hunt = Hunt([LOSING], Bounds(seed=13, trials=30, seconds=100.0), lambda *failed: told.append(failed), tmp_path)
     hunt.run(workers=2)
@@ -63,7 +63,7 @@ def test_a_hunt_pins_each_kind_of_failure_to_its_seed_and_keeps_a_small_case(tmp
         assert kept.case == {"chosen": drawn(target, failure.seed)["chosen"]}
 
 
-def test_what_stops_a_thread_of_a_hunt_is_raised(tmp_path: Path) -> None:
+def test_an_error_in_a_thread_of_a_hunt_is_raised(tmp_path: Path) -> None:
     def tell(failure: Failure, path: Path | None) -> None:
         raise ValueError("the telling failed")
 
@@ -71,9 +71,7 @@ def test_what_stops_a_thread_of_a_hunt_is_raised(tmp_path: Path) -> None:
         Hunt([LOSING], Bounds(seed=13, trials=30, seconds=100.0), tell, tmp_path).run(workers=2)
 
 
-def test_a_kept_case_is_tried_again_by_the_command_that_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_option_replay_runs_a_saved_case_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = found.keep(Failure(LOSING, 7, "a rule of the target", ""), {"chosen": ["breaks a rule"]}, tmp_path)
     assert run(parsed(["--replay", str(path)])) == 1
     assert "a rule of the target" in capsys.readouterr().out
@@ -87,7 +85,7 @@ def test_a_seed_draws_the_same_case_each_time(name: str) -> None:
     assert [drawn(target, seed) for seed in range(5)] == [drawn(target, seed) for seed in range(5)]
 
 
-def test_a_case_is_made_smaller_while_it_fails() -> None:
+def test_a_case_is_shrunk_as_long_as_it_fails() -> None:
     random = Random(1)  # noqa: S311 - chance, not cryptography
     case = {
         "text": "".join(random.choices("abc", k=500)) + "X",

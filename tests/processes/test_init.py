@@ -12,7 +12,7 @@ from tests.command import run
 EXAMPLES = sorted(Path("consumer/examples").glob("*.json"))
 
 
-def test_settings_are_ours_alone_and_messages_are_there(tmp_path: Path) -> None:
+def test_init_writes_private_settings_and_the_example_messages(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     done = run("init", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
@@ -26,7 +26,7 @@ def test_settings_are_ours_alone_and_messages_are_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [".env", "messages"])
 @pytest.mark.parametrize("dangling", [True, False])
-def test_nothing_that_is_there_is_touched(name: str, *, dangling: bool, tmp_path: Path) -> None:
+def test_init_does_not_change_existing_files(name: str, *, dangling: bool, tmp_path: Path) -> None:
     path = tmp_path / name
     if dangling:
         path.symlink_to(tmp_path / "nowhere")
@@ -40,7 +40,7 @@ def test_nothing_that_is_there_is_touched(name: str, *, dangling: bool, tmp_path
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
-def test_the_readme_shows_a_message_and_what_becomes_of_it() -> None:
+def test_the_readme_shows_a_message_and_the_output_of_its_preview() -> None:
     _, _, section = Path("README.md").read_text().partition("\nA message as the hub sends it:\n")
     shown = re.findall(r"```(?:json|console)\n(.*?)```", section, flags=re.DOTALL)[:2]
     command, _, printed = shown[1].partition("\n")

@@ -6,7 +6,7 @@ from tests.command import ORDERS, obeyed, on_a_terminal, run
 from tests.messages import order
 
 
-def test_no_command_lets_a_message_order_the_terminal() -> None:
+def test_no_command_sends_control_characters_of_a_message_to_the_terminal() -> None:
     text = "".join(ORDERS)
     document = order(f"R1{text}", "order:updated", email=f"{text}@example.com")
     shown = on_a_terminal("preview", "-", text=json.dumps(document))
@@ -21,7 +21,7 @@ def test_no_command_lets_a_message_order_the_terminal() -> None:
     assert obeyed(on_a_terminal("check", CONSUMER_LOG_LEVEL=text)) == []
 
 
-def test_json_is_the_same_by_either_option() -> None:
+def test_both_json_options_print_the_same() -> None:
     wrong = {"JIRAFE_URL": "nowhere"}
     forms = (["--json"], ["--output", "json"], ["--output", "csv"])
     shown = [run("check", *form, **wrong).stdout for form in forms]

@@ -1,4 +1,4 @@
-"""What reading a large file costs a process."""
+"""The memory that reading a large file needs."""
 
 import subprocess
 import sys

@@ -21,7 +21,7 @@ def test_settings_load_neither_the_codec_nor_the_clients() -> None:
     assert not {"fastavro", "confluent_kafka", "schemas", "jirafe", "transport", "consumer.app"} & set(loaded)
 
 
-def test_what_cannot_work_is_refused_by_every_command() -> None:
+def test_commands_refuse_contradictory_settings() -> None:
     same = {"CONSUMER_RESULTS_TOPIC": "orders"}
     (finding,) = json.loads(run("check", "--json", **same).stdout)["checks"]
     assert (finding["check"], finding["verdict"]) == ("settings", "failed")
@@ -34,7 +34,7 @@ def test_what_cannot_work_is_refused_by_every_command() -> None:
     ("name", "value"),
     [("ACKS", "1"), ("RETRIES", "0"), ("QUEUING_STRATEGY", "lifo"), ("MAX_IN_FLIGHT", "10")],
 )
-def test_properties_that_no_member_could_write_with_are_refused_before_it_joins(name: str, value: str) -> None:
+def test_properties_that_break_transactions_are_refused_before_the_member_joins(name: str, value: str) -> None:
     refused = run("run", **{f"KAFKA_{name}": value, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert f"KAFKA_{name} is wrong" in refused.stderr

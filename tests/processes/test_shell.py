@@ -1,4 +1,4 @@
-"""What shells and man make of the commands."""
+"""Completion in shells, and the man page."""
 
 import os
 import re
@@ -18,7 +18,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_what_is_installed_is_what_is_shown(shell: str, tmp_path: Path) -> None:
+def test_completion_install_writes_what_completion_show_prints(shell: str, tmp_path: Path) -> None:
     homes = {"HOME": str(tmp_path), "XDG_DATA_HOME": "", "XDG_CONFIG_HOME": "", "ZDOTDIR": ""}
     shown = run("completion", "show", shell, **homes)
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -36,7 +36,7 @@ def test_what_is_installed_is_what_is_shown(shell: str, tmp_path: Path) -> None:
     )
 
 
-def test_a_shell_that_nobody_named_is_asked_for() -> None:
+def test_completion_install_needs_a_supported_shell() -> None:
     done = run("completion", "install", SHELL="/bin/sh")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
@@ -46,7 +46,7 @@ def test_a_shell_that_nobody_named_is_asked_for() -> None:
 
 @pytest.fixture
 def program(tmp_path: Path) -> str:
-    """Our command by its name, first in the path that it gives."""
+    """A PATH in which our command comes first."""
     folder = tmp_path / "bin"
     folder.mkdir()
     script = folder / "jirafe-consumer"
@@ -56,7 +56,7 @@ def program(tmp_path: Path) -> str:
 
 
 def completed(shell: str, program: str, line: str) -> set[str]:
-    """Let a shell complete the last word of a line as it does for who presses Tab."""
+    """Let a shell complete the last word of a line, as the Tab key does."""
     path = shutil.which(shell)
     if not path:
         pytest.skip(f"there is no {shell}")
@@ -85,11 +85,13 @@ def completed(shell: str, program: str, line: str) -> set[str]:
         ("jirafe-consumer lag --output c", {"csv"}),
     ],
 )
-def test_a_shell_completes(shell: str, line: str, words: set[str], program: str) -> None:
+def test_a_shell_completes_commands_options_and_values(
+    shell: str, line: str, words: set[str], program: str
+) -> None:
     assert completed(shell, program, line) == words
 
 
-def test_the_man_page_has_every_command_and_no_fault(tmp_path: Path) -> None:
+def test_the_man_page_has_every_command_and_no_warnings(tmp_path: Path) -> None:
     page = manual()
     for name in cli.list_commands(click.Context(cli)):
         assert f".SS jirafe\\-consumer {name.replace('-', chr(92) + '-')}" in page

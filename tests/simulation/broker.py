@@ -1,8 +1,8 @@
 """A simulated Kafka: logs with transactions and markers, producer epochs, and groups. Pure state and timers.
 
-It follows Apache Kafka in what clients can see. Whatever happens here happens at one moment, as on the broker that
-leads a partition or coordinates a group; the network between it and the clients is in `clients.py`. The contract
-tests (`tests/integration/test_contract.py`) hold it against a real broker.
+Clients see the behavior of Apache Kafka. Each step here happens at one moment, as on the broker that leads a
+partition or coordinates a group. The network between broker and clients is in `clients.py`. The contract tests
+(`tests/integration/test_contract.py`) compare it with a real broker.
 """
 
 from collections import Counter
@@ -18,13 +18,13 @@ REBALANCE_TIMEOUT = 12.0
 """Seconds that members have to rejoin a rebalance: `max.poll.interval.ms`."""
 
 _MOST_BESIDE = 4096
-"""Bytes that may be beside an offset: `offset.metadata.max.bytes`."""
+"""Bytes of metadata that an offset may have: `offset.metadata.max.bytes`."""
 
 Headers = list[tuple[str, str | bytes | None]]
 
 
 class Refused(Exception):
-    """What the broker answers instead of doing what it was asked; `code` is a KafkaError's.
+    """The broker refuses a request. `code` is that of a KafkaError.
 
     `topics` are those of records that are too large.
     """
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Entry:
-    """What is at one offset: a record, or the marker that ends a transaction. `pid` is of a transaction."""
+    """What is at one offset: a record, or the marker that ends a transaction. `pid` is that of its transaction."""
 
     offset: int
     timestamp: int
@@ -50,7 +50,7 @@ class Entry:
 
 
 class Log:
-    """One partition. `start` is the first offset that retention has left."""
+    """One partition. `start` is the first offset that retention has not deleted."""
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
@@ -86,7 +86,7 @@ class Log:
         self.entries.append(Entry(self.end, int(now * 1000), None, None, None, pid, is_marker=True))
 
     def read(self, position: int, most: int) -> tuple[list[Entry], int]:
-        """Read committed records; gives them, and the position behind them. Raises Refused out of range."""
+        """Read committed records. Gives them, and the position after them. Raises Refused if out of range."""
         if not self.start <= position <= self.end:
             raise Refused(KafkaError.OFFSET_OUT_OF_RANGE)
         found: list[Entry] = []
@@ -103,7 +103,7 @@ class Log:
 
 @dataclass(slots=True)
 class Transactional:
-    """What the transaction coordinator keeps of one transactional id.
+    """What the transaction coordinator knows about one transactional id.
 
     `ending` counts markers that are not written yet; until then no new transaction begins.
     """
@@ -120,7 +120,7 @@ class Transactional:
 
 @dataclass(slots=True)
 class Membership:
-    """One member, as the group's coordinator sees it. `respond` is its answer to a join that waits."""
+    """One member, as the group's coordinator sees it. `respond` answers its waiting join."""
 
     member_id: str
     instance: str | None
@@ -135,7 +135,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The answer to a join: who one is, in which generation, with what."""
+    """The answer to a join: the member id, the generation and the partitions."""
 
     member_id: str
     generation: int
@@ -159,10 +159,10 @@ class Group:
         self._names = 0
 
     def owner(self, partition: Partition) -> str | None:
-        """Tell the member whose a partition is by the last assignment."""
+        """Give the member that has a partition by the last assignment."""
         return next((m.member_id for m in self.members.values() if partition in m.assignment), None)
 
-    # what members ask
+    # requests of members
 
     def join(
         self,
@@ -189,8 +189,8 @@ class Group:
             and member.assignment
             and is_all_assigned
         ):
-            # A static member that comes back has what it had: no rebalance (KIP-345). Here, but not on a real
-            # broker, one follows if a partition that it was about to give up waits for it.
+            # A static member that comes back gets its partitions without a rebalance (KIP-345). Here, but not on a
+            # real broker, one follows if a partition that it was about to give up waits for it.
             self._touch(member)
             member.respond = None
             respond(Joined(member_id, self.generation, member.assignment))
@@ -211,14 +211,14 @@ class Group:
             self._remove(member_id, "left")
 
     def committed(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Give committed offsets; raises Refused while a transaction is about to change one (KIP-447)."""
+        """Give committed offsets. Raises Refused while a transaction is about to change one (KIP-447)."""
         wanted = list(partitions)
         if any(partition in pending for pending in self.pending.values() for partition in wanted):
             raise Refused(KafkaError.UNSTABLE_OFFSET_COMMIT)
         return {partition: self.offsets[partition] for partition in wanted if partition in self.offsets}
 
     def check(self, member_id: str, instance: str | None, generation: int) -> None:
-        """Refuse a transaction's offsets of a member that is not one any more (KIP-447)."""
+        """Refuse a transaction's offsets from a former member (KIP-447)."""
         self._member(member_id, instance)
         if generation != self.generation:
             raise Refused(KafkaError.ILLEGAL_GENERATION)
@@ -226,7 +226,7 @@ class Group:
     # rebalances
 
     def rebalance(self) -> None:
-        """Ask all members to join anew."""
+        """Ask all members to rejoin."""
         if self.is_joining:
             return
         self.is_joining = True
@@ -235,7 +235,7 @@ class Group:
         self._kernel.after(REBALANCE_TIMEOUT, lambda: self._complete(number))
 
     def moved(self) -> None:
-        """Begin on another broker: joins that wait are lost, and sessions run anew."""
+        """Move to another broker: waiting joins are lost, and sessions start again."""
         for member in list(self.members.values()):
             respond, member.respond = member.respond, None
             if respond:
@@ -274,7 +274,7 @@ class Group:
         if self.members.get(member.member_id) is not member:
             return
         if member.respond is not None:
-            member.expires = self._kernel.now + member.session  # who waits for a join is not silent
+            member.expires = self._kernel.now + member.session  # a member that waits for its join is not silent
         if member.expires > self._kernel.now:
             self._kernel.at(member.expires, lambda: self._expire(member))
         else:
@@ -288,7 +288,7 @@ class Group:
 
     def _complete_if_all(self) -> None:
         if all(member.respond for member in self.members.values()):
-            # In a moment: others may be about to join too.
+            # Wait a moment, because others may be about to join too.
             number = self._round
             self._kernel.after(0.05, lambda: self._complete(number, only_if_all=True))
 
@@ -312,14 +312,14 @@ class Group:
                 respond(Joined(member.member_id, self.generation, member.assignment))
 
     def _assign(self) -> None:
-        """Share the partitions out evenly; what must move is first given up by who has it (KIP-429)."""
+        """Share the partitions evenly. A partition that moves is first given up by its owner (KIP-429)."""
         members = sorted(self.members.values(), key=lambda member: member.member_id)
         topics = {topic for member in members for topic in member.topics}
         partitions = [partition for partition in self._logs if partition.topic in topics]
         claimed: dict[Partition, Membership] = {}
         for member in sorted(members, key=lambda each: each.claimed_in):
             mine = member.claims if member.respond else member.assignment
-            claimed |= dict.fromkeys(mine, member)  # the later generation knows better
+            claimed |= dict.fromkeys(mine, member)  # the later generation is right
         shares: dict[str, list[Partition]] = {member.member_id: [] for member in members}
         most = -(-len(partitions) // len(members)) if members else 0
         rest: list[Partition] = []
@@ -344,7 +344,7 @@ class Group:
 
 
 class Broker:
-    """The whole cluster: topics, transactional ids, one group. `commits` hears of each transaction's commit."""
+    """The whole cluster: topics, transactional ids, one group. `commits` is called at each transaction's commit."""
 
     def __init__(self, kernel: Kernel, said: Callable[[str], None]) -> None:
         self.kernel = kernel
@@ -369,12 +369,12 @@ class Broker:
         return [log for partition, log in self.logs.items() if partition.topic == topic]
 
     def delete_up_to(self, log: Log, offset: int) -> None:
-        """Let retention delete what is before an offset."""
+        """Let retention delete the records before an offset."""
         log.start = max(log.start, min(offset, log.end))
         self.changed()
 
     def create_again(self, topic: str) -> None:
-        """Delete a topic and create it again. The group's offsets of it go, also those in open transactions."""
+        """Delete a topic and create it again. The group's offsets of it are deleted, even in open transactions."""
         self.incarnations[topic] += 1
         for log in self.logs_of(topic):
             log.entries, log.start, log.open = [], 0, {}
@@ -383,7 +383,7 @@ class Broker:
         self.changed()
 
     def topic_id(self, topic: str) -> Uuid:
-        """Give the id of a topic as it is now."""
+        """Give the current id of a topic."""
         return Uuid(1, 1 + self.incarnations[topic])
 
     def append(self, log: Log, key: bytes | None, value: bytes | None, pid: int | None = None) -> Entry:
@@ -394,7 +394,7 @@ class Broker:
     # transactions
 
     def init_producer(self, name: str, timeout: float) -> tuple[int, int]:
-        """Give pid and epoch; whoever had the id is fenced, and its open transaction aborted."""
+        """Give pid and epoch. The previous owner of the id is fenced, and its open transaction aborted."""
         state = self._ids.setdefault(name, Transactional(len(self._ids) + 1))
         if state.ending:
             raise Refused(KafkaError.CONCURRENT_TRANSACTIONS)
@@ -408,7 +408,7 @@ class Broker:
     def produce(
         self, name: str, epoch: int, records: Iterable[tuple[Log, bytes | None, bytes | None, Headers]]
     ) -> None:
-        """Append records to a transaction; begins it with the first."""
+        """Append records to a transaction. The first one begins it."""
         wanted = list(records)
         state = self._opened(name, epoch)
         if any(log.partition.topic in self.full for log, *_ in wanted):
@@ -431,7 +431,7 @@ class Broker:
         offsets: Mapping[Partition, tuple[int, str]],
         member: tuple[str, str | None, int],
     ) -> None:
-        """Let the group's offsets, with what is beside each, be part of a transaction."""
+        """Add the group's offsets and their metadata to a transaction."""
         if any(len(beside.encode()) > _MOST_BESIDE for _, beside in offsets.values()):
             raise Refused(KafkaError.OFFSET_METADATA_TOO_LARGE)
         state = self._opened(name, epoch)
@@ -469,7 +469,7 @@ class Broker:
             self._end(state, committed=False)
 
     def _end(self, state: Transactional, *, committed: bool) -> None:
-        """Decide a transaction; its markers follow, each in its own time."""
+        """Decide a transaction. Its markers follow, each after its own delay."""
         state.is_open = False
         if committed:
             self.commits(state)
@@ -490,7 +490,7 @@ class Broker:
         self.changed()
 
     def _mark_group(self, state: Transactional, group: Group, *, committed: bool) -> None:
-        offsets = group.pending.pop(state.pid)  # without those of topics that were deleted meanwhile
+        offsets = group.pending.pop(state.pid)  # without those of topics deleted meanwhile
         if committed:
             for partition, (offset, beside) in offsets.items():
                 group.offsets[partition] = offset

@@ -1,8 +1,8 @@
 """The simulated clients: what the engine calls of confluent-kafka's, with librdkafka's work in the background.
 
-What the library does on threads of its own (heartbeats, fetching, sending, asking again) happens in events of the
-process, so a call may end in a time-out and still be done. What the application must do (callbacks, taking
-records) happens in its calls, as with the library.
+What the library does on its own threads (heartbeats, fetching, sending, retries) happens in events of the process,
+so a call may time out and still be carried out. What the application must do (callbacks, taking records) happens
+in its calls, as with the library.
 """
 
 from collections import deque
@@ -54,7 +54,7 @@ CALLS = GROUP_CALLS + TRANSACTION_CALLS + LOG_CALLS
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What goes wrong with one call: how, and for how many seconds."""
+    """What goes wrong with one call, and for how many seconds."""
 
     how: str
     seconds: float = 0.0
@@ -64,9 +64,9 @@ NOTHING = Effect("nothing")
 
 
 class Network:
-    """Carries requests between processes and the cluster, and loses or delays them as it is told.
+    """Carries requests between processes and the cluster, and loses or delays them.
 
-    `trap` is asked at each request what goes wrong with it.
+    For each request, `trap` says what goes wrong with it.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Network:
         *,
         once: bool = False,
     ) -> None:
-        """Ask the cluster, again and again until there is an answer or it is not wanted any more.
+        """Ask the cluster repeatedly, until there is an answer or it is not wanted any more.
 
-        `execute` runs there, and may be asked twice if an answer was lost; with `once` the broker knows a repeated
-        request, and answers as before. `then` takes the answer, which may be Refused, in the process.
+        `execute` runs in the cluster, twice if an answer was lost. With `once`, the broker recognizes a repeated
+        request, and gives the same answer. `then` gets the answer, which may be Refused, in the process.
         """
         kernel = self.kernel
         answers: list[object] = []
@@ -159,7 +159,7 @@ def _is_passing(answer: object) -> bool:
 
 @dataclass(eq=False, slots=True)
 class Assigned:
-    """One assigned partition: `position` is fetched next, `delivered` comes next to the application.
+    """One assigned partition. `position` is fetched next, and `delivered` goes to the application next.
 
     `since` is when it was last assigned, `granted` when the group gave it: the application may assign it again.
     """
@@ -177,7 +177,7 @@ class Assigned:
 
 
 _Fetched = list[tuple[Assigned, int, list[Entry], int | None, bool]]
-"""Of each partition: the position asked for, what is there, the position behind it, whether that is the end."""
+"""For each partition: the requested position, its entries, the position after them, and whether that is the end."""
 
 
 class SimConsumer:
@@ -265,7 +265,7 @@ class SimConsumer:
             partition = Partition(each.topic, each.partition)
             self._paused.add(partition)
             if state := self.assigned.get(partition):
-                # What is fetched and not taken is fetched anew later. What is said of the offset stays said.
+                # Records that are fetched but not taken are fetched again later. An error about the offset stays.
                 self._queue = deque(
                     (of, message) for of, message in self._queue if of is not state or _is_reset(message)
                 )
@@ -296,7 +296,7 @@ class SimConsumer:
         return ends
 
     def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:
-        """Every partition has a leader here, so there is none to describe."""
+        """Do nothing: every partition has a leader here."""
         self._check()
         self._await("describe", lambda: None, timeout)
         return ClusterMetadata()
@@ -403,7 +403,7 @@ class SimConsumer:
         self._queue = deque((of, message) for of, message in self._queue if of is not gone)
 
     def _reset(self, state: Assigned) -> None:
-        """Say that there is nowhere to read from: `auto.offset.reset=error`."""
+        """Report that there is no offset to read from: `auto.offset.reset=error`."""
         state.position = None
         error = KafkaError(KafkaError._AUTO_OFFSET_RESET, "no offset to read from")
         self._queue.append((state, Message(*state.partition, error=error)))
@@ -501,7 +501,7 @@ class SimConsumer:
             self._join()
 
     def _lose(self) -> None:
-        """Note that the group has given this member up: it joins anew, once the application has heard."""
+        """Note that the group has removed this member. It rejoins once the application has been told."""
         self.member_id, self._generation = "", -1
         self._is_joining, self._must_join = False, True
         self._ops.clear()
@@ -542,7 +542,7 @@ class SimConsumer:
     # fetching, in the background
 
     def poke(self) -> None:
-        """Look whether there is something to fetch; the broker calls it when a log changes."""
+        """Check whether there is something to fetch. The broker calls this when a log changes."""
         self._poke()
 
     def _poke(self) -> None:
@@ -626,7 +626,7 @@ def _message(partition: Partition, entry: Entry) -> Message:
 
 @dataclass(slots=True)
 class _Operation:
-    """A call that the library goes on with while the application does not wait for it."""
+    """A call that the library continues after the application has stopped waiting for it."""
 
     name: str
     is_done: Signal = field(default_factory=Signal)
@@ -728,7 +728,7 @@ class SimProducer:
             self._operate("offsets", begin, timeout)
         except KafkaException as error:
             if error.args[0].code() == KafkaError._TIMED_OUT:
-                self._operation = None  # this call can't be resumed: it begins anew
+                self._operation = None  # this call can't be resumed: it starts again
             raise
 
     def commit_transaction(self, timeout: float) -> None:
@@ -744,7 +744,7 @@ class SimProducer:
         self._check("open")
         self._queue.clear()
         if self._operation is None:
-            self._number += 1  # what is still on its way is not wanted any more
+            self._number += 1  # answers that are still on their way are ignored
 
         def begin(finish: Callable[[object], None]) -> None:
             self._when_flushed(lambda: self._end(finish, committed=False))
@@ -753,7 +753,7 @@ class SimProducer:
         self._state = "ready"
 
     def destroy(self) -> None:
-        """Ask nothing more: the application has let it go."""
+        """Stop all requests: the application has dropped the client."""
         self._is_destroyed = True
 
     # in the background

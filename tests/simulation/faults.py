@@ -1,4 +1,4 @@
-"""What goes wrong in a run, and when: a list drawn by the seed, so that a part of it can be tried as well."""
+"""What goes wrong in a run, and when: a list drawn by the seed, so that a part of it can be tried alone."""
 
 from dataclasses import dataclass
 from random import Random
@@ -63,9 +63,9 @@ EVENTS = (
     "retention",
     "partition added",
     "transaction left open",
-    "words beside an offset",
+    "foreign offset metadata",
 )
-"""What may happen beside calls."""
+"""What may happen independently of calls."""
 
 _CREATED_AGAIN = 0.4
 _RARE = {"killed before": 0.2, "killed after": 0.3, "frozen before": 0.2, "frozen after": 0.3, "never": 0.2}
@@ -87,14 +87,14 @@ _WEIGHTS = {
     "ends": 0.3,
     "describe": 0.3,
 }
-# So rare are the calls themselves.
+# The weights follow the frequency of the calls.
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: from a moment on, of one kind, at one member (a slot), for some seconds.
+    """One fault: its start, its kind, its member (a slot), and its duration in seconds.
 
-    If `call` is set it waits for the member's next such call, and is then how that goes wrong.
+    If `call` is set, the fault waits for the member's next such call, and says how it goes wrong.
     """
 
     at: float
@@ -109,7 +109,7 @@ class Fault:
 
 
 def draw(seed: int, members: int, duration: float) -> list[Fault]:
-    """Draw the faults of a run: some kinds of them only, so that runs differ in kind."""
+    """Draw the faults of a run. Each run has only some kinds, so that runs differ."""
     chance = Random(f"{seed} faults")  # noqa: S311 - chance, not cryptography
     calls = {call: weight for call, weight in _weighted(chance).items() if chance.random() < 0.7}
     events = [event for event in EVENTS if chance.random() < 0.4]
@@ -133,7 +133,7 @@ def draw(seed: int, members: int, duration: float) -> list[Fault]:
 
 
 def _created_unnoticed(chance: Random, member: int) -> list[Fault]:
-    """Create a topic again while nothing is committed yet; its reader ends before it is told which topic it is."""
+    """Recreate a topic while nothing is committed yet. Its reader ends before it gets the topic's id."""
     created = round(chance.uniform(0.5, 4.0), 3)
     ends = round(created + chance.uniform(0.1, 1.0), 3)
     return [
@@ -151,7 +151,7 @@ def _fault(chance: Random, duration: float, members: int, what: str, call: str |
     if what.startswith("frozen") or what in ("freeze", "replaced while frozen"):
         seconds = chance.choice((0.1, 0.3, 1.0, 3.5, 7.0))
     elif call == "end":
-        seconds = chance.choice((0.1, 1.0, 3.5, 5.0))  # also longer than a commit may take
+        seconds = chance.choice((0.1, 1.0, 3.5, 5.0))  # some are longer than a commit may take
     elif call:
         seconds = chance.choice((0.02, 0.05, 0.1, 0.1, 0.3, 1.0, 3.5))
     else:

@@ -1,8 +1,8 @@
-"""Virtual time, and tasks that take turns: one thread, every interleaving chosen by a seed.
+"""Virtual time, and tasks that take turns in one thread. The seed chooses every interleaving.
 
-A task is blocking code in a greenlet of its own. It runs until it waits; then the hub, the greenlet that called
-`run`, takes the next event from the queue and moves the clock to it. Events of the same moment come in an order
-drawn by the seed. Nothing here reads the real clock.
+A task is blocking code in its own greenlet. It runs until it waits. Then the hub, the greenlet that called `run`,
+takes the next event from the queue and moves the clock to it. The seed draws the order of events of the same
+moment. Nothing here reads the real clock.
 """
 
 import heapq
@@ -16,15 +16,15 @@ NEVER = float("inf")
 
 
 class Killed(BaseException):
-    """The process of a task was killed; no code but a `finally` runs after it."""
+    """The process of a task was killed. Only `finally` blocks still run."""
 
 
 class Stuck(AssertionError):
-    """A run needs more events than any should: something goes round without getting on."""
+    """A run needs more events than any run should: something loops without progress."""
 
 
 class Process:
-    """What can be killed, and stand still: tasks, and events that belong to them."""
+    """Tasks and their events, which can be killed or frozen together."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Process:
 
 
 class Signal:
-    """What tasks wait for. Once set it stays set, until `clear`."""
+    """Tasks wait for it. Once set, it stays set until `clear`."""
 
     __slots__ = ("_waiting", "is_set")
 
@@ -66,7 +66,7 @@ class Signal:
 
 
 class Task:
-    """Blocking code of a process, in a greenlet of its own. `works_on` is for who started it."""
+    """Blocking code of a process, in its own greenlet. `works_on` is for the code that started it."""
 
     __slots__ = ("_body", "_ended", "_greenlet", "_kernel", "process", "works_on")
 
@@ -86,13 +86,13 @@ class Task:
         process.add(self)
 
     def switch(self, value: object = None) -> None:
-        """Let it go on until it waits or ends; called by the hub alone."""
+        """Continue it until it waits or ends. Only the hub calls this."""
         self._kernel.current = self
         self._greenlet.switch(value)
         self._kernel.current = None
 
     def kill(self) -> None:
-        """End it where it waits; called by the hub alone."""
+        """End it where it waits. Only the hub calls this."""
         if not self._greenlet.dead:
             self._kernel.current = self
             if self._greenlet:
@@ -104,7 +104,7 @@ class Task:
         error: BaseException | None = None
         try:
             self._body()
-        except BaseException as raised:  # noqa: BLE001 - it is told to whom it concerns
+        except BaseException as raised:  # noqa: BLE001 - `ended` gets it
             error = raised
         self.process.remove(self)
         if not isinstance(error, Killed):
@@ -126,12 +126,12 @@ class Kernel:
     # events
 
     def at(self, moment: float, call: Callable[[], None], process: Process | None = None) -> None:
-        """Call later, in the hub; not if the process is dead by then, and not while it stands still."""
+        """Call later, in the hub. A dead process gets no calls, and a frozen one gets them when it wakes up."""
         self._pushed += 1
         heapq.heappush(self._queue, (max(moment, self.now), self.random.random(), self._pushed, process, call))
 
     def at_first(self, moment: float, call: Callable[[], None]) -> None:
-        """Call before all else of that moment; unlike `at` it leaves the order of other events as it is."""
+        """Call before all other events of that moment. Unlike `at`, this does not change their order."""
         self._pushed += 1
         heapq.heappush(self._queue, (moment, -1.0, self._pushed, None, call))
 
@@ -139,7 +139,7 @@ class Kernel:
         self.at(self.now + seconds, call, process)
 
     def run(self, until: float, is_over: Callable[[], bool] = lambda: False, most_events: int = 400_000) -> bool:
-        """Let events happen until a moment, or until it is over. Returns whether it is."""
+        """Run events until a moment, or until `is_over`. Returns whether it is over."""
         while not is_over():
             if not self._queue or self._queue[0][0] > until:
                 self.now = max(self.now, until)
@@ -167,13 +167,13 @@ class Kernel:
         ended: Callable[[BaseException | None], None],
         delay: float = 0.0,
     ) -> Task:
-        """Start a task; `ended` hears what it raised, None for nothing, but not if it was killed."""
+        """Start a task. `ended` gets what it raised, or None. It is not called if the task was killed."""
         task = Task(self, process, body, ended)
         self.after(delay, task.switch, process)
         return task
 
     def wait(self, signal: Signal | None, seconds: float = NEVER) -> bool:
-        """Wait in a task for a signal, or for some seconds. Returns whether the signal is set."""
+        """Wait in a task for a signal, for at most some seconds. Returns whether the signal is set."""
         task = self.current
         assert task is not None, "only a task can wait"
         if not task.process.is_alive:
@@ -208,15 +208,15 @@ class Kernel:
     def sleep(self, seconds: float) -> None:
         self.wait(None, seconds)
 
-    # what is done to processes
+    # processes
 
     def kill(self, process: Process) -> None:
-        """End a process at once; a task of it that calls this must raise Killed next."""
+        """End a process at once. If one of its tasks calls this, it must raise Killed next."""
         process.is_alive = False
         self.at(self.now, lambda: self._bury(process))
 
     def freeze(self, process: Process, seconds: float) -> None:
-        """Let a process stand still; a task of it that calls this goes on afterwards."""
+        """Freeze a process. If one of its tasks calls this, it continues afterwards."""
         since = self.now
         if process.freezes and process.freezes[-1][1] >= since:
             since, _ = process.freezes.pop()

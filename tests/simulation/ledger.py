@@ -1,16 +1,16 @@
-"""What must hold: each promise is checked at the moment at which it would be broken.
+"""What must hold. Each guarantee is checked at the moment at which it would be broken.
 
-- At each departure of a request: the partition is still the sender's as far as it can know, the process did not
-  stand still for its session, each event's earlier ones of its key are decided or go ahead of it in the same
-  request, and nothing goes out that was decided before.
-- At each commit: one result for each record and none twice, in order per Kafka key; beside each offset exactly what
-  is decided beyond it; the code that is due; a dead letter, byte for byte,
-  for what failed, and none for the rest; nothing said to be sent that the API has not; offsets neither ahead of the
-  results nor behind them, and never going back.
+- When a request is sent: as far as the sender can know, it still has the partition. Its process was not frozen for
+  longer than its session. Earlier events of the same key are decided, or precede in the same request. No event was
+  decided before.
+- At each commit: each record has one result and never two, in order per Kafka key. The metadata of each offset has
+  exactly the records decided beyond it. Each result has the expected code. Each failed record has a dead letter
+  with its exact bytes, and others have none. No event counts as sent unless the API has it. Offsets match the
+  results, and never go back.
 - At each view: what a member holds is bounded, and it is not ready while it waits for something.
-- A topic that is created again is read from its beginning. Until a member can know of it, it may read on where it
-  was: such records may come before earlier ones, and after a crash twice.
-- At the end: nothing lost, the last arrival of each key is its newest version, all members idle.
+- A recreated topic is read from its beginning. Until a member can know of it, it may keep its position: such
+  records may come before earlier ones, and twice after a crash.
+- At the end: nothing is lost, the last arrival of each key is its newest version, and all members are idle.
 """
 
 from collections import Counter, defaultdict
@@ -32,7 +32,7 @@ RESULTS, LETTERS = "results", "dead-letters"
 
 
 class Breach(AssertionError):
-    """A promise was broken: `invariant` names it, the text tells how."""
+    """A guarantee was broken. `invariant` names it, and the text says how."""
 
     def __init__(self, invariant: str, told: str) -> None:
         super().__init__(f"{invariant}: {told}")
@@ -52,7 +52,7 @@ class Request:
     is_given_up: bool = False
 
     def is_late(self, owner: str | None, partition: Partition) -> bool:
-        """Return whether its sender may have lost the partition, or interest, since it was sent."""
+        """Return whether its sender may have lost the partition, or given the request up, since it was sent."""
         consumer = self.consumer
         return (
             self.is_given_up
@@ -67,7 +67,7 @@ class Request:
 class _Key:
     """One key at the API: the record produced last, and the event that arrived last.
 
-    What comes late, when its sender may no longer know better, counts only if it is newer.
+    A late event, whose sender may have lost the partition, counts only if it is newer.
     """
 
     last: Sent | None = None
@@ -75,7 +75,7 @@ class _Key:
 
 
 class Ledger:
-    """Knows all that was produced, and hears of all that happens to it."""
+    """Knows everything that was produced, and is told what happens to it."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Ledger:
         self._keys: dict[str, _Key] = defaultdict(_Key)
         self._owner_of = owner_of
         self._topic_id = topic_id
-        # When topics were last created again, how often, and the records of the earlier ones.
+        # When topics were last recreated, how often, and the records of the earlier ones.
         self.created_at: dict[str, float] = {}
         self._incarnations: Counter[str] = Counter()
         self._gone: dict[tuple[Partition, int, int], Sent] = {}
@@ -126,18 +126,18 @@ class Ledger:
         return sent
 
     def broken(self, invariant: str, told: str) -> Breach:
-        """Note a breach, and give it to be raised: whoever catches it, the run ends."""
+        """Note a breach, and return it to be raised. The run ends even if it is caught."""
         self.breach = self.breach or Breach(invariant, told)
         return self.breach
 
     def expired(self, log: Log) -> None:
-        """Note that retention took records away."""
+        """Note that retention deleted records."""
         for offset, sent in self.sent[log.partition].items():
             if offset < log.start and not sent.results:
                 sent.is_expired = True
 
     def created_again(self, topic: str) -> None:
-        """Note that a topic was deleted, with all that was in it, and created again."""
+        """Note that a topic was deleted with all its records, and created again."""
         for partition in [each for each in self.sent if each.topic == topic]:
             for sent in self.sent.pop(partition).values():
                 sent.is_expired = sent.is_expired or not sent.results
@@ -155,7 +155,7 @@ class Ledger:
         self._unordered.add(sent.made.event_key)
 
     def _reads_on(self, sent: Sent, held: Assigned) -> bool:
-        """Return whether a partition that was created again is read on from an offset of the earlier one."""
+        """Return whether a recreated partition is read from an offset of the earlier one."""
         partition = sent.partition
         if not sent.incarnation or sent.incarnation != self._incarnations[partition.topic]:
             return False
@@ -164,7 +164,7 @@ class Ledger:
     # at the API
 
     def departs(self, request: Request, longest_silence: float) -> None:
-        """A request goes out now."""
+        """A request is sent now."""
         process = request.process
         if any(
             until - max(since, request.consumer.made) > longest_silence + 0.001 for since, until in process.freezes
@@ -196,7 +196,7 @@ class Ledger:
             ahead.add((sent, event.number))
 
     def arrives(self, request: Request, sent: Sent, event: Event, *, is_behind: bool) -> None:
-        """The API accepts an event; `is_behind` tells that it could not take an earlier one of its key."""
+        """The API accepts an event. `is_behind`: it could not accept an earlier one of its key."""
         earlier = self._before(sent, event)
         is_first = earlier is None or is_behind or sent.is_early
         if earlier and not is_first and not _has_arrived(*earlier) and not earlier[0].is_expired:
@@ -261,11 +261,11 @@ class Ledger:
             if partition not in beside:
                 raise self.broken("offsets with results", f"results of {partition} go without an offset")
         for partition in old:
-            del beside[partition]  # it says nothing of the topic that is there now
+            del beside[partition]  # it says nothing about the present topic
         self._check_offsets(beside)
 
     def _is_old(self, partition: Partition, offset: int, told: str) -> bool:
-        """Return whether what is committed is of an earlier topic of the same name, or may be."""
+        """Return whether a committed offset is, or may be, of an earlier topic of the same name."""
         if not self._incarnations[partition.topic]:
             return False
         return not told or read(offset, told).topic_id != str(self._topic_id(partition.topic))
@@ -291,7 +291,7 @@ class Ledger:
         made, due = sent.made, 500 if sent.made.letter else 200
         if sent.results > 1 and not sent.is_early:
             raise self.broken("exactly one result", f"{sent} has two")
-        # One that was too large for its topic has its place as its key.
+        # A result that was too large for its topic has its place as its key.
         if entry.key not in (made.key, f"{partition}/{sent.offset}".encode()):
             raise self.broken("results", f"that of {sent} has another key: {entry.key!r}")
         if result["code"] != due:
@@ -317,7 +317,7 @@ class Ledger:
             runs = read(offset, told).runs if told else ()
             listed = {number for start, end in runs for number in range(start, end)}
             ahead = {n for n, sent in self.sent[partition].items() if n >= offset and sent.results}
-            # Retention may have taken what was not decided, and is decided for good.
+            # Retention may have deleted undecided records. They count as decided.
             of_partition = self.sent[partition]
             known = {
                 n
@@ -344,7 +344,7 @@ class Ledger:
     # at the end
 
     def settle(self) -> None:
-        """All is done: compare what was produced with what came of it."""
+        """Compare what was produced with the outcomes, once everything is done."""
         for of_partition in self.sent.values():
             for sent in of_partition.values():
                 if not (sent.results or sent.is_expired):
@@ -361,7 +361,7 @@ class Ledger:
                 raise self.broken("order per key", f"the last of {name} to arrive is {key.arrived[0]}, not {last}")
 
     def unfinished(self) -> list[Sent]:
-        """What has no result yet, though it should get one."""
+        """Records that have no result yet and must get one."""
         return [
             sent
             for of_partition in self.sent.values()

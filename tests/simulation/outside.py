@@ -1,4 +1,4 @@
-"""The simulated outside: the Jirafe API at its client's public door, and the Schema Registry at the codec's."""
+"""The simulated outside: the Jirafe API behind the interface of its client, and the Schema Registry."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,13 +43,13 @@ _RANKS = ("cart", "order", "category")
 _TIMED_OUT = Failed("timeout", "no answer in time")
 _RESET = Failed("connection", "the request could not be made or its answer not read")
 
-DOWN = ("503", "429", "html", "reset", "hang", "hang and take in", "401")
-"""What a site of the API may do for a while: `hang and take in` answers too late."""
+DOWN = ("503", "429", "html", "reset", "hang", "hang and accept", "401")
+"""What a site of the API may do for a while. `hang and accept` accepts the events but never answers."""
 
 
 @dataclass(slots=True)
 class Api:
-    """The Jirafe API. `down` tells what a site does instead of serving, and until when."""
+    """The Jirafe API. `down` says what a site does instead of working, and until when."""
 
     kernel: Kernel
     ledger: Ledger
@@ -105,7 +105,7 @@ class Api:
         return answer
 
     def _probed(self, site: Site) -> Answer:
-        """Answer what asks whether the site works. If it does, it refuses the request for its form."""
+        """Answer a probe. A site that works rejects its event as invalid."""
         self.kernel.sleep(2 * self._latency())
         _, until = self.down.get(site.site_id, ("", 0.0))
         if until > self.kernel.now:
@@ -124,7 +124,7 @@ class Api:
         return self.kernel.random.choice((0.001, 0.002, 0.002, 0.005, 0.005, 0.01, 0.02, 0.1))
 
     def _taken(self, request: Request, effect: Effect) -> Answer | None:
-        """Take a batch in, or not; None for no answer at all."""
+        """Accept a batch or not, and give the answer; None for no answer at all."""
         if request.site == GONE_SITE:
             return Failed("503", "the API answered 503")
         how, until = self.down.get(request.site, ("", 0.0))
@@ -140,7 +140,7 @@ class Api:
                     return _RESET
                 case "hang":
                     return None
-                case "hang and take in":
+                case "hang and accept":
                     self._judged(request, unlucky=False)
                     return None
         if request.token not in self.tokens.get(request.site, ()):
@@ -168,7 +168,7 @@ class Api:
         return self._judged(request, unlucky=False)
 
     def _may_spoil(self, request: Request) -> bool:
-        """Return whether a request may fail by chance: no event so often that it must be taken for the cause."""
+        """Return whether a request may fail by chance. No event fails so often that it must count as the cause."""
         return all(self._may_be_unlucky(event) for _, event in request.events)
 
     def _may_be_unlucky(self, event: Event) -> bool:
@@ -208,7 +208,7 @@ def _reordered(answer: Answer, taken: list[tuple[Sent, Event]], asked: list[tupl
 
 
 class SimClient(Client):
-    """The API's client of one process: its public door, with the simulated API behind it."""
+    """The API's client of one process, with the simulated API behind it."""
 
     def __init__(self, api: Api, process: Process) -> None:
         super().__init__("http://api", timeout=READ_TIMEOUT)
@@ -221,10 +221,9 @@ class SimClient(Client):
 
 @dataclass(slots=True)
 class SimRegistry:
-    """The Schema Registry, as one process sees it. `down_until` is shared by all.
+    """The Schema Registry, as one process sees it. `down_until` is shared by all processes.
 
-    It answers at once: who asks the same meanwhile is made to wait by the codec itself, as a thread, and not by
-    anything that a task could wait for.
+    It answers at once: the codec blocks whole threads that ask the same question, and a task can't wait like that.
     """
 
     kernel: Kernel

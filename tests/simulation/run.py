@@ -1,7 +1,7 @@
 """Run worlds: `python -m tests.simulation.run --seeds 1000 --from 1`, or `--seed N` for one with its trace.
 
-On a breach it names the seed and the invariant, gives the shortest list of faults found that still breaks it, and
-the command that shows it. Exit status: 1 on a breach.
+On a breach it prints the seed, the invariant, the shortest list of faults that it found to break it, and the
+command that repeats the run. Exit status: 1 on a breach.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _MOST_SHRINKING = 120.0
 
 
 class Ran(NamedTuple):
-    """What is told of a run by the process that made it."""
+    """What a process reports of a run."""
 
     seed: int
     injected: int
@@ -37,7 +37,7 @@ class Ran(NamedTuple):
 
 
 def run_one(seed: int, faults: "Sequence[Fault] | None" = None, trace: list[str] | None = None) -> "Outcome":
-    """Run one world; imports the product only now, so that a mutant can be put in before."""
+    """Run one world. Imports the product only now, so that a mutant can be inserted first."""
     from tests.simulation.world import World  # noqa: PLC0415
 
     return World(seed, faults, trace).run()
@@ -51,13 +51,13 @@ def _run(seed: int) -> Ran:
 
 
 def _prepare(mutant: str | None) -> None:
-    gc.disable()  # a run is short, and a collection is not
+    gc.disable()  # a run is shorter than a collection
     if mutant:
         mutants.apply(mutant)
 
 
 def runs(first: int, count: int | None, processes: int, mutant: str | None = None) -> Iterator[Ran]:
-    """Run worlds from a seed on, so many or without end, in processes of their own; in the order of seeds."""
+    """Run worlds from the first seed on: `count` of them, or without end. Yields them in the order of seeds."""
     seeds = range(first, first + count if count else sys.maxsize)
     if processes == 1:
         _prepare(mutant)
@@ -75,7 +75,7 @@ def runs(first: int, count: int | None, processes: int, mutant: str | None = Non
 
 
 def shrink(seed: int, invariant: str, faults: "Sequence[Fault]", within: float) -> "list[Fault]":
-    """Find fewer faults that break the same promise: whole parts are left out, then smaller ones."""
+    """Find fewer faults that break the same guarantee, by leaving out large parts, then smaller ones."""
     end = time.monotonic() + within
     left, size = list(faults), max(1, len(faults) // 2)
     while size and time.monotonic() < end:
@@ -92,7 +92,7 @@ def shrink(seed: int, invariant: str, faults: "Sequence[Fault]", within: float) 
 
 
 def show(console: Console, seed: int, mutant: str | None, *, whole: bool) -> int:
-    """Run one seed, and tell what happens in it; a breach with the fewest faults found."""
+    """Run one seed and print its trace; a breach with the fewest faults found."""
     from tests.simulation.world import World  # noqa: PLC0415
 
     trace: list[str] = []
@@ -113,7 +113,7 @@ def show(console: Console, seed: int, mutant: str | None, *, whole: bool) -> int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives the exit status."""
+    """Run the command, and give its exit status."""
     options = _parser().parse_args(arguments)
     console = Console()
     if options.seed is not None:
@@ -165,11 +165,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many runs")
     parser.add_argument("--from", type=int, default=1, dest="first", help="the first seed")
-    parser.add_argument("--seconds", type=float, help="run for so long instead, whatever the number")
+    parser.add_argument("--seconds", type=float, help="run for this long instead, whatever the number")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, help="run this one alone, and show its trace")
+    parser.add_argument("--seed", type=int, help="run only this seed, and show its trace")
     parser.add_argument("--whole", action="store_true", help="with --seed: do not look for fewer faults")
-    parser.add_argument("--mutant", help="put this defect in first (tests/simulation/mutants.py)")
+    parser.add_argument("--mutant", help="insert this defect first (tests/simulation/mutants.py)")
     parser.add_argument("--brief", action="store_true", help="name a breach, and do not look for fewer faults")
     parser.add_argument("--kinds", action="store_true", help="count the faults by kind")
     return parser

@@ -1,4 +1,4 @@
-"""The simulation itself: it repeats, it injects what it says, and it finds what is put in."""
+"""The simulation itself: it is repeatable, injects all kinds of faults, and finds deliberate defects."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ SEEDS = 200
 
 
 @pytest.mark.parametrize("seed", range(1, 41))
-def test_no_promise_is_broken(seed: int) -> None:
+def test_no_guarantee_is_broken(seed: int) -> None:
     assert run_one(seed).breach is None
 
 
@@ -78,7 +78,7 @@ def test_every_mutant_applies() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_found(name: str) -> None:
-    # In a process of its own: a mutant is put in before the product is imported.
+    # In its own process: a mutant is inserted before the product is imported.
     command = [sys.executable, "-m", "tests.simulation.run", "--mutant", name, "--seeds", str(SEEDS), "--brief"]
     ran = subprocess.run(
         [*command, "--processes", "1"],
@@ -109,7 +109,7 @@ def test_a_breach_is_shown_with_the_faults_that_make_it(
 
 
 def _broken(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Have later events of a key go on behind one that the API could not take; gives a seed that shows it."""
+    """Let later events of a key overtake one with a transient error. Gives a seed that shows it."""
     decide = Attempt._decide
 
     def forgetful(self: Attempt, run: Any, group: Any, items: Any) -> None:

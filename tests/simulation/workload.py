@@ -1,6 +1,6 @@
-"""What is produced: records of every kind, each known by its number, with the events and the verdict that are due.
+"""What is produced: records of every kind, each known by its number, with its expected events and verdict.
 
-Values are made once per process by the real hub mapping and the real codec, and kept: a run draws from them.
+The real hub mapping and the real codec make the values once per process. Runs draw from them.
 """
 
 from dataclasses import dataclass, field
@@ -50,13 +50,13 @@ LETTERS: dict[str, str | None] = {
     "gone site": "failing",
     "failing": "failing",
 }
-"""What records there are, and the kind of dead letter that is due to each."""
+"""The kinds of records, and the kind of dead letter that each must have."""
 
 SENT = ("rejected", "refused", "forbidden", "gone site", "failing")
 """Kinds that fail only at the API."""
 
 UNORDERED = ("forbidden", "gone site", "failing")
-"""Kinds whose events nothing shows to be decided: no order is checked by them."""
+"""Kinds whose events never show that they are decided, so their order is not checked."""
 
 GOOD = ("cart", "order", "new order", "taxon", "other site", "other site, other token")
 _BAD = tuple(kind for kind, letter in LETTERS.items() if letter and kind not in ("failing", "gone site"))
@@ -67,7 +67,7 @@ _KEYS_APART = {"other site": "x", "other site, other token": "x", "forbidden": "
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event that a record makes: `number` counts those of its record."""
+    """One event that a record makes. `number` counts the events of the record."""
 
     array: Array
     json: bytes
@@ -76,7 +76,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A record's value, and what is due to it."""
+    """A record's value, and its expected outcome."""
 
     kind: str
     key: bytes
@@ -91,11 +91,11 @@ class Made:
 
 @dataclass(eq=False, slots=True)
 class Sent:
-    """A record in the log, and what became of it so far.
+    """A record in the log, and what has become of it so far.
 
-    `before` is the record whose events come before its own at the API, None for none. `is_expired` tells that
-    retention took it away before it was read, or that its topic was deleted. `is_early` tells that it was sent by
-    a member that could not know yet that the topic was created again: those before it come later.
+    `before` is the record whose events come before its own at the API, None for none. `is_expired`: retention
+    deleted it before it was read, or its topic was deleted. `is_early`: its sender could not know yet that the
+    topic was recreated, so earlier records come later.
     """
 
     made: Made
@@ -115,7 +115,7 @@ class Sent:
 
 
 class _IdsOnly:
-    """A registry that gives our schemas their ids, for encoding."""
+    """A registry that only gives ids, for encoding."""
 
     def schema(self, schema_id: SchemaId) -> list[Schema]:
         raise AssertionError("not asked for")
@@ -131,8 +131,8 @@ _DEFAULTS = Defaults(Credentials(SITE, TOKEN), TAXONOMY)
 
 @cache
 def make(kind: str, partition: Partition, letter: str, version: int, *, by_registry: bool) -> Made:
-    """Make the record of a key's version; the same arguments give the same bytes."""
-    # An event's order is kept by site and key: each site has keys of its own.
+    """Make the record of a key's version. The same arguments give the same bytes."""
+    # Events are ordered by site and key, so each site has its own keys.
     number = f"{partition.topic[0]}{partition.number}{letter}{_KEYS_APART.get(kind, '')}"
     name, document = _document(kind, number, version)
     codec = _ENCODERS[by_registry]
@@ -169,7 +169,7 @@ def make(kind: str, partition: Partition, letter: str, version: int, *, by_regis
         draft = _MAPPER.draft(Record(*partition, 0, 0, b"", plain, ()), _DEFAULTS)
         events = tuple(Event(e.document.array, e.document.json, i) for i, e in enumerate(draft.events))
         assert events, (kind, draft)
-    # Kafka keys are not: now and then one is of two sites.
+    # Kafka keys are different: sometimes two sites share one.
     key = number if version % 3 else f"{partition.topic[0]}{partition.number}{letter}"
     return Made(kind, key.encode(), value, events, number)
 
@@ -224,14 +224,14 @@ def own_schema_of(schema_id: SchemaId) -> Schema | None:
 
 
 def draw_kind(chance: Random, bad: float, *, may_fail: bool) -> str:
-    """Draw what the next record is."""
+    """Draw the kind of the next record."""
     if chance.random() >= bad:
         return chance.choice((*GOOD, "cart", "order", "nothing to send", "tombstone"))
     return chance.choice((*_BAD, "failing", "gone site") if may_fail else _BAD)
 
 
 def decoder(*, by_registry: bool) -> Codec:
-    """Give what reads results back."""
+    """Give the codec that reads results back."""
     return _READERS[by_registry]
 
 

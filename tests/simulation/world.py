@@ -1,7 +1,7 @@
-"""One run: members of the real engine with the real delivery, and all that happens to them, from one seed.
+"""One run: members of the real engine with the real delivery, and everything that happens to them, from one seed.
 
-For a while faults are injected. Then all is mended, and the members must become idle, with nothing left to do,
-within a bounded time; and end when they are told to.
+Faults are injected for a while. Then everything is repaired. The members must finish all work and become idle
+within a bounded time, and end when they are told to stop.
 """
 
 from collections import Counter, defaultdict, deque
@@ -61,7 +61,7 @@ IDLE_WITHIN = 150.0
 STOPPED_WITHIN = 30.0
 NOTICED_WITHIN = 12.0
 HELD_BEYOND = 11
-"""Records that a lane may hold over its bound: what the library has fetched when the lane is found full."""
+"""Records that a lane may hold over its bound: those that the library has fetched when the lane becomes full."""
 
 _CODECS = {False: Codec()}
 _MOST_SUPPORT = 400
@@ -122,7 +122,7 @@ class Shape:
 
 
 class SimClock(Clock):
-    """The clock of a process: monotonic time is the world's, the date may be wrong."""
+    """The clock of a process. Its monotonic time is the world's; its date may be wrong."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -138,7 +138,7 @@ class SimClock(Clock):
 
 
 class SimWatchdog(Watchdog):
-    """Knows whether its process stood still, without a thread of its own."""
+    """Knows without its own thread whether its process was frozen."""
 
     def __init__(self, kernel: Kernel, process: Process, timeout: float) -> None:
         self._kernel = kernel
@@ -154,11 +154,11 @@ class SimWatchdog(Watchdog):
         )
 
     def end(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: there is no thread to end."""
 
 
 class SimPool:
-    """Workers as tasks: each chunk has one, and so many run at a time."""
+    """Workers as tasks: each chunk has its own task, and a limited number run at a time."""
 
     def __init__(self, process: "MemberProcess", count: int, handle: Handle[Work]) -> None:
         self._process = process
@@ -195,7 +195,7 @@ class SimPool:
         return taken
 
     def stop(self) -> None:
-        """Tasks end by themselves."""
+        """Do nothing: tasks end by themselves."""
 
     def _start(self) -> None:
         if not self._free or not self._waiting:
@@ -221,7 +221,7 @@ class SimPool:
 
 
 class SimCall:
-    """A request that a task of its own makes, for the partitions of the worker that wants it made."""
+    """A request that is made by its own task, for the partitions of the worker that asked for it."""
 
     def __init__(self, process: "MemberProcess", request: Callable[[], ApiAnswer]) -> None:
         self._kernel = kernel = process.world.kernel
@@ -282,7 +282,7 @@ def _no_admin() -> Any:
 
 
 class SimLog:
-    """Takes what the engine says; only a trace shows it."""
+    """The engine's logger. Only a trace shows its lines."""
 
     def __init__(self, process: "MemberProcess") -> None:
         self._process = process
@@ -296,7 +296,7 @@ class SimLog:
 
 
 class MemberProcess(Process):
-    """A process of the service: all that dies with it."""
+    """A process of the service, with everything that dies with it."""
 
     def __init__(self, world: "World", slot: int, name: str) -> None:
         super().__init__(name)
@@ -408,7 +408,7 @@ class MemberProcess(Process):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a run."""
+    """The outcome of a run."""
 
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
@@ -425,7 +425,7 @@ class Outcome:
 
 
 class World:
-    """All of one run. `faults` are those of the seed, if no others are given; `trace` takes what happens."""
+    """All of one run. `faults` are by default those of the seed. `trace` collects what happens."""
 
     def __init__(self, seed: int, faults: Sequence[Fault] | None = None, trace: list[str] | None = None) -> None:
         self.seed = seed
@@ -466,7 +466,7 @@ class World:
         self.api = Api(kernel, self.ledger, self.trap, LONGEST_SILENCE)
 
     def run(self) -> Outcome:
-        """Run it all; a breach is in the outcome."""
+        """Run the world. A breach is in the outcome."""
         outcome = Outcome(self.seed)
         try:
             self._run()
@@ -525,7 +525,7 @@ class World:
         self.ledger.settle()
 
     def _block_a_site(self) -> None:
-        """Have one site take nothing for long, and members come and go: the others' records must get on."""
+        """Let one site fail for long while members come and go: the records of others must go on."""
         kernel = self.kernel
         for log in (
             self._inputs()
@@ -533,8 +533,8 @@ class World:
             self._produce("other site", log=log, letter="a")
         if not self._until(kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
             raise self.ledger.broken("liveness", self._stuck())
-        # Who notices meanwhile that its topic was created again must first be done with what it holds of it. And an
-        # old failure of one member must no longer count: it may have worked for others since.
+        # A member that notices a recreated topic must first finish what it holds of the old one. And an old failure
+        # at one member must no longer count: the site may have worked for others since.
         noticed = (at + NOTICED_WITHIN for at in self.ledger.created_at.values())
         self._until(max([kernel.now + 2 * PATIENCE, *noticed]))
         self.say(f"BLOCKED {OTHER_SITE}")
@@ -553,7 +553,7 @@ class World:
             kernel.after(self._chance.uniform(0.1, 4.0), beside)
         within = PATIENCE - 2.0
         if how == "429":  # such a site is never given up
-            within = TRANSACTION_TIMEOUT + 10.0  # one who is killed may leave a transaction open
+            within = TRANSACTION_TIMEOUT + 10.0  # a killed member may leave a transaction open
             slot = self._chance.randrange(self.shape.members)
             kernel.after(self._chance.uniform(0.5, 4), lambda: self._unsettle(slot))
         self._until(kernel.now + 2.0)
@@ -569,7 +569,7 @@ class World:
         process = self._living(slot)
         if process is not None:
             self._chance.choice((self.kill, MemberProcess.stop))(process)
-        # Who takes over may get records before it knows what is decided beyond its offsets: it waits 2 s for these.
+        # A new owner may get records before it knows which are decided beyond its offsets: it waits 2 s for these.
         for member in range(self.shape.members):
             self._inject(Fault(self.kernel.now, "unanswered", member, 2.5, "committed"))
 
@@ -612,7 +612,7 @@ class World:
         self._restart_later(process.slot)
 
     def kill(self, process: Process) -> None:
-        """Kill a process at once; it is started anew in a moment."""
+        """Kill a process at once. It is started again in a moment."""
         assert isinstance(process, MemberProcess)
         if not process.is_alive:
             return
@@ -621,7 +621,7 @@ class World:
         self._restart_later(process.slot)
 
     def viewed(self, process: MemberProcess, view: MemberView, not_ready: tuple[str, ...]) -> None:
-        """A member has shown itself."""
+        """A member has given a view of itself."""
         for lane in view.lanes:
             self._check_memory(process, lane)
             if lane.waits_for and not not_ready:
@@ -634,13 +634,13 @@ class World:
             process.member.reload()
 
     def _check_memory(self, process: MemberProcess, lane: LaneView) -> None:
-        """Check that a lane keeps to its bounds, and counts the bytes that it holds."""
+        """Check that a lane stays within its bounds, and counts its bytes correctly."""
         held = lane.waiting + lane.in_flight + lane.finished
         most = self.shape.lane_records + HELD_BEYOND
         if held > most:
             self.ledger.broken("memory", f"{process.name} holds {held} records of {lane.partition}, over {most}")
         if lane.partition.topic in self.ledger.created_at:
-            return  # it may hold records of the earlier topic, which nobody can read any more
+            return  # it may hold records of the earlier topic, which can't be read any more
         first, last = lane.oldest or 0, -1 if lane.newest is None else lane.newest
         entries = self.broker.logs[lane.partition].entries[first : last + 1]
         sizes = [len(entry.key or b"") + len(entry.value or b"") for entry in entries]
@@ -671,7 +671,7 @@ class World:
         self.broker.append(log, made.key, made.value)
 
     def _help(self) -> None:
-        """While an event fails alone others must go on, or nobody could tell that it is at fault."""
+        """Produce more while an event fails alone: only the success of others shows that it is the cause."""
         if self.ledger.undecided_failing > 0 and self._support < _MOST_SUPPORT:
             self._support += 1
             self._produce("order")
@@ -681,7 +681,7 @@ class World:
     def _is_idle(self) -> bool:
         offsets = self.broker.group.offsets
         return (
-            # An empty log was never read, or it was just created again: then the offset is of the earlier one.
+            # An empty log was never read, or its topic was just recreated, and the offset is of the earlier one.
             all(not log.end or log.stable == log.end == offsets.get(log.partition, 0) for log in self._inputs())
             and not self.ledger.unfinished()
             and all(self._living(slot) for slot in range(self.shape.members))
@@ -709,7 +709,7 @@ class World:
     # faults
 
     def trap(self, process: Process, call: str) -> Effect:
-        """Tell what goes wrong with a call, now that it is made."""
+        """Say what goes wrong with a call that is made now."""
         assert isinstance(process, MemberProcess)
         armed = self._armed.get((process.slot, call))
         if not armed:
@@ -744,7 +744,7 @@ class World:
             case "freeze" if process:
                 self.kernel.freeze(process, fault.seconds)
             case "replaced while frozen" if process:
-                # Its machine was given up for lost; for a moment both are there.
+                # Its machine counted as lost, so for a moment both run.
                 self.kernel.freeze(process, fault.seconds)
                 self._start(process.slot, beside=True)
                 self.kernel.after(fault.seconds + 1.0, lambda: self.kill(process))
@@ -791,13 +791,13 @@ class World:
                 self._leave_open(until)
             case "topic created again" if self.shape.keeps_metadata:
                 self._create_again(self._chance.choice(TOPICS))
-            case "words beside an offset":
+            case "foreign offset metadata":
                 self._write_beside()
             case _:
                 self.injected[fault.what] -= 1
 
     def _create_again(self, topic: str) -> None:
-        """Have a topic created again; perhaps with as many records as it had, so that a reader notices nothing."""
+        """Recreate a topic, perhaps with as many records as it had, so that a reader notices nothing."""
         ends = {log: log.end for log in self.broker.logs_of(topic)}
         self.broker.create_again(topic)
         self.ledger.created_again(topic)
@@ -807,7 +807,7 @@ class World:
         if self._chance.random() < 0.5:
             self.broker.group.rebalance()
         elif process := self._living(self._chance.randrange(self.shape.members)):
-            # Perhaps it has just committed offsets of the earlier topic; the next owner finds them.
+            # It may just have committed offsets of the earlier topic, which the next owner finds.
             ending = partial(self._chance.choice((self.kill, MemberProcess.stop)), process)
             self.kernel.after(self._chance.uniform(0.1, 1.5), ending)
 
@@ -842,7 +842,7 @@ class World:
         self.kernel.at(until, end)
 
     def _write_beside(self) -> None:
-        """Have what is no word of ours on this topic beside an offset that has nothing there."""
+        """Give an offset without metadata some that we did not write, or that is damaged."""
         group = self.broker.group
         free = [
             partition
@@ -858,7 +858,7 @@ class World:
         group.ahead[partition] = self._chance.choice((lie[:-1], lie.replace("/1", "/2"), "another program"))
 
     def _mend(self) -> None:
-        """Let nothing go wrong from now on; what stands still wakes up in time."""
+        """Inject no more faults. Frozen processes wake up in time."""
         self.say("MENDED")
         now = self.kernel.now
         self._armed.clear()
@@ -875,7 +875,7 @@ class World:
 
 
 class _Owners(dict[Partition, str | None]):
-    """Whose each partition is, as the group's coordinator sees it now."""
+    """The owner of each partition, as the group's coordinator sees it now."""
 
     def __init__(self, broker: Broker) -> None:
         super().__init__()

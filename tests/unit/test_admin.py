@@ -1,4 +1,4 @@
-"""The operators' tools on topics that are made up: what they read, wait for, leave out and say."""
+"""The operators' tools on topics in memory: what they read, wait for, leave out and report."""
 
 import json
 import time
@@ -87,7 +87,7 @@ def test_records_that_stay_hidden_are_reported_last_and_only_after_the_wait() ->
     await_visible(cluster, {Partition(RESULTS, 0): 2})
 
 
-def test_patience_is_for_each_pause_and_not_for_the_whole() -> None:
+def test_patience_applies_to_each_pause_and_not_to_the_whole_reading() -> None:
     shelf = Shelf()
     for offset in range(8):
         shelf.result(offset)
@@ -229,7 +229,7 @@ def audited(shelf: Shelf, start: datetime | int | None = None) -> AuditReport:
     return report
 
 
-def test_an_audit_of_a_time_allows_for_clocks_that_differ_and_reads_no_further_back() -> None:
+def test_an_audit_by_time_allows_for_clock_differences_and_reads_no_further_back() -> None:
     shelf = Shelf()
     for name, before in (("long", CLOCK_TOLERANCE * 2), ("just", CLOCK_TOLERANCE - timedelta(seconds=1))):
         del name
@@ -267,7 +267,7 @@ def test_retention_is_named_if_it_may_have_deleted_missing_results(
     said = f"retention has deleted the oldest records of {topic}: missing results may be among them."
     for start in (None, START):
         report = audited(shelf, start)
-        # Of a missing result the letter is stray: also then the results' retention may have taken it.
+        # A letter without a result is stray, but retention may have deleted the result.
         assert report.is_proven is not is_missing
         at_its_beginning = is_shortened and is_missing
         assert [note for note in report.notes if note == said] == [said] * at_its_beginning
@@ -291,7 +291,7 @@ def test_retention_that_deleted_only_older_results_is_not_named() -> None:
 
 
 @pytest.mark.parametrize("redelivery", [Redelivery(redrive="letters/0/7"), Redelivery(replay="a-replay")])
-def test_letters_of_a_redrive_or_replay_are_no_letters_of_the_group(redelivery: Redelivery) -> None:
+def test_letters_of_a_redrive_or_replay_do_not_count_for_the_group(redelivery: Redelivery) -> None:
     shelf = Shelf()
     for offset in range(2):
         shelf.add(ORDERS, b"no Avro")
@@ -304,7 +304,7 @@ def test_letters_of_a_redrive_or_replay_are_no_letters_of_the_group(redelivery: 
     assert report.partitions[0].first[Count.WITHOUT_LETTER] == (1,)
 
 
-def test_results_of_a_topic_that_was_created_again_prove_nothing_of_the_new_one() -> None:
+def test_results_of_a_deleted_topic_do_not_count_for_the_recreated_one() -> None:
     shelf = Shelf()
     for offset in range(3):
         shelf.result(offset, code=500, timestamp=77)
@@ -324,7 +324,7 @@ def test_results_of_a_topic_that_was_created_again_prove_nothing_of_the_new_one(
 
 
 @pytest.mark.parametrize("timestamp", [-1, 0, 2**63 - 1, 253_402_300_800_000, 1_400_000_000_123])
-def test_the_timestamp_of_a_record_is_compared_whatever_it_is(timestamp: int) -> None:
+def test_an_audit_compares_any_record_timestamp(timestamp: int) -> None:
     shelf = Shelf()
     shelf.add(ORDERS, b"no Avro", timestamp=timestamp)
     shelf.result(0)
@@ -355,7 +355,7 @@ def test_records_that_were_deleted_before_they_had_a_result_are_lost(delivered: 
 # dead letters
 
 
-def test_letters_are_those_of_the_topic_that_is_meant() -> None:
+def test_a_selection_by_topic_finds_only_the_letters_of_that_topic() -> None:
     shelf = Shelf()
     for topic in ("orders", "carts", "orders"):
         shelf.letter(record(1, topic=topic))
@@ -365,7 +365,7 @@ def test_letters_are_those_of_the_topic_that_is_meant() -> None:
         assert places == {"orders": [0, 2], "carts": [1], "taxons": []}[topic]
 
 
-def test_letters_are_those_that_were_there_when_it_began() -> None:
+def test_letters_that_arrive_while_letters_are_read_are_left_out() -> None:
     shelf = Shelf()
     shelf.letter(record(0))
     shelf.letter(record(1))
@@ -381,7 +381,7 @@ def test_letters_are_those_that_were_there_when_it_began() -> None:
     assert all(read <= total for read, total in looks)
 
 
-def test_letters_of_all_partitions_are_in_the_order_of_time() -> None:
+def test_letters_of_all_partitions_are_sorted_by_time() -> None:
     shelf = Shelf(partitions=3)
     times = [5, 1, 9, 3, 3, 0, 8, 2]
     for index, at in enumerate(times):
@@ -396,7 +396,7 @@ def test_letters_of_all_partitions_are_in_the_order_of_time() -> None:
 
 
 class Recorder:
-    """Delivers nothing, and notes how much it is given at a time, and what it is told to wait."""
+    """Delivers nothing, and notes the size of each portion and each wait."""
 
     def __init__(self) -> None:
         self.portions: list[int] = []
@@ -418,13 +418,13 @@ class Recorder:
 @pytest.mark.parametrize(
     ("rate", "portions"), [(None, [7]), (3.0, [3, 3, 1]), (0.5, [1] * 7), (2.9, [2, 2, 2, 1]), (100.0, [7])]
 )
-def test_a_rate_holds_within_a_batch_too(rate: float | None, portions: list[int]) -> None:
+def test_the_rate_also_limits_records_within_a_batch(rate: float | None, portions: list[int]) -> None:
     shelf = Shelf()
     for offset in range(7):
         shelf.add(ORDERS, b"no Avro")
         shelf.letter(record(offset))
     shelf.committed[ORDER] = 7
-    # All seven come at once: nothing but the rate parts them.
+    # All seven come at once: only the rate splits them.
     job, replayed = replay_of(shelf), Recorder()
     batches = [len(wanted) for _, wanted in job.select(job.ranges()) if wanted]
     steps = list(job.run(job.ranges(), cast("Redeliverer[Any]", replayed), rate))

@@ -29,7 +29,7 @@ DASHBOARD = Path("ops/grafana/dashboards/jirafe-consumer.json")
 ALERT_TESTS = RULES.with_name("alerts_test.yml")
 RECORDED = Path("tests/alerts")
 AFTERWARDS = 45 * 60
-"""Seconds for which the last of what was recorded is taken to last: longer than any rule waits."""
+"""Seconds for which the last recorded values are repeated: longer than any rule waits."""
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
@@ -123,7 +123,7 @@ def test_the_expected_alert_texts_are_the_actual_ones() -> None:
 
 
 class Recording:
-    """What was recorded: `began` and `over` in seconds, the series, and how long they are with what comes after."""
+    """A recording: `began` and `over` in seconds, its series, and their length with `AFTERWARDS`."""
 
     def __init__(self, what: str) -> None:
         document = yaml.safe_load((RECORDED / f"{what}.yml").read_text())
@@ -150,7 +150,7 @@ class Recording:
                 grown += sum(after - before if after >= before else after for before, after in pairwise(values))
         return grown
 
-    def test_of_rules(self, expectations: dict[int, dict[str, int]]) -> dict[str, Any]:
+    def rules_test(self, expectations: dict[int, dict[str, int]]) -> dict[str, Any]:
         """Give a test of promtool: at each second, how many of each alert fire."""
         return {
             "rule_files": [str(RULES.resolve())],
@@ -202,7 +202,7 @@ def test_the_recording_has_every_metric_of_the_rules(what: str) -> None:
     assert 0 < recording.began < recording.over < lengths.pop() * INTERVAL
 
 
-def test_the_rollout_that_was_recorded_is_one() -> None:
+def test_the_recorded_rollout_has_rebalances_aborts_and_restarts() -> None:
     rollout = Recording("rollout")
     assert rollout.counted("jirafe_consumer_rebalances_total") >= 18
     assert rollout.counted("jirafe_consumer_transaction_aborts_total") > 5
@@ -213,7 +213,7 @@ def test_the_rollout_that_was_recorded_is_one() -> None:
 def test_no_alert_fires_at_a_rolling_deployment(tmp_path: Path) -> None:
     rollout = Recording("rollout")
     made = tmp_path / "rollout.yml"
-    made.write_text(json.dumps(rollout.test_of_rules({second: {} for second in range(0, rollout.end, 30)})))
+    made.write_text(json.dumps(rollout.rules_test({second: {} for second in range(0, rollout.end, 30)})))
     promtool("test", "rules", str(made))
 
 
@@ -224,11 +224,11 @@ def test_only_the_alerts_for_a_broker_outage_fire_while_it_lasts(tmp_path: Path)
     before: dict[int, dict[str, int]] = {second: {} for second in range(0, outage.began + 60, 30)}
     after: dict[int, dict[str, int]] = {second: {} for second in range(outage.over + 60, outage.end, 30)}
     made = tmp_path / "outage.yml"
-    made.write_text(json.dumps(outage.test_of_rules({**before, outage.began + 180: told, **after})))
+    made.write_text(json.dumps(outage.rules_test({**before, outage.began + 180: told, **after})))
     promtool("test", "rules", str(made))
 
 
 @needs_promtool
-def test_promtool_takes_the_rules_and_what_they_are_expected_to_say() -> None:
+def test_promtool_accepts_the_rules_and_passes_their_tests() -> None:
     promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
     promtool("test", "rules", str(ALERT_TESTS))

@@ -9,7 +9,7 @@ import structlog
 from consumer import app, settings
 
 
-def test_subjects_in_a_registry_are_named_as_serializers_name_them() -> None:
+def test_registry_subjects_have_the_names_that_kafka_serializers_use() -> None:
     given = {"CONSUMER_SCHEMA_REGISTRY_URL": "http://localhost:1"}
     more = {"CONSUMER_CARTS_TOPIC": "all,other", "CONSUMER_ORDERS_TOPIC": "all", "CONSUMER_TAXONS_TOPIC": "^t.*$"}
     registry = app.make_registry(settings.load(None, {**given, **more}))

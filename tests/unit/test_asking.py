@@ -25,7 +25,7 @@ LASTING = [KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION
 
 
 class Broker:
-    """Answers with an error some times."""
+    """Answers with an error this many times."""
 
     def __init__(self, code: int, times: int) -> None:
         self.error, self.left, self.asked = KafkaException(KafkaError(code)), times, 0
@@ -43,20 +43,20 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("code", PASSING)
-def test_an_error_that_passes_is_waited_out(code: int) -> None:
+def test_a_transient_error_is_retried(code: int) -> None:
     broker = Broker(code, 3)
     assert (answered(broker), broker.asked) == ("here", 4)
 
 
 @pytest.mark.parametrize("code", LASTING)
-def test_an_error_that_does_not_pass_is_raised_at_once(code: int) -> None:
+def test_a_permanent_error_is_raised_at_once(code: int) -> None:
     broker = Broker(code, 3)
     with pytest.raises(KafkaException):
         answered(broker)
     assert broker.asked == 1
 
 
-def test_an_error_that_never_passes_is_raised_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transient_error_is_raised_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "REACHED_WITHIN", 0.05)
     broker = Broker(KafkaError.NOT_LEADER_FOR_PARTITION, 10_000)
     with pytest.raises(KafkaException):
@@ -75,7 +75,7 @@ class Failed:
 
 
 def looker(monkeypatch: pytest.MonkeyPatch, code: int, times: int) -> Looker:
-    """Look at two partitions, of which the second one's leader answers so this many times."""
+    """Look at two partitions. The leader of the second answers with this error this many times."""
     given, left = ShelfAdmin.list_offsets, [times]
 
     def list_offsets(self: ShelfAdmin, asked: Any, **further: Any) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""What an audit makes of what it saw of an offset: all of the 256 possible sights, and any order of seeing."""
+"""How an audit counts an offset: all 256 combinations of what it may see, in any order."""
 
 from typing import Any
 
@@ -85,7 +85,7 @@ def test_a_correct_record_is_not_a_trouble() -> None:
 
 
 @given(found=st.lists(results, max_size=5), others=st.lists(results, max_size=5), has_letter=st.booleans())
-def test_results_of_another_group_only_change_whose_a_letter_is(
+def test_results_of_another_group_only_explain_a_stray_letter(
     *, found: list[dict[str, Any]], others: list[dict[str, Any]], has_letter: bool
 ) -> None:
     seen = seen_of(found, has_letter=has_letter)

@@ -1,4 +1,4 @@
-"""The commands together: what is told of each before it is loaded."""
+"""All commands together: their names and first sentences, before they are loaded."""
 
 import signal
 import subprocess

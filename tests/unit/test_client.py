@@ -1,4 +1,4 @@
-"""The client and a real API over HTTP: what each answer, and each failure to answer, comes to."""
+"""The client and a real API over HTTP: how it reads each answer, and each failure to answer."""
 
 import gzip
 import json
@@ -77,7 +77,7 @@ class ServedSandbox:
         self.client = Client(url, timeout=10, now=lambda: NOW)
 
     def send(self, documents: list[Document] | None = None, site: Site = SITE) -> Answer:
-        """Send documents (by default some good ones); no answer tells the token."""
+        """Send documents (by default some good ones), and check that no answer shows the token."""
         answer = self.client.send(site, DOCUMENTS if documents is None else documents)
         assert TOKEN not in repr(answer)
         return answer
@@ -112,7 +112,7 @@ def api(serve: Callable[[Sandbox], ServedSandbox]) -> ServedSandbox:
 
 
 class TestBatches:
-    def test_are_the_apis(self) -> None:
+    def test_have_the_format_of_the_api(self) -> None:
         assert batch([Document("order", b"1"), Document("cart", b"2"), Document("order", b"3")]) == (
             b'{"cart":[2],"order":[1,3]}'
         )
@@ -122,7 +122,7 @@ class TestBatches:
     ARRAYS = st.sampled_from(["cart", "order", "category"])
 
     @given(st.lists(st.tuples(ARRAYS, st.integers(0, 99))))
-    def test_keep_the_order_and_the_overhead(self, numbers: list[tuple[Array, int]]) -> None:
+    def test_keep_the_order_and_stay_within_the_overhead(self, numbers: list[tuple[Array, int]]) -> None:
         documents = [Document(array, b"%d" % number) for array, number in numbers]
         composed = batch(documents)
         expected: dict[str, list[int]] = {}
@@ -147,7 +147,7 @@ class TestRequests:
         assert api.send(site=Site(site_id, TOKEN)) == ALL_ACCEPTED
         assert {arrival.site for arrival in api.sandbox.events()} == {site_id}
 
-    def test_slash_at_the_urls_end_does_no_harm(self, api: ServedSandbox) -> None:
+    def test_a_trailing_slash_in_the_url_is_ignored(self, api: ServedSandbox) -> None:
         client = Client(api.url + "/", timeout=10)
         assert client.send(SITE, DOCUMENTS) == ALL_ACCEPTED
 
@@ -185,7 +185,7 @@ class TestItemsOfABatch:
             )
         )
 
-    def test_transient_error_of_one(self, api: ServedSandbox) -> None:
+    def test_one_item_may_have_a_transient_error(self, api: ServedSandbox) -> None:
         transient = Transient("unknown: An unexpected error occurred.")
         assert api.failing("partial", ids=["9"]) == Answered((Accepted(), Accepted(), transient, Accepted()))
 
@@ -208,7 +208,7 @@ class TestItemsOfABatch:
             ({"success": False}, Transient("no reason given")),
         ],
     )
-    def test_forms_of_verdicts(self, api: ServedSandbox, verdict: object, item: object) -> None:
+    def test_verdicts_may_have_several_forms(self, api: ServedSandbox, verdict: object, item: object) -> None:
         page(api, 200, {"category": [verdict]})
         assert api.send([category("9")]) == Answered((item,))  # type: ignore[arg-type]
 
@@ -240,7 +240,7 @@ class TestUnreadable:
             {"cart": [{"success": True}]},
         ],
     )
-    def test_answers_that_match_no_batch(self, api: ServedSandbox, body: object) -> None:
+    def test_answers_that_do_not_match_the_batch(self, api: ServedSandbox, body: object) -> None:
         page(api, 200, body)
         answer = api.send([category("9")])
         assert isinstance(answer, Failed)
@@ -266,8 +266,8 @@ def answered(text: bytes, documents: list[Document]) -> Answer:
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
-class TestSpelling:
-    """What an answer says counts, not how it is spelt; and what is quoted of it can be written."""
+class TestUnusualJson:
+    """Unusual JSON is read too, and everything that is quoted from it can be encoded."""
 
     @pytest.mark.parametrize(
         "text",
@@ -287,7 +287,7 @@ class TestSpelling:
             b' \r\n\t{"category" : [ {"success":true} ] } \n',
         ],
     )
-    def test_odd_ones_are_read(self, text: bytes) -> None:
+    def test_unusual_json_is_read(self, text: bytes) -> None:
         assert answered(text, [category("9")]) == Answered((Accepted(),))
 
     @pytest.mark.parametrize(
@@ -307,14 +307,14 @@ class TestSpelling:
         ("quoted", "said"),
         [(b"\\ud83d", "\ufffd"), (b"\\ud83d\\ude00", "\U0001f600"), (b"\\ude00\\ud83d!", "\ufffd\ufffd!")],
     )
-    def test_half_an_emoji_can_be_written(self, quoted: bytes, said: str) -> None:
+    def test_half_a_surrogate_pair_is_replaced(self, quoted: bytes, said: str) -> None:
         text = b'{"category": [{"success": false, "errors": {"%b": "%b is bad"}}]}' % (quoted, quoted)
         assert answered(text, [category("9")]) == Answered((Rejected(f"{said}: {said} is bad"),))
 
     TEXTS = st.text(st.characters(exclude_categories=()), max_size=30)
 
     @given(TEXTS, TEXTS, st.booleans())
-    def test_whatever_is_quoted_can_be_written(self, path: str, problem: str, is_ascii: bool) -> None:  # noqa: FBT001
+    def test_every_quoted_text_can_be_encoded(self, path: str, problem: str, is_ascii: bool) -> None:  # noqa: FBT001
         verdict = {"success": False, "errors": {path: problem}, "error_type": "validation"}
         text = json.dumps({"category": [verdict]}, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
         client = Client("http://127.0.0.1:1", timeout=1)
@@ -408,7 +408,7 @@ class TestFailures:
             {"error_type": {"validation": 1}},
         ],
     )
-    def test_only_the_apis_own_word_is_final(self, api: ServedSandbox, body: object) -> None:
+    def test_an_error_answer_that_is_not_from_the_api_is_transient(self, api: ServedSandbox, body: object) -> None:
         for status in (400, 401, 403, 404, 405, 407, 413, 422, 451, 499, 503):
             page(api, status, body)
             answer = api.send([category("9")])
@@ -436,7 +436,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("form", ["message", "errors"])
     @pytest.mark.parametrize("between", ["    ", "\u200b", "&#8203;"])
-    def test_no_part_of_a_token_is_left_where_a_quote_is_cut(
+    def test_a_shortened_quote_shows_no_part_of_a_token(
         self, serve: Callable[[Sandbox], ServedSandbox], form: str, between: str
     ) -> None:
         token = "begin0" * 10 + "end"
@@ -448,13 +448,15 @@ class TestFailures:
             assert isinstance(answer, Failed)
             assert "begin0begin0begin0" not in re.sub("[^a-z0-9]", "", answer.message)
 
-    def test_a_token_that_looks_like_a_list_costs_no_time(self, serve: Callable[[Sandbox], ServedSandbox]) -> None:
+    def test_a_token_with_many_commas_does_not_slow_down_the_redaction(
+        self, serve: Callable[[Sandbox], ServedSandbox]
+    ) -> None:
         api = serve(Sandbox())
         page(api, 503, {"errors": [","] * 10_000})
         assert isinstance(api.send(site=Site("77", "," * 50 + "x" * 8)), Failed)
 
     @pytest.mark.parametrize(("token", "said"), [("unknown", "unknown"), ("unknowns", "[secret]")])
-    def test_only_a_token_that_could_be_a_secret_is_hidden(
+    def test_a_token_too_short_to_be_a_secret_is_not_hidden(
         self, serve: Callable[[Sandbox], ServedSandbox], token: str, said: str
     ) -> None:
         api = serve(Sandbox())
@@ -483,11 +485,11 @@ class TestRefusedBatches:
         page(api, 413, "<html>too large</html>")
         assert api.send() == Refused("413: the request is too large for the API")
 
-    def test_too_large_a_single_event_may_be_a_proxys_word(self, api: ServedSandbox) -> None:
+    def test_a_413_for_a_single_event_is_transient(self, api: ServedSandbox) -> None:
         page(api, 413, "<html>too large</html>")
         assert api.send([category("9")]) == Failed("413", "the API answered 413")
 
-    def test_the_largest_batch_is_taken(self, api: ServedSandbox) -> None:
+    def test_a_batch_of_the_maximum_size_is_accepted(self, api: ServedSandbox) -> None:
         room = MAX_REQUEST_BYTES - len(batch([category("9", name="")]))
         assert api.send([category("9", name="x" * room)]) == Answered((Accepted(),))
         assert isinstance(api.send([category("9", name="x" * (room + 1))]), Refused)
@@ -516,11 +518,11 @@ def compressed(body: bytes) -> bytes:
 
 
 class TestBodies:
-    def test_a_compressed_one_is_read(self) -> None:
+    def test_a_compressed_body_is_read(self) -> None:
         with answering(compressed(b'{"category": [{"success": true}]}')) as url:
             assert sent_to(url, [category("9")]) == Answered((Accepted(),))
 
-    def test_a_huge_one_is_given_up(self) -> None:
+    def test_a_huge_body_is_unreadable(self) -> None:
         most = 1024 * 1024 + 4 * len(batch(DOCUMENTS))
         with answering(compressed(bytes(most + 1))) as url:
             expected = Failed("unreadable", f"the answer has more than {most} bytes")
@@ -545,12 +547,12 @@ class TestRedirects:
         ],
     )
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    def test_are_outages_whatever_they_point_to(self, location: bytes, said: str, status: int) -> None:
+    def test_are_failures_wherever_they_point(self, location: bytes, said: str, status: int) -> None:
         head = b"HTTP/1.1 %d Moved\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % (status, location)
         with answering(head) as url:
             assert sent_to(url, DOCUMENTS) == Failed(str(status), f"the API answered {status}{said}")
 
-    def test_their_bodies_have_a_bound(self) -> None:
+    def test_have_a_limited_body(self) -> None:
         head = b"HTTP/1.1 302 Moved\r\nLocation: /\r\n\r\n"
         with answering(head, drip=b"x" * 1_000_000) as url:
             answer = sent_to(url, DOCUMENTS)

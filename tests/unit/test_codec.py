@@ -1,4 +1,4 @@
-"""Records in their framings: what is written is read back, and what is no record is told apart from an outage."""
+"""Records in their framings: what is written is read back, and bad data is distinguished from an outage."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from schemas.own import own_schema
 from tests.registry import BASIC, RegistryServer
 
 ENDLESS = 30.0
-"""Seconds of processor time after which work is taken for what has no bound, also where it is measured."""
+"""Seconds of processor time after which work counts as endless, even under coverage."""
 
 TAXON: dict[str, Any] = {
     "message": "taxon:new",
@@ -142,13 +142,13 @@ LESS_READ = {
 
 
 def plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """Copy a schema without what fastavro notes in it when it has parsed it."""
+    """Copy a schema without the notes that fastavro adds when it parses it."""
     copied: dict[str, Any] = json.loads(json.dumps(schema))
     return {name: part for name, part in copied.items() if not name.startswith("__")}
 
 
 def more_order() -> dict[str, Any]:
-    """Make our schema of orders with a field more in the message and one more, one less, in the order."""
+    """Make our schema of orders with one more field in the message, and one more and one fewer in the order."""
     schema = plain(own_schema("order"))
     schema["fields"].insert(0, {"name": "hub_version", "type": "long"})
     (section,) = [field for field in schema["fields"][-1]["type"]["fields"] if field["name"] == "order"]
@@ -222,7 +222,7 @@ class TestSingleObject:
         assert Codec(more=tmp_path).decode(framed) == LESS_READ
 
     @pytest.mark.parametrize(("schema", "record", "read"), EVOLVED)
-    def test_other_writers_from_the_folder(
+    def test_schemas_of_other_writers_are_read_from_the_folder(
         self, tmp_path: Path, schema: dict[str, Any], record: dict[str, Any], read: dict[str, Any]
     ) -> None:
         (tmp_path / "writer.avsc").write_text(json.dumps(schema))
@@ -263,7 +263,7 @@ class TestSingleObject:
             ('{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}', ".*Nope"),
         ],
     )
-    def test_file_that_is_no_schema_is_named(self, tmp_path: Path, text: str, why: str) -> None:
+    def test_a_file_without_a_valid_schema_is_named(self, tmp_path: Path, text: str, why: str) -> None:
         (tmp_path / "broken.avsc").write_text(text)
         with pytest.raises(ValueError, match=rf"broken\.avsc is not a schema that can be used: {why}"):
             Codec(more=tmp_path)
@@ -277,7 +277,7 @@ class TestSingleObject:
 
 
 class TestMessagesAndResults:
-    def test_a_result_from_before_groups_is_read_and_todays_by_readers_of_then(self) -> None:
+    def test_results_with_and_without_a_group_can_be_read_by_either_schema(self) -> None:
         earlier = own_schema("result-1")
         before = {name: value for name, value in RESULT.items() if name != "group"}
         assert CODEC.decode_result(single_object(earlier, before)) == {**before, "group": None}
@@ -298,7 +298,7 @@ class TestMessagesAndResults:
 
 
 class TestDamage:
-    def test_any_cut_of_another_writers_record_is_undecodable(self, tmp_path: Path) -> None:
+    def test_a_truncated_record_of_another_writer_is_undecodable(self, tmp_path: Path) -> None:
         (tmp_path / "writer.avsc").write_text(json.dumps(MORE))
         codec = Codec(more=tmp_path)
         whole = single_object(MORE, MORE_RECORD)
@@ -307,7 +307,7 @@ class TestDamage:
                 codec.decode(whole[:length])
 
     @pytest.mark.parametrize(("name", "record"), RECORDS)
-    def test_any_cut_is_undecodable_and_has_its_reason(self, name: str, record: dict[str, Any]) -> None:
+    def test_a_truncated_record_is_undecodable_with_a_reason(self, name: str, record: dict[str, Any]) -> None:
         whole = CODEC.encode(name, record)
         for length in range(len(whole)):
             with pytest.raises(Undecodable) as caught:
@@ -325,7 +325,7 @@ class TestDamage:
             CODEC.decode(damaged)
 
     @pytest.mark.parametrize(("name", "record"), RECORDS)
-    def test_bytes_left_over(self, name: str, record: dict[str, Any]) -> None:
+    def test_extra_bytes_are_undecodable(self, name: str, record: dict[str, Any]) -> None:
         with pytest.raises(Undecodable, match="3 are left over"):
             CODEC.decode(CODEC.encode(name, record) + b"\x00\x01\x02")
 
@@ -378,14 +378,14 @@ class TestConfluent:
         assert registry_server.authorizations == [BASIC] * 3
 
     @pytest.mark.parametrize("name", ["cart", "order", "taxon", "result"])
-    def test_registered_schema_stands_alone(self, registry_server: RegistryServer, name: str) -> None:
+    def test_a_registered_schema_is_self_contained(self, registry_server: RegistryServer, name: str) -> None:
         Codec(registry_server.registry()).encode(name, dict(RECORDS)[name])
         (text,) = registry_server.schemas
         canonical = to_parsing_canonical_form(parse_schema(plain(json.loads(text))))
         assert canonical == to_parsing_canonical_form(own_schema(name))
 
     @pytest.mark.parametrize(("schema", "record", "read"), EVOLVED)
-    def test_other_writers(
+    def test_schemas_of_other_writers_are_fetched(
         self, registry_server: RegistryServer, schema: dict[str, Any], record: dict[str, Any], read: dict[str, Any]
     ) -> None:
         schema_id = registry_server.keep(json.dumps(schema))
@@ -432,7 +432,7 @@ class TestConfluent:
             Codec(registry_server.registry()).decode(confluent(registry_server.keep(text), b""))
 
     @pytest.mark.parametrize("page", [(500, b"{}"), (503, b""), (401, b"{}"), (200, b"<html>"), (302, b"")])
-    def test_registry_that_answers_otherwise_is_an_outage(
+    def test_an_unexpected_answer_of_the_registry_is_an_outage(
         self, registry_server: RegistryServer, page: tuple[int, bytes]
     ) -> None:
         codec = Codec(registry_server.registry())
@@ -451,7 +451,7 @@ class TestConfluent:
         with pytest.raises(RegistryUnavailable, match=r"no whole answer within 0\.1 seconds"):
             Codec(registry_server.registry(timeout=0.1)).decode(confluent(1, b""))
 
-    def test_outage_is_not_felt_by_schemas_already_seen(self) -> None:
+    def test_known_schemas_work_during_an_outage(self) -> None:
         with RegistryServer() as registry_server:
             thread = threading.Thread(target=registry_server.serve_forever, kwargs={"poll_interval": 0.01})
             thread.start()
@@ -483,7 +483,9 @@ class TestOddRegistries:
             (200, b'{"schema": {}}', "'s answer is not one of a schema registry"),
         ],
     )
-    def test_an_outage(self, registry_server: RegistryServer, status: int, body: bytes, said: str) -> None:
+    def test_unexpected_answers_are_an_outage(
+        self, registry_server: RegistryServer, status: int, body: bytes, said: str
+    ) -> None:
         registry_server.page = (status, body)
         with pytest.raises(RegistryUnavailable) as caught:
             Codec(registry_server.registry()).decode(confluent(7, b""))
@@ -499,13 +501,15 @@ class TestOddRegistries:
             (json.dumps({**LESS, "fields": [{"name": "b", "type": "Elsewhere"}]}), {}, " can't be used: "),
         ],
     )
-    def test_bad_data(self, registry_server: RegistryServer, schema: str, more: dict[str, str], said: str) -> None:
+    def test_an_unusable_schema_is_bad_data(
+        self, registry_server: RegistryServer, schema: str, more: dict[str, str], said: str
+    ) -> None:
         registry_server.page = (200, json.dumps({"schema": schema, **more}).encode())
         with pytest.raises(UnknownSchema) as caught:
             Codec(registry_server.registry()).decode(confluent(7, b""))
         assert str(caught.value).startswith(f"the schema with the id 7{said}")
 
-    def test_an_unknown_id(self, registry_server: RegistryServer) -> None:
+    def test_an_unknown_id_is_bad_data(self, registry_server: RegistryServer) -> None:
         registry_server.page = (404, b'{"error_code": 40403, "message": "Schema 7 not found"}')
         with pytest.raises(UnknownSchema, match=r"^the schema registry knows no schema with the id 7$"):
             Codec(registry_server.registry()).decode(confluent(7, b""))

@@ -1,4 +1,4 @@
-"""The images and the compose file, as far as they can be judged without Docker."""
+"""The images and the compose file, as far as they can be checked without Docker."""
 
 import re
 import tomllib
@@ -26,7 +26,7 @@ def environment(service: str) -> dict[str, str]:
 
 
 def has_health_check(service: str) -> bool:
-    """Return whether Docker can ask how it is: as the compose file says, or as the image `consumer` alone says."""
+    """Return whether a service has a health check: in the compose file, or in the image `consumer`."""
     here = SERVICES[service].get("healthcheck", {})
     return "test" in here or SERVICES[service].get("build", {}).get("target") == "consumer"
 
@@ -75,7 +75,7 @@ def test_services_only_wait_for_services_with_a_health_check() -> None:
 
 
 @pytest.mark.parametrize("service", ["consumer", "shop"])
-def test_our_settings_are_settings_and_name_services(service: str) -> None:
+def test_the_settings_are_valid_and_name_services(service: str) -> None:
     given = environment(service)
     loaded = settings.load(None, given)
     assert f"INTERNAL://{loaded.kafka['bootstrap.servers']}" in environment("kafka")["KAFKA_ADVERTISED_LISTENERS"]
@@ -85,14 +85,14 @@ def test_our_settings_are_settings_and_name_services(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_our_commands_are_commands(service: str) -> None:
+def test_the_commands_of_the_services_are_valid(service: str) -> None:
     name, *arguments = SERVICES[service].get("command", ["run"])
     command = cli.get_command(click.Context(cli), name)
     assert command
     command.make_context(name, arguments)  # raises where an argument is wrong
 
 
-def test_a_site_and_token_of_the_sandbox_are_the_members() -> None:
+def test_the_sandbox_and_the_member_have_the_same_site_and_token() -> None:
     command = SERVICES["sandbox"]["command"]
     given = dict(pairwise(command))
     member = environment("consumer")
@@ -128,7 +128,7 @@ def test_prometheus_finds_the_members_and_grafana_finds_prometheus() -> None:
     assert [(ROOT / "ops/prometheus" / Path(name).name).is_file() for name in rules] == [True]
 
 
-def test_the_production_lock_is_the_part_of_the_whole_that_the_service_needs() -> None:
+def test_the_production_lock_has_only_what_the_service_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     run, whole = pins("requirements.run.lock"), pins("requirements.lock")
     assert run.items() <= whole.items()

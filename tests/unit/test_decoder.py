@@ -1,4 +1,4 @@
-"""The decoder made from a schema gives what fastavro gives, or declines; whatever the bytes are."""
+"""A decoder made from a schema gives what fastavro gives, or declines, for any bytes."""
 
 import copy
 import os
@@ -38,7 +38,7 @@ def ours(name: str) -> Any:
 
 
 def by_fastavro(writer: Any, reader: Any, body: bytes) -> dict[str, Any] | None:
-    """Give what fastavro reads, None where it refuses, or leaves bytes over."""
+    """Give what fastavro reads, or None if it refuses or does not use all bytes."""
     buffer = BytesIO(body)
     try:
         record = schemaless_reader(buffer, writer, reader)
@@ -99,7 +99,7 @@ def text(draw: random.Random) -> str:
 
 
 def first_types(schema: Any) -> dict[str, Any]:
-    """Collect named types, as each may be used before the draw has come to its definition."""
+    """Collect the named types: each may be used before its definition is drawn."""
     found: dict[str, Any] = {}
     left = [schema]
     while left:
@@ -127,7 +127,7 @@ def damaged(body: bytes, draw: random.Random) -> bytes:
         case 3:
             return body[:at] + body[at + draw.randrange(1, 9) :]
         case 4 if at < len(body) and body[at] < 128:
-            return body[:at] + bytes([body[at] | 128, 0]) + body[at + 1 :]  # the same number, longer than need be
+            return body[:at] + bytes([body[at] | 128, 0]) + body[at + 1 :]  # the same number, with an extra byte
         case _:
             changed = bytearray(body)
             for _ in range(draw.choice((1, 1, 1, 2, 5))):
@@ -136,7 +136,7 @@ def damaged(body: bytes, draw: random.Random) -> bytes:
 
 
 def agree(decoder: Decoder, writer: Any, reader: Any, body: bytes) -> bool:
-    """Hold the decoder against fastavro. Returns whether it gave a record."""
+    """Compare the decoder with fastavro. Returns whether it gave a record."""
     record = decoder.decode(body)
     if record is not None:
         assert repr(record) == repr(by_fastavro(writer, reader, body)) or record == by_fastavro(
@@ -145,8 +145,8 @@ def agree(decoder: Decoder, writer: Any, reader: Any, body: bytes) -> bool:
     return record is not None
 
 
-class TestItGivesWhatFastavroGives:
-    def test_what_the_codec_reads_records_of_ours_by(self) -> None:
+class TestGivesTheSameAsFastavro:
+    def test_the_codec_has_a_decoder_for_each_of_our_schemas(self) -> None:
         known = Codec()._by_fingerprint.values()
         decoders = {each.kind: each.decoder for each in known if isinstance(each, _Writer) and each.reader is None}
         assert decoders.keys() == set(OWN_SCHEMAS)
@@ -171,7 +171,7 @@ class TestItGivesWhatFastavroGives:
             assert agree(writer.decoder, writer.schema, writer.reader, each.value[10:])
 
     @pytest.mark.parametrize(("schema", "record", "read"), EVOLVED)
-    def test_fields_more_and_less(self, schema: Schema, record: Any, read: Any) -> None:
+    def test_writers_may_have_more_or_fewer_fields(self, schema: Schema, record: Any, read: Any) -> None:
         (decoder,) = (each for _, writer, _, each in DECODERS if writer == parsed(schema))
         assert decoder.decode(written(parsed(schema), record)) == read
 
@@ -195,12 +195,12 @@ class TestItGivesWhatFastavroGives:
         agree(decoder, writer, reader, whole[:start] + data.draw(st.binary(max_size=30)) + whole[start + 1 :])
 
 
-class TestVariantsAreKept:
-    """The same bytes are the same variant, wherever they come again, and no others are."""
+class TestKeptVariants:
+    """Equal bytes give the same variant object, and different bytes do not."""
 
     @given(st.data())
     @settings(deadline=None)
-    def test_what_is_known_changes_nothing(self, data: st.DataObject) -> None:
+    def test_kept_variants_do_not_change_what_is_decoded(self, data: st.DataObject) -> None:
         _, writer, reader, _ = data.draw(st.sampled_from([each for each in DECODERS if "order" in each[0]]))
         draw = random.Random(data.draw(st.integers(0, 99)))  # noqa: S311 - drawn, not secret
         types, decoder = first_types(writer), Decoder([writer], reader)
@@ -211,7 +211,7 @@ class TestVariantsAreKept:
         for end in draw.sample(range(len(whole)), k=min(40, len(whole))):
             agree(decoder, writer, reader, whole[:end])
 
-    def test_a_variant_that_comes_again_is_the_same_one(self) -> None:
+    def test_a_repeated_variant_is_the_same_object(self) -> None:
         codec = Codec()
         seen: dict[str, Any] = {}
         again = 0
@@ -223,7 +223,7 @@ class TestVariantsAreKept:
                     seen[repr(variant)] = variant
         assert again > 5 * len(seen) > 0
 
-    def test_what_is_kept_is_bounded(self) -> None:
+    def test_the_size_of_kept_variants_is_bounded(self) -> None:
         kept = KeptVariants()
 
         def read(d: bytes, _s: str, p: int) -> tuple[dict[str, Any], int]:
@@ -231,7 +231,7 @@ class TestVariantsAreKept:
 
         for size in (10, 63, 1025, 500_000):
             record, _ = kept.read(read, bytes(size), "", 0)
-            assert type(record) is dict  # what is short, or large, is not kept
+            assert type(record) is dict  # short and large variants are not kept
         for number in range(20_000):
             kept.read(read, b"%064d" % number * 8, "", 0)
             if number % 100 == 0:
@@ -239,14 +239,14 @@ class TestVariantsAreKept:
         record, _ = kept.read(read, b"%064d" % 19_999 * 8, "", 0)
         assert isinstance(record, Kept)
 
-    def test_one_that_ends_beyond_the_bytes_is_not_kept(self) -> None:
+    def test_a_variant_that_ends_beyond_the_bytes_is_not_kept(self) -> None:
         kept = KeptVariants()
         record, end = kept.read(lambda _d, _s, _p: ({}, 100), bytes(80), "", 0)
         assert (type(record), end) == (dict, 100)
 
 
 def with_variants(record: Any, draw: random.Random, types: dict[str, Any]) -> Any:
-    """Give each list of line items one variant again and again, and others that begin like it."""
+    """Give each list of line items one variant repeatedly, and others that begin like it."""
     variant = drawn(types["jirafe.hub.Variant"], draw, types)
     variant["product_id"], variant["name"] = "p" * 40, "n" * 40
     for section in ("order", "original", "previous"):
@@ -303,22 +303,22 @@ class TestAnySchema:
             {"type": "record", "name": "N", "fields": []},
         ],
     )
-    def test_what_ours_do_not_have_is_declined(self, kind: Any) -> None:
+    def test_types_that_our_schemas_lack_are_declined(self, kind: Any) -> None:
         assert Decoder([one({"type": "array", "items": kind})], None).decode(b"\x00") is None
 
     @pytest.mark.parametrize("symbols", [["A"], ["B", "A"], ["A", "B", "C"], ["A", "B"]])
-    def test_symbols_that_the_reader_lacks_or_has_elsewhere(self, symbols: list[str]) -> None:
+    def test_enums_are_read_only_if_both_sides_have_the_same_symbols(self, symbols: list[str]) -> None:
         writer, reader = (one({"type": "enum", "name": "E", "symbols": each}) for each in (["A", "B"], symbols))
         decoder = Decoder([writer], reader)
         read = [agree(decoder, writer, reader, body) for body in (b"\x00", b"\x02", b"\x04")]
         assert read == [symbols == ["A", "B"]] * 2 + [False]
 
-    def test_names_are_no_source(self) -> None:
+    def test_names_are_never_run_as_code(self) -> None:
         name = 'a\': exit(1), """{x}\n\\'
         writer = {"type": "record", "name": "R'\"", "fields": [{"name": name, "type": "string"}]}
         assert Decoder([writer], None).decode(b"\x02a") == {name: "a"}
 
-    def test_types_that_are_many_or_deep_are_declined_soon(self) -> None:
+    def test_too_many_or_too_deep_types_are_declined_quickly(self) -> None:
         deep: Any = "string"
         for _ in range(30):
             deep = {"type": "array", "items": deep}
@@ -341,9 +341,9 @@ NUMBERS = {
 }
 
 
-class TestNumbersThatAreLongerThanNeedBe:
+class TestNumbersWithExtraBytes:
     @pytest.mark.parametrize(("label", "writer", "reader", "decoder"), DECODERS)
-    def test_wherever_they_are(self, label: str, writer: Any, reader: Any, decoder: Decoder) -> None:
+    def test_at_any_position(self, label: str, writer: Any, reader: Any, decoder: Decoder) -> None:
         draw, types = random.Random(label), first_types(writer)  # noqa: S311 - drawn, not secret
         for _ in range(scaled(10)):
             body = written(writer, drawn(writer, draw, types))
@@ -351,22 +351,22 @@ class TestNumbersThatAreLongerThanNeedBe:
                 for longer in (bytes([byte | 128, 0]), bytes([byte | 128, 128, 0])):
                     agree(decoder, writer, reader, body[:at] + longer + body[at + 1 :])
 
-    def test_a_count_of_none_ends_a_list_however_long_it_is(self) -> None:
+    def test_a_zero_count_with_extra_bytes_ends_a_list(self) -> None:
         for kind in ({"type": "array", "items": "string"}, {"type": "map", "values": "string"}):
             writer = one(kind)
             for body in (b"\x80\x00", b"\x80\x00\x02\x00\x00\x00", b"\x02\x00\x00\x80\x00"):
                 agree(Decoder([writer], None), writer, None, body)
 
 
-class TestBytesAreBounded:
+class TestWorkIsBounded:
     @pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
     @pytest.mark.parametrize("kind", ["long", "string", {"type": "array", "items": "string"}])
-    def test_numbers_that_are_none(self, kind: Any, number: bytes) -> None:
+    def test_invalid_numbers_are_declined(self, kind: Any, number: bytes) -> None:
         assert soon(partial(Decoder([one(kind)], None).decode, number + bytes(50))) is None
 
     @pytest.mark.parametrize("item", ["string", "double", "float", "long", "boolean", ["null", "string"]])
     @pytest.mark.parametrize("wanted", ["a", "z"])
-    def test_counts_end_with_the_bytes(self, item: Any, wanted: str) -> None:
+    def test_a_count_beyond_the_bytes_is_declined(self, item: Any, wanted: str) -> None:
         huge = written("long", 2**63 - 1)
         for kind in ({"type": "array", "items": item}, {"type": "map", "values": item}):
             writer = one(kind)
@@ -377,7 +377,7 @@ class TestBytesAreBounded:
             assert soon(partial(decoder.decode, huge + b"\x01" * 60_000)) is None
 
     @pytest.mark.parametrize("length", [-1, -5, -(2**63), 2**31, 2**63 - 1])
-    def test_lengths_are_of_bytes_that_are_there(self, length: int) -> None:
+    def test_an_invalid_length_is_declined(self, length: int) -> None:
         decoder = Decoder([one({"type": "array", "items": "string"})], None)
         assert soon(partial(decoder.decode, b"\x02" + written("long", length) + bytes(9))) is None
         assert soon(partial(decoder.decode, b"\x04" + b"\x00" + written("long", length))) is None

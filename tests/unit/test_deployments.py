@@ -1,4 +1,4 @@
-"""The Kubernetes manifests and the systemd unit, as far as they can be judged without a cluster or an init."""
+"""The Kubernetes manifests and the systemd unit, as far as they can be checked without a cluster or systemd."""
 
 import re
 import shutil
@@ -64,7 +64,7 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
         kubernetes_validate.validate(wrong, RELEASES[-1], strict=True)
 
 
-def test_every_manifest_is_applied_and_every_file_that_is_applied_is_there() -> None:
+def test_the_kustomizations_name_exactly_the_files_of_their_folders() -> None:
     for folder in (BASE, KEDA):
         kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
         named = {name for name in kustomization["resources"] if name.endswith(".yaml")}
@@ -72,7 +72,7 @@ def test_every_manifest_is_applied_and_every_file_that_is_applied_is_there() -> 
         assert named | {"kustomization.yaml"} == {path.name for path in folder.iterdir()}
 
 
-def test_all_select_the_pods() -> None:
+def test_all_objects_select_the_pods() -> None:
     assert STATEFUL_SET["selector"]["matchLabels"] == LABELS
     assert OBJECTS["Service"]["spec"]["selector"] == LABELS
     assert OBJECTS["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == LABELS
@@ -80,7 +80,7 @@ def test_all_select_the_pods() -> None:
     assert STATEFUL_SET["serviceName"] == OBJECTS["Service"]["metadata"]["name"]
 
 
-def test_the_settings_are_settings_and_each_pod_is_a_static_member(loaded: settings.Settings) -> None:
+def test_the_settings_are_valid_and_each_pod_is_a_static_member(loaded: settings.Settings) -> None:
     assert loaded.access_token == loaded.kafka["sasl.password"] == "hush"
     (name,) = CONTAINER["env"]
     assert name == {
@@ -92,7 +92,7 @@ def test_the_settings_are_settings_and_each_pod_is_a_static_member(loaded: setti
     assert CONTAINER["envFrom"] == [{"configMapRef": {"name": generated["name"]}}]
 
 
-def test_no_secret_is_among_the_settings_and_all_are_mounted_so_that_they_are_renewed() -> None:
+def test_secrets_are_mounted_as_files_that_can_be_renewed() -> None:
     assert not {name for name in GIVEN if re.search(r"(TOKEN|PASSWORD|SECRET)$", name)}
     (mount,) = CONTAINER["volumeMounts"]
     assert (mount["mountPath"] + "/", mount["readOnly"], "subPath" in mount) == (SECRETS, True, False)
@@ -101,11 +101,11 @@ def test_no_secret_is_among_the_settings_and_all_are_mounted_so_that_they_are_re
     assert not volume["secret"]["defaultMode"] & 0o007, "others can't read it"
 
 
-def test_probes_ask_what_a_member_serves(loaded: settings.Settings) -> None:
+def test_probes_request_pages_that_a_member_serves(loaded: settings.Settings) -> None:
     (port,) = CONTAINER["ports"]
     assert loaded.stream.http_address == f"0.0.0.0:{port['containerPort']}"
     asked = {name: CONTAINER[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness")}
-    # Alive is not ready: an outage of Kafka, of which no restart cures a member, makes it unready alone.
+    # A restart does not help in an outage of Kafka, so it makes a member not ready, but leaves it healthy.
     assert asked == {
         "liveness": {"path": "/healthz", "port": port["name"]},
         "readiness": {"path": "/readyz", "port": port["name"]},
@@ -161,8 +161,8 @@ def test_the_network_policy_allows_all_configured_connections(loaded: settings.S
     assert loaded.api.url.startswith("https://")
 
 
-def test_keda_asks_the_same_kafka_for_the_same_group(loaded: settings.Settings) -> None:
-    """KEDA's own schemas are not to be had: its fields are held here, as its documentation of 2.17 has them."""
+def test_keda_uses_the_kafka_and_the_group_of_the_members(loaded: settings.Settings) -> None:
+    """KEDA's own schemas are not available here, so this compares with the fields in its documentation (2.17)."""
     scaled, authentication = SCALING["ScaledObject"]["spec"], SCALING["TriggerAuthentication"]
     assert {each["apiVersion"] for each in SCALING.values()} == {"keda.sh/v1alpha1"}
     assert scaled.keys() <= {
@@ -218,7 +218,7 @@ def test_the_unit_runs_our_command() -> None:
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit as systemd would have it, with a program that is there."""
+    """The unit as systemd would read it, with a program that exists."""
     if not shutil.which("systemd-analyze"):
         pytest.skip("there is no systemd-analyze")
     file = tmp_path / "jirafe-consumer@8000.service"
@@ -231,19 +231,19 @@ def analyzed(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
-def test_systemd_finds_no_fault_with_the_unit(unit: Path) -> None:
+def test_systemd_accepts_the_unit(unit: Path) -> None:
     done = analyzed("verify", "--man=no", str(unit))
     assert (done.returncode, done.stderr) == (0, "")
     unit.write_text(unit.read_text().replace("RestartSec=", "RestartSecs="))
     assert "Unknown key" in analyzed("verify", "--man=no", str(unit)).stderr
 
 
-def test_the_unit_exposes_little(unit: Path) -> None:
-    """2.0 of 10, of which the network that it lives by makes the most."""
+def test_the_exposure_of_the_unit_is_low(unit: Path) -> None:
+    """At most 2.0 of 10. Most of it is the network, which a member needs."""
     done = analyzed("security", "--offline=true", "--threshold=20", "--no-pager", str(unit))
     assert done.returncode == 0, done.stdout
 
 
-def test_every_command_of_ours_that_is_named_is_a_command() -> None:
+def test_the_command_of_the_container_exists() -> None:
     names = CONTAINER["args"]
     assert [cli.get_command(click.Context(cli), name) is not None for name in names] == [True]

@@ -66,7 +66,7 @@ def by_fastavro(result: dict[str, Any]) -> bytes | None:
 
 @given(RESULTS)
 @example({**RESULT, "notifications": [NOTIFICATION] * 70})
-def test_it_writes_what_fastavro_writes(result: dict[str, Any]) -> None:
+def test_the_encoder_writes_the_same_as_fastavro(result: dict[str, Any]) -> None:
     try:
         written = encoded_result(result)
     except NotOrdinary:
@@ -97,7 +97,7 @@ def test_unusual_results_are_left_to_fastavro(change: dict[str, Any]) -> None:
         encoded_result({**RESULT, **change})
 
 
-def test_the_codec_writes_both() -> None:
+def test_the_codec_writes_ordinary_and_unusual_results() -> None:
     codec = Codec()
     moment = datetime(2014, 1, 1, tzinfo=UTC)
     unusual = codec.encode("result", {**RESULT, "timestamp": moment})
@@ -106,5 +106,5 @@ def test_the_codec_writes_both() -> None:
         codec.encode("result", {**RESULT, "partition": "none"})
 
 
-def test_it_has_each_field_of_the_schema() -> None:
+def test_the_tested_result_has_each_field_of_the_schema() -> None:
     assert [field["name"] for field in SCHEMA["fields"]] == list(RESULT)

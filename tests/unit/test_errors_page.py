@@ -1,4 +1,4 @@
-"""docs/errors.md against the code: every fault and every trouble that the code can make is explained there."""
+"""docs/errors.md against the code: it explains every fault and every trouble that the code can make."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ from jirafe import client
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / ERRORS_PAGE).read_text()
 MADE_BY = {"Fault": 0, "Trouble": 1, "Failed": 0, "Unanswered": 0, "met": 0}
-"""What makes a fault or trouble, and which of its arguments is the name."""
+"""The calls that make a fault or trouble, and the position of its name in their arguments."""
 
 
 def table(title: str) -> set[str]:
@@ -34,7 +34,7 @@ def called(node: ast.Call) -> str:
 
 
 def names() -> Iterator[tuple[str, str]]:
-    """Give the names that stand in the code, each with what is made by it."""
+    """Give the names in the code, each with the call that makes it."""
     for package in ("consumer", "jirafe", "schemas", "transport"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -78,7 +78,7 @@ def test_every_place_that_shows_an_error_names_the_page(path: str) -> None:
     assert set(re.findall(r"docs/[a-z/-]+\.md", text)) == {ERRORS_PAGE, "docs/operations.md"}
 
 
-def test_each_situation_that_an_alert_or_the_status_page_names_is_there() -> None:
+def test_each_situation_that_an_alert_or_the_status_page_names_is_documented() -> None:
     operations = (ROOT / "docs/operations.md").read_text()
     there = {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", operations, re.MULTILINE)}
     of_alerts = set(re.findall(r"docs/operations\.md#([a-z-]+)", (ROOT / "ops/prometheus/alerts.yml").read_text()))

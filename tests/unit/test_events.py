@@ -1,4 +1,4 @@
-"""Event bodies, field by field of the mapping; and what holds for the events of any message."""
+"""Event bodies, field by field of the mapping, and properties of the events of any message."""
 
 import copy
 from collections.abc import Mapping
@@ -102,7 +102,7 @@ EITHER_ITEM: dict[str, Any] = {
 
 
 class TestBodies:
-    """Whole bodies of small messages: no field more, none less."""
+    """Whole bodies of small messages: exactly these fields."""
 
     @pytest.mark.parametrize("kind", ["cart", "order"])
     def test_cart(self, kind: str) -> None:
@@ -158,13 +158,13 @@ def category(taxon: Mapping[str, Any] | None) -> Body:
 
 
 class TestNumberAndCurrency:
-    def test_number_is_the_normalised_one_first(self) -> None:
+    def test_the_normalised_number_has_priority(self) -> None:
         body = accepted({"number": "O"}, number="N")
         assert (body["order_number"], body["cart_id"]) == ("N", "N")
         assert accepted({"number": "O"})["order_number"] == "O"
         assert cart({"number": "O"}, number="N")["id"] == "N"
 
-    def test_currency_is_the_normalised_one_first(self) -> None:
+    def test_the_normalised_currency_has_priority(self) -> None:
         assert cart({"currency": "USD"}, currency="GBP")["currency"] == "GBP"
         assert accepted({"currency": "USD"}, currency="GBP")["currency"] == "GBP"
         assert accepted({"currency": "USD"})["currency"] == "USD"
@@ -201,7 +201,7 @@ class TestDates:
             (" " * 44 + "2014-03-01T10:00:00Z", "2014-03-01T10:00:00.000Z"),
         ],
     )
-    def test_forms(self, text: str, written: str) -> None:
+    def test_known_forms_are_read(self, text: str, written: str) -> None:
         assert date("created_at", text) == written
 
     @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ class TestDates:
             "9999-12-31T23:59:59-01:00",
         ],
     )
-    def test_unreadable_ones_are_quoted(self, text: str) -> None:
+    def test_unreadable_dates_are_quoted(self, text: str) -> None:
         with pytest.raises(Unmappable) as caught:
             date("placed_on", text)
         assert str(caught.value) == f"placed_on: '{text}' is not a date"
@@ -249,11 +249,11 @@ class TestDates:
         assert len(written) == len("2014-03-01T10:00:00.000Z")
         assert date("placed_on", written) == written
 
-    def test_carts_go_by_the_shop(self) -> None:
+    def test_carts_prefer_the_dates_of_the_shop(self) -> None:
         body = cart({"created_at": T1, "updated_at": T2}, created_at=T3, updated_at=T4, placed_on=T4)
         assert (body["create_date"], body["change_date"]) == (T1, T2)
 
-    def test_orders_go_by_the_hub(self) -> None:
+    def test_orders_prefer_the_dates_of_the_hub(self) -> None:
         original = {"created_at": T1, "updated_at": T1, "completed_at": T2}
         body = accepted(original, placed_on=T3, updated_at=T4)
         assert (body["order_date"], body["create_date"], body["change_date"]) == (T3, T3, T4)
@@ -263,7 +263,7 @@ class TestDates:
         assert placed["order_date"] == T3
 
     @pytest.mark.parametrize("make", [events.cart, events.order_accepted])
-    def test_any_date_stands_in(self, make: Any) -> None:
+    def test_a_single_date_of_any_field_is_used_for_both(self, make: Any) -> None:
         only: dict[str, Any] = {**ORIGINAL, "created_at": None, "updated_at": None}
         for field in ("created_at", "completed_at", "placed_on", "updated_at"):
             body = make(payload(None, {**only, field: T3}), {})
@@ -280,7 +280,7 @@ class TestDates:
             product(variant(product={"updated_at": "soon"}))
 
     @pytest.mark.parametrize("text", ["1386100481200", "1533110850136", "20140101", "2014-1-1", "01/31/2013"])
-    def test_numbers_are_no_dates(self, text: str) -> None:
+    def test_numbers_and_incomplete_dates_are_refused(self, text: str) -> None:
         with pytest.raises(Unmappable, match=f"^placed_on: '{text}' is not a date$"):
             accepted(placed_on=text)
 
@@ -312,7 +312,7 @@ class TestTotals:
     def totals(body: Body) -> list[float]:
         return [body[name] for name in TestTotals.NAMES]
 
-    def test_orders_go_by_the_hub_and_carts_by_the_shop(self) -> None:
+    def test_orders_prefer_the_hub_and_carts_the_shop(self) -> None:
         assert self.totals(accepted(SHOP_TOTALS, **HUB_TOTALS)) == [1, 2, 3, 4]
         assert self.totals(cart(SHOP_TOTALS, **HUB_TOTALS)) == [5, 6, 7, 8]
 
@@ -323,7 +323,7 @@ class TestTotals:
     def test_zero_is_a_value(self) -> None:
         assert accepted({"total": "6"}, totals={"order": 0})["total"] == 0
 
-    def test_absent_ones_are_zero(self) -> None:
+    def test_missing_totals_are_zero(self) -> None:
         assert self.totals(accepted()) == self.totals(cart()) == [0, 0, 0, 0]
 
     def test_the_amount_paid_is_not_a_payment_cost(self) -> None:
@@ -331,7 +331,7 @@ class TestTotals:
         assert accepted({"payment_fee": "2.5"}, **HUB_TOTALS)["total_payment_cost"] == 2.5
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-    def test_what_json_cannot_carry_is_named(self, value: float) -> None:
+    def test_a_number_that_json_cannot_represent_is_named(self, value: float) -> None:
         message = payload()
         message["original"]["total"] = value
         with pytest.raises(Unmappable, match=r"^total: (nan|-?inf) is not a number that JSON can carry$"):
@@ -363,7 +363,7 @@ class TestDiscounts:
 
 
 class TestItems:
-    def test_are_the_shops_first(self) -> None:
+    def test_come_from_the_shop_first(self) -> None:
         hub_items = [{"sku": "HUB", "quantity": 1, "price": 1}]
         assert [i["product"]["code"] for i in accepted(line_items=hub_items)["items"]] == ["MUG-1"]
         assert [i["product"]["code"] for i in cart(line_items=hub_items)["items"]] == ["MUG-1"]
@@ -380,7 +380,7 @@ class TestItems:
         assert [(item["id"], item[numbered]) for item in items] == [("c", "1"), ("a", "2"), ("b", "3")]
         assert not any(absent in item for item in items)
 
-    def test_none_at_all(self) -> None:
+    def test_may_be_empty(self) -> None:
         assert cart({"line_items": []})["items"] == []
 
     @pytest.mark.parametrize("given_field", ["id", "variant_id", "product_id", "sku"])
@@ -392,7 +392,7 @@ class TestItems:
         assert cart({"line_items": [{**ITEM, "price": None, **variant(price="3.5")}]})["items"][0]["price"] == 3.5
         assert cart({"line_items": [{**ITEM, "price": 0, **variant(price="3.5")}]})["items"][0]["price"] == 0
 
-    def test_dates_are_the_items_else_the_orders(self) -> None:
+    def test_dates_come_from_the_item(self) -> None:
         item = cart({"line_items": [{**ITEM, "created_at": T3, "updated_at": T4}]})["items"][0]
         assert (item["create_date"], item["change_date"]) == (T3, T4)
         assert (item["product"]["create_date"], item["product"]["change_date"]) == (T3, T4)
@@ -433,18 +433,18 @@ class TestProducts:
         made = product({"product_id": "x", "name": "x", "sku": "x"})
         assert (made["id"], made["code"], made["name"]) == ("5", "MUG-1", "Mug")
 
-    def test_the_products_id_is_a_code_where_there_is_no_sku(self) -> None:
+    def test_the_product_id_is_the_code_if_there_is_no_sku(self) -> None:
         made = product(variant(sku=None, product_id=3))
         assert (made["id"], made["code"]) == ("3", "3")
 
-    def test_else_from_the_line_item(self) -> None:
+    def test_comes_from_the_line_item_if_there_is_no_variant(self) -> None:
         made = product({"variant": None, "product_id": "p", "name": "n", "sku": "s"})
         assert (made["id"], made["code"], made["name"]) == ("p", "s", "n")
         later_hub = product({"variant": None, "variant_id": None, "product_id": "MUG"})
         assert (later_hub["id"], later_hub["code"]) == ("MUG", "MUG")
         assert "name" not in later_hub
 
-    def test_dates_are_the_products_first(self) -> None:
+    def test_dates_come_from_the_product_first(self) -> None:
         made = product(
             {"created_at": T1, "updated_at": T2, **variant(product={"created_at": T3, "updated_at": T4})}
         )
@@ -501,17 +501,17 @@ class TestCustomers:
         assert placed == events.order_accepted(sections, {})["customer"]
         return placed
 
-    def test_id_is_the_users_else_the_email_else_anonymous(self) -> None:
+    def test_id_is_the_user_id_then_the_email_then_anonymous(self) -> None:
         assert self.customer({"user_id": 12, "email": "o@example.com"})["id"] == "12"
         assert self.customer({"email": "o@example.com"})["id"] == "o@example.com"
         assert self.customer({})["id"] == "anonymous"
 
-    def test_email_is_the_normalised_one_first_and_never_null(self) -> None:
+    def test_the_normalised_email_has_priority_and_null_is_left_out(self) -> None:
         assert self.customer({"email": "o@example.com"}, email="n@example.com")["email"] == "n@example.com"
         assert self.customer({"email": "o@example.com"})["email"] == "o@example.com"
         assert self.customer({}) == {"id": "anonymous", "create_date": T1, "change_date": T2}
 
-    def test_names_are_the_billing_addresss(self) -> None:
+    def test_names_come_from_the_billing_address(self) -> None:
         shop = {
             "bill_address": {"firstname": "Ada", "lastname": "Byron"},
             "ship_address": {"firstname": "X", "lastname": "Y"},
@@ -529,7 +529,7 @@ class TestCustomers:
         made = self.customer({"bill_address": {"firstname": "Ada"}}, billing_address={"name": "Ada Byron"})
         assert (made["first_name"], "name" in made) == ("Ada", False)
 
-    def test_dates_are_the_orders(self) -> None:
+    def test_dates_come_from_the_order(self) -> None:
         made = self.customer({}, placed_on=T3, updated_at=T4)
         assert (made["create_date"], made["change_date"]) == (T3, T4)
 
@@ -548,16 +548,16 @@ class TestVisits:
             (dict.fromkeys(VISIT, ""), None),
         ],
     )
-    def test_present_partial_absent(self, make: Any, fields: dict[str, Any], visit: object) -> None:
+    def test_may_be_complete_partial_or_absent(self, make: Any, fields: dict[str, Any], visit: object) -> None:
         assert make(payload(None, {**ORIGINAL, **fields}), {}).get("visit") == visit
 
     @pytest.mark.parametrize("make", [events.cart, events.order_placed])
-    def test_each_field_is_the_shops_first(self, make: Any) -> None:
+    def test_each_field_comes_from_the_shop_first(self, make: Any) -> None:
         shop, hub = {**ORIGINAL, "visit_id": "1"}, {"visit_id": "2", "visitor_id": "3"}
         visit = {**dict.fromkeys(VISIT, ""), "visit_id": "1", "visitor_id": "3"}
         assert make(payload(hub, shop), {})["visit"] == visit
 
-    def test_of_a_hub_that_sends_no_original(self) -> None:
+    def test_are_found_if_the_hub_sends_no_original(self) -> None:
         assert events.cart(payload({**ORIGINAL, **VISIT}, None, kind="cart"), {})["visit"] == VISIT
 
 
@@ -576,7 +576,7 @@ RAW_ADDRESS: dict[str, Any] = {
 
 
 class TestAddresses:
-    def test_each_is_its_own(self) -> None:
+    def test_delivery_and_payment_addresses_are_separate(self) -> None:
         body = accepted(shipping_address=HUB_ADDRESS, billing_address={"country": "US"})
         assert body["delivery_address"] == {
             "postalcode": "20814",
@@ -586,7 +586,7 @@ class TestAddresses:
         }
         assert body["payment_address"] == {"country": "US"}
 
-    def test_raw_form_stands_in(self) -> None:
+    def test_the_raw_form_is_used_if_the_normalised_one_is_empty(self) -> None:
         body = accepted({"ship_address": RAW_ADDRESS, "bill_address": {"city": None}}, shipping_address={})
         assert body["delivery_address"] == {"postalcode": "10115", "state": "Berlin", "country": "Germany"}
         assert "payment_address" not in body
@@ -599,7 +599,7 @@ class TestAddresses:
         assert hollow["delivery_address"] == {"city": "A"}
 
 
-class TestLacks:
+class TestMissingFields:
     @pytest.mark.parametrize(
         ("make", "fields", "message"),
         [
@@ -624,7 +624,7 @@ class TestLacks:
             category({"id": 1, "name": "Bags", "created_at": T1, field: None})
 
     @pytest.mark.parametrize("make", [events.cart, events.order_placed, events.order_accepted])
-    def test_nothing_at_all(self, make: Any) -> None:
+    def test_an_empty_message_is_unmappable(self, make: Any) -> None:
         with pytest.raises(Unmappable):
             make(payload(None, None), {})
         with pytest.raises(Unmappable):
@@ -712,7 +712,7 @@ def filled(schema: Any, name: str, named: dict[str, Any]) -> Any:
 
 
 def hollowed(value: Any) -> Any:
-    """Take every text and number away, but leave what they stand in."""
+    """Remove every text and number, but keep the objects and lists around them."""
     if isinstance(value, dict):
         return {name: hollowed(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -762,7 +762,7 @@ class Values:
     def _plain(self, name: str, value: object) -> st.SearchStrategy[Any]:
         match value:
             case float():
-                # A sum of huge adjustments is not what is tried here.
+                # This does not test sums of huge adjustments.
                 return st.floats(-1e6, 1e6) if name == "amount" else self.numbers
             case int():
                 return self.longs
@@ -787,7 +787,7 @@ def messages(draw: st.DrawFn, values: Values) -> tuple[str, Any]:
 
 
 def ways(value: object, way: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], object]]:
-    """List the way to each value inside another, and that value."""
+    """List the path to each value inside another, and that value."""
     inner: list[tuple[Any, object]] = []
     if isinstance(value, dict):
         inner = list(value.items())
@@ -802,7 +802,7 @@ WAYS = {kind: ways(payload) for kind, payload in FULL.items()}
 
 
 def put(payload: Any, way: tuple[Any, ...], value: object) -> None:
-    """Put a value at a place, if an earlier change has left the place there."""
+    """Put a value at a place, if an earlier change has not removed the place."""
     *steps, last = way
     part = payload
     for step in steps:
@@ -817,7 +817,7 @@ WILD = messages(Values(numbers=st.floats() | st.floats(-1e6, 1e6), longs=st.inte
 
 
 def parts(value: object, name: str = "") -> list[tuple[str, object]]:
-    """List all parts of a body, each by the name of the field that it stands in."""
+    """List all parts of a body, each with the name of its field."""
     inner: list[tuple[str, object]] = []
     if isinstance(value, dict):
         inner = [part for key, item in value.items() for part in parts(item, key)]
@@ -864,15 +864,15 @@ def test_every_date_is_one_of_the_messages(message: tuple[str, Any], parameters:
     assert set(dates) <= known
 
 
-class TestMemoryOfDates:
-    def test_texts_that_are_no_dates_are_not_kept(self) -> None:
+class TestDateCache:
+    def test_invalid_dates_are_not_cached(self) -> None:
         fields._written.cache_clear()
         for number in range(50):
             with pytest.raises(Unmappable):
                 date(f"items.{number}", f"01/31/2013{' ' * (100_000 + number)}12:34:22 UTC")
         assert fields._written.cache_info().currsize == 0
 
-    def test_short_ones_are_kept_whatever_their_place(self) -> None:
+    def test_a_date_is_cached_for_all_places(self) -> None:
         fields._written.cache_clear()
         for number in range(50):
             date(f"items.{number}", "2014-03-01T08:00:00Z")
@@ -887,7 +887,7 @@ def test_the_same_message_gives_the_same_bytes(message: tuple[str, Any], paramet
     before = copy.deepcopy(payload)
     first = dump(make_events(message_type, payload, parameters))
     assert payload == before
-    # As a replay does: the record decoded anew, and nothing kept from the first time.
+    # As in a replay: the record is decoded again, and nothing is cached from the first time.
     record = {"message": message_type, "message_id": "", "parameters": parameters, "payload": payload}
     again = CODEC.decode(CODEC.encode(kind, record))
     fields._written.cache_clear()
@@ -899,7 +899,7 @@ def dump(made: list[Event | Unsendable]) -> list[bytes | str]:
 
 
 @given(WILD, PARAMETERS | st.dictionaries(TEXTS, TEXTS))
-def test_whatever_the_numbers_only_their_range_is_refused(
+def test_events_of_any_numbers_are_invalid_only_by_their_range(
     message: tuple[str, Any], parameters: dict[str, str]
 ) -> None:
     for event in make_events(*message, parameters):

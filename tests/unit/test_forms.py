@@ -1,4 +1,4 @@
-"""Whichever form a message comes in, it makes the same events: early hubs', later hubs', the shop's own alone."""
+"""A message makes the same events in every form: that of early hubs, of later hubs, or only the shop's own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -84,7 +84,7 @@ FORMS = (early, later, early_of_the_shop_alone, later_of_the_shop_alone)
 
 
 def events(document: Hub) -> tuple[str, list[Event | Unsendable]]:
-    """Make the events of a document by way of its record, as the service does."""
+    """Encode a document as a record and make its events, as the service does."""
     message = to_message(document)
     record = CODEC.decode(CODEC.encode(kind_of(message["message"]) or "", message))
     return message["message"], make_events(message["message"], record["payload"], PARAMETERS, 1_400_000_000_000)
@@ -102,7 +102,7 @@ def test_every_form_makes_the_same_events(form: Callable[[str, Hub], Hub], messa
         assert Validator().errors(event.kind.array, event.body) == {}
 
 
-def test_of_a_shop_of_solidus() -> None:
+def test_an_order_of_solidus_is_mapped() -> None:
     _, made = events(later("order:new", SOLIDUS))
     cart, _, accepted = (event.body for event in made if isinstance(event, Event))
     assert cart["total_discounts"] == accepted["total_discounts"] == 3

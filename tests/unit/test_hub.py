@@ -240,7 +240,7 @@ class TestShapes:
             "adjustments": [{"label": "Spring", "amount": -5.0, "eligible": False, "source": None}],
         }
 
-    def test_what_was_before(self) -> None:
+    def test_previous_state_and_diff(self) -> None:
         payload = to_message(ORDER_NEW)["payload"]
         assert payload["previous"] == {
             **BLANK_ORDER,
@@ -303,17 +303,17 @@ class TestShapes:
             ({"message": "cart:updated", "order": {}}, "cart:updated"),
         ],
     )
-    def test_type_is_named_or_told_from_the_object(self, document: object, message_type: str) -> None:
+    def test_type_is_given_or_derived_from_the_object(self, document: object, message_type: str) -> None:
         assert to_message(document)["message"] == message_type
 
     @pytest.mark.parametrize("value", [None, "", "   ", {}])
-    def test_address_without_anything_is_none(self, value: object) -> None:
+    def test_an_empty_address_is_none_and_empty_fields_are_blank(self, value: object) -> None:
         if isinstance(value, dict):
             assert order(billing_address=value)["billing_address"] is None
         else:
             assert order(billing_address={"city": value})["billing_address"] == BLANK_ADDRESS
 
-    def test_address_goes_by_either_name(self) -> None:
+    def test_an_address_may_have_either_name(self) -> None:
         assert order(ship_address={"city": "A"})["shipping_address"]["city"] == "A"
         assert order(shipping_address={}, ship_address={"city": "A"})["shipping_address"]["city"] == "A"
         assert order(shipping_address={"city": "B"}, ship_address={"city": "A"})["shipping_address"]["city"] == "B"
@@ -363,11 +363,11 @@ class TestShapes:
             ("payment_fee", "payment_fee"),
         ],
     )
-    def test_totals_go_before_the_orders_own_fields(self, total: str, own: str) -> None:
+    def test_totals_have_priority_over_the_orders_own_fields(self, total: str, own: str) -> None:
         assert order(totals={total: 0}, **{own: "9"})[own] == 0
         assert order(totals={}, **{own: "9"})[own] == 9
 
-    def test_adjustments_go_by_either_form(self) -> None:
+    def test_name_and_value_of_an_adjustment_have_priority(self) -> None:
         adjustment = {"name": "A", "label": "B", "value": 0, "amount": 2}
         assert order(adjustments=[adjustment])["adjustments"] == [
             {"label": "A", "amount": 0, "eligible": True, "source": None}
@@ -388,16 +388,16 @@ class TestShapes:
             (None, None),
         ],
     )
-    def test_quantities_are_whole(self, value: object, quantity: int | None) -> None:
+    def test_quantities_are_integers(self, value: object, quantity: int | None) -> None:
         item = order(line_items=[{"sku": "A", "quantity": value}])["line_items"][0]
         assert item["quantity"] == quantity
         assert type(item["quantity"]) is type(quantity)
 
-    def test_elided_list_members_are_passed_over(self) -> None:
+    def test_empty_list_members_are_ignored(self) -> None:
         assert [item["sku"] for item in order(line_items=[{}, {"sku": "A"}, None])["line_items"]] == ["A"]
         assert order(line_items=None, adjustments=[{}]) == BLANK_ORDER
 
-    def test_diff_may_be_one_value_and_of_any_kind(self) -> None:
+    def test_a_diff_may_be_a_single_value_of_any_type(self) -> None:
         document = {"message": "order:updated", "diff": {"status": "canceled", "total": [None, 9.5], "x": []}}
         assert to_message(document)["payload"]["diff"] == {
             "status": ["canceled"],
@@ -435,7 +435,7 @@ class TestParameters:
             {"mailer.password": "hunter2", "erp_login": {"password": ["hunter2"]}, "": "hunter2"},
         ],
     )
-    def test_secrets_of_other_integrations_stay_behind(self, others: Any) -> None:
+    def test_secrets_of_other_integrations_are_dropped(self, others: Any) -> None:
         document = copy.deepcopy(ORDER_NEW)
         document["payload"]["parameters"] = others
         document["parameters"] = others
@@ -532,13 +532,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("length", "quoted"), [(58, f'"{"x" * 58}"'), (59, f'"{"x" * 56}...'), (1000, f'"{"x" * 56}...')]
     )
-    def test_quote_long_values_in_part(self, length: int, quoted: str) -> None:
+    def test_shorten_long_values(self, length: int, quoted: str) -> None:
         with pytest.raises(HubError) as caught:
             order(total="x" * length)
         assert str(caught.value) == f"order.total: must be a number, and is {quoted}"
 
 
-def test_of_a_wrong_value_with_parts_none_is_said() -> None:
+def test_an_error_does_not_quote_lists_and_objects() -> None:
     with pytest.raises(HubError) as caught:
         to_message([{"parameters": {"jirafe.access_token": "secret"}}])
     assert str(caught.value) == "the message: must be an object, and is a list"
@@ -628,7 +628,7 @@ def test_any_json_is_a_message_that_encodes_or_an_error_of_the_hub(document: obj
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_conversion_leaves_its_document_alone_and_survives_the_codec(document: dict[str, Any]) -> None:
+def test_conversion_does_not_change_its_document_and_its_message_can_be_encoded(document: dict[str, Any]) -> None:
     before = copy.deepcopy(document)
     message = to_message(document)
     assert document == before
@@ -647,20 +647,20 @@ class TestNumbersAsIds:
             (2**63, str(2**63)),
         ],
     )
-    def test_a_whole_number_is_written_as_one(self, raw: float, text: str) -> None:
+    def test_a_whole_number_is_written_without_decimals(self, raw: float, text: str) -> None:
         assert to_message({"taxon": {"id": raw}})["payload"]["taxon"]["id"] == text
         parameters = {"jirafe.product_category_taxonomy": raw}
         assert to_message({"taxon": {}, "parameters": parameters})["parameters"] == dict.fromkeys(parameters, text)
 
     @pytest.mark.parametrize("number", ["123456789012345678901234", "9007199254740992.0", "-9007199254740992.0"])
-    def test_one_that_has_lost_digits_is_an_error(self, number: str) -> None:
+    def test_a_number_that_may_have_lost_digits_is_an_error(self, number: str) -> None:
         with pytest.raises(
             HubError, match=r"^order\.number: is too large a number to be read exactly; write it as text$"
         ):
             to_message(orjson.loads(f'{{"order": {{"number": {number}}}}}'))
 
 
-class TestTypesThatAreTold:
+class TestDerivedTypes:
     @pytest.mark.parametrize(
         "document",
         [

@@ -16,7 +16,7 @@ EXAMPLES = sorted(Path("consumer/examples").glob("*.json"))
 CODEC = Codec()
 
 
-def test_the_file_changes_nothing_and_neither_do_its_defaults(tmp_path: Path) -> None:
+def test_the_file_and_its_commented_lines_have_the_default_values(tmp_path: Path) -> None:
     file, default = tmp_path / ".env", settings.load(None, {})
     every = re.sub(r"^#(?=[A-Z]+_)", "", env_text(), flags=re.MULTILINE)
     for text in (env_text(), every):
@@ -35,7 +35,7 @@ def test_there_is_one_message_of_each_type() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_each_message_makes_events_that_the_api_takes(path: Path) -> None:
+def test_each_message_makes_events_that_the_api_accepts(path: Path) -> None:
     message = to_message(json.loads(path.read_text()))
     assert path.stem == message["message"].replace(":", "-")
     record = CODEC.decode(CODEC.encode(kind_of(message["message"]) or "", message))

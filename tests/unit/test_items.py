@@ -1,4 +1,4 @@
-"""Line items: what identifies them and their products, and that they stay who they are."""
+"""Line items: what identifies them and their products, and that their identity does not change."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def product(**variant: Any) -> Body:
 
 
 class TestProducts:
-    def test_dates_are_the_variants_of_the_product_first(self) -> None:
+    def test_dates_come_from_the_variant_then_the_product_then_the_item(self) -> None:
         dates = {"product_created_at": T5, "product_updated_at": T1}
         of_product = {"product": {"created_at": T2, "updated_at": T2}}
         found = product(**dates, **of_product)
@@ -87,7 +87,7 @@ class TestProducts:
             ({"product_id": "P", "variant_id": 3}, "P", "P"),
         ],
     )
-    def test_a_variants_number_never_stands_for_the_product_while_there_is_a_sku(
+    def test_a_variant_id_is_not_used_as_the_product_id_if_there_is_a_sku(
         self, item: Hub, identity: str, code: str
     ) -> None:
         found = made([{"id": 9, "quantity": 1, "price": 1, **item}])["items"][0]["product"]
@@ -106,20 +106,20 @@ class TestProducts:
             "/a.png",
         ],
     )
-    def test_an_image_has_the_first_address_that_there_is(self, image: object) -> None:
+    def test_an_image_has_its_first_available_address(self, image: object) -> None:
         assert product(images=[image])["images"] == [{"url": "https://shop.example/a.png"}]
 
     @pytest.mark.parametrize("url", ["http://a/b.png", "HTTPS://CDN.example/B.png", "Http://a"])
     def test_an_image_on_another_host_keeps_its_address(self, url: str) -> None:
         assert product(images=[{"url": url}])["images"] == [{"url": url}]
 
-    def test_images_may_be_the_products_or_the_items(self) -> None:
+    def test_images_may_come_from_the_product_or_the_item(self) -> None:
         assert product(product={"images": [{"url": "http://a"}]})["images"] == [{"url": "http://a"}]
         item = {"sku": "S", "quantity": 1, "price": 1, "images": [{"url": "http://a"}]}
         assert made([item])["items"][0]["product"]["images"] == [{"url": "http://a"}]
 
     @pytest.mark.parametrize("place", ["item", "variant", "product"])
-    def test_categories_may_be_in_the_meta_data_of_late_hubs(self, place: str) -> None:
+    def test_categories_may_be_in_the_meta_data_of_later_hubs(self, place: str) -> None:
         meta = {"meta_data": {"jirafe": {"taxons": [{"id": 9, "permalink": "c/bags", "name": "Bags"}]}}}
         variant = {"variant": meta, "product": {"product": meta}, "item": {}}[place]
         item = raw(1, variant=variant, **(meta if place == "item" else {}))
@@ -130,14 +130,14 @@ class TestProducts:
         item = {"sku": "S", "quantity": 1, "price": 1, "meta_data": {"jirafe": {"taxons": taxons}}}
         assert made([item])["items"][0]["product"]["categories"] == [{"id": "t-shirts", "name": "T-Shirts"}]
 
-    def test_categories_of_variant_and_product_come_once(self) -> None:
+    def test_categories_of_variant_and_product_have_no_duplicates(self) -> None:
         one, other = {"id": 1, "name": "Bags"}, {"id": 2, "name": "Gifts"}
         meta = {"jirafe": {"taxons": [{"id": 3, "name": "Late"}]}}
         found = product(taxons=[one], product={"taxons": [other, one]}, meta_data=meta)["categories"]
         assert found == [{"id": "1", "name": "Bags"}, {"id": "2", "name": "Gifts"}]
 
     @pytest.mark.parametrize("odd", [None, [], "x", {"jirafe": None}, {"jirafe": {"taxons": {}}}, {"jirafe": [1]}])
-    def test_meta_data_of_another_form_is_passed_over(self, odd: object) -> None:
+    def test_meta_data_of_another_form_is_ignored(self, odd: object) -> None:
         assert "categories" not in product(meta_data=odd)
 
 
@@ -146,19 +146,19 @@ def identities(items: list[Body]) -> list[tuple[str, Body]]:
 
 
 class TestPreviousItems:
-    def test_of_the_diff_are_the_shops_own(self) -> None:
+    def test_come_from_the_diff_first(self) -> None:
         body = made([raw(1), raw(2)], before=[raw(1, quantity=3)], previous=[normalised(1, quantity=4)])
         assert [item["quantity"] for item in body["previous_items"]] == [3]
         assert identities(body["previous_items"]) == identities(body["items"][:1])
 
     @pytest.mark.parametrize("before", [None, [], [None], ["x"]])
-    def test_of_the_previous_object_where_the_diff_has_none(self, before: Any) -> None:
+    def test_come_from_the_previous_object_if_the_diff_has_none(self, before: Any) -> None:
         body = made([raw(1), raw(2)], before=before, previous=[normalised(2, quantity=4)])
         assert [item["quantity"] for item in body["previous_items"]] == [4]
         assert identities(body["previous_items"]) == identities(body["items"][1:])
 
     @pytest.mark.parametrize("line_items", [5, "x", {"0": 1}, [{"sku": "A"}], [[[]]]])
-    def test_a_diff_of_another_form_is_passed_over(self, line_items: object) -> None:
+    def test_a_diff_of_another_form_is_ignored(self, line_items: object) -> None:
         document = {"message": "order:updated", "order": {"number": "R1"}, "diff": {"line_items": line_items}}
         assert to_message(document)["payload"]["previous_items"] == []
 
@@ -166,23 +166,23 @@ class TestPreviousItems:
         "previous",
         [{"id": 1, "sku": "OTHER"}, {"variant_id": 51, "sku": "OTHER"}, {"sku": "SKU-1"}, {"variant": {"id": 51}}],
     )
-    def test_are_known_by_id_variant_or_sku(self, previous: Hub) -> None:
+    def test_are_matched_by_id_variant_or_sku(self, previous: Hub) -> None:
         body = made([raw(1), raw(2)], previous=[{"quantity": 1, "price": 1, **previous}])
         assert identities(body["previous_items"]) == identities(body["items"][:1])
 
-    def test_that_are_gone_are_their_own(self) -> None:
+    def test_removed_items_keep_their_own_ids(self) -> None:
         body = made([raw(1)], before=[raw(1), raw(2)])
         assert [item["id"] for item in body["previous_items"]] == ["1", "2"]
         assert body["previous_items"][1]["product"]["id"] == "32"
         body = made([raw(1)], previous=[normalised(2)])
         assert [(item["id"], item["product"]["id"]) for item in body["previous_items"]] == [("52", "SKU-2")]
 
-    def test_an_id_goes_before_a_sku(self) -> None:
+    def test_an_id_has_priority_over_a_sku(self) -> None:
         twins = [raw(1), {**raw(1), "id": 2}]
         body = made(twins, before=[{**raw(1), "id": 2}, raw(1)])
         assert [item["id"] for item in body["previous_items"]] == ["2", "1"]
 
-    def test_of_a_cart(self) -> None:
+    def test_may_belong_to_a_cart(self) -> None:
         document = {
             "message": "cart:updated",
             "cart": {"number": "R1", "currency": "USD", "created_at": T1, "line_items": [raw(1)]},
@@ -236,8 +236,8 @@ PARAMETERS = st.dictionaries(
 )
 
 
-class TestAVariantThatComesAgain:
-    """What was made of a variant before changes nothing of what is made of it now."""
+class TestRepeatedVariants:
+    """A kept product never changes the product that a variant makes."""
 
     @given(
         VARIANTS,
@@ -249,13 +249,13 @@ class TestAVariantThatComesAgain:
             max_size=6,
         ),
     )
-    def test_it_makes_the_same_product(self, variant: Hub, uses: list[tuple[Hub, Shared]]) -> None:
+    def test_make_the_same_product(self, variant: Hub, uses: list[tuple[Hub, Shared]]) -> None:
         kept = Kept(variant)
         for fields, shared in uses * 2:
             item = {**fields, "id": "1", "quantity": 1, "price": 1.0, "created_at": None, "updated_at": None}
             assert tried({**item, "variant": kept}, shared) == tried({**item, "variant": variant}, shared)
 
-    def test_it_is_made_once(self) -> None:
+    def test_are_mapped_once(self) -> None:
         kept = Kept(
             {**raw(1)["variant"], "price": 1.0, "images": [], "taxons": [], "created_at": T1, "updated_at": T1}
         )
@@ -271,7 +271,7 @@ class TestAVariantThatComesAgain:
         one, other = made_items(items, Shared(T1, T1, {}, "n"))
         assert one["product"] is other["product"]
 
-    def test_large_ones_are_not_noted(self) -> None:
+    def test_large_products_are_not_kept(self) -> None:
         for fields in (
             {"images": ["a.png"] * 21},
             {"taxons": [{"id": "1", "name": "a", "taxonomy_id": "1"}] * 21},

@@ -1,4 +1,4 @@
-"""What Java's Avro wrote, and read of ours; how it was made is in tests/fixtures/java/README.md."""
+"""What Java's Avro wrote, and what it read of ours. tests/fixtures/java/README.md says how it was made."""
 
 import json
 from datetime import UTC, datetime
@@ -72,7 +72,7 @@ def earlier(name: str) -> bytes:
 
 
 def common(value: Any, like: Any) -> Any:
-    """Take of a value what another one has too."""
+    """Give the part of a value that another value has too."""
     if isinstance(value, dict) and isinstance(like, dict):
         return {name: common(part, like[name]) for name, part in value.items() if name in like}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The forms of listings: the same options everywhere, and CSV that any reader of CSV reads back."""
+"""The formats of listings: the same options everywhere, and CSV that any CSV reader can read."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ LISTINGS = {
 }
 
 
-def test_every_listing_has_all_forms() -> None:
+def test_every_listing_has_all_output_formats() -> None:
     found = {words: options(command) for words, command in commands(cli)}
     assert {words for words, has in found.items() if "--output" in has} == LISTINGS
     for words in LISTINGS:
@@ -50,7 +50,7 @@ def test_every_listing_has_all_forms() -> None:
 
 
 @pytest.mark.parametrize("words", sorted(LISTINGS))
-def test_two_forms_at_once_are_refused(words: tuple[str, ...]) -> None:
+def test_two_output_formats_at_once_are_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(click.UsageError, match="--json and --output csv contradict"):
         cli.main([*words, "--json", "--output", "csv"], standalone_mode=False)
 
@@ -83,7 +83,7 @@ def test_written_values_can_be_read_back_except_for_terminal_control_characters(
     assert read == [["one", "other"], *[[visible(cell) for cell in row] for row in rows]]
 
 
-def test_values_are_as_in_json() -> None:
+def test_csv_values_are_written_as_in_json() -> None:
     row = {"none": None, "true": True, "number": 1.5, "time": datetime(2014, 3, 1, 10, tzinfo=UTC), "left": "out"}
     assert printed(["none", "true", "number", "time"], row) == (
         "none,true,number,time\n,true,1.5,2014-03-01T10:00:00+00:00\n"

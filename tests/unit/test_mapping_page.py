@@ -1,4 +1,4 @@
-"""docs/mapping.md against the code: each source is taken away in turn, and the next must stand in."""
+"""docs/mapping.md against the code: if a source is removed, the next one must be used."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a monitor makes of what the engine tells it. The hooks are called as the engine calls them."""
+"""The monitor: its status and metrics after hooks that are called as the engine calls them."""
 
 import json
 import time
@@ -221,7 +221,7 @@ def test_a_main_loop_that_is_silent_is_not_ready_and_says_for_how_long(monitor: 
     assert monitor.status.as_of(107.2).not_ready == (silent, "123: down")
     monitor.is_view_due(107.0)
     assert monitor.status.as_of(107.2).not_ready == ("123: down",)
-    # While the engine waits for Kafka it goes on to show itself, with what it waits for.
+    # While the engine waits for Kafka, it still reports, and says what it waits for.
     waits = "Kafka: the transaction has been waiting for 7 s"
     monitor.viewed(replace(QUIET, now=110.0, commit_trouble=waits))
     assert monitor.status.as_of(111.0).not_ready == (f"results can't be committed: {waits}",)
@@ -232,7 +232,7 @@ def test_a_member_that_rejoins_says_so_and_has_no_partition(monitor: Monitor) ->
     monitor.rejoining()
     now = time.monotonic()
     assert monitor.status.as_of(now).not_ready[-1] == "the member left its group and joins again"
-    assert now - monitor.status.turned_at < 5  # it is alive: only a while without a word makes it silent
+    assert now - monitor.status.turned_at < 5  # it is alive: it counts as silent only after some time
     assert monitor.status.lanes == ()
     monitor.viewed(replace(QUIET, now=now))
     assert monitor.status.not_ready == ()
@@ -242,7 +242,7 @@ ANSWERS = {"state": "UP", "source": "learned", "waitresp_cnt": 1, "rxidle": 500_
 UP = {"b1": ANSWERS}
 
 
-def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Monitor) -> None:
+def test_brokers_count_as_disconnected_without_recent_statistics(monitor: Monitor) -> None:
     def brokers(at: float) -> tuple[int | None, tuple[str, ...]]:
         status = replace(monitor.status, turned_at=at).as_of(at)
         return status.brokers, status.not_ready
@@ -264,7 +264,7 @@ def test_brokers_do_not_stay_connected_when_nothing_is_heard_of_them(monitor: Mo
     assert brokers(301.0) == (0, ("Kafka: no broker answers",))
 
 
-def test_a_refusal_says_why_no_broker_is_connected_and_nothing_while_one_is(monitor: Monitor) -> None:
+def test_a_refusal_is_reported_only_while_no_broker_is_connected(monitor: Monitor) -> None:
     refused = "Kafka refuses our credentials, or its certificate is not trusted: wrong password"
 
     def reasons(at: float) -> tuple[str, ...]:
@@ -282,7 +282,7 @@ def test_a_refusal_says_why_no_broker_is_connected_and_nothing_while_one_is(moni
 
 
 @pytest.mark.parametrize(("interval", "patience"), [(0.2, 5), (1, 5), (5, 15), (60, 180)])
-def test_short_intervals_of_statistics_do_not_make_it_nervous(
+def test_brokers_may_be_silent_for_three_intervals_and_at_least_five_seconds(
     admin: ScriptedAdmin, interval: float, patience: float
 ) -> None:
     monitor = Monitor(admin.make, interval, silent())
@@ -299,7 +299,7 @@ def test_without_statistics_nothing_is_known_of_brokers(admin: ScriptedAdmin) ->
     assert admin.asked == []
 
 
-def test_a_member_that_stops_says_so(monitor: Monitor) -> None:
+def test_the_status_says_that_a_member_is_stopping(monitor: Monitor) -> None:
     monitor.viewed(QUIET)
     assert not monitor.status.is_stopping
     monitor.viewed(replace(QUIET, is_stopping=True))
@@ -337,7 +337,7 @@ ABORTED = replace(QUIET, commit_trouble="too large")
         (replace(FLOODED, commit_trouble="too large"), {"finished": 1}, ("flood", None, None)),
     ],
 )
-def test_what_a_lane_does_or_waits_for(
+def test_the_state_of_a_lane_says_what_it_does_or_waits_for(
     monitor: Monitor,
     view: MemberView,
     changed: dict[str, Any],
@@ -469,7 +469,7 @@ def test_statistics_of_librdkafka_are_read(monitor: Monitor) -> None:
     assert (see(monitor).position, see(monitor).lag) == (None, None)
 
 
-def test_the_ends_of_paused_partitions_are_asked_for(monitor: Monitor, admin: ScriptedAdmin) -> None:
+def test_the_ends_of_paused_partitions_are_requested(monitor: Monitor, admin: ScriptedAdmin) -> None:
     monitor.statistics(statistics())
     see(monitor, holding(0))
     monitor.statistics(statistics())
@@ -491,7 +491,9 @@ def test_the_ends_of_paused_partitions_are_asked_for(monitor: Monitor, admin: Sc
     assert admin.made == 1
 
 
-def test_a_partition_that_is_fetched_again_knows_its_end_itself(monitor: Monitor, admin: ScriptedAdmin) -> None:
+def test_a_partition_that_is_fetched_again_has_the_end_of_its_statistics(
+    monitor: Monitor, admin: ScriptedAdmin
+) -> None:
     see(monitor, holding(0, is_paused=True))
     monitor.statistics(statistics(1, 20))
     admin.answer(500)
@@ -500,7 +502,7 @@ def test_a_partition_that_is_fetched_again_knows_its_end_itself(monitor: Monitor
     assert see(monitor, holding(0, is_paused=True)).lag == 20
 
 
-def test_without_new_statistics_the_ends_of_all_partitions_are_asked_for(
+def test_without_new_statistics_the_ends_of_all_partitions_are_requested(
     monitor: Monitor, admin: ScriptedAdmin
 ) -> None:
     def lag(now: float) -> int | None:
@@ -593,7 +595,7 @@ def waiting(monitor: Monitor) -> Waiting:
     return Waiting(monitor)
 
 
-def test_only_the_failing_lane_is_in_backoff_if_its_site_serves_others(waiting: Waiting) -> None:
+def test_only_the_failing_lane_is_in_backoff_if_its_site_works_for_others(waiting: Waiting) -> None:
     assert waiting.dispatch() == {0, 1}
     waiting.failed(0, "500", "123", isolating=True)
     assert waiting.states() == [("backoff", 8), ("working", None)]

@@ -1,4 +1,4 @@
-"""All pages of the documentation: what they name and link to is there."""
+"""All pages of the documentation: what they name and link to exists."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ def test_every_command_is_in_the_table() -> None:
     assert {cell.split()[0] for cell in cells} == set(cli.list_commands(click.Context(cli)))
 
 
-def test_the_targets_of_make_that_are_named_are_there() -> None:
+def test_make_targets_in_the_documentation_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = {name for page in PAGES for name in re.findall(r"(?:`|\$ )make ([a-z-]+)", page.read_text())}
     assert "demo" in named
@@ -29,7 +29,7 @@ def test_the_targets_of_make_that_are_named_are_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
     for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
         target = page.parent / link if link else page
         assert target.exists(), link
@@ -38,7 +38,7 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """Give the anchors that GitHub and the site make of a page's headings."""
+    """Give the anchors that GitHub and the site make from a page's headings."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -48,7 +48,7 @@ def test_the_readme_stays_short() -> None:
 
 
 def typed() -> list[str]:
-    """Give every command that a page says to type, without its comment."""
+    """Give every command in a console block of a page, without its comment."""
     lines = [line for page in PAGES for line in re.findall(r"^[$#] (.+)$", fenced(page), flags=re.MULTILINE)]
     return sorted({re.sub(r"\s+#.*", "", line) for line in lines})
 
@@ -58,7 +58,7 @@ def fenced(page: Path) -> str:
 
 
 @pytest.mark.parametrize("line", [line for line in typed() if re.match(r"(\S+/)?jirafe-consumer ", line)])
-def test_commands_of_ours_have_the_options_that_are_typed(line: str) -> None:
+def test_commands_in_the_documentation_are_valid(line: str) -> None:
     arguments = shlex.split(line.partition(" > ")[0].partition(" | ")[0])[1:]
     command: click.Command = cli
     context = click.Context(cli)
@@ -69,7 +69,7 @@ def test_commands_of_ours_have_the_options_that_are_typed(line: str) -> None:
     command.make_parser(click.Context(command)).parse_args(list(arguments))
 
 
-def test_files_that_are_typed_are_there() -> None:
+def test_files_in_documented_commands_exist() -> None:
     named = {word for line in typed() for word in line.split() if re.match(r"(tests|ops|consumer)/", word)}
     assert len(named) >= 8
     assert [word for word in named if not (ROOT / word).exists()] == []

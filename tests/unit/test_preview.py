@@ -1,4 +1,4 @@
-"""What a preview says of a message: its events, where each field comes from, and what was not used."""
+"""The preview of a message: its events, the source of each field, and what was not used."""
 
 import copy
 from typing import Any
@@ -77,12 +77,12 @@ def test_the_explanation_says_why_a_taxon_of_another_taxonomy_makes_no_event() -
     assert shown.notes == ["only taxons of taxonomy 2 (jirafe.product_category_taxonomy) become categories"]
 
 
-def test_a_place_is_that_of_the_document() -> None:
+def test_a_source_is_named_as_in_the_document() -> None:
     later = {"request_id": "m", **order("R1")["payload"]}
     assert whys(later)["id"] == "from order.number"
 
 
-def test_an_item_that_stays_has_the_id_of_the_current_one() -> None:
+def test_a_previous_item_has_the_id_of_the_current_one() -> None:
     document = order("R1", "order:updated", line_items=[line_item(id=31, variant_id=8)])
     document["payload"]["previous"] = {"line_items": [line_item(id=None, variant_id=8, quantity=1)]}
     found = whys(document)
@@ -90,7 +90,7 @@ def test_an_item_that_stays_has_the_id_of_the_current_one() -> None:
     assert found["previous_items[0].quantity"] == "from payload.previous.line_items[0].quantity"
 
 
-def test_a_sum_has_all_its_sources_and_why_it_is_the_one() -> None:
+def test_a_sum_has_all_its_sources_and_the_reason_for_it() -> None:
     promotion = {"label": "Spring", "amount": "-1", "source_type": "Spree::PromotionAction"}
     items = [line_item(id=number, adjustments=[promotion]) for number in (1, 2)]
     totals = {"item": 42, "order": 40, "tax": 0, "shipping": 0}
@@ -134,7 +134,7 @@ def test_an_event_that_cannot_be_made_lists_only_unknown_parts() -> None:
     assert (shown.is_faulty, shown.unknown, shown.outdone) == (True, ["payload.order.channel"], [])
 
 
-def test_nothing_was_sent_and_nothing_says_so() -> None:
+def test_notifications_say_that_events_would_be_sent() -> None:
     (notification,) = of_document(cart("R1"), GIVEN).notifications
     assert notification == {
         "level": "info",
@@ -143,7 +143,7 @@ def test_nothing_was_sent_and_nothing_says_so() -> None:
     }
 
 
-def test_a_taxon_without_dates_takes_the_records_and_says_so() -> None:
+def test_a_note_says_that_a_taxon_without_dates_has_the_timestamp_of_its_record() -> None:
     shown = of_document(taxon("9", "Bags", created_at=None), GIVEN)
     assert fields(shown)["create_date"] == ("2014-03-01T09:00:00.000Z", "from the record's timestamp")
     assert shown.notes == ["the message has no dates, so its event has the record's timestamp"]
@@ -159,7 +159,7 @@ def test_an_unreadable_file_has_its_own_error(text: bytes, said: str) -> None:
     assert said in shown.notifications[0]["description"]
 
 
-def test_files_of_folders_come_in_order(tmp_path: Any) -> None:
+def test_the_files_of_a_folder_are_sorted(tmp_path: Any) -> None:
     for name in ("b.jsonl", "a.json", "c.txt", "inner/d.ndjson"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

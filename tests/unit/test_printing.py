@@ -1,4 +1,4 @@
-"""Nothing that a stranger wrote is an order to the terminal: whatever prints it, wherever to."""
+"""Text of others can never control the terminal, however it is printed."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def test_visible_text_has_no_control_characters_and_stays_the_same_json(text: st
     assert json.loads(written) == {"value": text}
 
 
-def test_all_that_turns_or_hides_text_is_visible() -> None:
+def test_characters_that_reverse_or_hide_text_are_made_visible() -> None:
     kept = "\t\n\u200c\u200d"
     for code in (*range(scaled(0x110000)), *range(0xE0000, 0xE1000)):
         letter = chr(code)
@@ -42,9 +42,9 @@ def test_all_that_turns_or_hides_text_is_visible() -> None:
     assert visible("grün, 価格, \U0001f469\u200d\U0001f4bb, שלום") == "grün, 価格, \U0001f469\u200d\U0001f4bb, שלום"
 
 
-def test_what_looks_like_nothing_is_visible() -> None:
+def test_invisible_characters_are_made_visible() -> None:
     kept = "\u200c\u200d"
-    # Signs that are written above or below the numbers behind them.
+    # Signs that are written above or below the numbers after them.
     seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
     for code in range(scaled(0x110000)):
         letter = chr(code)
@@ -70,7 +70,7 @@ def as_cell(text: str) -> Table:
     "shown", [escape, Text, as_cell, lambda text: Panel(Text(text)), lambda text: Text.assemble((text, "bold red"))]
 )
 @pytest.mark.parametrize("terminal", ["xterm-256color", "dumb"])
-def test_a_console_obeys_nobody_but_itself(
+def test_a_console_prints_only_its_own_control_sequences(
     text: str, shown: Callable[[str], Any], terminal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -83,7 +83,7 @@ def test_a_console_obeys_nobody_but_itself(
 
 
 @pytest.mark.parametrize("text", ORDERS)
-def test_what_is_printed_in_any_other_way_is_visible(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guarded_stream_makes_all_text_visible(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", Guarded(stream))
     print(text, end="")  # noqa: T201 - what no command does, and a new one may
@@ -92,7 +92,7 @@ def test_what_is_printed_in_any_other_way_is_visible(text: str, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("indent", [True, False])
-def test_json_is_a_line_that_decodes_to_the_value(*, indent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_json_decodes_to_the_value(*, indent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     print_json({"reason": "".join(ORDERS)}, indent=indent)
@@ -109,7 +109,7 @@ def test_the_log_honours_no_color(
 
 
 @pytest.mark.parametrize("text", ORDERS)
-def test_the_log_orders_nothing_and_a_value_is_no_line_of_its_own(
+def test_a_log_entry_is_one_line_without_control_sequences_of_its_values(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = logged(monkeypatch, None, reason=f"{text}\n2014-03-01 [info] all is well", faults=[text])

@@ -1,4 +1,4 @@
-"""Hub JSON on its way into Kafka: split in bounded memory, and what is misspelled or too large is named."""
+"""Hub JSON on its way into Kafka: split in bounded memory, and checked for misspellings and size."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def read(text: bytes, sizes: list[int] | None = None) -> list[Any]:
     sizes=st.lists(st.integers(1, 4), max_size=200),
     indent=st.booleans(),
 )
-def test_whatever_the_blocks_the_documents_are_those_of_the_file(
+def test_the_size_of_the_blocks_does_not_change_the_documents(
     *, found: list[Any], blank: str, sizes: list[int], indent: bool
 ) -> None:
     option = orjson.OPT_INDENT_2 if indent else 0
@@ -82,7 +82,7 @@ def test_whatever_the_blocks_the_documents_are_those_of_the_file(
         (b'\r\n{"a": 1}\r\n\r\n{"a": 2}', [{"a": 1}, {"a": 2}]),
     ],
 )
-def test_files(text: bytes, found: list[Any]) -> None:
+def test_documents_are_read_from_files_of_each_form(text: bytes, found: list[Any]) -> None:
     assert read(text) == found
 
 
@@ -92,7 +92,7 @@ def test_elements_of_a_list_may_be_anything(found: list[Any], sizes: list[int]) 
 
 
 @given(st.binary(max_size=40) | st.text(alphabet='[]{}",:1a \n\\', max_size=30).map(str.encode), st.integers(1, 40))
-def test_the_error_for_invalid_json_is_one_sentence(text: bytes, size: int) -> None:
+def test_valid_json_is_read_and_invalid_json_raises_only_a_hub_error(text: bytes, size: int) -> None:
     try:
         expected = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -129,7 +129,7 @@ def test_the_error_names_the_place(text: bytes, said: str) -> None:
     assert str(error.value).startswith(said)
 
 
-def test_a_document_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_document_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "LARGEST", 2**20)
     for begins in (b'{"a": "', b"[[" + b'{"a": 1},' * 10, b'"'):
         taken = 0
@@ -174,7 +174,7 @@ def encoded(text: str | bytes, largest: int = 1_000_000) -> tuple[list[Encoded],
         ("payload.original", "totl", "total"),
     ],
 )
-def test_a_misspelled_field_is_named_with_the_one_that_is_meant(place: str, wrong: str, meant: str) -> None:
+def test_a_misspelled_field_is_named_with_a_suggestion(place: str, wrong: str, meant: str) -> None:
     address = {"address1": "1 Main St", "city": "x"}
     original = {"number": "R1", "state": "complete"}
     document = order("R1", shipping_address=address)
@@ -191,14 +191,14 @@ def test_a_misspelled_field_is_named_with_the_one_that_is_meant(place: str, wron
     try:
         to_message(spelling.watched(document))
     except HubError:
-        pass  # it is missed so much that the message is refused
+        pass  # without the field, the message is refused
     else:
         spelling.note("a.json")
         (stray,) = spelling.strays()
         assert (stray.path, stray.meant, stray.times) == (f"{place}.{wrong}".lstrip("."), meant, 1)
 
 
-def test_a_top_level_object_and_a_taxon_are_known_too() -> None:
+def test_misspellings_in_a_top_level_object_and_a_taxon_are_found() -> None:
     later = {"request_id": "1", "order": {"id": "R1", "totl": 1, "currency": "USD"}, "paramters": {}}
     assert encoded(json.dumps(later))[1] == [("order.totl", "total"), ("paramters", "parameters")] or encoded(
         json.dumps(later)
@@ -206,7 +206,7 @@ def test_a_top_level_object_and_a_taxon_are_known_too() -> None:
     assert encoded(json.dumps(taxon("9", "Bags", parnt_id="1")))[1] == [("payload.taxon.parnt_id", "parent_id")]
 
 
-def test_a_field_that_is_there_is_not_meant_by_another() -> None:
+def test_a_field_that_is_present_is_not_suggested() -> None:
     text = json.dumps(order("R1", emails=["a"], total_=1, totals={"order": 1, "orders": 2}))
     assert ("payload.order.emails", "email") not in encoded(text)[1]
     assert encoded("\n".join([json.dumps(order("R1", totl=1))] * 50))[1] == [("payload.order.totl", "total")]
@@ -271,7 +271,7 @@ DOCUMENTS = [cart("R1"), order("R2", "order:updated"), taxon("9", "Bags")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_avros_json_is_read_as_what_it_says(document: dict[str, Any], tmp_path: Any) -> None:
+def test_the_json_encoding_of_avro_is_read(document: dict[str, Any], tmp_path: Any) -> None:
     message = to_message(document)
     kind = kind_of(message["message"]) or ""
     path = tmp_path / "message.json"

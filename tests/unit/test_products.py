@@ -154,7 +154,7 @@ def test_events_are_under_the_products_key_so_that_they_arrive_in_order() -> Non
     ]
 
 
-def test_notifications_are_the_hubs_to_the_letter() -> None:
+def test_notifications_have_the_exact_texts_of_the_hub() -> None:
     assert notification_of_sent(PRODUCT, "ROR-TS") == {
         "level": "info",
         "subject": "Product event sent to Jirafe.",

@@ -1,4 +1,4 @@
-"""The Schema Registry's client: what it asks for, how often, and what it makes of the answers."""
+"""The client of the Schema Registry: what it requests, how often, and how it reads the answers."""
 
 import json
 import ssl
@@ -54,8 +54,8 @@ def refused(codec: Codec, schema_id: int) -> str:
     return str(caught.value)
 
 
-class TestWhatIsNotAskedAgain:
-    def test_an_unknown_id_for_a_while(self, registry_server: RegistryServer) -> None:
+class TestRememberedAnswers:
+    def test_an_unknown_id_is_remembered_for_ten_seconds(self, registry_server: RegistryServer) -> None:
         clock = Clock()
         codec = Codec(registry_server.registry(), clock=clock)
         said = [refused(codec, 1) for _ in range(100)]
@@ -71,7 +71,7 @@ class TestWhatIsNotAskedAgain:
     @pytest.mark.parametrize(
         "schema", ['"string"', '{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}', "{"]
     )
-    def test_a_schema_that_cant_be_used(self, registry_server: RegistryServer, schema: str) -> None:
+    def test_an_unusable_schema_is_remembered(self, registry_server: RegistryServer, schema: str) -> None:
         codec = Codec(registry_server.registry())
         schema_id = registry_server.keep(schema)
         first = refused(codec, schema_id)
@@ -79,7 +79,7 @@ class TestWhatIsNotAskedAgain:
         assert [refused(codec, schema_id) for _ in range(10)] == [first] * 10
         assert len(registry_server.asked) == 1
 
-    def test_only_so_many_ids_are_kept_in_mind(self) -> None:
+    def test_a_thousand_unknown_ids_are_remembered(self) -> None:
         registry = EmptyRegistry()
         codec = Codec(registry)
         for schema_id in (1, *range(1000), 999):
@@ -91,7 +91,7 @@ class TestWhatIsNotAskedAgain:
         refused(codec, 1)
         assert registry.asked == [1000, 1]
 
-    def test_an_id_that_is_refused_again_is_kept_longest(self) -> None:
+    def test_an_id_that_is_refused_again_is_remembered_longest(self) -> None:
         registry, clock = EmptyRegistry(), Clock()
         codec = Codec(registry, clock=clock)
         for schema_id in range(1000):
@@ -103,7 +103,7 @@ class TestWhatIsNotAskedAgain:
         refused(codec, 1)
         assert registry.asked == []
 
-    def test_an_outage_is_not_kept_in_mind(self, registry_server: RegistryServer) -> None:
+    def test_an_outage_is_not_remembered(self, registry_server: RegistryServer) -> None:
         codec = Codec(registry_server.registry(), clock=Clock())
         record = confluent(registry_server.keep(json.dumps(LESS)), written(LESS, LESS_RECORD))
         registry_server.page = (503, b"")
@@ -112,13 +112,15 @@ class TestWhatIsNotAskedAgain:
         registry_server.page = None
         assert codec.decode(record) == LESS_READ
 
-    def test_the_largest_id_is_asked_for(self) -> None:
+    def test_the_largest_valid_id_is_requested(self) -> None:
         registry = EmptyRegistry()
         assert refused(Codec(registry), 2**31 - 1) == "there are none"
         assert registry.asked == [2**31 - 1]
 
     @pytest.mark.parametrize("schema_id", [2**31, 2**32 - 1])
-    def test_an_id_that_is_larger_than_any(self, registry_server: RegistryServer, schema_id: int) -> None:
+    def test_an_id_larger_than_any_valid_one_is_not_requested(
+        self, registry_server: RegistryServer, schema_id: int
+    ) -> None:
         assert "larger than any" in refused(Codec(registry_server.registry()), schema_id)
         assert registry_server.asked == []
 
@@ -134,7 +136,7 @@ TAG_REFERENCE = {"name": "shop.Tag", "subject": "tag", "version": 1}
 
 
 class TestReferences:
-    def test_a_schema_is_read_with_those_it_refers_to(self, registry_server: RegistryServer) -> None:
+    def test_a_schema_is_read_with_its_references(self, registry_server: RegistryServer) -> None:
         registry_server.keep(json.dumps(MONEY), "money%2Feur")
         registry_server.keep(json.dumps(TAG), "tag", [MONEY_REFERENCE])
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE, TAG_REFERENCE])
@@ -153,7 +155,7 @@ class TestReferences:
             "GET /subjects/tag/versions/1": 1,
         }
 
-    def test_one_that_was_read_already_does_not_hide_the_next(self, registry_server: RegistryServer) -> None:
+    def test_a_repeated_reference_does_not_hide_the_next(self, registry_server: RegistryServer) -> None:
         registry_server.keep(json.dumps(MONEY), "money%2Feur")
         registry_server.keep(json.dumps(TAG), "tag", [MONEY_REFERENCE])
         schema_id = registry_server.keep(
@@ -161,17 +163,17 @@ class TestReferences:
         )
         assert registry_server.registry().schema(schema_id) == [MONEY, TAG, REFERRING]
 
-    def test_one_that_is_not_there_is_bad_data(self, registry_server: RegistryServer) -> None:
+    def test_a_missing_reference_is_bad_data(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE])
         said = refused(Codec(registry_server.registry()), schema_id)
         assert said == "the schema with the id 1 refers to version 1 of money/eur, which the registry has not"
 
-    def test_a_circle_ends(self, registry_server: RegistryServer) -> None:
+    def test_circular_references_are_bad_data(self, registry_server: RegistryServer) -> None:
         itself = {"name": "shop.Money", "subject": "taxons-value", "version": 1}
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [itself])
         assert "can't be used" in refused(Codec(registry_server.registry()), schema_id)
 
-    def test_more_than_any_schema_has_are_bad_data(self, registry_server: RegistryServer) -> None:
+    def test_too_many_references_are_bad_data(self, registry_server: RegistryServer) -> None:
         many = [{**MONEY_REFERENCE, "version": version} for version in range(1, 102)]
         for number in range(101):
             registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), "money%2Feur")
@@ -180,7 +182,7 @@ class TestReferences:
         registry_server.references[schema_id] = many
         assert "refers to more than 100 others" in refused(Codec(registry_server.registry()), schema_id)
 
-    def test_more_characters_than_any_schema_has_are_bad_data(self, registry_server: RegistryServer) -> None:
+    def test_references_that_are_too_large_together_are_bad_data(self, registry_server: RegistryServer) -> None:
         for number in range(3):
             registry_server.keep(json.dumps({**MONEY, "doc": f"{number}" * 900_000}), "money%2Feur")
         two, three = ([{**MONEY_REFERENCE, "version": version + 1} for version in range(each)] for each in (2, 3))
@@ -190,20 +192,22 @@ class TestReferences:
         assert "characters together" in refused(Codec(registry_server.registry()), schema_id)
 
     @pytest.mark.parametrize("references", [[1], [{}], [{"subject": "a", "version": "latest"}], 5])
-    def test_of_no_known_form_are_an_outage(self, registry_server: RegistryServer, references: Any) -> None:
+    def test_references_of_an_unknown_form_are_an_outage(
+        self, registry_server: RegistryServer, references: Any
+    ) -> None:
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", references)
         with pytest.raises(RegistryUnavailable, match="references of no known form"):
             Codec(registry_server.registry()).decode(confluent(schema_id, b""))
 
 
 class TestRegistering:
-    def test_registered_schemas_need_no_right_to_write(self, registry_server: RegistryServer) -> None:
+    def test_a_registered_schema_needs_no_write_access(self, registry_server: RegistryServer) -> None:
         first = Codec(registry_server.registry()).encode("taxon", TAXON)
         registry_server.asked.clear()
         assert Codec(registry_server.registry()).encode("taxon", TAXON) == first
         assert registry_server.asked == ["POST /subjects/taxons-value"]
 
-    def test_a_schema_that_its_subject_has_not_is_not_registered(self, registry_server: RegistryServer) -> None:
+    def test_a_schema_that_its_subject_lacks_is_not_registered(self, registry_server: RegistryServer) -> None:
         registry = registry_server.registry()
         assert registry.registered("taxon", own_schema("taxon")) is None
         registry_server.keep(json.dumps(LESS), "taxons-value")
@@ -221,7 +225,7 @@ class TestRegistering:
         assert list(reordered) != list(schema)
         assert registry.registered("taxon", reordered) == Registered(id=2, version=1)
 
-    def test_a_refusal_is_waited_for_and_says_the_registrys_words(self, registry_server: RegistryServer) -> None:
+    def test_a_refusal_has_the_reason_of_the_registry(self, registry_server: RegistryServer) -> None:
         registry_server.incompatible = ["READER_FIELD_MISSING_DEFAULT_VALUE"]
         with pytest.raises(SchemaRefused) as caught:
             Codec(registry_server.registry()).encode("taxon", TAXON)
@@ -265,7 +269,7 @@ class TestIncompatibility:
         assert registry_server.asked == [f"POST {path}"]
 
     @pytest.mark.parametrize("error_code", [40401, 40402])
-    def test_nothing_is_incompatible_with_no_version(
+    def test_any_schema_is_compatible_with_a_subject_without_versions(
         self, registry_server: RegistryServer, error_code: int
     ) -> None:
         registry_server.page = (404, json.dumps({"error_code": error_code}).encode())
@@ -361,7 +365,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def files(authority: trustme.CA, tmp_path: Path) -> dict[str, Path]:
-    """PEM files by name: ours, the authority's certificate, and that of one that signed nothing."""
+    """PEM files by name: ours, the authority's certificate, and that of another authority."""
     ours, other = authority.issue_cert("member@example.com"), trustme.CA()
     blobs = {
         "ca": authority.cert_pem,
@@ -377,7 +381,7 @@ def files(authority: trustme.CA, tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def strict(authority: trustme.CA) -> Iterator[RegistryServer]:
-    """A registry over TLS that wants both a certificate and a password."""
+    """A registry over TLS that requires both a certificate and a password."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(HOST).configure_cert(context)
     authority.configure_trust(context)
@@ -404,7 +408,7 @@ def test_access_by_certificate_and_password(
     access = Access(USER, PASSWORD, files["ca"], files["certificate"], files["key"])
     assert first_schema(strict, access) == LESS
     assert first_schema(strict, Access(USER, PASSWORD, files["ca"], files["both"])) == LESS
-    # What the environment says of certificates and passwords is for others.
+    # Certificates and passwords in the environment are not used.
     netrc = files["ca"].with_name("netrc")
     netrc.write_text(f"machine {HOST} login somebody password else\n")
     monkeypatch.setenv("NETRC", str(netrc))

@@ -1,4 +1,4 @@
-"""The registry's answers at the level of bytes: whatever a server does, a look-up ends in time, in an outage."""
+"""The registry's answers as bytes: whatever a server does, a look-up ends in time, as an outage."""
 
 import contextlib
 import gzip
@@ -74,7 +74,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class TestTime:
-    def test_a_server_that_drips_is_an_outage_in_time(self) -> None:
+    def test_a_slow_server_is_an_outage_after_the_time_limit(self) -> None:
         with server(OK, drip=b"X-More: 1\r\n") as url:
             said = outage(registry(url))
         assert said == "the schema registry did not answer: no whole answer within 0.3 seconds"
@@ -86,7 +86,7 @@ class TestTime:
             assert "no whole answer within 0" in outage(registry(url))
 
 
-def test_an_answer_of_two_megabytes_is_read_and_no_larger_one() -> None:
+def test_an_answer_may_have_two_mebibytes_and_no_more() -> None:
     most = 2 * 1024 * 1024
     largest = GOOD + b" " * (most - len(GOOD))
     for answer in (largest, largest + b" "):
@@ -134,11 +134,11 @@ class TestAnythingElseIsAnOutage:
         assert said == "the schema registry answered 301, and redirects to other.test"
 
     @pytest.mark.parametrize("url", [f"http://ada:{SECRET}@[", f"{SECRET}://x", f"http://ada:{SECRET}@127.0.0.1:0"])
-    def test_an_address_that_is_none(self, url: str) -> None:
+    def test_an_invalid_address(self, url: str) -> None:
         outage(registry(url))
 
     @pytest.mark.parametrize("proxy", [f"http://ada:{SECRET}@[", f"socks5://ada:{SECRET}@127.0.0.1:1"])
-    def test_a_proxy_that_can_not_be_used(self, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unusable_proxy(self, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", proxy)
         said = outage(registry("http://registry.test"))
         assert "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in said

@@ -1,4 +1,4 @@
-"""What a reload says: exactly what it took over, and what takes a restart."""
+"""A reload logs exactly which settings it applied, and which need a restart."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def reloaded(tmp_path: Path) -> Running:
 
 @pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_setting_is_taken_over_or_needs_a_restart(name: str, *, asked: bool, reloaded: Running) -> None:
+def test_each_setting_is_applied_or_needs_a_restart(name: str, *, asked: bool, reloaded: Running) -> None:
     text = f"{name}={VALUES.get(name, '17')}\n"
     again, said = reloaded(text, asked=asked)
     assert reloaded.reconnects == name.startswith("KAFKA_SASL_")
@@ -82,11 +82,11 @@ def test_applied_settings_are_not_applied_again_and_refused_ones_are_logged_agai
     assert reloaded("") == (True, [{"event": "settings_reloaded", "taken": ["JIRAFE_SITE_ID"]}])
 
 
-def test_a_file_that_says_the_same_in_other_words_does_nothing(reloaded: Running) -> None:
+def test_a_file_with_the_same_settings_changes_nothing(reloaded: Running) -> None:
     assert reloaded("# a remark\n", asked=False) == (False, [])
 
 
-def test_settings_that_are_refused_are_named_and_nothing_is_tried(reloaded: Running) -> None:
+def test_refused_settings_are_logged_and_nothing_is_applied(reloaded: Running) -> None:
     again, said = reloaded("CONSUMER_WORKERS=none\nJIRAFE_SITE_ID=1\n")
     assert (again, [each["event"] for each in said]) == (False, ["settings_refused"])
 
@@ -104,7 +104,7 @@ def test_new_clients_use_the_changed_connection_settings(reloaded: Running) -> N
     assert not reloaded.reconnects
 
 
-def test_clients_that_can_not_be_made_are_refused_and_the_old_settings_stay(reloaded: Running) -> None:
+def test_settings_are_refused_if_no_client_can_be_made_with_them(reloaded: Running) -> None:
     text = "KAFKA_SECURITY_PROTOCOL=SSL\nKAFKA_SSL_CA_LOCATION=/nowhere.pem\n"
     again, said = reloaded(text, asked=False)
     assert (again, reloaded.reconnects, [each["event"] for each in said]) == (False, False, ["settings_refused"])
@@ -112,7 +112,7 @@ def test_clients_that_can_not_be_made_are_refused_and_the_old_settings_stay(relo
     assert "security.protocol" not in reloaded.cluster.properties
 
 
-def test_a_certificate_that_is_renewed_in_its_file_is_taken_over_too(tmp_path: Path) -> None:
+def test_a_renewed_certificate_file_is_applied(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(authority))
     env_file = tmp_path / "settings.env"
@@ -136,10 +136,8 @@ def test_a_certificate_that_is_renewed_in_its_file_is_taken_over_too(tmp_path: P
 @pytest.mark.parametrize(
     "name", ["JIRAFE_ACCESS_TOKEN", "KAFKA_SASL_PASSWORD", "CONSUMER_SCHEMA_REGISTRY_PASSWORD"]
 )
-def test_a_secret_that_changes_in_its_file_is_as_one_that_changes_where_it_is_set(
-    name: str, tmp_path: Path
-) -> None:
-    """As Kubernetes does it: what the name leads to is another file from one moment to the next."""
+def test_a_changed_secret_file_counts_as_a_changed_setting(name: str, tmp_path: Path) -> None:
+    """As in Kubernetes: from one moment to the next, the link leads to another file."""
     old, new, link = (tmp_path / part for part in ("old", "new", "link"))
     old.write_text("hush\n")
     new.write_text("hush hush".replace(" ", "-"))

@@ -42,11 +42,11 @@ def seen(*lanes: LaneStatus, points: tuple[Point, ...] = (), **changed: Any) -> 
         (("idle", "flood"), "held"),
     ],
 )
-def test_the_worst_state_of_the_lanes_is_the_members(states: tuple[State, ...], word: str) -> None:
+def test_a_member_has_the_worst_state_of_its_lanes(states: tuple[State, ...], word: str) -> None:
     assert overall(seen(*(lane(state) for state in states))) == word
 
 
-def test_a_member_that_makes_no_progress_is_stuck_whatever_else_it_is() -> None:
+def test_a_member_that_makes_no_progress_is_stuck_in_any_state() -> None:
     moment = seen(lane("site"))
     stopping = replace(moment, status=replace(moment.status, is_stopping=True))
     assert overall(stopping) == "stopping"
@@ -54,7 +54,7 @@ def test_a_member_that_makes_no_progress_is_stuck_whatever_else_it_is() -> None:
     assert overall(replace(stopping, now=1000 + STUCK_AFTER + 1)) == "stuck"
 
 
-def test_a_member_that_is_not_ready_waits_whatever_its_lanes_do() -> None:
+def test_a_member_that_is_not_ready_is_waiting_whatever_its_lanes_do() -> None:
     def word(*reasons: str, lanes: tuple[LaneStatus, ...] = (lane("working"),)) -> str:
         return overall(replace(seen(), status=MemberStatus(1000.0, reasons, lanes)))
 
@@ -64,7 +64,7 @@ def test_a_member_that_is_not_ready_waits_whatever_its_lanes_do() -> None:
     assert word(NOT_ASSIGNED, lanes=()) == "unassigned"
 
 
-def test_between_two_chunks_it_is_still_working() -> None:
+def test_a_member_is_still_working_between_two_chunks() -> None:
     assert overall(seen(lane("idle"), points=(Point(999, 12.5, 0, 0, None, None, 0),))) == "working"
     assert overall(seen(lane("idle"), points=(Point(999, 0, 0, 0, None, None, 0),))) == "idle"
 

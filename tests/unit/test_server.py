@@ -1,4 +1,4 @@
-"""What a member tells over HTTP: a real server on loopback, and what a monitor has."""
+"""What a member serves over HTTP: a real server on loopback, with the data of a monitor."""
 
 import http.client
 import json
@@ -101,7 +101,7 @@ def test_probes_follow_the_monitor(monitor: Monitor, visitor: Visitor) -> None:
     assert visitor.json("/healthz") == (503, {"status": "stuck", "reasons": [stuck]})
 
 
-def test_the_status_and_the_metrics_are_the_monitors(monitor: Monitor, visitor: Visitor) -> None:
+def test_the_status_and_the_metrics_come_from_the_monitor(monitor: Monitor, visitor: Visitor) -> None:
     turn(monitor, {"123": "down"})
     monitor.retried(Trouble("123", "503", "down"))
     record = Record("orders", 0, 7, 0, None, None, ())
@@ -121,7 +121,7 @@ def test_the_status_and_the_metrics_are_the_monitors(monitor: Monitor, visitor: 
     assert text.endswith("# EOF\n")
 
 
-def test_the_page_may_load_nothing_but_itself(visitor: Visitor) -> None:
+def test_the_page_loads_no_external_resources(visitor: Visitor) -> None:
     status, headers, page = visitor.ask("/")
     assert (status, headers["Cache-Control"]) == (200, "no-store")
     assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'sha256-")
@@ -141,7 +141,7 @@ def test_an_address_that_is_taken_is_refused_at_once(monitor: Monitor, visitor: 
         StatusServer(visitor.address, ABOUT, monitor)
 
 
-# by which names it may be asked
+# the host names that it accepts
 
 PUBLIC = [
     "attacker.example",
@@ -157,7 +157,7 @@ OWN = ["localhost", "LOCALHOST", "127.0.0.1", "10.2.3.4", "[::1]", "[fe80::1%eth
 
 
 @pytest.mark.parametrize("port", ["", ":8000"])
-def test_a_name_that_may_be_anyones_is_refused(visitor: Visitor, port: str) -> None:
+def test_a_public_host_name_is_refused(visitor: Visitor, port: str) -> None:
     for path, name in product((*FOR_PEOPLE, *FOR_MACHINES), PUBLIC):
         status, headers, body = visitor.ask(path, Host=name + port)
         assert (status, headers["Content-Type"]) == (421, "text/plain; charset=utf-8"), name
@@ -166,7 +166,7 @@ def test_a_name_that_may_be_anyones_is_refused(visitor: Visitor, port: str) -> N
 
 
 @pytest.mark.parametrize("port", ["", ":8000"])
-def test_the_machines_addresses_and_names_are_answered(visitor: Visitor, port: str) -> None:
+def test_the_machines_own_addresses_and_names_are_accepted(visitor: Visitor, port: str) -> None:
     for path in (*FOR_PEOPLE, *FOR_MACHINES):
         for name in OWN:
             assert visitor.ask(path, Host=name + port)[0] != 421, name
@@ -178,7 +178,7 @@ def test_a_service_name_only_reaches_the_paths_for_machines(visitor: Visitor) ->
         assert [visitor.ask(path, Host=name)[0] == 421 for path in FOR_MACHINES] == [False, False, False]
 
 
-def test_the_full_name_of_the_machine_is_learnt(monkeypatch: pytest.MonkeyPatch, monitor: Monitor) -> None:
+def test_the_full_name_of_the_machine_is_accepted(monkeypatch: pytest.MonkeyPatch, monitor: Monitor) -> None:
     monkeypatch.setattr(socket, "getfqdn", lambda: "Shop7.Corp.Example")
     server = StatusServer("127.0.0.1:0", ABOUT, monitor)
     try:
@@ -201,7 +201,7 @@ def test_a_request_without_a_host_header_is_answered(visitor: Visitor) -> None:
     assert answer_to(visitor, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
 
 
-def test_of_two_hosts_each_has_to_be_ours(visitor: Visitor) -> None:
+def test_each_of_two_host_headers_must_be_ours(visitor: Visitor) -> None:
     both = b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: attacker.example\r\n\r\n"
     assert answer_to(visitor, both).startswith(b"HTTP/1.0 421 ")
     assert answer_to(visitor, b"GET / HTTP/1.1\r\nHost:\r\n\r\n").startswith(b"HTTP/1.0 421 ")
@@ -218,7 +218,7 @@ _ACCEPTED = st.builds(lambda media, parameters: ";".join([media, *parameters]), 
 
 @settings(max_examples=scaled(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(accept=st.lists(_ACCEPTED).map(",".join))
-def test_metrics_are_served_whatever_the_client_accepts(visitor: Visitor, accept: str) -> None:
+def test_metrics_are_served_for_any_accept_header(visitor: Visitor, accept: str) -> None:
     status, headers, text = visitor.ask("/metrics", Accept=accept)
     assert status == 200
     if headers["Content-Type"].startswith("application/openmetrics-text"):
@@ -232,7 +232,7 @@ def test_metrics_are_served_whatever_the_client_accepts(visitor: Visitor, accept
 
 
 def is_dropped(connection: socket.socket) -> bool:
-    """Wait for the server to end a connection; says whether it does within five seconds."""
+    """Wait for the server to end a connection. Returns whether it does within five seconds."""
     connection.settimeout(5)
     try:
         while connection.recv(65536):
@@ -267,7 +267,7 @@ def drip(connection: socket.socket, text: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("host", ["localhost", "attacker.example"])
-def test_a_target_with_an_absolute_address_names_the_host(
+def test_an_absolute_target_has_priority_over_the_host_header(
     visitor: Visitor, target: str, status: int, host: str
 ) -> None:
     asked = f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
@@ -276,7 +276,7 @@ def test_a_target_with_an_absolute_address_names_the_host(
 
 @pytest.mark.parametrize("start", [b"", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
 @pytest.mark.usefixtures("impatient")
-def test_a_client_that_drips_is_dropped(visitor: Visitor, start: bytes) -> None:
+def test_a_client_that_sends_slowly_is_disconnected(visitor: Visitor, start: bytes) -> None:
     with visitor.connect() as connection:
         connection.sendall(start)
         dripping = threading.Thread(target=drip, args=(connection, b"x" * 100))
@@ -288,7 +288,7 @@ def test_a_client_that_drips_is_dropped(visitor: Visitor, start: bytes) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_client_that_reads_nothing_is_dropped(monitor: Monitor, visitor: Visitor) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(monitor: Monitor, visitor: Visitor) -> None:
     lanes = tuple(replace(QUIET.lanes[0], message="x" * 20_000) for _ in range(500))
     monitor.viewed(replace(QUIET, lanes=lanes))  # more than the buffers of both ends take
     before = connection_threads()
@@ -302,7 +302,7 @@ def connection_threads() -> int:
     return sum("process_request_thread" in thread.name for thread in threading.enumerate())
 
 
-def test_connections_and_threads_are_bounded_and_the_next_is_answered(visitor: Visitor) -> None:
+def test_connections_and_threads_are_bounded_and_new_clients_are_answered(visitor: Visitor) -> None:
     with ExitStack() as stack:
         idle = [stack.enter_context(visitor.connect()) for _ in range(3 * MOST_CONNECTIONS)]
         assert visitor.json("/healthz")[0] == 200
@@ -311,7 +311,7 @@ def test_connections_and_threads_are_bounded_and_the_next_is_answered(visitor: V
         assert visitor.json("/healthz")[0] == 200
 
 
-def test_waiting_clients_are_dropped_when_the_server_closes(monitor: Monitor) -> None:
+def test_waiting_clients_are_disconnected_when_the_server_closes(monitor: Monitor) -> None:
     server = StatusServer("127.0.0.1:0", ABOUT, monitor)
     visitor = Visitor(server)
     with visitor.connect() as connection:

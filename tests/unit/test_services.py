@@ -1,4 +1,4 @@
-"""Which events each type of message makes, in which order, and how people are told."""
+"""Which events each type of message makes, in which order, and the notifications for people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -157,7 +157,7 @@ class TestTimestamps:
             return event.message
         return event.body["create_date"], event.body["change_date"]
 
-    def test_a_taxon_without_dates_has_the_records(self) -> None:
+    def test_a_taxon_without_dates_gets_the_timestamp_of_its_record(self) -> None:
         assert self.dates(1_393_664_400_123) == ("2014-03-01T09:00:00.123Z",) * 2
         assert self.dates(0) == ("1970-01-01T00:00:00.000Z",) * 2
 
@@ -170,7 +170,7 @@ class TestTimestamps:
     def test_an_invalid_timestamp_counts_as_none(self, timestamp: int | None) -> None:
         assert self.dates(timestamp) == "created_at: missing in the message"
 
-    def test_orders_and_carts_without_dates_stay_errors(self) -> None:
+    def test_orders_and_carts_without_dates_are_errors(self) -> None:
         payload = to_message({"message": "order:new", "order": {**ORDER, "created_at": None}})["payload"]
         assert [type(event) for event in make_events("order:new", payload, {}, 1_393_664_400_123)] == [
             Unsendable
@@ -179,11 +179,11 @@ class TestTimestamps:
 
 class TestTaxonomies:
     @pytest.mark.parametrize("taxonomy_id", [3, None])
-    def test_taxon_of_another_taxonomy_makes_nothing(self, taxonomy_id: int | None) -> None:
+    def test_a_taxon_of_another_taxonomy_makes_no_event(self, taxonomy_id: int | None) -> None:
         assert made("taxon:new", {"taxon": {**TAXON, "taxonomy_id": taxonomy_id, "name": None}}) == []
 
     @pytest.mark.parametrize("taxon", [TAXON, {**TAXON, "taxonomy_id": 3}, None])
-    def test_missing_parameter_is_named_with_where_it_can_come_from(self, taxon: object) -> None:
+    def test_the_error_for_a_missing_parameter_names_its_sources(self, taxon: object) -> None:
         message = (
             "jirafe.product_category_taxonomy: missing; neither the message's parameters "
             "nor the setting JIRAFE_PRODUCT_CATEGORY_TAXONOMY has it"

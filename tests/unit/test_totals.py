@@ -1,4 +1,4 @@
-"""Discounts in all their spellings: the event's totals add up as the message's do."""
+"""Discounts in all their forms: the event's totals add up as the message's do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,10 +45,10 @@ class TestReadings:
         assert discounts(totals(20), {"discount_total": "-5.00"}) == 5
         assert discounts({"totals": {"discount": 5}}) == 5
 
-    def test_a_named_total_of_nothing_says_nothing(self) -> None:
+    def test_a_named_total_of_zero_does_not_exclude_adjustments(self) -> None:
         assert discounts({**totals(20, discount=0), "adjustments": [{"name": "Spring", "value": -5}]}) == 5
 
-    def test_line_items_have_promotions_of_their_own(self) -> None:
+    def test_promotions_of_line_items_count(self) -> None:
         shop = {"line_items": [item(adjustments=[promotion("-2")]), item(adjustments=[promotion("-3")])]}
         assert discounts(totals(20), shop) == 5
         assert discounts({**totals(18), "adjustments": [{"name": "Spring", "value": -2}]}, shop) == 7
@@ -68,16 +68,16 @@ class TestReadings:
         assert discounts({}, shop) == 0
 
     @pytest.mark.parametrize("name", ["Discounts", "discount", "Promotion (10% off)", "Coupon", "VOUCHER 5"])
-    def test_a_positive_discount_counts_where_the_totals_only_add_up_so(self, name: str) -> None:
+    def test_a_positive_discount_counts_only_if_the_totals_add_up_with_it(self, name: str) -> None:
         assert discounts({**totals(20), "adjustments": [{"name": name, "value": 5}]}) == 5
         assert discounts({**totals(25), "adjustments": [{"name": name, "value": 5}]}) == 0
         assert discounts({**totals(11), "adjustments": [{"name": name, "value": 5}]}) == 0
         assert discounts({"adjustments": [{"name": name, "value": 5}]}) == 0
 
-    def test_a_positive_adjustment_of_another_name_is_none(self) -> None:
+    def test_a_positive_adjustment_with_another_name_is_not_a_discount(self) -> None:
         assert discounts({**totals(20), "adjustments": [{"name": "Gift wrap", "value": 5}]}) == 0
 
-    def test_where_one_reading_adds_up_it_is_right(self) -> None:
+    def test_a_reading_that_adds_up_is_used(self) -> None:
         adjustments = {"adjustments": [{"name": "Spring", "value": -4}]}
         assert discounts({**totals(20, discount=5), **adjustments}) == 5
         assert discounts({**totals(21, discount=5), **adjustments}) == 4
@@ -86,7 +86,7 @@ class TestReadings:
         assert discounts({**totals(21), **adjustments}, shop) == 4
         assert discounts({**totals(17), **adjustments}, shop) == 8
 
-    def test_the_named_total_may_be_the_orders_alone(self) -> None:
+    def test_the_named_total_may_exclude_the_line_items(self) -> None:
         shop = {"line_items": [item(adjustments=[promotion("-2")])]}
         assert discounts(totals(18, discount=5), shop) == 7
         assert discounts(totals(20, discount=5), shop) == 5
@@ -97,13 +97,13 @@ class TestReadings:
         assert discounts({**totals(99, discount=5), **adjustments}) == 5
         assert discounts({**totals(99), **adjustments}) == 4
 
-    def test_either_section_may_have_them(self) -> None:
+    def test_discounts_may_be_in_either_section(self) -> None:
         shop = {"adjustments": [{"label": "Spring", "amount": "-5"}]}
         assert discounts({**totals(20), "adjustments": [{"name": "Tax", "value": 2}]}, shop) == 5
         assert discounts({**totals(99), "adjustments": [{"name": "Tax", "value": 2}]}, shop) == 5
 
     @pytest.mark.parametrize("amount", [float("nan"), float("-inf")])
-    def test_what_json_cannot_carry_is_named(self, amount: float) -> None:
+    def test_a_number_that_json_cannot_represent_is_named(self, amount: float) -> None:
         message = to_message({"order": {"number": "R1", "placed_on": DATE, "adjustments": [{"value": -1}]}})
         message["payload"]["order"]["adjustments"][0]["amount"] = amount
         with pytest.raises(Unmappable, match=r"^adjustments: .* is not a number that JSON can carry$"):
@@ -188,7 +188,7 @@ SPELLINGS = (
     st.sampled_from(["order", "original"]),
     st.tuples(NOISE, NOISE),
 )
-def test_the_totals_add_up_in_whichever_spelling(
+def test_the_totals_add_up_however_a_discount_is_written(
     drawn: tuple[int, int, int, int],
     cents: int,
     spelling: Callable[[Hub, int], None],

@@ -1,4 +1,4 @@
-"""Traces: what a record brings along goes on to the request and the result, with spans where they are asked for."""
+"""Traces: a record's trace goes on to its request and its result, with spans if the environment asks for them."""
 
 import threading
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ def deliver(api: Api, *records: Record, tracing: OpenTelemetry | None = None) ->
     return done if isinstance(done, Done) else None
 
 
-class TestOfRecords:
+class TestRecords:
     @pytest.mark.parametrize(
         ("headers", "trace"),
         [
@@ -121,7 +121,7 @@ class TestOfRecords:
         assert Record("orders", 0, 0, 0, None, None, headers).trace == trace
 
     @given(st.binary(max_size=80) | st.text(alphabet="0123456789abcdef-", max_size=60).map(str.encode))
-    def test_whatever_is_in_the_headers_fits_into_others(self, value: bytes) -> None:
+    def test_traces_from_any_headers_can_be_sent_in_headers(self, value: bytes) -> None:
         found = Record("orders", 0, 0, 0, None, None, (("traceparent", value), ("tracestate", value))).trace
         assert all(each.isascii() and each.isprintable() and len(each) <= 512 for _, each in found)
 
@@ -180,7 +180,9 @@ class TestSpans:
         parent = asked["traceparent"].rpartition("-")[0]
         assert parent == f"00-{sent.context.trace_id:032x}-{sent.context.span_id:016x}"
 
-    def test_what_fails_is_an_error(self, api: Api, exporter: InMemorySpanExporter, tracing: OpenTelemetry) -> None:
+    def test_spans_of_failures_are_errors(
+        self, api: Api, exporter: InMemorySpanExporter, tracing: OpenTelemetry
+    ) -> None:
         api.status = 503
         assert deliver(api, record(0, PARENT), record(1, PARENT, b"?"), tracing=tracing) is None
         good, bad = named(exporter, "decode")
@@ -219,5 +221,5 @@ class TestSpans:
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_TRACES_EXPORTER": "none"}, False),
     ],
 )
-def test_spans_are_made_where_the_environment_says_where_they_go(environ: dict[str, str], *, wanted: bool) -> None:
+def test_spans_are_made_only_if_the_environment_names_an_endpoint(environ: dict[str, str], *, wanted: bool) -> None:
     assert wants_tracing(environ) == wanted

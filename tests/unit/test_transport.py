@@ -1,4 +1,4 @@
-"""Requests to servers that never come to an end, and in surroundings that no request can be made in."""
+"""Requests to servers that never stop sending, and requests that can't be made at all."""
 
 import contextlib
 import gc
@@ -95,8 +95,8 @@ STAGES = {
 }
 
 
-class TestATimeForAll:
-    """No stage of a request outlasts its time: the servers here go on for as long as they are asked."""
+class TestTimeLimit:
+    """No stage of a request exceeds the time limit. The servers here never stop sending."""
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_of_an_answer(self, stage: str) -> None:
@@ -149,7 +149,7 @@ class TestATimeForAll:
             error = failed(url, bytes(20_000_000))
         assert (error.cause, error.message) == ("timeout", LATE)
 
-    def test_of_the_look_up_of_the_hosts_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_the_dns_lookup(self, monkeypatch: pytest.MonkeyPatch) -> None:
         over = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
         began = time.monotonic()
@@ -166,7 +166,7 @@ class TestATimeForAll:
         assert (error.cause, error.message) == ("timeout", LATE)
 
     @pytest.mark.parametrize("timeout", [0, -1])
-    def test_that_is_over_already(self, timeout: float) -> None:
+    def test_that_has_already_passed(self, timeout: float) -> None:
         with answering(OK) as url:
             error = failed(url, timeout=timeout)
         assert (error.cause, error.message) == ("timeout", f"no whole answer within {timeout} seconds")
@@ -187,7 +187,7 @@ class TestATimeForAll:
         assert [reply.content for reply in quick] == [b"{}"] * len(quick)
         assert quick
 
-    def test_that_is_shorter_than_that_of_one_before(self) -> None:
+    def test_that_is_shorter_than_the_previous_one(self) -> None:
         subject = Transport()
         # Drips: the sockets' own timeout would not end it.
         with answering(OK) as url, answering(b"HTTP/1.1 200 O") as slow:
@@ -214,7 +214,7 @@ class TestConnecting:
             assert asked(Transport(), "http://api.example").content == b"{}"
 
     @pytest.mark.parametrize("close", [False, True])
-    def test_is_for_one_request_where_it_says_so(self, close: bool) -> None:  # noqa: FBT001 - a case
+    def test_ends_after_one_request_if_asked(self, close: bool) -> None:  # noqa: FBT001 - a case
         left: list[bytes] = []
 
         def serve() -> None:
@@ -235,7 +235,7 @@ class TestConnecting:
         assert left == ([b""] if close else [])
 
 
-def test_nothing_is_left_of_requests() -> None:
+def test_requests_leave_no_threads_or_open_files() -> None:
     others = {*threading.enumerate()}
     subject = Transport()
     with answering(*[OK] * 20) as url:
@@ -249,12 +249,12 @@ def test_nothing_is_left_of_requests() -> None:
         while ours & {thread.name for thread in {*threading.enumerate()} - others}:
             assert time.monotonic() < until
             time.sleep(0.01)
-    with answering(b"HTTP/1.1 200 O") as url:  # who comes later is watched anew
+    with answering(b"HTTP/1.1 200 O") as url:  # a later request is watched again
         assert failed(url, subject=subject).cause == "timeout"
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 2zz No\r\n\r\n", STAGES["body"][0], None])
-def test_nothing_of_a_failure_waits_to_be_collected(answer: bytes | None) -> None:
+def test_a_failed_connection_is_freed_without_the_garbage_collector(answer: bytes | None) -> None:
     def connections() -> int:
         return sum(isinstance(each, http._Watched) for each in gc.get_objects())
 
@@ -272,7 +272,7 @@ def test_nothing_of_a_failure_waits_to_be_collected(answer: bytes | None) -> Non
 class TestSizes:
     @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK", b"HTTP/1.1 302 Found\r\nLocation: /", b"HTTP/1.1 503 No"])
     @pytest.mark.parametrize("coding", [1, 2])
-    def test_a_bomb_is_given_up_and_takes_little_memory(self, head: bytes, coding: int) -> None:
+    def test_a_compression_bomb_is_refused_with_little_memory(self, head: bytes, coding: int) -> None:
         bomb = bytes(48 * 1024 * 1024)
         for _ in range(coding):
             bomb = gzip.compress(bomb, 1)
@@ -290,12 +290,12 @@ class TestSizes:
 
     @pytest.mark.parametrize("status", [b"200 OK", b"302 Found", b"500 Odd"])
     @pytest.mark.parametrize("location", [b"", b"Location: http://elsewhere.test/\r\n"])
-    def test_a_body_without_end_is_given_up(self, status: bytes, location: bytes) -> None:
+    def test_an_endless_body_is_refused(self, status: bytes, location: bytes) -> None:
         with answering(b"HTTP/1.1 " + status + b"\r\n" + location + b"\r\n", drip=b" " * 1_000_000) as url:
             error = failed(url, timeout=30)
         assert (error.cause, error.message) == ("unreadable", "the answer has more than 1000000 bytes")
 
-    def test_one_that_is_as_long_as_may_be_is_read(self) -> None:
+    def test_a_body_of_the_maximum_size_is_read(self) -> None:
         packed = gzip.compress(bytes(LONGEST))
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
         with answering(head + packed) as url:
@@ -307,7 +307,7 @@ class TestSizes:
 
 
 class TestSurroundings:
-    """What keeps a request from being made is an outage, whatever class its exception has."""
+    """Whatever prevents a request is a connection failure, whatever the class of its exception."""
 
     @pytest.fixture(autouse=True)
     def no_exceptions(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,9 +344,7 @@ class TestSurroundings:
         assert "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in error.message
 
     @pytest.mark.parametrize("proxy", ["socks4://127.0.0.1:1", "SOCKS5h://127.0.0.1:1"])
-    def test_a_proxy_whose_connections_can_not_be_watched(
-        self, proxy: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_socks_proxy(self, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ALL_PROXY", proxy)
         assert failed("https://127.0.0.1:1").message == (
             "no request can be made over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names: "
@@ -354,7 +352,9 @@ class TestSurroundings:
         )
 
     @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-    def test_certificates_that_are_gone(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_certificates_of_the_environment(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
         monkeypatch.setenv(name, str(tmp_path / "gone.pem"))
         error = failed("https://127.0.0.1:1")
@@ -364,12 +364,12 @@ class TestSurroundings:
         )
 
     @pytest.mark.parametrize("name", ["ca", "certificate"])
-    def test_certificates_of_ours_that_are_gone(self, name: str, tmp_path: Path) -> None:
+    def test_missing_certificates_of_the_settings(self, name: str, tmp_path: Path) -> None:
         subject = Transport(**{name: tmp_path / "gone.pem"})
         error = failed("https://127.0.0.1:1", subject=subject)
         assert (error.cause, error.message) == ("connection", "the certificates can't be read (OSError)")
 
-    def test_an_authority_of_ours_that_is_none(self, tmp_path: Path) -> None:
+    def test_an_invalid_ca_file_of_the_settings(self, tmp_path: Path) -> None:
         (tmp_path / "ca.pem").write_bytes(b"\xff\xfe not PEM")
         with answering() as url:
             subject = Transport(ca=tmp_path / "ca.pem")
@@ -379,10 +379,10 @@ class TestSurroundings:
         "url",
         ["http://", "http://[", "nonsense", "http://a b/", "http://\x00/", "http://127.0.0.1:0", "http://a..b"],
     )
-    def test_an_address_that_is_none(self, url: str) -> None:
+    def test_an_invalid_address(self, url: str) -> None:
         assert failed(url, timeout=30).cause == "connection"
 
-    def test_no_thread_that_could_watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_thread_that_cannot_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def start(_thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
@@ -393,7 +393,7 @@ class TestSurroundings:
             assert error.cause == "connection"
             assert error.message == "the request's time can't be watched (can't start new thread)"
 
-    def test_an_exception_of_the_caller_is_not_the_cause(self) -> None:
+    def test_an_exception_that_the_caller_handles_is_not_reported_as_the_cause(self) -> None:
         with socket.socket() as taken:  # not listening: it refuses
             taken.bind(("127.0.0.1", 0))
             late: Future[None] = Future()
@@ -404,7 +404,7 @@ class TestSurroundings:
         assert error.cause == "connection"
         assert "Connection refused" in error.message
 
-    def test_certificates_that_are_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_invalid_ca_file_of_the_environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "ca.pem").write_text("none\n")
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
         with answering() as url:
@@ -422,13 +422,13 @@ class TestSurroundings:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         ],
     )
-    def test_answers_that_are_none(self, answer: bytes) -> None:
+    def test_answers_that_are_not_http(self, answer: bytes) -> None:
         with answering(answer, drip=b"") as url:
             assert failed(url).cause in {"connection", "timeout"}
 
     @pytest.mark.parametrize("status", [101, 102, 103, 199])
-    def test_an_answer_that_another_follows(self, status: int) -> None:
-        # Whoever takes it for the answer takes the next one for that of the next request.
+    def test_an_informational_status_is_unreadable(self, status: int) -> None:
+        # A client that takes it for the answer takes the real answer for that of the next request.
         subject = Transport()
         with answering(b"HTTP/1.1 %d Early\r\n\r\n" % status, OK) as url:
             error = failed(url, subject=subject)
@@ -437,7 +437,7 @@ class TestSurroundings:
             f"the answer's status is {status}, which ends no request",
         )
 
-    def test_headers_of_odd_letters(self) -> None:
+    def test_headers_that_are_not_ascii(self) -> None:
         headers = (
             b"Location: \xff\xfe\r\nSet-Cookie: \xff=\xff; Domain=.; Expires=never\r\nContent-Length: 0\r\n\r\n"
         )

@@ -1,4 +1,4 @@
-"""The forms of values in topics: whatever the form, the message is the one that `produce` would have written."""
+"""The forms of values in topics: in every form, the message is the one that `produce` would have written."""
 
 import json
 from random import Random
@@ -35,7 +35,7 @@ SCHEMA_OF_JSON = json.dumps({"type": "object"})
 
 
 def as_produced(document: object) -> dict[str, Any]:
-    """Give the message that a reader of what `produce` writes gets."""
+    """Give the message that a reader gets if `produce` writes this document."""
     message = message_of(document)
     return CODEC.decode_message(CODEC.encode(kind_of(message["message"]) or "", message))
 
@@ -71,12 +71,12 @@ class TestJson:
             ),
         ],
     )
-    def test_what_is_wrong_is_said(self, data: bytes, reason: str) -> None:
+    def test_the_reason_says_what_is_wrong(self, data: bytes, reason: str) -> None:
         with pytest.raises(Undecodable) as caught:
             CODEC.decode_message(data)
         assert str(caught.value).startswith(f"the value {reason}")
 
-    def test_json_that_would_cost_many_times_its_size_is_refused(self) -> None:
+    def test_json_with_too_many_objects_is_refused(self) -> None:
         items = b",".join([b"{}"] * 350_000)
         text = b'{"message": "order:new", "payload": {"order": {"line_items": [%s]}}}' % items
         with pytest.raises(Undecodable, match=r"^the value is JSON with 350003 objects; .* at most"):
@@ -90,14 +90,18 @@ class TestJson:
 
 class TestJsonSchema:
     @pytest.mark.parametrize("document", MESSAGES)
-    def test_the_hubs_json_behind_an_id(self, registry_server: RegistryServer, document: dict[str, Any]) -> None:
+    def test_json_after_a_schema_id_is_read(
+        self, registry_server: RegistryServer, document: dict[str, Any]
+    ) -> None:
         schema_id = registry_server.keep(SCHEMA_OF_JSON, kind="JSON")
         codec = Codec(registry_server.registry())
         for _ in range(2):
             assert codec.decode_message(confluent(schema_id, orjson.dumps(document))) == as_produced(document)
         assert registry_server.asked == [f"GET /schemas/ids/{schema_id}"]
 
-    def test_a_registry_that_gives_only_this_one_serves_others(self, registry_server: RegistryServer) -> None:
+    def test_a_json_schema_shows_that_the_registry_works_for_other_ids(
+        self, registry_server: RegistryServer
+    ) -> None:
         schema_id = registry_server.keep(SCHEMA_OF_JSON, kind="JSON")
         codec = Codec(registry_server.registry())
         codec.decode_message(confluent(schema_id, orjson.dumps(MESSAGES[1])))
@@ -110,7 +114,7 @@ class TestJsonSchema:
         with pytest.raises(Undecodable, match="begins like JSON, but is not valid JSON"):
             Codec(registry_server.registry()).decode(confluent(schema_id, b"\x02x"))
 
-    def test_protobuf_is_told_to_be_protobuf(self, registry_server: RegistryServer) -> None:
+    def test_the_error_for_protobuf_names_it(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep("message Order {}", kind="PROTOBUF")
         with pytest.raises(
             UnknownSchema, match=f"^the schema with the id {schema_id} is of PROTOBUF, not of Avro$"
@@ -120,7 +124,7 @@ class TestJsonSchema:
 
 class TestSchemaInAHeader:
     @pytest.mark.parametrize("by", ["guid", "id"])
-    def test_avro(self, registry_server: RegistryServer, by: str) -> None:
+    def test_avro_is_read(self, registry_server: RegistryServer, by: str) -> None:
         schema_id = registry_server.keep(json.dumps(MORE))
         codec = Codec(registry_server.registry())
         headers = [("trace", b"1"), (NAME, header(schema_id, by))]
@@ -131,7 +135,7 @@ class TestSchemaInAHeader:
 
     @pytest.mark.parametrize("by", ["guid", "id"])
     @pytest.mark.parametrize("document", MESSAGES)
-    def test_json_schema(self, registry_server: RegistryServer, by: str, document: dict[str, Any]) -> None:
+    def test_json_is_read(self, registry_server: RegistryServer, by: str, document: dict[str, Any]) -> None:
         schema_id = registry_server.keep(SCHEMA_OF_JSON, kind="JSON")
         headers = [(NAME, header(schema_id, by))]
         read = Codec(registry_server.registry()).decode_message(orjson.dumps(document), headers)
@@ -150,7 +154,7 @@ class TestSchemaInAHeader:
         with pytest.raises(UnknownSchema, match=f"no schema with the id {guid_of(7)}$"):
             Codec(registry_server.registry()).decode_message(b"x", [(NAME, header(7, "guid"))])
 
-    def test_a_registry_that_gives_no_guid_may_give_it_later(self, registry_server: RegistryServer) -> None:
+    def test_a_guid_can_be_read_after_an_outage(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(json.dumps(MORE))
         codec, headers = Codec(registry_server.registry()), [(NAME, header(schema_id, "guid"))]
         registry_server.page = (503, b"")
@@ -161,7 +165,7 @@ class TestSchemaInAHeader:
         assert codec.decode_message(written(MORE, MORE_RECORD), headers) == MORE_READ
 
     @pytest.mark.parametrize("value", [None, b"", b"\x01", b"\x01" + b"7" * 15, b"\x00abc", b"\x02" + b"7" * 16])
-    def test_a_header_that_is_none_of_these_leaves_it_to_the_bytes(self, value: bytes | None) -> None:
+    def test_an_invalid_header_is_ignored(self, value: bytes | None) -> None:
         framed = CODEC.encode("taxon", message_of(MESSAGES[3]))
         assert CODEC.decode_message(framed, [(NAME, value)]) == as_produced(MESSAGES[3])
 
@@ -181,7 +185,7 @@ class TestUnions:
         body = written(self.ORDER, message_of(document))
         assert codec.decode_message(confluent(schema_id, b"\x02" + body)) == as_produced(document)
 
-    def test_branches_that_are_other_subjects_schemas(self, registry_server: RegistryServer) -> None:
+    def test_branches_may_be_schemas_of_other_subjects(self, registry_server: RegistryServer) -> None:
         parts = [("taxons", LESS), ("orders", self.ORDER)]
         references = []
         for subject, schema in parts:
@@ -194,7 +198,7 @@ class TestUnions:
         body = written(self.ORDER, message_of(MESSAGES[1]))
         assert codec.decode_message(confluent(schema_id, b"\x02" + body)) == as_produced(MESSAGES[1])
 
-    def test_a_branch_that_uses_types_of_an_earlier_one(self, registry_server: RegistryServer) -> None:
+    def test_a_branch_may_use_types_of_an_earlier_one(self, registry_server: RegistryServer) -> None:
         (payload,) = [field for field in LESS["fields"] if field["name"] == "payload"]
         other = {
             "type": "record",
@@ -205,7 +209,7 @@ class TestUnions:
         codec = Codec(registry_server.registry())
         assert codec.decode_message(confluent(schema_id, b"\x02" + written(LESS, LESS_RECORD))) == LESS_READ
 
-    def test_a_branch_that_is_no_message(self, registry_server: RegistryServer) -> None:
+    def test_a_branch_that_is_not_a_message_is_bad_data(self, registry_server: RegistryServer) -> None:
         invoice = {"type": "record", "name": "shop.Invoice", "fields": [{"name": "id", "type": "string"}]}
         schema_id = registry_server.keep(json.dumps([LESS, invoice]))
         codec = Codec(registry_server.registry())
@@ -216,7 +220,7 @@ class TestUnions:
         assert codec.decode_message(confluent(schema_id, b"\x00" + written(LESS, LESS_RECORD))) == LESS_READ
 
     @pytest.mark.parametrize("body", [b"", b"\x01", b"\x02", b"\x7f", b"\xff", b"\x80\x01"])
-    def test_a_number_that_no_branch_has(self, registry_server: RegistryServer, body: bytes) -> None:
+    def test_an_invalid_branch_number_is_undecodable(self, registry_server: RegistryServer, body: bytes) -> None:
         schema_id = registry_server.keep(json.dumps([LESS]))
         with pytest.raises(Undecodable, match="not a record of the union that their schema is"):
             Codec(registry_server.registry()).decode_message(confluent(schema_id, body))

@@ -1,4 +1,4 @@
-"""Hostile writers: whatever their schemas and records hold, decoding ends soon, with a message or a reason."""
+"""Hostile writers: whatever their schemas and records contain, decoding ends soon, with a message or a reason."""
 
 import copy
 import itertools
@@ -110,7 +110,7 @@ def record(name: str, *types: Any) -> Schema:
     }
 
 
-# How a type contains itself, and the bytes of one more level: those before what is within, and those behind it.
+# How a type contains itself, and the bytes of one more level: those before its content, and those after it.
 SELVES: list[Any] = [
     pytest.param(["null", "Node"], b"\x02", b"", id="union"),
     pytest.param({"type": "array", "items": "Node"}, b"\x02", b"\x00", id="array"),
@@ -120,9 +120,9 @@ SELVES: list[Any] = [
 ]
 
 
-class TestDepthIsSetByTheRecord:
+class TestDepth:
     @pytest.mark.parametrize(("inner", "before", "behind"), SELVES)
-    def test_a_shallow_one_is_read(self, inner: Any, before: bytes, behind: bytes) -> None:
+    def test_a_shallow_record_is_read(self, inner: Any, before: bytes, behind: bytes) -> None:
         schema = message_with(record("Node", inner))
         for depth in (0, 1, 40):
             assert decoded(schema, before * depth + b"\x00" + behind * depth)["message"] == "taxon:new"
@@ -146,7 +146,7 @@ class TestDepthIsSetByTheRecord:
             ({"type": "error", "name": "Failed", "fields": [{"name": "why", "type": "double"}]}, {"why": -1.5}),
         ],
     )
-    def test_what_stands_beside_one_that_contains_itself_is_read(self, kind: Any, value: Any) -> None:
+    def test_a_field_beside_a_recursive_type_is_read(self, kind: Any, value: Any) -> None:
         both = record("Both", record("Node", ["null", "Node"]), kind, "string")
         extra = written(both, {"f0": {"f0": None}, "f1": value, "f2": "end"})
         assert Lookthrough.needed([cast("Schema", parse_schema(message_with(both)))]) is not None
@@ -154,7 +154,7 @@ class TestDepthIsSetByTheRecord:
 
     @pytest.mark.parametrize("depth", [DEEPEST_RECORD, 20_000, 300_000])
     @pytest.mark.parametrize(("inner", "before", "behind"), SELVES)
-    def test_a_deep_one_is_undecodable(self, inner: Any, before: bytes, behind: bytes, depth: int) -> None:
+    def test_a_deep_record_is_undecodable(self, inner: Any, before: bytes, behind: bytes, depth: int) -> None:
         extra = before * depth + b"\x00" + behind * depth
         assert "levels deep" in undecodable(message_with(record("Node", inner)), extra)
 
@@ -162,13 +162,13 @@ class TestDepthIsSetByTheRecord:
         assert "levels deep" in undecodable(message_with(record("Node", "Node")), b"")
         assert "levels deep" in undecodable(message_with(record("A", record("B", "A"))), b"")
 
-    def test_a_chain_of_types_that_are_written_side_by_side(self) -> None:
+    def test_a_long_chain_of_types_is_undecodable(self) -> None:
         chain = [record("R0", "long"), *(record(f"R{at}", f"R{at - 1}") for at in range(1, 3_000))]
         assert "levels deep" in undecodable(message_with(record("All", *chain)), bytes(5_000))
         parts = [record(f"jirafe.hub.All{at}", *chain[at * 50 : at * 50 + 50]) for at in range(60)]
         assert "levels deep" in undecodable(message_with("R2999"), bytes(5_000), *parts)
 
-    def test_a_block_that_is_not_as_long_as_it_says(self) -> None:
+    def test_a_block_with_a_wrong_size_is_undecodable(self) -> None:
         schema = message_with(record("Node", {"type": "array", "items": "Node"}))
         assert decoded(schema, b"\x01\x02\x00\x00")["message"] == "taxon:new"
         for size in (-1, 0, 2, 5, 2**62, -(2**63)):
@@ -198,46 +198,46 @@ COUNTS = (10**6, 2**63 - 1, -(2**63))
 class TestWorkIsBoundedByTheBytes:
     @pytest.mark.parametrize("count", COUNTS)
     @pytest.mark.parametrize("nothing", NOTHINGS)
-    def test_a_count_of_what_takes_no_bytes(self, nothing: Any, count: int) -> None:
+    def test_a_huge_count_of_values_without_bytes_is_undecodable(self, nothing: Any, count: int) -> None:
         block = number(count) + (number(0) if count < 0 else b"")
         schema = message_with({"type": "array", "items": nothing})
         assert "too many values" in undecodable(schema, block + b"\x00")
         again = {"type": "array", "items": {"type": "array", "items": nothing}}
         assert "too many values" in undecodable(message_with(again), b"\x02" + block + b"\x00\x00")
 
-    def test_many_small_counts(self) -> None:
+    def test_many_small_counts_of_values_without_bytes_are_undecodable(self) -> None:
         schema = message_with({"type": "array", "items": {"type": "array", "items": "null"}})
         assert "too many values" in undecodable(schema, number(20_000) + (number(5_000) + b"\x00") * 20_000)
 
-    def test_a_count_out_of_proportion_of_what_takes_one_byte_each(self) -> None:
+    def test_the_count_of_nested_one_byte_records_is_limited(self) -> None:
         item = record("Item", record("Inner", ["null", "Item"]))
         schema = message_with({"type": "array", "items": item})
         assert decoded(schema, number(5_000) + bytes(5_000) + b"\x00")["message"] == "taxon:new"
         assert "too many values" in undecodable(schema, number(100_000) + bytes(100_000) + b"\x00")
 
     @pytest.mark.parametrize("nothing", NOTHINGS)
-    def test_a_count_in_proportion_is_read(self, nothing: Any) -> None:
+    def test_a_small_count_of_values_without_bytes_is_read(self, nothing: Any) -> None:
         schema = message_with({"type": "array", "items": nothing})
         assert decoded(schema, number(100) + b"\x00")["message"] == "taxon:new"
 
     @pytest.mark.parametrize("count", COUNTS)
     @pytest.mark.parametrize("item", TAKERS)
-    def test_a_count_of_what_takes_bytes_ends_with_them(self, item: Any, count: int) -> None:
+    def test_a_count_beyond_the_bytes_is_undecodable(self, item: Any, count: int) -> None:
         for inner in ({"type": "array", "items": item}, {"type": "map", "values": item}):
             undecodable(message_with(inner), number(count) + bytes(scaled(20_000)))
 
     @pytest.mark.parametrize("leaf", ["null", *TAKERS])
-    def test_types_that_double(self, leaf: Any) -> None:
+    def test_types_that_double_at_each_level_are_undecodable(self, leaf: Any) -> None:
         doubled = [record("R0", leaf), *(record(f"R{at}", f"R{at - 1}", f"R{at - 1}") for at in range(1, 31))]
         undecodable(message_with(record("All", *doubled)), b"")
 
     @pytest.mark.parametrize("sign", [b"\x03", b"\xff\xff\xff\xff\x0f"])
     @pytest.mark.parametrize("item", TAKERS)
-    def test_a_block_that_is_said_to_lie_before_itself(self, item: Any, sign: bytes) -> None:
+    def test_a_block_with_a_negative_size_is_undecodable(self, item: Any, sign: bytes) -> None:
         for inner in ({"type": "array", "items": item}, {"type": "map", "values": item}):
             undecodable(message_with(inner), b"\x01" + sign + bytes(100))
 
-    def test_fields_that_take_no_bytes(self) -> None:
+    def test_the_count_of_fields_without_bytes_is_limited(self) -> None:
         inner = record("Wide", *["null"] * 900, "long")
         schema = message_with({"type": "array", "items": inner})
         assert decoded(schema, number(1) + b"\x00" * 2)["message"] == "taxon:new"
@@ -246,32 +246,34 @@ class TestWorkIsBoundedByTheBytes:
     @pytest.mark.parametrize("length", [-1, -5, 10**6, 2**62, -(2**63), 2**63 - 1])
     @pytest.mark.parametrize("kind", ["string", "bytes"])
     @pytest.mark.parametrize("beside", [["null", "long"], {"type": "array", "items": "null"}])
-    def test_a_length_beyond_the_bytes(self, kind: str, length: int, beside: Any) -> None:
+    def test_an_invalid_length_is_undecodable(self, kind: str, length: int, beside: Any) -> None:
         undecodable(message_with(record("Both", beside, kind)), b"\x00" + number(length))
         undecodable(
             message_with(record("Both", beside, {"type": "map", "values": "long"})), b"\x00\x02" + number(length)
         )
 
     @pytest.mark.parametrize("beside", ["long", {"type": "array", "items": "null"}])
-    def test_a_branch_or_a_number_that_is_none(self, beside: Any) -> None:
+    def test_an_invalid_branch_or_number_is_undecodable(self, beside: Any) -> None:
         for index in (2, 10**6, 2**62):
             undecodable(message_with(record("Both", beside, ["null", "long"])), b"\x00" + number(index))
         undecodable(message_with(record("Both", beside, [])), b"\x00\x00")
         undecodable(message_with(record("Both", beside, "long")), b"\x00" + b"\xff" * 50_000)
 
     @pytest.mark.parametrize("name", OWN_SCHEMAS)
-    def test_records_of_our_own_schemas_need_no_looking_through(self, name: str) -> None:
+    def test_records_of_our_schemas_need_no_lookthrough(self, name: str) -> None:
         assert Lookthrough.needed([cast("Schema", for_reading(own_schema(name)))]) is None
 
     @pytest.mark.parametrize(("schema", "written_record", "read"), EVOLVED)
-    def test_nor_do_those_of_ordinary_writers(self, schema: Schema, written_record: Any, read: Any) -> None:
+    def test_records_of_ordinary_writers_need_no_lookthrough(
+        self, schema: Schema, written_record: Any, read: Any
+    ) -> None:
         assert Lookthrough.needed([schema]) is None
 
 
 LONG = "x" * 990
 
 
-class TestSchemasAreRefusedThatAreTooMuch:
+class TestTooLargeSchemasAreRefused:
     def refused(self, *schemas: Any) -> str:
         began = time.process_time()
         with pytest.raises(UnknownSchema) as caught:
@@ -309,7 +311,7 @@ class TestSchemasAreRefusedThatAreTooMuch:
         )
 
     @pytest.mark.parametrize("part", ["name", "namespace"])
-    def test_with_a_name_that_all_its_types_would_repeat(self, part: str) -> None:
+    def test_with_a_very_long_name(self, part: str) -> None:
         inner = [{"type": "fixed", "name": f"F{number}", "size": 1} for number in range(4000)]
         schema = {**record("R", *inner), part: "x" * 400_000}
         assert "a name in it is no text of up to 1000 characters" in self.refused(message_with(schema))
@@ -330,14 +332,14 @@ class TestSchemasAreRefusedThatAreTooMuch:
             },
         ],
     )
-    def test_with_long_names_that_its_types_repeat(self, extra: Any) -> None:
+    def test_with_many_long_names(self, extra: Any) -> None:
         assert "more than 10000 types" in self.refused(message_with(extra))
 
-    def test_with_too_many_types_in_what_it_refers_to(self) -> None:
+    def test_with_too_many_types_in_their_references(self) -> None:
         others = [{**record(f"O{at}", *["long"] * 1000), "namespace": "x"} for at in range(11)]
         assert "more than 10000 types" in self.refused(*others, message_with("x.O1"))
 
-    def test_as_many_types_as_may_be_are_soon_ready(self) -> None:
+    def test_the_maximum_number_of_types_is_read_quickly(self) -> None:
         began = time.process_time()
         names = [record(f"R{at}", "long") for at in range(MOST_TYPES // 2 - 10)]
         assert decoded(message_with(record("Wide", *names)), bytes(len(names)))["message"] == "taxon:new"
@@ -367,7 +369,7 @@ class TestSchemasAreRefusedThatAreTooMuch:
             *({"type": "fixed", "name": "F", "size": size} for size in (-1, 2**31, 2**70, "3", 1.5, None, True)),
         ],
     )
-    def test_that_are_none(self, schema: Any) -> None:
+    def test_that_are_invalid(self, schema: Any) -> None:
         assert "can't be used: " in self.refused(message_with(schema))
         assert "can't be used: " in self.refused(message_with(["null", {"type": "array", "items": schema}]))
 
@@ -410,10 +412,10 @@ def with_logical(schema: Any, logical: dict[str, Any]) -> Any:
             return schema
 
 
-class TestOnlyTypesAndNamesAreTaken:
+class TestOnlyTypesAndNamesAreUsed:
     @pytest.mark.parametrize("logical", LOGICAL)
     @pytest.mark.parametrize(("name", "message"), RECORDS[:3])
-    def test_logical_types_are_ignored_as_java_does(
+    def test_logical_types_are_ignored_as_in_java(
         self, tmp_path: Path, name: str, message: dict[str, Any], logical: dict[str, Any]
     ) -> None:
         ours = plain(own_schema(name))
@@ -426,7 +428,7 @@ class TestOnlyTypesAndNamesAreTaken:
         assert CODEC.decode(framed(written(ours, message), with_logical(ours, logical))) == message
 
     @pytest.mark.parametrize("default", [None, 5, "x", [], {}, {"a": 1}, True, 1.5])
-    def test_a_default_need_not_fit(self, tmp_path: Path, default: Any) -> None:
+    def test_an_invalid_default_is_ignored(self, tmp_path: Path, default: Any) -> None:
         schema = copy.deepcopy(EVOLVED[0][0])
         for fields in (schema["fields"], schema["fields"][1]["type"]["fields"]):
             for field in fields:
@@ -437,12 +439,12 @@ class TestOnlyTypesAndNamesAreTaken:
         (tmp_path / "writer.avsc").write_text(json.dumps(schema))
         assert Codec(more=tmp_path).decode(single_object(EVOLVED[0][0], message)) == read
 
-    def test_a_reference_may_be_of_any_type(self) -> None:
+    def test_a_referenced_schema_may_be_of_any_type(self) -> None:
         enum = {"type": "enum", "name": "jirafe.hub.Hue", "symbols": ["RED"], "default": "BLUE"}
         assert decoded(message_with("Hue"), b"\x00", enum)["message"] == "taxon:new"
 
     @pytest.mark.parametrize("schema", [plain(own_schema(name)) for name in OWN_SCHEMAS])
-    def test_what_is_left_reads_the_same(self, schema: Schema) -> None:
+    def test_a_reduced_schema_has_no_docs_and_defaults_and_stays_the_same(self, schema: Schema) -> None:
         left = json.dumps(for_reading(schema))
         for word in ('"default"', '"doc"', '"logicalType"'):
             assert word not in left
@@ -453,7 +455,7 @@ NAMES = itertools.count()
 
 
 def types() -> st.SearchStrategy[Any]:
-    """Draw types of all kinds, also such as contain what may be around them, and such as are none."""
+    """Draw types of all kinds, including recursive and invalid ones."""
     leaves = st.sampled_from(
         ["null", "boolean", "int", "long", "float", "double", "bytes", "string", "jirafe.hub.TaxonMessage", "Nope"]
     ) | st.sampled_from([{"type": "string", "logicalType": "uuid"}, {"type": "int", "logicalType": "date"}])
@@ -473,7 +475,7 @@ def types() -> st.SearchStrategy[Any]:
 TYPES = types()
 
 
-class TestWhateverItIs:
+class TestAnyWriter:
     @given(st.data())
     def test_a_record_is_a_message_or_undecodable(self, data: st.DataObject) -> None:
         fields = {
@@ -522,7 +524,7 @@ class TestTimestamps:
             (-(2**63), -(2**63)),
         ],
     )
-    def test_any_record_has_a_result_that_can_be_read(self, timestamp: int, read: object) -> None:
+    def test_a_result_with_any_timestamp_can_be_read(self, timestamp: int, read: object) -> None:
         codec = Codec()
         draft = Draft(Record("orders", 3, 7, timestamp, b"k", b"v", ()), "m1", "order:new")
         result = codec.decode_result(results.output(draft, 1, codec).result)
@@ -542,7 +544,7 @@ def test_large_schemas_are_kept_until_there_are_too_many() -> None:
         codec.decode(records[0])
 
 
-def test_a_message_that_is_looked_through_is_read_as_any_other() -> None:
+def test_a_message_that_needs_a_lookthrough_is_read_as_any_other() -> None:
     ours = plain(own_schema("taxon"))
     schema = {**ours, "fields": [{"name": "extra", "type": record("Node", ["null", "Node"])}, *ours["fields"]]}
     assert CODEC.decode(framed(b"\x02\x02\x00" + written(ours, TAXON), schema)) == TAXON

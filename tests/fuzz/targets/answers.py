@@ -25,9 +25,9 @@ from tests.fuzz.raw import RawServer
 from tests.fuzz.targets import Breach, Case, Limits
 
 TIMEOUT, LARGE_TIMEOUT = 0.15, 1.5
-"""Seconds that an answer may take: usually, and where it is so large that only a bound of its size ends it sooner."""
+"""The client's timeouts in seconds: the usual one, and that for answers so large that their size ends them first."""
 SLACK = 3.0
-"""Seconds more: what never ends is found all the same, and a machine may be busy."""
+"""Additional seconds, because a machine may be busy. Endless work is found anyway."""
 TOKEN = "a-token+of/ours=="
 
 LIMITS = Limits(cpu=4.0, clock=10.0, memory=256)
@@ -53,7 +53,7 @@ def draw(random: Random) -> Case:
     right: object = {array: [random.choice(_VERDICTS) for each in arrays if each == array] for array in set(arrays)}
     if drawing.chance(random, 0.2):
         right = random.choice(_ERRORS)
-    # A set has no order of its own: it must not change the case.
+    # The order of a set varies, and must not change the case.
     right = dict(sorted(right.items())) if isinstance(right, dict) else right
     return {"arrays": arrays, "answer": draw_answer(random, draw_json(random, right))}
 
@@ -70,7 +70,7 @@ def _client(timeout: float) -> Client:
 
 
 def try_out(case: Case) -> None:
-    """Send events, read the answer, and hold what the client makes of it to its own word."""
+    """Send events, and check that the client's reading of the answer keeps its rules."""
     documents = [Document(array, b'{"a":%d}' % index) for index, array in enumerate(case["arrays"])]
     _server().play(case["answer"])
     is_large = any(step[0] in ("repeat", "gzip") for step in case["answer"])

@@ -1,4 +1,4 @@
-"""What operators give to commands: files, times, places and options; and letters that others left in our topic."""
+"""The input of commands: files, times, places and options, and foreign records in the dead-letters topic."""
 
 import json
 import os
@@ -39,7 +39,7 @@ _TIMES = (
 
 
 def draw(random: Random) -> Case:
-    """Draw one thing that a command is given."""
+    """Draw one input of a command."""
     kind = random.choice(("preview", "preview", "produce", "schemas", "options", "place", "letter"))
     case: Case = {"kind": kind}
     if kind in ("preview", "produce"):
@@ -62,7 +62,7 @@ def draw(random: Random) -> Case:
 
 
 def _options(random: Random) -> Case:
-    """Draw a command with some of its options, each with odd values."""
+    """Draw a command with some of its options, each with unusual values."""
     path, command = [], cli
     found: click.Command = command
     while isinstance(found, click.Group):
@@ -80,7 +80,7 @@ def _options(random: Random) -> Case:
             if isinstance(parameter, click.Argument)
             else [parameter.opts[0], value]
         )
-    # The system ends an argument at a zero byte, so none can hold one.
+    # No argument can contain a zero byte, because the system ends it there.
     return {"path": path, "words": [latin(word.encode(errors="replace").replace(b"\0", b"")) for word in words]}
 
 
@@ -130,7 +130,7 @@ def _codec() -> Codec:
 
 
 def try_out(case: Case) -> None:
-    """Give it to what takes it."""
+    """Give the input to the code that reads it."""
     folder = Path(_temporary().name)
     match case["kind"]:
         case "preview":
@@ -162,7 +162,7 @@ def try_out(case: Case) -> None:
 
 
 def _command(words: list[str]) -> None:
-    """Run a command to its end, which must be one of the statuses that it has."""
+    """Run a command to its end. It must end with one of its exit statuses."""
     with patch.dict(os.environ, {"CONSUMER_LOG_LEVEL": "error"}):
         try:
             main(words)
@@ -197,7 +197,7 @@ def _read_letter(case: Case) -> None:
     given = [(name, value.encode("latin-1")) for name, value in case["headers"]]
     whole: list[Any] = [("dlq.reason", b"r"), ("dlq.kind", b"k"), ("dlq.topic", b"orders"), ("dlq.attempts", b"1")]
     whole += [(f"dlq.{name}", b"1") for name in ("partition", "offset", "timestamp", "time")]
-    # What was drawn takes the place of what is right.
+    # Drawn values replace valid ones.
     headers = [each for each in whole if each[0] not in dict(given)] if case["whole"] else []
     letter = read_letter(Record("letters", 0, 0, 0, None, b"", (*headers[:1], *given, *headers[1:])))
     if letter:

@@ -68,7 +68,7 @@ def draw_document(random: Random) -> Any:
 
 
 def draw(random: Random) -> Case:
-    """Draw the text of a file: one message, a list or lines of them, most of them with something odd."""
+    """Draw the text of a file: one message, or a list or lines of them, most of them unusual."""
     chosen = [draw_document(random) for _ in range(random.choice((1, 1, 1, 2, 4)))]
     separator = random.choice(("\n", "\r\n", "\n\n", "\u2028"))
     written = json.dumps(chosen) if drawing.chance(random, 0.3) else separator.join(map(json.dumps, chosen))
@@ -114,7 +114,7 @@ def try_out(case: Case) -> None:
 
 
 def check_message(message: dict[str, Any], parameters: dict[str, str]) -> None:
-    """Hold a converted message to the rules: it survives the codec, and its events are what the API takes."""
+    """Check that a converted message can be encoded and decoded, and that the API accepts its events."""
     key = key_of(message)
     if key is not None:
         key.encode()
@@ -135,7 +135,7 @@ def check_message(message: dict[str, Any], parameters: dict[str, str]) -> None:
 
 
 def check_event(array: str, body: bytes) -> None:
-    """Hold an event to the form that the API takes; how large a number may be is for the API to say."""
+    """Check that an event has the API's form. Only the API decides how large a number may be."""
     errors = _validator().errors(array, orjson.loads(body))
     for place, why in errors.items():
         if "than the m" not in why:  # minimum or maximum

@@ -1,4 +1,4 @@
-"""Records from Kafka: from the library's hands to results and dead letters that can be read back."""
+"""Records from Kafka: from the client library to results and dead letters that can be read back."""
 
 import copy
 import json
@@ -34,12 +34,12 @@ from tests.fuzz.targets import Breach, Case, Limits, hub, latin
 
 _LARGEST_CHUNK = 40
 _ONE, _FURTHER = 1.0, 0.1
-"""Seconds of the processor that a chunk may take: for one record, and for each further one."""
+"""Processor seconds that a chunk may take: for the first record, and for each further one."""
 
 LIMITS = Limits(cpu=_ONE + _LARGEST_CHUNK * _FURTHER, clock=20.0, memory=256)
 
 LARGEST_RESULT = 1_000_000
-"""Bytes that a topic takes where nobody set it otherwise, less some for the framing."""
+"""Bytes that a topic accepts by default, less some for the framing."""
 
 _ORDERS = Partition("orders", 0)
 _TRIES = 100
@@ -115,7 +115,7 @@ def _message(random: Random) -> Any:
 
 
 def _own(random: Random, message: Any, largest: int) -> bytes:
-    """Draw a message of our own schema; at times so large that its result can't quote it."""
+    """Draw a message of our own schema, sometimes so large that its result can't quote it."""
     if message is None:
         return b"\xc3\x01" + drawing.data(random)
     message = copy.deepcopy(message)
@@ -164,7 +164,7 @@ def _header(random: Random) -> list[str | None]:
     return [name, random.choice((None, "", "b", "\xff", latin(drawing.data(random)), "y" * 5000))]
 
 
-# The surroundings: real where it can be.
+# The surroundings are real where possible.
 
 
 class _Registry:
@@ -191,7 +191,7 @@ class _Registry:
 
 
 class _Api(BaseHTTPRequestHandler):
-    """Accepts what is sent; some, by their bytes, it refuses with errors that quote them."""
+    """Accepts most events. By their bytes, it refuses some with errors that quote them."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16  # head and body together: one that waits for the other costs 40 ms
@@ -249,7 +249,7 @@ _trials = count()
 
 
 def _set_up(text: str) -> tuple[bytes, Codec]:
-    """Have a registry with this schema; gives the framing of its records. Codecs keep all schemas: each has a few."""
+    """Put this schema into a registry, and give the framing of its records. Each codec keeps only a few schemas."""
     trial = next(_trials)
     if trial % _TRIALS_OF_A_CODEC == 0:
         _surroundings.cache_clear()
@@ -259,7 +259,7 @@ def _set_up(text: str) -> tuple[bytes, Codec]:
 
 
 class _Loopback:
-    """A producer whose records come back; they pass the real one's checks, which sends them nowhere."""
+    """A producer that returns its records. A real one, which sends them nowhere, checks them first."""
 
     def __init__(self) -> None:
         self._real = Producer({"bootstrap.servers": "127.0.0.1:9", "log_level": 0, "message.max.bytes": 20_971_520})
@@ -286,7 +286,7 @@ def _loopback() -> _Loopback:
 
 
 class _Handed:
-    """A record as the library hands it over: it raises SystemError where the name of a header is not UTF-8."""
+    """A record as the library returns it. It raises SystemError if the name of a header is not UTF-8."""
 
     def __init__(self, offset: int, drawn: dict[str, Any], framing: bytes) -> None:
         key, value = drawn["key"], drawn["value"]
@@ -318,7 +318,7 @@ def _framed(value: bytes, framing: bytes) -> bytes:
 
 
 def try_out(case: Case) -> None:
-    """Deliver a chunk, write what comes of it, and read that back."""
+    """Deliver a chunk, write its outputs, and read them back."""
     framing, codec = _set_up(case["schema"])
     records = [to_record(cast("Message", _Handed(*each, framing))) for each in enumerate(case["records"])]
     delivery = app.make_delivery(_settings(), codec)
@@ -335,7 +335,7 @@ def try_out(case: Case) -> None:
     if seconds > _ONE + (len(records) - 1) * _FURTHER:
         raise Breach("a chunk takes too much of the processor", f"{seconds:.1f} s for {len(records)} records")
     for record in records:
-        # Any record may be in the topic of results, too: what reads it there takes Undecodable for an answer.
+        # Any record may be in the topic of results too. Code that reads it there expects Undecodable.
         with suppress(Undecodable):
             orjson.dumps(codec.decode_result(record.value or b""))
     if len(ended.outputs) != len(records):
@@ -345,7 +345,7 @@ def try_out(case: Case) -> None:
 
 
 def _check(codec: Codec, record: Record, output: Output) -> None:
-    """Hold an output to the rules: written as the member does, its result and its dead letter can be read."""
+    """Check that the result and the dead letter of an output can be read after a member has written them."""
     loopback = _loopback()
     writer = Writer(cast("TransactionalProducer", loopback), ("results", "letters"), "shop", Hooks(), Clock())
     try:

@@ -20,14 +20,14 @@ from tests.fuzz.targets import Breach, Case, Limits, latin
 
 TIMEOUT = 0.15
 SLACK = 3.0
-"""Seconds more: what never ends is found all the same, and a machine may be busy."""
+"""Additional seconds, because a machine may be busy. Endless work is found anyway."""
 
 # A look-up may be several requests.
 LIMITS = Limits(cpu=3.0, clock=10.0, memory=256)
 
 
 def draw(random: Random) -> Case:
-    """Draw what is asked, and the one answer to all of it."""
+    """Draw the questions, and the one answer to all of them."""
     question = random.choice(("decode", "decode", "schema", "register", "registered", "incompatibility"))
     body = latin(drawing.data(random))
     return {
@@ -90,7 +90,7 @@ _ids = iter(range(1, 2**31 - 1))
 
 
 def try_out(case: Case) -> None:
-    """Ask, and take what may be raised: that the registry does not serve, or that the bytes can't be read."""
+    """Ask, and expect only two errors: the registry is unavailable, or the bytes can't be decoded."""
     _server().play(case["answer"])
     begun = time.monotonic()
     try:
@@ -104,7 +104,7 @@ def try_out(case: Case) -> None:
             raise Breach("a reason is empty, or tells the password", repr(error)) from None
     finally:
         _server().play([])
-    # To register asks twice; of references, the first that does not answer ends it.
+    # Registering asks twice. The first reference without an answer ends a look-up.
     if (seconds := time.monotonic() - begun) > 2 * TIMEOUT + SLACK:
         raise Breach("a question takes longer than its timeout", f"{seconds:.1f} s")
 

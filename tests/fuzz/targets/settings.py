@@ -1,4 +1,4 @@
-"""The environment, an env file and the files that settings name: what is wrong is said, and nothing else is raised."""
+"""The environment, an env file and the files that settings name. Errors are reported, and nothing else is raised."""
 
 import tempfile
 from functools import cache
@@ -156,7 +156,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def try_out(case: Case) -> None:
-    """Load settings, and make what they are for."""
+    """Load settings, and make the parts that they configure."""
     folder = _folder()
     (folder / "file").write_bytes(case["file"].encode("latin-1"))
     env_file = None
@@ -173,7 +173,7 @@ def try_out(case: Case) -> None:
         app.make_client(loaded)
         cluster = app.make_cluster(loaded)
         if len(loaded.kafka) > _OF_PLAIN:
-            # What the library refuses is said before anything else is done with it.
+            # A setting that the library refuses is reported before it is used.
             for properties in (cluster.consumer_properties, cluster.producer_properties):
                 cluster.make_producer({**properties, **_ALONE})
         _ = (cluster.longest_silence, cluster.transaction_timeout)

@@ -142,7 +142,7 @@ def test_an_unreadable_chunk_waits_for_the_registry() -> None:
     assert done.working == {"1", REGISTRY}
 
 
-def test_a_result_that_cannot_be_written_yet_sends_nothing_again() -> None:
+def test_events_are_not_sent_again_while_their_result_cannot_be_encoded() -> None:
     codec, api = FlakyCodec(), Api()
     codec.writes = False
     subject, chunk = delivery(api, codec), chunk_of(record(0, "R1"))
@@ -171,7 +171,7 @@ def test_new_credentials_apply_to_undecided_events() -> None:
     assert isinstance(subject.handle(chunk, always), Done)
 
 
-def test_suspects_are_given_up_only_while_their_site_serves() -> None:
+def test_suspects_are_given_up_only_while_their_site_works() -> None:
     api = Api(lambda site, names: Failed("500", "oops"))
     decided: Counter[tuple[str, str]] = Counter()
     subject, chunk = delivery(api, decided=decided), chunk_of(record(0, "R1"))
@@ -254,7 +254,7 @@ def test_a_record_that_cannot_be_prepared_yet_is_decoded_later() -> None:
     assert api.requests == [("ours", ["R1", "R2"])]
 
 
-def test_a_record_that_is_given_up_becomes_a_dead_letter_that_quotes_nothing() -> None:
+def test_the_dead_letter_of_a_record_that_is_given_up_quotes_no_error_text() -> None:
     handler = delivery(Api())
     chunk = chunk_of(record(7, "R7"))
     chunk.attempts = 3
@@ -320,7 +320,7 @@ def test_an_id_that_hangs_alone_is_given_up(registry_server: RegistryServer) -> 
     assert [type(subject.handle(chunk, always)) for _ in range(3)] == [Retry, Retry, Done]
 
 
-def test_no_id_is_given_up_while_the_registry_serves_none(registry_server: RegistryServer) -> None:
+def test_no_id_is_given_up_while_all_ids_fail(registry_server: RegistryServer) -> None:
     good = known_id(registry_server)
     subject = delivery(Api(), Codec(registry_server.registry()))
     assert isinstance(subject.handle(chunk_of(record_by_id(0, "R0", good)), always), Done)
@@ -335,7 +335,7 @@ def test_no_id_is_given_up_while_the_registry_serves_none(registry_server: Regis
     assert isinstance(subject.handle(chunk, always), Done)
 
 
-def test_an_id_that_comes_after_all_is_read(registry_server: RegistryServer) -> None:
+def test_an_id_that_the_registry_returns_later_is_read(registry_server: RegistryServer) -> None:
     good = known_id(registry_server)
     subject = delivery(Api(), Codec(registry_server.registry()))
     registry_server.pages[f"/schemas/ids/{good}"] = (403, b"{}")
@@ -378,7 +378,7 @@ def test_a_topic_that_needs_a_registry_is_held_and_the_trouble_names_the_setting
     assert isinstance(subject.handle(chunk, always), Retry)
 
 
-def test_a_stray_one_among_readable_records_is_a_dead_letter() -> None:
+def test_a_record_with_an_id_among_readable_records_is_a_dead_letter() -> None:
     subject = delivery(Api())
     done = subject.handle(chunk_of(stray(0), record(1, "R1")), always)
     assert isinstance(done, Done)
@@ -398,7 +398,7 @@ def test_a_readable_record_shows_that_its_topic_needs_no_registry() -> None:
     assert [letter and letter.kind for letter in letters] == ["undecodable", "unknown-type"]
 
 
-def test_a_record_that_can_be_read_later_ends_the_hold_for_all_of_the_topic() -> None:
+def test_a_later_readable_record_ends_the_hold_of_its_topic() -> None:
     subject, held = delivery(Api()), chunk_of(stray(0))
     assert isinstance(subject.handle(held, always), Retry)
     done = subject.handle(chunk_of(record(1, "R1")), always)
@@ -432,7 +432,7 @@ def test_other_sites_are_sent_before_one_that_cannot_be_reached() -> None:
     assert retry.working == {"1", "2"}
 
 
-def test_a_redelivery_gives_up_a_site_that_fails_while_another_serves() -> None:
+def test_a_redelivery_gives_up_a_site_that_fails_while_another_works() -> None:
     api = Api(lambda site, names: accepting(site, names) if site.site_id == "1" else Failed("503", "down"))
     subject, chunk = delivery(api), chunk_of(record(0, "R0", "theirs", "2"), record(1, "R1"))
     assert isinstance(subject.handle(chunk, always), Retry)
@@ -457,7 +457,7 @@ def test_a_redelivery_gives_up_no_site_of_the_settings() -> None:
 
 
 class BusyCodec(Codec):
-    """A codec that tells how many threads are at it at once."""
+    """A codec that counts how many threads use it at once."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -44,12 +44,12 @@ def test_the_events_of_a_message_are_in_order() -> None:
     assert orjson.loads(drafted.events[2].document.json)["order_number"] == "R1"
 
 
-def test_a_tombstone_has_nothing_to_send_and_nothing_wrong() -> None:
+def test_a_tombstone_has_no_events_and_no_fault() -> None:
     drafted = Mapper(CODEC, 1000).draft(record(None), OURS)
     assert drafted == Draft(record(None))
 
 
-def test_bytes_that_are_no_message_are_a_fault_of_the_record() -> None:
+def test_undecodable_bytes_are_a_fault_of_the_record() -> None:
     drafted = Mapper(CODEC, 1000).draft(record(b"\x07"), OURS)
     assert drafted.fault is not None
     assert drafted.fault.kind == "undecodable"
@@ -69,7 +69,7 @@ def test_a_missing_required_field_is_a_fault_of_the_event() -> None:
     assert "'soon'" in outcome.message
 
 
-def test_a_mistake_of_ours_is_a_fault_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_our_code_is_a_fault_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> list[object]:
         raise ZeroDivisionError("oops")
 
@@ -79,7 +79,7 @@ def test_a_mistake_of_ours_is_a_fault_of_the_record(monkeypatch: pytest.MonkeyPa
     assert drafted.events == []
 
 
-def test_a_message_that_is_mapped_only_in_part_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_sends_nothing_if_one_event_cannot_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [Event(CART, "R1", "R1", {}), Event(ORDER_PLACED, "R1", "R1", {"total": object()})]
     monkeypatch.setattr("consumer.delivery.mapping.make_events", lambda *_: made)
     drafted = draft(order("R1", "order:new"))
@@ -123,9 +123,7 @@ def test_the_message_overrides_the_settings() -> None:
         (Credentials("1", "x" * 2001), "unmappable", "jirafe.access_token: has 2001 characters; the limit is 2000"),
     ],
 )
-def test_credentials_that_no_request_can_have_are_a_fault(
-    credentials: Credentials, kind: str, message: str
-) -> None:
+def test_missing_or_invalid_credentials_are_a_fault(credentials: Credentials, kind: str, message: str) -> None:
     (outcome,) = outcomes(draft(order("R1", "order:updated"), Defaults(credentials, {})))
     assert isinstance(outcome, Fault)
     assert outcome.kind == kind
@@ -133,11 +131,11 @@ def test_credentials_that_no_request_can_have_are_a_fault(
     assert "line" not in outcome.message
 
 
-def test_the_longest_credentials_are_taken() -> None:
+def test_a_token_of_the_maximum_length_is_accepted() -> None:
     assert outcomes(draft(order("R1", "order:updated"), Defaults(Credentials("1", "x" * 2000), {}))) == [None]
 
 
-def test_an_event_larger_than_a_request_may_be_is_a_fault() -> None:
+def test_an_event_larger_than_the_request_limit_is_a_fault() -> None:
     (event,) = draft(order("R1", "order:updated")).events
     size = len(event.document.json)
     assert outcomes(draft(order("R1", "order:updated"), max_request_bytes=size + BATCH_OVERHEAD)) == [None]
@@ -198,7 +196,7 @@ def test_a_message_may_bring_its_own_token_for_any_site() -> None:
 
 
 def with_images(images: int, store: str, section: str = "order") -> Record:
-    """Make a record whose only line item has so many images, under so long an address."""
+    """Make a record whose only line item has this number of images, with this store URL."""
     message = to_message(order("R1", "order:new", line_items=[line_item(variant={"sku": "x"})]))
     item = message["payload"]["order"]["line_items"][0]
     item["variant"]["images"] = ["x"] * images
@@ -208,7 +206,7 @@ def with_images(images: int, store: str, section: str = "order") -> Record:
 
 
 @pytest.mark.parametrize("section", ["order", "original", "previous"])
-def test_images_that_no_request_holds_are_not_even_made(section: str) -> None:
+def test_images_too_large_for_a_request_are_not_built(section: str) -> None:
     given = with_images(2_000, "https://shop.example/" + "x" * 10_000, section)
     mapper = Mapper(CODEC, MAX_REQUEST_BYTES)
     tracemalloc.start()
@@ -221,12 +219,12 @@ def test_images_that_no_request_holds_are_not_even_made(section: str) -> None:
     assert outcomes(made) == [TOO_MANY, None, TOO_MANY]
 
 
-def test_many_short_images_are_as_many_as_few_long_ones() -> None:
+def test_many_short_images_also_exceed_the_limit() -> None:
     made = Mapper(CODEC, MAX_REQUEST_BYTES).draft(with_images(200_000, "https://shop.example/"), OURS)
     assert outcomes(made) == [TOO_MANY, None, TOO_MANY]
 
 
-def test_an_event_that_is_not_sent_is_not_kept() -> None:
+def test_the_body_of_an_event_that_is_not_sent_is_dropped() -> None:
     (event,) = draft(order("R1", "order:updated"), max_request_bytes=100).events
     assert isinstance(event.outcome, Fault)
     assert event.document.json == b""

@@ -74,7 +74,7 @@ KINDS: dict[str, str | None] = {
     "lost": "failing",
     "hanging": "failing",
 }
-"""What records there are, and the kind of dead letter that is due to each."""
+"""The kinds of records, and the kind of dead letter that each must have."""
 
 # The API knows these events by their totals: one brings 503 always, one spoils any batch, one it rejects by itself.
 TOTALS = {"poison": 66.0, "refused": 77.0, "rejected": 88.0}
@@ -168,7 +168,7 @@ def _version(body: Any) -> tuple[str, int]:
 
 
 class Api:
-    """An API that does as it is told, and remembers what it took in: (key, version).
+    """A scripted API that remembers what it accepted: (key, version).
 
     In a hiccup it can't take the first item, and takes later ones of its key too early: they must come again.
     While it stumbles, odd versions bring 503, until they have failed alone twice: good events under suspicion.
@@ -316,7 +316,7 @@ class Model:
             end = lane.offset
             if end is None:
                 continue
-            # An offset moves only over records that have their result by then; beside it is told which later do.
+            # An offset moves only past records that have their result. Its metadata says which later records do.
             done, begun = self.done[lane.partition], self.committed[lane.partition]
             found = {output.record.offset for output in lane.finished}
             assert not found & done
@@ -336,12 +336,12 @@ class Model:
         return all(self.committed[partition] >= self.ends[partition] for partition in PARTITIONS)
 
     def fall_out(self, mode: str) -> None:
-        """Have nobody served for much longer than any patience."""
+        """Let no site work for much longer than any patience."""
         for _ in range(OUTAGE):
             self.go_round(Turn([], mode, None, returns=False, back=False, late=0, commits=True, seconds=20.0))
 
     def finish(self) -> None:
-        """Go on at an API that works, until all is committed."""
+        """Continue with an API that works, until all is committed."""
         for round_ in range(200):
             if self.is_done:
                 return
@@ -353,7 +353,7 @@ class Model:
         raise AssertionError(f"not done: {self.lanes.views(self.now)}")
 
     def check_outcomes(self) -> None:
-        """Each record has one result; good ones a good one, bad ones a dead letter of the kind that is due."""
+        """Each record has one result. Good records succeed; bad ones have a dead letter of the expected kind."""
         due = [r for partition, log in self.logs.items() for r in log if r.offset in self.done[partition]]
         assert Counter(output.record for output in self.results) == Counter(due)
         for output in self.results:
@@ -362,7 +362,7 @@ class Model:
             assert CODEC.decode_result(output.result)["code"] == (500 if letter else 200), arrival
 
     def check_order(self) -> None:
-        """Per key the API has all good versions, the newest last, and none before one that it follows."""
+        """The API has all good versions of each key, the newest last, and none before an earlier one."""
         good: dict[str, list[int]] = defaultdict(list)
         for output in self.results:
             number, version, kind = self.arrivals[output.record]
@@ -383,7 +383,7 @@ class Model:
 @given(TURNS, st.sampled_from([None, *OUTAGES]))
 @example([REJECTED_FIRST], None)
 @example([HIDDEN_BEHIND], "down")
-def test_each_record_has_the_result_that_is_due_and_each_key_its_order(
+def test_each_record_has_the_expected_result_and_each_key_keeps_its_order(
     turns: list[Turn], outage: str | None
 ) -> None:
     model = Model()

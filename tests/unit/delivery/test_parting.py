@@ -1,4 +1,4 @@
-"""Which records of a chunk wait apart, in which strand, and by what later ones wait for them."""
+"""Which records of a chunk are set apart, in which strand, and by which names later records wait for them."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -51,11 +51,11 @@ def decided(done: Done[Work]) -> list[int]:
 
 
 def told(apart: Sequence[Apart[Work]]) -> list[tuple[str, list[int], bool]]:
-    """Of what is set apart, tell the strand, the records, and whether they were tried."""
+    """For each part set apart, give its strand, its records, and whether they were tried."""
     return [(each.strand, [record.offset for record in each.records], each.work is not None) for each in apart]
 
 
-def test_records_of_a_site_in_trouble_wait_apart_and_those_of_others_are_decided() -> None:
+def test_records_of_a_site_in_trouble_are_set_apart_and_others_are_decided() -> None:
     done = handled(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL), record(2, "S2", SICK)))
     assert decided(done) == [1]
     assert told(done.apart) == [(SICK, [0, 2], True)]
@@ -68,7 +68,7 @@ def test_records_of_a_site_in_trouble_wait_apart_and_those_of_others_are_decided
     assert done.working == {WELL}
 
 
-def test_where_nothing_may_be_set_apart_all_of_the_chunk_is_tried_again() -> None:
+def test_the_whole_chunk_is_retried_if_nothing_may_be_set_apart() -> None:
     chunk = Chunk[Work](ORDERS, 1, [record(0, "S1", SICK), record(1, "W1", WELL)])
     assert isinstance(delivery(Api(down)).handle(chunk, always), Retry)
 
@@ -111,7 +111,7 @@ def test_a_record_without_events_waits_for_its_key_too() -> None:
     assert told(done.apart) == [(SICK, [0, 1], True)]
 
 
-def test_only_the_keys_of_suspects_wait_while_their_site_serves() -> None:
+def test_only_the_keys_of_suspects_wait_while_their_site_works() -> None:
     api = Api(lambda site, names: Failed("500", "oops") if "BAD" in names else accepting(site, names))
     subject = delivery(api)
     chunk = chunk_of(record(0, "BAD", WELL), record(1, "W1", WELL), record(2, "BAD", WELL))
@@ -173,7 +173,7 @@ def handing_over(api: Api, codec: Codec = CODEC) -> Delivery:
     return subject
 
 
-def test_a_request_that_is_slow_to_be_answered_does_not_keep_others_waiting() -> None:
+def test_a_slow_request_does_not_delay_other_sites() -> None:
     api = SlowApi()
     subject = handing_over(api)
     chunk = chunk_of(record(0, "S1", SICK), record(1, "W1", WELL), record(2, "S1", SICK), record(3, "W2", WELL))
@@ -204,7 +204,7 @@ def test_a_request_that_is_slow_to_be_answered_does_not_keep_others_waiting() ->
         (lambda *_: Refused("400: bad_json"), "refused"),
     ],
 )
-def test_whatever_a_pending_request_is_answered_counts(answer: Script, kind: str) -> None:
+def test_a_late_answer_decides_the_events_of_a_pending_request(answer: Script, kind: str) -> None:
     api = SlowApi(lambda site, names: answer(site, names) if site.site_id == SICK else accepting(site, names))
     subject = handing_over(api)
     first = subject.handle(chunk_of(record(0, "S1", SICK), record(1, "W1", WELL)), always)
@@ -254,7 +254,7 @@ def test_a_pending_request_whose_old_token_is_refused_is_held() -> None:
     assert own.apart[0].trouble.held
 
 
-def test_requests_to_several_sites_are_under_way_at_the_same_time_and_those_to_one_site_in_order() -> None:
+def test_requests_run_in_parallel_across_sites_and_in_order_within_a_site() -> None:
     both = threading.Barrier(2, timeout=30)
 
     def meet(site: Site, names: list[str]) -> Answer:
@@ -274,7 +274,7 @@ def test_requests_to_several_sites_are_under_way_at_the_same_time_and_those_to_o
     }
 
 
-def test_requests_to_other_sites_have_ended_when_sending_to_one_raises() -> None:
+def test_sending_raises_only_after_requests_to_other_sites_have_ended() -> None:
     both, released = threading.Barrier(2, timeout=30), threading.Event()
 
     def meet(site: Site, names: list[str]) -> Answer:
@@ -310,7 +310,7 @@ def test_records_whose_handling_raised_have_no_pending_request() -> None:
     assert api.sent == ["W1", "S1"]
 
 
-def test_where_no_thread_is_free_a_worker_waits_itself() -> None:
+def test_callers_start_nothing_while_no_thread_is_free() -> None:
     callers, release = Callers(1), threading.Event()
     answer = Answered(())
 

@@ -78,18 +78,18 @@ def test_long_messages_are_cut(length: int, shown: int) -> None:
     assert len(CODEC.decode_result(made.result)["notifications"][0]["description"]) == shown
 
 
-def test_a_result_says_which_replay_or_redrive_it_is_of() -> None:
+def test_a_result_names_its_replay_or_redrive() -> None:
     again = RECORD._replace(redelivery=Redelivery("r-1", "dead/0/3"))
     result = CODEC.decode_result(output(Draft(again), 1, CODEC).result)
     assert (result["replay"], result["redrive"]) == ("r-1", "dead/0/3")
 
 
-def test_no_result_says_that_an_undecided_event_is_decided() -> None:
+def test_an_undecided_event_cannot_have_a_result() -> None:
     with pytest.raises(AssertionError, match="is not decided"):
         output(Draft(RECORD, events=[event(CART, None)]), 1, CODEC)
 
 
-def test_a_small_result_of_many_events_has_few_notifications_and_the_errors_among_them() -> None:
+def test_a_brief_result_has_few_notifications_and_keeps_the_errors() -> None:
     events = [event(CART, Accepted()) for _ in range(5000)]
     made = output(Draft(RECORD, events=[*events, event(CART, Fault("x", "no"))]), 1, CODEC)
     small = brief(made, CODEC)
@@ -100,7 +100,9 @@ def test_a_small_result_of_many_events_has_few_notifications_and_the_errors_amon
 
 @given(st.text(), st.text(), st.text(), st.integers(1, 400_000))
 @example("\U0001f600", "\u0000", "x", 400_000)
-def test_a_result_fits_whatever_a_message_says(name: str, identity: str, message: str, times: int) -> None:
+def test_the_size_of_a_result_is_bounded_for_any_message(
+    name: str, identity: str, message: str, times: int
+) -> None:
     long = Outgoing(CART, name * times, "k", Credentials("1", "t"), Document("cart", b""), Accepted())
     wrong = Outgoing(
         CART, name * times, "k", Credentials("1", "t"), Document("cart", b""), Fault("x", message * times)

@@ -99,7 +99,7 @@ def sent(attempt: Attempt, site: Site, events: list[Outgoing]) -> Trouble | None
     return troubles.get(site.site_id)
 
 
-def test_a_later_event_of_a_key_never_overtakes_in_an_earlier_array() -> None:
+def test_an_event_never_overtakes_an_earlier_one_of_its_key_in_another_array() -> None:
     api = Api()
     events = [
         event("c1", CART, "R1"),
@@ -111,7 +111,7 @@ def test_a_later_event_of_a_key_never_overtakes_in_an_earlier_array() -> None:
     assert api.requests == [["c1", "p1"], ["c2", "c3"]]
 
 
-def test_a_request_keeps_to_its_bound_of_bytes() -> None:
+def test_a_request_stays_within_its_size_limit() -> None:
     api = Api()
     assert sent(attempt(api, max_request_bytes=93), SITE, [event(f"e{n}") for n in range(7)]) is None
     assert [len(names) for names in api.requests] == [3, 3, 1]
@@ -126,7 +126,7 @@ def test_a_refused_batch_is_bisected_in_order() -> None:
     assert accepted == ["e0", "e1", "e2", "e4", "e5"]
 
 
-def test_two_tokens_of_one_site_are_runs_in_order() -> None:
+def test_events_of_a_site_are_split_by_token_into_runs_in_order() -> None:
     theirs = Credentials("1", "theirs")
     events = [
         event("v1", key="R1", credentials=theirs),
@@ -151,7 +151,7 @@ def test_later_events_with_the_key_of_a_suspect_wait() -> None:
     assert outcomes(events) == [None, None, Accepted()]
 
 
-def test_later_events_of_the_key_of_a_waiting_event_are_sent_again() -> None:
+def test_later_events_of_the_key_of_a_transient_error_stay_undecided() -> None:
     def first_waits(names: list[str]) -> Answer:
         items: list[Item] = [Accepted() for _ in names]
         return Answered((Transient("unknown"), *items[1:]))
@@ -161,21 +161,21 @@ def test_later_events_of_the_key_of_a_waiting_event_are_sent_again() -> None:
     assert outcomes(events) == [None, None, Accepted()]
 
 
-def test_all_items_waiting_serve_nothing() -> None:
+def test_a_site_does_not_count_as_working_if_all_items_have_transient_errors() -> None:
     tried = attempt(Api(lambda names: Answered(tuple(Transient("unknown") for _ in names))))
     events = [event("c", CART, "R1"), event("p", ORDER_PLACED, "R1")]
     assert isinstance(sent(tried, SITE, events), Trouble)
     assert tried.working == set()
 
 
-def test_an_item_that_waits_stops_the_run_at_a_site_that_has_served_nothing() -> None:
+def test_a_transient_error_stops_the_run_if_the_site_has_accepted_nothing() -> None:
     api = Api(lambda names: Answered(tuple(Transient("unknown") for _ in names)))
     events = [event("e0"), event("e1")]
     assert sent(attempt(api, {"1": 1}), SITE, events) == Trouble("1", "item", "the API says of this event: unknown")
     assert api.requests == [["e0"]]
 
 
-def test_an_item_that_waits_does_not_stop_the_run_at_a_site_that_serves() -> None:
+def test_a_transient_error_does_not_stop_the_run_if_the_site_accepts_others() -> None:
     def e0_waits(names: list[str]) -> Answer:
         return Answered(tuple(Transient("unknown") if name == "e0" else Accepted() for name in names))
 
@@ -186,7 +186,7 @@ def test_an_item_that_waits_does_not_stop_the_run_at_a_site_that_serves() -> Non
     assert outcomes(events) == [None, Accepted(), Accepted(), Accepted()]
 
 
-def test_a_site_that_refuses_an_event_serves() -> None:
+def test_a_site_that_refuses_an_event_counts_as_working() -> None:
     tried = attempt(Api(lambda _: Refused("400: bad_json")))
     assert sent(tried, SITE, [event("bad")]) is None
     assert tried.working == {"1"}
@@ -210,7 +210,7 @@ def test_a_dead_letter_has_the_reason_of_its_own_event_even_if_later_events_fail
     assert bad.outcome == Fault("failing", "oops, 1 times for this event alone while others succeeded")
 
 
-def test_a_failing_api_is_probed_with_less_and_less() -> None:
+def test_a_failing_api_gets_smaller_and_smaller_requests() -> None:
     api = Api(lambda _: Failed("503", "down"))
     limits: dict[str, int] = {}
     events = [event(f"e{n}") for n in range(8)]
@@ -222,7 +222,7 @@ def test_a_failing_api_is_probed_with_less_and_less() -> None:
     assert sum(len(names) for names in api.requests[7:]) == 8
 
 
-def test_an_api_that_fails_all_is_never_an_events_fault() -> None:
+def test_no_event_is_given_up_while_all_requests_fail() -> None:
     tallies = {"1": SiteTally(succeeded=10_000)}
     limits = {"1": 1}
     events = [event("e0")]
@@ -244,7 +244,7 @@ def test_an_event_that_fails_while_all_others_succeed_is_given_up() -> None:
     assert outcomes(events) == ["failing"]
 
 
-def test_an_api_that_fails_most_takes_more_failures_to_make_it_an_events_fault() -> None:
+def test_an_event_is_given_up_later_if_most_other_requests_fail_too() -> None:
     tallies = {"1": SiteTally()}
     limits = {"1": 1}
     events = [event("unlucky")]
@@ -257,8 +257,8 @@ def test_an_api_that_fails_most_takes_more_failures_to_make_it_an_events_fault()
     assert tries > 50
 
 
-class TestAnEventThatIsLeftAlone:
-    """One event fails whatever it is sent with, and nothing else is sent to its site meanwhile."""
+class TestAnEventThatFailsAlone:
+    """One event always fails, and nothing else is sent to its site meanwhile."""
 
     def tries(self, script: Script, moments: Sequence[float]) -> tuple[Outgoing, Api, list[Trouble | None]]:
         tallies: dict[str, SiteTally] = {}
@@ -266,7 +266,7 @@ class TestAnEventThatIsLeftAlone:
         troubles = [sent(attempt(api, {}, tallies, sites=sites, now=now), SITE, [suspect]) for now in moments]
         return suspect, api, troubles
 
-    def test_is_given_up_after_the_attempts_and_the_time_if_probes_show_that_the_site_serves(self) -> None:
+    def test_is_given_up_after_the_attempts_and_the_time_if_probes_show_that_the_site_works(self) -> None:
         suspect, api, troubles = self.tries(failing_for("bad"), [0, 10, 20, 30, 40])
         assert suspect.outcome is None
         assert len(api.probed) == 4  # not before it has failed alone twice
@@ -292,7 +292,7 @@ class TestAnEventThatIsLeftAlone:
             working.append(trying.working)
         assert working == [set(), {"1"}]
 
-    def test_is_not_probed_for_where_others_show_it_or_once_the_partition_is_not_ours(self) -> None:
+    def test_causes_no_probe_if_others_succeed_or_the_partition_is_not_ours(self) -> None:
         tallies: dict[str, SiteTally] = {}
         api, suspect = Api(failing_for("bad")), event("bad")
         for number in range(4):
@@ -310,7 +310,7 @@ def failing_for(name: str) -> Script:
     return lambda names: Failed("503", "down", None) if name in names else accepting(names)
 
 
-def test_our_own_refused_token_holds_and_a_messages_is_final() -> None:
+def test_our_refused_token_is_held_and_the_refused_token_of_a_message_is_final() -> None:
     api = Api(lambda _: Forbidden("invalid_token"))
     theirs, ours = [event("theirs")], [event("ours")]
     assert sent(attempt(api), Site("1", "theirs"), theirs) is None
@@ -351,7 +351,7 @@ def test_our_expired_token_holds_messages_that_name_their_own_site_too() -> None
     assert outcomes(events) == [None]
 
 
-def test_a_site_that_our_token_has_no_access_to_is_the_messages_fault() -> None:
+def test_a_site_that_our_token_may_not_access_is_a_fault_of_the_event() -> None:
     events = [event("e0"), event("e1")]
     api = Api(lambda _: Forbidden("authorization"))
     assert sent(attempt(api), Site("2", "ours"), events) is None
@@ -359,7 +359,7 @@ def test_a_site_that_our_token_has_no_access_to_is_the_messages_fault() -> None:
     assert api.requests == [["e0", "e1"]]
 
 
-def test_throttling_stops_the_run_and_suspects_nobody() -> None:
+def test_throttling_stops_the_run_and_makes_no_suspects() -> None:
     tallies = {"1": SiteTally()}
     limits = {"1": 1}
     events = [event("e0"), event("e1")]
@@ -370,7 +370,7 @@ def test_throttling_stops_the_run_and_suspects_nobody() -> None:
     assert [each.suspicion for each in events] == [None, None]
 
 
-def test_a_rejected_event_has_the_apis_own_words() -> None:
+def test_a_rejected_event_has_the_reason_of_the_api() -> None:
     (bad,) = events = [event("bad")]
     assert sent(attempt(Api(lambda _: Answered((Rejected("total: wrong"),)))), SITE, events) is None
     assert bad.outcome == Fault("rejected", "total: wrong")
@@ -435,11 +435,11 @@ def answering_probes(names: list[str]) -> Answer:
 
 
 class TestASiteThatFailsAll:
-    """One that only messages name, while others work."""
+    """A site that always fails and that only messages name, while other sites work."""
 
     @staticmethod
     def tries(api: Api, sites: Sites, seconds: float, others: Callable[[int], None] = lambda _: None) -> int:
-        """Try until it is given up, every so many seconds; 200 tries at most."""
+        """Try at this interval in seconds until it is given up; 200 tries at most."""
         tallies: dict[str, SiteTally] = {}
         events = [event("lost", key="R1"), event("behind", key="R1"), event("other", key="R2")]
         for number in range(200):
@@ -460,18 +460,18 @@ class TestASiteThatFailsAll:
         sites = Sites()
         assert self.tries(Api(down), sites, 6.0, serve) == 11  # not before a minute is over
 
-    def test_is_given_up_also_where_nothing_else_is_sent(self) -> None:
+    def test_is_given_up_even_if_nothing_else_is_sent(self) -> None:
         api = Api(answering_probes)
         assert self.tries(api, Sites(), 30.0) == 4
         assert set(api.probed) == {SITE}
 
     @pytest.mark.parametrize("cause", ["503", "timeout", "connection", "unreadable", "404"])
-    def test_is_never_given_up_while_nobody_is_served(self, cause: str) -> None:
+    def test_is_never_given_up_while_no_site_works(self, cause: str) -> None:
         api = Api(lambda _: Failed(cause, "down"))
         assert self.tries(api, Sites(), 3600.0) == 200
 
     def test_is_never_given_up_while_other_sites_fail_too(self) -> None:
-        """A probe may be answered while no event is taken in."""
+        """A probe may be answered while no event is accepted."""
 
         def fail(number: int) -> None:
             sites.failed(sites.of("1"), 3, 60.0, (number + 1) * 3600.0 - 1.0)  # just before the next try
@@ -483,7 +483,7 @@ class TestASiteThatFailsAll:
         assert api.probed == []
 
     def test_is_given_up_even_if_the_last_request_to_another_site_failed_long_ago(self) -> None:
-        """In a storm all sites failed. Then nothing is sent that would show that they work again."""
+        """All sites failed. Then nothing is sent that would show that they work again."""
         sites = Sites()
         sites.failed(sites.of("1"), 3, 60.0, 0.0)
         api = Api(answering_probes)
@@ -497,12 +497,12 @@ class TestASiteThatFailsAll:
             sent(attempt(api, {}, tallies, sites=sites, now=number * 10.0), THEIRS, [only])
             sites.succeeded(SITE, sites.of("1"))
         assert outcomes([only]) == ["failing"]
-        assert api.probed  # of it nothing was taken in for all that
+        assert api.probed  # it answered probes, but accepted no event
         later = [event("later")]
         assert sent(attempt(api, sites=sites, now=1e6), THEIRS, later) is None
         assert outcomes(later) == ["failing"]
 
-    def test_is_given_up_only_if_it_is_tried_again_and_again(self) -> None:
+    def test_is_not_given_up_right_after_a_long_pause_between_tries(self) -> None:
         """It may have worked for other members meanwhile."""
         tallies: dict[str, SiteTally] = {}
         sites, only = Sites(), event("only")
@@ -510,7 +510,7 @@ class TestASiteThatFailsAll:
             sites.succeeded(SITE, sites.of("1"))
             assert isinstance(sent(attempt(Api(down), {}, tallies, sites=sites, now=now), THEIRS, [only]), Trouble)
 
-    def test_is_not_given_up_where_others_fail_as_often(self) -> None:
+    def test_is_given_up_much_later_if_others_fail_often(self) -> None:
         def serve_seldom(number: int) -> None:
             for _ in range(19):
                 sites.failed(sites.of("1"), 3, 60.0, number)
@@ -539,8 +539,8 @@ class TestASiteThatFailsAll:
         again = [event("again")]
         assert isinstance(sent(attempt(Api(down), sites=sites, now=1e6), THEIRS, again), Trouble)
 
-    def test_is_the_only_one_that_many_such_sites_do_not_help(self) -> None:
-        """Sites that do not exist are no proof that the API fails most."""
+    def test_is_given_up_even_if_many_other_such_sites_fail(self) -> None:
+        """Failures of sites that do not exist do not show that the API fails."""
         sites = Sites()
         tallies: dict[str, SiteTally] = {}
         lost = {Site(f"x{number}", "theirs"): [event(f"e{number}")] for number in range(100)}
@@ -550,7 +550,7 @@ class TestASiteThatFailsAll:
             sites.succeeded(SITE, sites.of("1"))
         assert {tuple(outcomes(events)) for events in lost.values()} == {("failing",)}
 
-    def test_is_not_one_that_the_settings_name(self) -> None:
+    def test_is_never_given_up_if_the_settings_name_it(self) -> None:
         sites = Sites()
         events = [event("e0")]
         for number in range(200):
@@ -560,7 +560,7 @@ class TestASiteThatFailsAll:
         assert outcomes(events) == [None]
 
 
-def test_a_token_that_was_taken_out_of_the_settings_holds() -> None:
+def test_a_token_removed_from_the_settings_holds_its_events() -> None:
     api = Api()
     held = sent(attempt(api), Site("3", ""), [event("e0")])
     assert held is not None

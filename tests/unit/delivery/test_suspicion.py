@@ -4,7 +4,7 @@ from consumer.delivery import suspicion
 from consumer.delivery.suspicion import Sites, Suspicion, Tally
 
 
-def test_only_tries_that_others_succeeded_before_count() -> None:
+def test_only_failures_after_a_success_of_others_count() -> None:
     tally = Tally(succeeded=5)
     suspect = Suspicion.of(tally)
     assert not suspect.failed_again(tally, 1)
@@ -24,7 +24,7 @@ def test_one_success_proves_nothing_about_a_later_outage() -> None:
     assert suspect.counted == 1
 
 
-def test_the_tries_must_be_hardly_possible_by_chance() -> None:
+def test_the_failures_must_be_very_unlikely_by_chance() -> None:
     tally = Tally()
     suspect = Suspicion.of(tally)
     tries = 0
@@ -37,7 +37,7 @@ def test_the_tries_must_be_hardly_possible_by_chance() -> None:
     assert tries == 10  # half of the others fail: 0.5 ** 10 is the first power under 0.001
 
 
-def test_failures_before_the_suspicion_do_not_count_in_its_favour() -> None:
+def test_earlier_failures_of_others_do_not_protect_a_suspect() -> None:
     tally = Tally(succeeded=1, failed=10_000)
     suspect = Suspicion.of(tally)
     for _ in range(3):
@@ -47,7 +47,7 @@ def test_failures_before_the_suspicion_do_not_count_in_its_favour() -> None:
     assert is_at_fault
 
 
-def test_only_so_many_sites_are_remembered_those_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_most_recently_used_sites_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suspicion, "_MOST_SITES", 3)
     sites = Sites()
     first, second = sites.of("1"), sites.of("2")

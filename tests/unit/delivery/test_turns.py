@@ -1,4 +1,4 @@
-"""Threads have turns one after the other; none waits for long for one that does not end."""
+"""Threads take turns, and none waits long for a turn that does not end."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ def test_one_thread_at_a_time_has_a_turn() -> None:
     assert max(most) == 1
 
 
-def test_a_turn_that_does_not_end_holds_nobody() -> None:
+def test_a_turn_that_does_not_end_does_not_block_other_threads() -> None:
     turns, ended = Turns(), threading.Event()
 
     def hang() -> None:
@@ -38,7 +38,7 @@ def test_a_turn_that_does_not_end_holds_nobody() -> None:
     thread = threading.Thread(target=hang)
     thread.start()
     try:
-        for _ in range(2):  # nor does one that goes without end the other's turn
+        for _ in range(2):  # a thread that goes on without a turn does not end the other's turn
             begun = time.monotonic()
             with turns.one():
                 assert 0.2 < time.monotonic() - begun < 5

@@ -18,8 +18,9 @@ from consumer.engine.ahead import (
     write,
 )
 
-TEXTS = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60).filter(lambda text: text != "-")
-BLOCKERS = st.builds(Blocker, st.integers(0, 2**37), TEXTS, TEXTS)
+# Short enough to be kept whole: a sign may take twelve bytes.
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=5).filter(lambda text: text != "-")
+BLOCKERS = st.none() | st.builds(Blocker, st.integers(1, 2**37), TEXTS, TEXTS)
 NUMBERS = st.one_of(st.integers(1, 3), st.integers(1, 300), st.integers(1, 2**40))
 
 
@@ -34,7 +35,7 @@ def offsets_and_runs(draw: st.DrawFn) -> tuple[int, Runs]:
 
 
 @given(offsets_and_runs(), st.sampled_from(["", "AaIjzCNDceORsHxNR7UWhw"]), BLOCKERS)
-def test_reading_returns_what_was_written(given_: tuple[int, Runs], topic_id: str, blocker: Blocker) -> None:
+def test_reading_returns_what_was_written(given_: tuple[int, Runs], topic_id: str, blocker: Blocker | None) -> None:
     offset, runs = given_
     told = Ahead(runs, topic_id, blocker)
     text = write(offset, told)
@@ -44,7 +45,7 @@ def test_reading_returns_what_was_written(given_: tuple[int, Runs], topic_id: st
 
 @given(offsets_and_runs(), BLOCKERS, st.data())
 def test_a_changed_truncated_or_extended_text_is_refused(
-    given_: tuple[int, Runs], blocker: Blocker, data: st.DataObject
+    given_: tuple[int, Runs], blocker: Blocker | None, data: st.DataObject
 ) -> None:
     offset, runs = given_
     text = write(offset, Ahead(runs, "id", blocker))
@@ -56,7 +57,7 @@ def test_a_changed_truncated_or_extended_text_is_refused(
 
 
 @given(st.text())
-def test_any_other_text_raises_only_the_refusal(text: str) -> None:
+def test_any_other_text_is_refused(text: str) -> None:
     with pytest.raises(NotOurs):
         read(0, text)
 
@@ -75,7 +76,7 @@ def test_an_empty_list_of_runs_can_be_read_too() -> None:
     assert read(7, write(7, Ahead((), "id"))) == Ahead((), "id")
 
 
-@given(st.lists(NUMBERS, min_size=2, max_size=4000), TEXTS)
+@given(st.lists(NUMBERS, min_size=2, max_size=4000), st.text(max_size=70))
 def test_text_that_fits_is_no_larger_than_a_broker_accepts(numbers: list[int], strand: str) -> None:
     runs, at = [], 0
     for gap, length in zip(numbers[::2], numbers[1::2], strict=False):
@@ -89,10 +90,13 @@ def test_more_than_a_thousand_waiting_records_fit() -> None:
     assert fits(0, tuple((50 * each + 1, 50 * each + 50) for each in range(1400)))
 
 
-def test_causes_and_strands_are_written_as_printable_words() -> None:
+def test_causes_and_strands_are_written_as_short_printable_words() -> None:
     runs: Runs = ((5, 9),)
-    told = read(4, write(4, Ahead(runs, "", Blocker(1, "", "a site\n" + "é" * 100))))
-    assert told.blocker == Blocker(1, "", "a?site?" + "?" * 53)
+    text = write(4, Ahead(runs, "", Blocker(1, "", "a site\n+" + "é" * 100)))
+    assert text.isascii()
+    assert text.isprintable()
+    told = read(4, text)
+    assert told.blocker == Blocker(1, "", "a site\n+" + "é" * 8)
     assert told.count == counted(runs) == 4
 
 

@@ -3,11 +3,13 @@
 import pytest
 from confluent_kafka import KafkaError
 
+from consumer.engine.ahead import Ahead, Blocker, read
 from consumer.engine.backoff import Backoff
 from consumer.engine.committer import Committer
 from consumer.engine.errors import WriterFenced, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.lane import Lane
+from consumer.engine.ports import Trouble
 from consumer.engine.records import FAILING, DeadLetter, Output, Partition
 from consumer.engine.writer import Writer
 from tests.unit.engine.scripted import (
@@ -470,3 +472,103 @@ def test_transactions_grow_again_once_the_large_one_is_through(office: Office) -
         office.commit()
     office.finish(A, 4, 5, 6, 7)
     assert [transaction.results for transaction in office.commit()] == [[b"result of %d" % n for n in (4, 5, 6, 7)]]
+
+
+# what blocks an offset
+
+DOWN = Trouble("schema registry", "registry", "the registry is down")
+
+
+def blockers(transactions: list[Transaction]) -> list[dict[Partition, Ahead]]:
+    return [
+        {each: read((transaction.offsets or {})[each], text) for each, text in transaction.beside.items()}
+        for transaction in transactions
+    ]
+
+
+def blocked(office: Office, offset: int = 5) -> None:
+    """Let the next record of A fail, after an offset was committed."""
+    lane = office.lanes[A]
+    lane.keeps_ahead, lane.topic_id = True, "id"
+    lane.begin((), offset)
+    lane.add(record(offset, A))
+    lane.dispatch(lane.main)
+    lane.main.retry(DOWN, office.clock.now, office.clock.now + 9, "schema registry")
+
+
+def test_what_blocks_a_partition_is_written_with_its_last_offset_once(office: Office) -> None:
+    blocked(office)
+    office.clock.now += 5
+    since = office.clock.epoch_ms() // 1000 - 5
+    told = office.commit()
+    assert offsets(told) == [{A: 5}]
+    assert blockers(told) == [{A: Ahead((), "id", Blocker(since, "registry", "schema registry"))}]
+    assert told[0].results == []
+    office.clock.now += 50
+    assert office.commit() == []
+
+
+def test_what_no_longer_blocks_a_partition_is_taken_back(office: Office) -> None:
+    blocked(office)
+    office.commit()
+    lane = office.lanes[A]
+    chunk = lane.dispatch(lane.main)
+    office.clock.now += 5
+    lane.finish(lane.main, outputs(chunk.records))
+    lane.main.go_on()
+    told = office.commit()
+    assert offsets(told) == [{A: 6}]
+    assert blockers(told) == [{A: Ahead((), "id")}]
+    office.clock.now += 5
+    assert office.commit() == []
+
+
+def test_a_new_owner_takes_back_what_an_earlier_one_wrote(office: Office) -> None:
+    lane = office.lanes[A]
+    lane.keeps_ahead, lane.topic_id = True, "id"
+    lane.begin(((7, 9),), 5, Blocker(1, "503", "site"))
+    assert blockers(office.commit()) == [{A: Ahead(((7, 9),), "id")}]
+
+
+def test_the_runs_decided_beyond_the_offset_stay_in_its_metadata(office: Office) -> None:
+    lane = office.lanes[A]
+    lane.keeps_ahead, lane.topic_id = True, "id"
+    lane.begin(((7, 9),), 5)
+    for offset in (5, 6):
+        lane.add(record(offset, A))
+    lane.dispatch(lane.main)
+    lane.main.retry(DOWN, office.clock.now, office.clock.now + 9, None)
+    told = office.commit()
+    assert offsets(told) == [{A: 5}]
+    assert [ahead[A].runs for ahead in blockers(told)] == [((7, 9),)]
+
+
+def test_a_flood_is_written_as_what_blocks_its_partitions(office: Office) -> None:
+    lane = office.lanes[A]
+    lane.keeps_ahead, lane.topic_id = True, "id"
+    lane.begin((), 0)
+    office.finish(A, *range(4), letter=LETTER)
+    office.finish(B, *range(4), letter=LETTER)
+    office.finish(C, *range(4), letter=LETTER)
+    told = office.commit()
+    assert offsets(told) == [{A: 0}]  # the offsets of the others are not known
+    assert blockers(told)[0][A].blocker == Blocker(office.clock.epoch_ms() // 1000, "flood", "orders")
+
+
+def test_nothing_is_written_without_a_known_offset_or_where_kafka_drops_metadata(office: Office) -> None:
+    blocked(office)
+    office.lanes[A].begin((), None)
+    assert office.commit() == []
+    office.lanes[A].begin((), 5)
+    office.lanes[A].keeps_ahead = False
+    office.clock.now += 5
+    assert office.commit() == []
+
+
+def test_what_blocks_a_partition_is_written_later_if_the_transaction_is_aborted(office: Office) -> None:
+    blocked(office)
+    office.producer.fail("offsets", ABORTABLE)
+    assert office.commit() == []
+    assert office.committer.trouble is None
+    office.clock.now += 5
+    assert offsets(office.commit()) == [{A: 5}]

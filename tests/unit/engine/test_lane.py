@@ -73,7 +73,7 @@ def test_a_retried_chunk_keeps_its_records_and_takes_more() -> None:
     assert (lane.in_flight, lane.records_in_flight) == (True, 2)
     lane.add(record(2, 30))
     lane.add(record(3, 3))
-    lane.main.retry(DOWN, 5.0, "site")
+    lane.main.retry(DOWN, 0.0, 5.0, "site")
     assert (lane.main.due, lane.main.waits_for, lane.main.trouble, lane.main.failures) == (5.0, "site", DOWN, 1)
     assert (lane.in_flight, lane.records_in_flight) == (False, 0)
     assert lane.has_work(lane.main)
@@ -120,7 +120,7 @@ def test_only_one_more_chunk_may_go_while_outputs_wait_for_their_commit() -> Non
 def test_a_finished_chunk_clears_the_trouble() -> None:
     lane = lane_of(record(0), *map(record, range(1, 6)))
     dispatched(lane)
-    lane.main.retry(SUSPECT, 5.0, "site")
+    lane.main.retry(SUSPECT, 0.0, 5.0, "site")
     chunk = dispatched(lane)
     lane.finish(lane.main, outputs(chunk.records))
     lane.main.go_on()
@@ -226,11 +226,11 @@ def test_the_oldest_and_newest_record_may_be_in_any_state() -> None:
 def test_resuming_forgets_the_backoff_unless_a_suspect_is_isolated() -> None:
     lane = lane_of(record(0))
     dispatched(lane)
-    lane.main.retry(DOWN, 9.0, "site")
+    lane.main.retry(DOWN, 0.0, 9.0, "site")
     lane.main.resume()
     assert (lane.main.due, lane.main.waits_for, lane.main.failures, lane.main.trouble) == (0.0, None, 1, DOWN)
     dispatched(lane)
-    lane.main.retry(SUSPECT, 9.0, "site")
+    lane.main.retry(SUSPECT, 0.0, 9.0, "site")
     lane.main.resume()
     assert (lane.main.due, lane.main.waits_for, lane.main.failures) == (9.0, None, 2)
 
@@ -276,7 +276,7 @@ def test_every_record_is_finished_once_in_order_and_counted_until_it_is_committe
                 lane.finish(lane.main, outputs(chunk.records))
                 chunk = None
             case "retry" if chunk:
-                lane.main.retry(DOWN, 0.0, None)
+                lane.main.retry(DOWN, 0.0, 0.0, None)
                 chunk = None
             case "commit" if lane.offset is not None:
                 finished = [output.record.offset for output in lane.finished]

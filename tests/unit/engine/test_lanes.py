@@ -156,7 +156,7 @@ def test_an_unblocked_lane_goes_at_once_and_has_one_chunk_in_flight() -> None:
     assert group.waits(A) == (None, None, None)
 
 
-def test_only_the_failing_chunk_backs_off_while_its_site_serves_others() -> None:
+def test_only_the_failing_chunk_backs_off_while_its_site_works_for_others() -> None:
     group = Group(A, B)
     group.at(100)
     group.fail(A, DOWN, SITE)
@@ -177,7 +177,7 @@ def test_a_chunk_that_makes_progress_does_not_back_off_longer_each_time() -> Non
         group.now += 1
 
 
-def test_a_chunk_that_isolates_a_suspect_waits_longer_each_time_though_its_site_serves() -> None:
+def test_a_chunk_that_isolates_a_suspect_waits_longer_each_time_even_if_its_site_works() -> None:
     group = Group(A)
     for delay in (1, 2, 4, 8, 8):
         assert group.at(group.now) == [A]
@@ -186,7 +186,7 @@ def test_a_chunk_that_isolates_a_suspect_waits_longer_each_time_though_its_site_
         group.now += delay
 
 
-def test_a_chunk_that_isolates_a_suspect_keeps_its_backoff_when_its_site_serves_again() -> None:
+def test_a_chunk_that_isolates_a_suspect_keeps_its_backoff_when_its_site_works_again() -> None:
     group = Group(A, B, C)
     group.at(100)
     group.fail(A, SUSPECT, SITE)
@@ -272,7 +272,7 @@ def test_a_gate_is_removed_when_its_last_lane_finishes_without_success() -> None
     assert group.lanes.gates == {}
 
 
-def test_a_site_that_serves_in_part_and_asks_to_wait_makes_all_wait() -> None:
+def test_a_retry_after_or_a_hold_closes_the_gate_of_a_partly_working_site() -> None:
     for trouble, due in ((TOLD, 131.0), (HELD, 120.0)):
         group = Group(A)
         group.at(100)
@@ -435,8 +435,10 @@ def test_the_next_chunk_is_prepared_while_one_is_in_flight_and_goes_in_its_turn(
     assert dispatched(group) == [([4, 5, 6, 7], "prepared", False)]
 
 
-@pytest.mark.parametrize(("workers", "records"), [(1, 4), (2, 8), (3, 12), (4, 16), (8, 16)])
-def test_chunks_grow_with_the_records_that_wait_while_workers_are_idle(workers: int, records: int) -> None:
+@pytest.mark.parametrize(("workers", "records"), [(1, 8), (2, 16), (8, 16)])
+def test_chunks_grow_with_the_records_that_wait_while_few_partitions_have_records(
+    workers: int, records: int
+) -> None:
     group = Group(A, workers=workers)
     for offset in range(1, 40):
         group.lanes.add(record(offset, A, b"1"))
@@ -463,17 +465,32 @@ def test_the_next_chunk_goes_while_the_outputs_of_a_larger_one_wait_for_their_co
     assert len(dispatched(group)) == 1
 
 
-def test_chunks_are_as_large_as_usual_while_other_partitions_need_the_workers() -> None:
-    group = Group(A, B, C, workers=4)
+def test_chunks_are_as_large_as_usual_while_many_partitions_have_records() -> None:
+    group = Group(A, B, C, workers=1)
     group.feed(*[A] * 40)
-    assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [4, 1, 1, 4]
+    assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [4, 1, 1]
 
 
 def test_a_larger_chunk_has_at_most_twice_the_usual_bytes() -> None:
     group = Group(A)
     for offset in range(1, 40):
         group.lanes.add(record(offset, A, b"x" * 25))
-    assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [7]
+    assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [7, 7]
+
+
+def test_no_chunk_is_prepared_after_one_with_few_large_records() -> None:
+    group = Group(A)
+    for offset in range(1, 40):
+        group.lanes.add(record(offset, A, b"x" * 60))
+    assert [len(chunk.records) for chunk in group.lanes.dispatch(100)] == [3]
+
+
+def test_a_prepared_chunk_goes_without_records_that_came_since_and_the_next_one_is_prepared() -> None:
+    group, [first, coming] = full_chunks(2)
+    group.lanes.take(Prepared(coming), 100)
+    group.feed(*[A] * 16)
+    group.lanes.take(Done(first, outputs(first.records)), 100)
+    assert dispatched(group) == [([4, 5, 6, 7], None, False), ([*range(8, 23)], None, True)]
 
 
 def test_only_one_chunk_is_prepared() -> None:
