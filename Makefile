@@ -1,7 +1,7 @@
 # Every target sets up what it needs: Python >= 3.11, make and PyPI are enough.
 PYTHON ?= python3
 BIN := .venv/bin
-# How many tests run at a time. Each worker has its own broker; they mostly wait.
+# How many tests run at a time. Each worker has its own broker. Workers mostly wait, so there may be more than cores.
 WORKERS ?= 6
 CYCLONEDX := 7.5.0
 PIP_AUDIT := 2.10.1
@@ -39,7 +39,7 @@ test-kafka: .venv/ready ## run the tests on a real Kafka, and fail if none is av
 coverage: .venv/ready ## run the fast tests, and fail if they cover less than 95 % of the core
 	@$(BIN)/pytest -n $(WORKERS) -q --cov --cov-report=term tests/unit
 
-lint: .venv/ready ## check style, types, import directions and the lock file
+lint: .venv/ready ## check style, types, import directions and the installed packages
 	@$(BIN)/python -m pip check
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -52,13 +52,13 @@ bench: .venv/ready ## measure stages, throughput, start, memory and recovery, an
 bench-sites: .venv/ready ## measure how much a failing shop slows down others in the same partitions (ARGS="--seconds 600")
 	@$(BIN)/python -m bench.sites $(ARGS)
 
-chaos: .venv/ready ## kill and stop members while the API fails, and prove that nothing broke (ARGS="--messages 5000 --seed 1")
+chaos: .venv/ready ## kill and stop members while the API fails, and check that nothing is lost or doubled (ARGS="--messages 5000 --seed 1")
 	@$(BIN)/python -m chaos.run $(ARGS)
 
-fuzz: .venv/ready ## try hostile input of every kind for a minute (ARGS="--count 100000 --target records --seed 1"; ARGS=--help)
+fuzz: .venv/ready ## feed hostile input to the code for a minute (ARGS="--count 100000 --target records --seed 1"; ARGS=--help)
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-simulate: .venv/ready ## run members in simulated worlds, where seeds choose the faults (ARGS="--seeds 1000 --from 1")
+simulate: .venv/ready ## run the engine in simulated worlds, where seeds choose the faults (ARGS="--seeds 1000 --from 1")
 	@$(BIN)/python -m tests.simulation.run $(ARGS)
 
 mutants: .venv/ready ## check that the simulation finds each of many deliberate defects (slow)
@@ -95,7 +95,7 @@ build/docs/ready: requirements.docs.lock
 docs: build/docs/ready ## build the documentation as a site into site/, and fail on a broken link
 	@build/docs/bin/zensical build --clean --strict --config-file mkdocs.yml
 
-sbom: .venv/ready ## list the parts of the service in dist/sbom.json, as CycloneDX (needs PyPI)
+sbom: .venv/ready ## list the components of the service in dist/sbom.json, as CycloneDX (needs PyPI)
 	@mkdir -p dist
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
 	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==$(CYCLONEDX) cyclonedx-py requirements requirements.run.lock \

@@ -48,7 +48,7 @@ _REGISTRY_TIMEOUT = 10.0
 _MAX_REQUEST_BYTES = 10 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _LANE_BYTES = 8 * 1024 * 1024
-_CHUNKS_PER_LANE = 16
+_CHUNKS_PER_LANE = 32
 _DELAYS = 60
 _LONGEST_RETRY_AFTER = 300.0
 
@@ -183,7 +183,7 @@ def make_delivery(
     group = settings.kafka["group.id"]
     if monitor is None:
         return Delivery(codec, client, rules, defaults, group=group)
-    # As many again for requests that are left pending.
+    # Twice as many as run in parallel, because requests that are left pending use these threads too.
     start = Callers(2 * SIDE_BY_SIDE * stream.workers).start
     return Delivery(
         codec, client, rules, defaults, monitor.metrics.decided, group=group, start=start, tracing=tracing
@@ -191,7 +191,7 @@ def make_delivery(
 
 
 def make_pace(settings: Settings) -> Pace:
-    """Make the pace of replays and redrives."""
+    """Make the pace of replays and redrives: parallel chunks, tries and delays."""
     stream = settings.stream
     return Pace(stream.workers, stream.max_attempts, make_backoff(settings), settings.commit_timeout)
 
@@ -205,7 +205,7 @@ def make_checked_api(settings: Settings) -> CheckedApi:
 def make_monitor(cluster: Cluster, log: Logger, tracing: "OpenTelemetry | None" = None) -> Monitor:
     """Make the monitor of one member."""
     interval, fetch_wait = (
-        int(value) / 1000 if value.isdecimal() else 0.0  # the library refuses what is none
+        int(value) / 1000 if value.isdecimal() else 0.0  # the library refuses other values
         for name in ("statistics.interval.ms", "fetch.wait.max.ms")
         for value in [str(cluster.consumer_properties[name])]
     )
@@ -225,7 +225,7 @@ def make_backoff(settings: Settings) -> Backoff:
     return Backoff(longest / _DELAYS, longest, _LONGEST_RETRY_AFTER)
 
 
-def make_member(  # noqa: PLR0913, PLR0917 - each is another's job
+def make_member(  # noqa: PLR0913, PLR0917 - each has its own purpose
     settings: Settings,
     cluster: Cluster,
     monitor: Monitor,

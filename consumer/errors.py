@@ -1,11 +1,11 @@
-"""Every error that can end a command, on one screen. `cli` catches `ConsumerError`, and nothing below it.
+"""All errors that can end a command. Only `cli` catches `ConsumerError` itself.
 
     ConsumerError              exit status 1
     ├── SettingsError          2   settings are wrong; one sentence for each fault
     ├── UsageError             2   the command can't do what was asked
     ├── InputError             2   a file or a message can't be read
     ├── RegistryError          2   the Schema Registry can't be used
-    ├── KafkaUnusable          2   Kafka can't be used as it is set up
+    ├── KafkaUnusable          2   Kafka can't be reached, or can't be used as it is set up
     │   ├── GroupNotEmpty      2   the group's offsets can't be changed while it has members
     │   └── Hidden             2   records are behind a transaction that does not end
     ├── BrokerUnavailable      2   the embedded broker can't be started
@@ -15,11 +15,10 @@
     ├── MemberFailed           1   the member can't continue; a restart resumes
     ├── TransactionsRefused    1   the broker does not allow this client to write in transactions
     ├── Aborted                    engine only: the transaction was aborted, and is written again
-    └── WriterLost                 engine only: the member starts again
+    └── WriterLost                 engine only: the writer is replaced, and what is not committed is read again
         └── WriterFenced
 
-What libraries and our own leaf packages raise (`schemas`: RegistryUnavailable, HubError) is turned into one of
-these where it leaves `cli`.
+`cli` turns the exceptions of libraries and of `schemas` (RegistryUnavailable, HubError) into one of these.
 """
 
 from consumer.engine.errors import (
@@ -87,7 +86,7 @@ class RegistryError(ConsumerError):
 
 
 class GroupNotEmpty(KafkaUnusable):
-    """The group's offsets can't be changed: it has members, which hold offsets of their own."""
+    """The group's offsets can't be changed, because its members would overwrite them."""
 
 
 class Hidden(KafkaUnusable):

@@ -1,4 +1,4 @@
-"""The log: one line for each event of the service's life, for people on a terminal, as JSON elsewhere."""
+"""The log: one line for each event, as text on a terminal, and as JSON elsewhere."""
 
 import logging
 import sys
@@ -15,13 +15,13 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 def configure(level: str) -> Logger:
-    """Set the log up, to standard error, and give the logger."""
+    """Configure the log, which goes to standard error, and return the logger."""
     console = Console(to_stderr=True)
-    has_colours = console.color_system is not None and not console.no_color  # as the commands: NO_COLOR, TERM
+    has_colours = console.color_system is not None and not console.no_color  # obeys NO_COLOR and TERM
     rendered: list[Any] = (
         [_made_visible, structlog.dev.ConsoleRenderer(colors=has_colours)]
         if console.is_terminal
-        else [structlog.processors.JSONRenderer()]  # which escapes all that is not ASCII
+        else [structlog.processors.JSONRenderer()]  # it escapes all that is not ASCII
     )
     structlog.configure(
         processors=[
@@ -39,10 +39,10 @@ def configure(level: str) -> Logger:
 
 
 def _made_visible(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Show what a terminal would obey: only the renderer's own colours may."""
+    """Escape what a terminal would obey. Only the renderer itself may send colours."""
     return {name: _on_one_line(name, value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _on_one_line(name: str, text: str) -> str:
-    """Keep a text from looking like further lines of the log; a traceback is many."""
+    """Escape a text, and keep it on one line so that it can't fake other log lines. A traceback keeps its lines."""
     return visible(text) if name == "exception" else visible(text).replace("\n", "\\n")

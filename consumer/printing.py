@@ -118,7 +118,7 @@ class Console(rich.console.Console):
 
 
 def print_json(value: object, *, indent: bool = False) -> None:
-    """Print a value as JSON: on one line, or indented for people. Raises TypeError if JSON can't hold it."""
+    """Print a value as JSON: on one line, or indented for people. Raises TypeError if it can't be JSON."""
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
     _write(str(orjson.dumps(value, option=options), "utf-8"))
 

@@ -43,7 +43,7 @@ _FIXED = {
 _RUNS_CODE = ("plugin.library.paths", "ssl.engine.", "ssl.providers", "sasl.kerberos.kinit.cmd")
 _NAMES_A_FILE = (".location", ".keytab", ".file")
 
-# The settings that hold the path of a secret's file. The first group is the setting of the secret itself.
+# Settings whose value is the path of a secret's file. The first group is the setting of the secret itself.
 _SECRET_FILE = re.compile(
     r"(JIRAFE_ACCESS_TOKEN|CONSUMER_SCHEMA_REGISTRY_PASSWORD|KAFKA_(?:.+_)?(?:PASSWORD|PASSPHRASE|SECRET|KEY_PEM))_FILE"
 )
@@ -63,16 +63,16 @@ _COMMIT_SHARE = 0.8
 # Settings that were removed, and what to do instead.
 _REMOVED = {
     "JIRAFE_CONNECT_TIMEOUT": "connecting may take 5 seconds, and JIRAFE_READ_TIMEOUT limits the rest",
-    "JIRAFE_MAX_REQUEST_BYTES": "a request has at most 10 MiB, the API's own limit",
+    "JIRAFE_MAX_REQUEST_BYTES": "a request has at most 10 MiB, which is the API's limit",
     "CONSUMER_CHUNK_BYTES": "a chunk has at most 1 MiB, or 2 MiB while few partitions have records; "
     "CONSUMER_CHUNK_RECORDS limits its records",
-    "CONSUMER_LANE_RECORDS": "a partition holds at most 16 chunks; see CONSUMER_CHUNK_RECORDS",
-    "CONSUMER_LANE_BYTES": "a partition holds at most 8 MiB",
+    "CONSUMER_LANE_RECORDS": "at most 32 chunks of a partition are in memory; see CONSUMER_CHUNK_RECORDS",
+    "CONSUMER_LANE_BYTES": "at most 8 MiB of a partition are in memory",
     "CONSUMER_BACKOFF_FIRST": "the first delay is a sixtieth of CONSUMER_BACKOFF_LONGEST",
     "CONSUMER_RETRY_AFTER_LONGEST": "a Retry-After is obeyed up to 5 minutes",
-    "CONSUMER_HOLD_INTERVAL": "what is held is retried every CONSUMER_BACKOFF_LONGEST",
-    "CONSUMER_FLOOD_SHARE": "it is half of CONSUMER_FLOOD_WINDOW",
-    "CONSUMER_DRAIN_TIMEOUT": "a revoked partition's chunk in flight has 20 seconds to finish",
+    "CONSUMER_HOLD_INTERVAL": "records that need an operator are retried every CONSUMER_BACKOFF_LONGEST",
+    "CONSUMER_FLOOD_SHARE": "the share is always half of CONSUMER_FLOOD_WINDOW",
+    "CONSUMER_DRAIN_TIMEOUT": "chunks in flight of a revoked partition have 20 seconds to finish",
     "CONSUMER_TOPIC_PARTITIONS": "create topics with: jirafe-consumer topics create --partitions N",
     "CONSUMER_TOPIC_REPLICATION": "create topics with: jirafe-consumer topics create --replication N",
     "CONSUMER_COMMIT_TIMEOUT": "a commit may take four fifths of KAFKA_TRANSACTION_TIMEOUT_MS, 5000 by default",
@@ -211,7 +211,7 @@ class Api(_Group):
     url: Url = Field("https://event.jirafe.com/v2", description="address of the API, including its version")
     site_id: SiteId | None = Field(None, description="the site for messages that name no site")
     access_token: Token | None = Field(
-        None, description="the access token of the site, for messages without a token"
+        None, description="the access token of that site, for messages without a token"
     )
     sites: SiteIds = Field(
         frozenset(), description="further sites that the token is valid for, separated by commas"
@@ -220,7 +220,7 @@ class Api(_Group):
     brand_category_taxonomy: str | None = Field(None, description="the taxonomy whose taxons are brands")
     store_url: Url | None = Field(None, description="address to put before relative image paths")
     read_timeout: Seconds = Field(
-        30, description="time limit of a request, from the host lookup to the last byte of the answer, in seconds"
+        30, description="time limit of a request in seconds, from the host lookup to the last byte of the answer"
     )
 
 
@@ -245,8 +245,8 @@ class Stream(_Group):
     schema_registry_url: Url | None = Field(
         None, description="address of a Schema Registry; without one, records use Avro's single-object encoding"
     )
-    schema_registry_user: str | None = Field(None, description="the user to log in to the registry")
-    schema_registry_password: SecretStr | None = Field(None, description="the user's password")
+    schema_registry_user: str | None = Field(None, description="the user name for the registry")
+    schema_registry_password: SecretStr | None = Field(None, description="the password of that user")
     schema_registry_ca: Path | None = Field(
         None, description="PEM file of the CA certificates that verify the registry; default: the system's"
     )
@@ -257,19 +257,25 @@ class Stream(_Group):
     schemas_folder: Folder | None = Field(None, description="folder of further schemas that producers use (*.avsc)")
     workers: Count = Field(8, description="how many chunks are delivered at the same time")
     chunk_records: Count = Field(
-        500,
-        description="maximum records in a chunk (up to four times as many while few partitions have records); "
-        "a partition holds up to 16 times as many",
+        250,
+        description="maximum records in a chunk (up to eight times as many while few partitions have records); "
+        "up to 32 times as many of a partition are in memory",
     )
     backoff_longest: Seconds = Field(30, description="maximum delay before a retry, in seconds")
-    max_attempts: Count = Field(10, description="maximum tries of an event that fails alone while others succeed")
-    flood_window: Count = Field(1000, description="hold a topic if over half of this many records are dead letters")
+    max_attempts: Count = Field(
+        10, description="tries of an event that fails alone while others succeed, before it becomes a dead letter"
+    )
+    flood_window: Count = Field(
+        1000, description="pause a topic if over half of this many consecutive records are dead letters"
+    )
     grace_time: Seconds = Field(25, description="seconds that chunks in flight have to finish after SIGTERM")
     http_address: Address = Field(
         "127.0.0.1:8000",
-        description="where to serve the status page, /metrics, /healthz and /readyz: HOST:PORT, PORT, or off",
+        description="address of the status page, /metrics, /healthz and /readyz: HOST:PORT, PORT, or off",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level to log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level to log: debug, info, warning or error"
+    )
 
 
 PARAMETERS = ("jirafe.product_category_taxonomy", "jirafe.brand_category_taxonomy", "jirafe.store_url")
@@ -436,7 +442,7 @@ class SettingsSource:
         """Return the risks for the loaded secrets: unencrypted connections, and files that others can read."""
         found = list(_unencrypted(loaded))
         if self._env_file and _others_may_read(self._env_file):
-            message = f"the env file {self._env_file} can be read by others, and holds secrets."
+            message = f"the env file {self._env_file} contains secrets, and can be read by others."
             found.append(Caution(message, f"chmod 600 {self._env_file}"))
         found += [
             Caution(f"{path}, which {name}_FILE names, can be read by others.", f"chmod 600 {path}")
@@ -446,10 +452,9 @@ class SettingsSource:
         return found
 
     def has_changed(self) -> bool:
-        """Return whether the env file, or a file that settings name, changed since the last `load`.
+        """Return whether the env file, a secret file or a TLS file for Kafka changed since the last `load`.
 
-        Those are the files of secrets and of TLS to Kafka. It checks at most once a second, and in between returns
-        False.
+        It checks at most once a second. In between it returns False.
         """
         if time.monotonic() < self._look_at:
             return False
@@ -474,7 +479,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _given(env_file: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return our settings, stripped of blanks. The environment overrides the file."""
+    """Return our settings, without surrounding whitespace. The environment overrides the file."""
     given = {**_file(env_file), **environ}
     return {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
 
@@ -486,7 +491,7 @@ def _files(given: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _secret_files(given: Mapping[str, str]) -> dict[str, Path]:
-    """Return the files of secrets, by the setting whose value each file holds."""
+    """Return the files of secrets, by the setting whose value is in the file."""
     found = ((_SECRET_FILE.fullmatch(_canonical(name)), value) for name, value in given.items())
     return {match[1]: Path(value) for match, value in found if match}
 
@@ -651,11 +656,13 @@ def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
 
 
 def _topic_faults(stream: Stream) -> list[str]:
-    """Return the faults of topics that must not be consumed, or must not be the same."""
+    """Return the faults of topics that must not be consumed, and of output topics that must differ."""
     results, letters = stream.results_topic, stream.dead_letters_topic
     faults = []
     if results == letters:
-        faults.append(f"CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {results}: choose another.")
+        faults.append(
+            f"CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {results}: they must differ."
+        )
     forbidden = {
         results: "which is CONSUMER_RESULTS_TOPIC: the consumer would read its own output",
         letters: "which is CONSUMER_DEAD_LETTERS_TOPIC: the consumer would read its own output",
@@ -695,13 +702,12 @@ def _time_faults(kafka: Mapping[str, str]) -> list[str]:
     turn = DRAIN_TIMEOUT + 2 * _COMMIT_SHARE * transaction / 1000
     if turn * 1000 >= longest:
         faults.append(
-            f"KAFKA_MAX_POLL_INTERVAL_MS ({longest}) must be over {turn * 1000:.0f}: {DRAIN_TIMEOUT:g} s and "
-            "twice four fifths of KAFKA_TRANSACTION_TIMEOUT_MS: the group would drop a busy member."
+            f"KAFKA_MAX_POLL_INTERVAL_MS ({longest}) must be over {turn * 1000:.0f}, which is {DRAIN_TIMEOUT:g} s "
+            "plus 1.6 times KAFKA_TRANSACTION_TIMEOUT_MS: otherwise the group would drop a busy member."
         )
     elif session > longest:
         faults.append(
-            f"KAFKA_SESSION_TIMEOUT_MS ({session}) is over KAFKA_MAX_POLL_INTERVAL_MS ({longest}): a session must "
-            "fit into it."
+            f"KAFKA_SESSION_TIMEOUT_MS ({session}) must be at most KAFKA_MAX_POLL_INTERVAL_MS ({longest})."
         )
     faults += [  # the library refuses them, but not before a member has partitions
         f"{_setting(name)} ({kafka[name]}) must be at most KAFKA_TRANSACTION_TIMEOUT_MS ({transaction})."
@@ -727,10 +733,10 @@ def _file_faults(kafka: Mapping[str, str]) -> list[str]:
 
 
 def _address_faults(loaded: Settings) -> list[str]:
-    """Return a fault if the status page has the address of another service."""
+    """Return a fault for each other service whose address is that of the status page."""
     address = loaded.stream.http_address
     if "http_address" not in loaded.stream.model_fields_set or address == OFF:
-        return []  # the default is not checked: without a free port there is no page
+        return []  # the default is not checked: if its port is taken, there is just no page
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     asked = {"JIRAFE_URL": loaded.api.url, "CONSUMER_SCHEMA_REGISTRY_URL": loaded.stream.schema_registry_url or ""}
@@ -793,9 +799,9 @@ def _file(path: Path | None) -> dict[str, str]:
 
 
 def _named(prefix: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings with a prefix, stripped of blanks and line ends. An empty value counts as not set.
+    """Return the settings with a prefix, without surrounding whitespace. An empty value counts as not set.
 
-    Mounted secrets often end with a line end.
+    Mounted secrets often end with a newline.
     """
     return {
         name: value.strip()

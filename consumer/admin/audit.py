@@ -196,7 +196,7 @@ class _Auditor:
         for topic in dict.fromkeys(each.topic for each in self._ranges):
             yield from self._read(topic, [each for each in self._ranges if each.topic == topic], self._add_record)
         # A result is later than its record, but another clock gave its time. If a log begins after the start, its
-        # Records may have been deleted unread. The last result before the log shows that, and may be of any time.
+        # records may have been deleted unread. The last result before the log shows that, and may be of any time.
         is_cut = any(0 < each.start == self._log_starts[each.of] and each.start < each.end for each in self._ranges)
         since = start - CLOCK_TOLERANCE if isinstance(start, datetime) and not is_cut else None
         results, dead_letters = self._deployment.output_topics
@@ -309,7 +309,7 @@ class _Auditor:
             (deployment.dead_letters_topic, Count.WITHOUT_LETTER),
         ):
             if topic in self._shortened and total[trouble]:
-                yield f"{topic} has lost its oldest records to retention: missing results may have been deleted."
+                yield f"retention has deleted the oldest records of {topic}: missing results may be among them."
         for each in found:
             if each.hidden:
                 yield (
@@ -317,10 +317,10 @@ class _Auditor:
                     "hidden behind a transaction that does not end."
                 )
         for topic in self._not_to_the_end:
-            yield f"{topic} has a transaction that does not end: records behind it were not seen."
+            yield f"{topic} has a transaction that does not end: records behind it were not read."
         for topic, count in self._earlier.items():
             if count:
-                of_old = f"{count} results and dead letters are of the old topic"
+                of_old = f"{count} results and dead letters belong to the old topic"
                 yield f"{topic} was deleted and created again: {of_old}."
         for topic, count in self._unreadable.items():
             yield f"{topic} has unreadable records, which were left out: {count}."
@@ -329,12 +329,12 @@ class _Auditor:
                 cause = f" ({blocker.cause})" if blocker.cause else ""
                 yield (
                     f"{each.range.of}: {blocker.strand} blocks the committed offset{cause}; {each.ahead.count} "
-                    "offsets beyond it are decided."
+                    "later offsets are decided."
                 )
         fresh = [each.range for each in found if each.committed is None and each.counts.get(Count.WAITING)]
         if fresh:
             names = ", ".join(str(each.of) for each in fresh)
-            yield f"the group {group} has no committed offset for {names}: these records need no results yet."
+            yield f"the group {group} has no committed offset for {names}, so these records need no results yet."
 
 
 def _due(of: Range, progress: Progress) -> Iterator[tuple[int, int, bool]]:

@@ -1,7 +1,7 @@
-"""Checks a deployment: whether everything that the service needs is there and grants us access.
+"""Checks a deployment: whether everything that the service needs is there, and whether we may use it.
 
 Nothing here disturbs the group or writes to a topic. Permissions are those that the broker reports. The check of
-transactions only prepares a transactional writer, under a transactional id that no member has.
+transactions only initializes a transactional producer, with a transactional id that no member has.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,8 @@ from schemas.registry import SchemaRegistry
 _LETTERS_KEPT = timedelta(days=7)
 # Bytes that a dead letter has in addition to its record: the reason, up to 2000 characters, and the record's place.
 _LETTER_HEADERS = 16 * 1024
+# By default, the broker looks for transactions that have timed out at this interval, in seconds.
+_BROKERS_LOOK = 10
 
 
 class Verdict(StrEnum):
@@ -79,7 +81,7 @@ def check(
     *,
     creates_topics: bool,
 ) -> Iterator[Finding]:
-    """Run every check in turn. Each may block for seconds. What is wrong becomes a finding, and is not raised.
+    """Run every check in turn. Each may block for seconds. A failure is returned as a finding, and not raised.
 
     `creates_topics`: the service creates topics that are missing.
     """
@@ -142,7 +144,7 @@ class _Topics:
         them.
         """
         for pattern in self._deployment.unmatched(self.consumed):
-            fix = "correct the pattern, create a topic, or allow this client Describe of such topics"
+            fix = "correct the pattern, create a topic, or grant this client Describe on such topics"
             yield _warning("topic", f"no topic matches {pattern}.", fix)
         asked = TopicCollection(list(self.wanted))
         futures = self._admin.describe_topics(
@@ -166,14 +168,14 @@ class _Topics:
         if self._single:
             yield _warning(
                 "topic",
-                f"if a broker is lost, its records are lost: one replica of {', '.join(self._single)}.",
-                "give topics a replication factor of 3; see topics create --replication",
+                f"only one replica of {', '.join(self._single)}: if a broker is lost, its records are lost.",
+                "use a replication factor of 3; see topics create --replication",
             )
 
     def _unseen(self, topic: str, error: KafkaError) -> Finding:
         if error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            message = f"{topic} can't be seen: {error.str()}."
-            return _failed("topic", message, f"allow this client Describe of the topic {topic}")
+            message = f"{topic} can't be described: {error.str()}."
+            return _failed("topic", message, f"grant this client Describe on the topic {topic}")
         self.absent.append(topic)
         if not self.creates_topics:
             return _failed(
@@ -184,7 +186,9 @@ class _Topics:
         created = f"{topic} does not exist yet: run creates it with {_counted(PARTITIONS, 'partition')}"
         if topic in self._deployment.output_topics:
             return _ok("topic", created)
-        fix = "if it has another name, set CONSUMER_CARTS_TOPIC, _ORDERS_TOPIC, _TAXONS_TOPIC or _PRODUCTS_TOPIC"
+        fix = (
+            "if its name is another one, set CONSUMER_CARTS_TOPIC, _ORDERS_TOPIC, _TAXONS_TOPIC or _PRODUCTS_TOPIC"
+        )
         return _warning("topic", f"{created}.", fix)
 
     def _copies(self, topic: str, partitions: list[Any]) -> Iterator[Finding]:
@@ -192,38 +196,40 @@ class _Topics:
         behind = [each.id for each in partitions if len(each.isr) < len(each.replicas)]
         if headless:
             message = f"{topic}: {_partitions(headless)} no leader."
-            yield _failed("topic", message, "start the brokers that hold them")
+            yield _failed("topic", message, "start the brokers that host them")
         elif behind:
             message = f"{topic}: {_partitions(behind)} replicas that are not in sync."
-            yield _warning("topic", message, "check the brokers that hold them")
+            yield _warning("topic", message, "check the brokers that host them")
 
     def _kept(self, topic: str) -> Iterator[Finding]:
         config, deployment = self._configs.get(topic, {}), self._deployment
         if topic not in self._deployment.output_topics:
             return
         if topic not in self._configs:
-            message = f"{topic}: retention and record size were not checked: this client can't read them."
-            yield _warning("topic", message, f"allow it DescribeConfigs of the topic {topic}")
+            message = (
+                f"{topic}: this client can't read the topic's config, so retention and record size are unchecked."
+            )
+            yield _warning("topic", message, f"grant it DescribeConfigs on the topic {topic}")
             return
         if "compact" in config.get("cleanup.policy", ""):
             what = "results" if topic == deployment.results_topic else "dead letters"
             message = f"{topic} is compacted: older {what} of a key are lost."
             if topic == deployment.dead_letters_topic:
-                message += " It refuses dead letters without a key: a partition with such a record would stop."
+                message += " It refuses dead letters without a key, and a partition with such a record would stop."
             yield _warning("topic", message, "set its cleanup.policy=delete")
         if topic != deployment.dead_letters_topic:
             return
         kept = timedelta(milliseconds=int(config.get("retention.ms", -1)))
         if timedelta(0) <= kept < _LETTERS_KEPT:
             message = f"{topic}: dead letters are deleted after {kept / timedelta(hours=1):.3g} hours."
-            yield _warning("topic", message, "set its retention.ms to the time that you need to look at them")
+            yield _warning("topic", message, "set its retention.ms to the time that you need to handle them")
         configs = [self._configs.get(each, {}) for each in self.consumed]
         most = max((int(each.get("max.message.bytes", 0)) for each in configs), default=0)
         if config and int(config.get("max.message.bytes", 0)) < most + _LETTER_HEADERS:
             yield _warning(
                 "topic",
-                f"{topic}: a record of nearly {most} bytes, which consumed topics may have, is too large to be a "
-                "dead letter: its partition would stop.",
+                f"{topic}: consumed topics allow records of {most} bytes. The dead letter of such a record would "
+                "be too large, and its partition would stop.",
                 f"set its max.message.bytes to {most + _LETTER_HEADERS} or more",
             )
 
@@ -244,11 +250,11 @@ def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Findi
     try:
         found = sample(deployment.cluster, topic, codec)
     except KafkaUnusable as error:
-        fix = f"see the check of this topic, and allow this client Read of {topic}"
+        fix = f"fix what the check of this topic says, or grant this client Read on {topic}"
         yield _warning("records", f"not read: {error}", fix)
         return
     except RegistryUnavailable as error:
-        yield _warning("records", f"{topic}: not read: {error}.", "see the check of the registry")
+        yield _warning("records", f"{topic}: not read: {error}.", "fix what the check of the registry says")
         return
     unread = found.records - found.read
     if not unread:
@@ -268,31 +274,31 @@ def _hidden(deployment: Deployment, topics: _Topics) -> Iterator[Finding]:
     try:
         await_visible(deployment.cluster, read_ends(deployment.cluster, places, committed=False))
     except Hidden as error:
-        fix = "find the producer that hangs; docs/operations.md#open-transaction explains it"
+        fix = "find the producer that hangs; see docs/operations.md#open-transaction"
         yield _warning("hidden", str(error), fix)
     except KafkaUnusable as error:
-        yield _warning("hidden", f"not checked: {error}", "see the check of the topic")
+        yield _warning("hidden", f"not checked: {error}", "fix what the check of the topic says")
 
 
 def _permissions(deployment: Deployment, admin: AdminClient, topics: _Topics) -> Finding:
     told = {topic: allowed for topic, allowed in topics.allowed.items() if allowed is not None}
     lacking = [
-        f"{topics.wanted[topic].name.capitalize()} of {topic}"
+        f"{topics.wanted[topic].name.capitalize()} on {topic}"
         for topic, allowed in told.items()
         if topics.wanted[topic] not in allowed
     ]
     user = deployment.cluster.properties.get("sasl.username", "this client")
     if lacking:
-        return _failed("permissions", f"{user} is not allowed {', '.join(lacking)}.", "allow it with ACLs")
+        return _failed("permissions", f"{user} lacks permissions: {', '.join(lacking)}.", "grant them with ACLs")
     if topics.absent and topics.creates_topics and not _may_create(admin):
-        message = f"{user} is not allowed Create of the cluster, and topics are absent: {', '.join(topics.absent)}."
-        return _warning("permissions", message, "create them, or allow it to create topics of these names")
+        message = f"{user} lacks Create on the cluster, and topics are missing: {', '.join(topics.absent)}."
+        return _warning("permissions", message, "create the topics, or grant it Create on topics of these names")
     if len(told) < len(topics.allowed):
         fix = "nothing, if you only try things out; otherwise check the authorizer of the broker"
-        return _warning("permissions", "this broker does not show what a client is allowed to do.", fix)
+        return _warning("permissions", "this broker does not report the permissions of a client.", fix)
     if unseen := [topic for topic in topics.wanted if topic not in topics.allowed]:
-        message = f"unknown for topics that can't be seen: {', '.join(unseen)}."
-        return _warning("permissions", message, "fix this first, then run check again")
+        message = f"not known for topics that can't be described: {', '.join(unseen)}."
+        return _warning("permissions", message, "fix what the check of these topics says, then run check again")
     return _ok("permissions", "may read the consumed topics, and write results and dead letters")
 
 
@@ -307,14 +313,14 @@ def _may_create(admin: AdminClient) -> bool:
 
 def _group(deployment: Deployment, admin: AdminClient, consumed: list[str]) -> Finding:
     group = Group(admin, deployment.cluster.group)
-    fix = f"allow this client Read of the group {group.name}"
+    fix = f"grant this client Read on the group {group.name}"
     try:
         described = group.describe()
         group.committed([Partition(topic, 0) for topic in consumed])
     except KafkaUnusable as error:
         return _failed("group", str(error), fix)
     if described.may_join is False:
-        return _failed("group", "this client is not allowed Read of the group.", fix)
+        return _failed("group", "this client lacks Read on the group.", fix)
     if described.is_empty:
         return _ok("group", f"{group.name} has no members now")
     members = f" with {_counted(len(described.members), 'member')}" if described.members else ""
@@ -322,7 +328,7 @@ def _group(deployment: Deployment, admin: AdminClient, consumed: list[str]) -> F
 
 
 def _transactions(deployment: Deployment) -> Finding:
-    """Start a transactional writer as a member does, but with an id that no member has."""
+    """Initialize a transactional producer as a member does, but with an id that no member has."""
     cluster = deployment.cluster
     name = f"{cluster.group}-check"
     producer = cluster.make_producer({**cluster.producer_properties, "transactional.id": name})
@@ -332,16 +338,15 @@ def _transactions(deployment: Deployment) -> Finding:
         message = f"this client can't write in transactions: {_reason(error)}."
         match kafka_error(error).code():
             case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
-                fix = f"allow it Write of all transactional ids that begin with {cluster.group}-"
+                fix = f"grant it Write on all transactional ids that begin with {cluster.group}-"
             case KafkaError.INVALID_TRANSACTION_TIMEOUT:
                 fix = "lower KAFKA_TRANSACTION_TIMEOUT_MS, or raise the broker's transaction.max.timeout.ms"
             case _:
-                fix = "transaction.state.log.replication.factor must be no more than there are brokers"
+                fix = "set the broker's transaction.state.log.replication.factor to at most the number of brokers"
         return _failed("transactions", message, fix)
-    open_for = (
-        f"a transaction left open by a crash blocks readers for {cluster.transaction_timeout:g} s and a few more"
-    )
-    return _ok("transactions", f"may write in transactions, as {name}; {open_for}")
+    wait = cluster.transaction_timeout + _BROKERS_LOOK
+    message = f"may write in transactions, as {name}; after a crash, readers wait for up to about {wait:g} s"
+    return _ok("transactions", message)
 
 
 def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
@@ -357,10 +362,10 @@ def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
     refused = [each for each in found if each.state == "incompatible"]
     for each in refused:
         message = f"our schema is incompatible with the latest version of {each.subject}: {each.reason}."
-        fix = "give the topic another name by its setting, or change the subject's compatibility"
+        fix = "use another topic, or change the compatibility of the subject"
         yield _failed("registry", message, fix)
     if new := [each.subject for each in found if each.state == "new"]:
-        yield _ok("registry", f"not there yet: {', '.join(new)}; schemas register registers them")
+        yield _ok("registry", f"not registered yet: {', '.join(new)}; register them with schemas register")
     elif not refused:
         yield _ok("registry", "has all our schemas")
 
@@ -372,7 +377,7 @@ def _api(api: CheckedApi) -> Iterator[Finding]:
     here = asked + (datetime.now(UTC) - asked) / 2
     if isinstance(answer, Failed):
         fix = (
-            "see JIRAFE_URL; a proxy comes from HTTPS_PROXY, CA certificates from REQUESTS_CA_BUNDLE; "
+            "check JIRAFE_URL, the proxy (HTTPS_PROXY) and the CA certificates (REQUESTS_CA_BUNDLE); "
             f"{ERRORS_PAGE} explains {answer.cause}"
         )
         yield _failed("api", f"no answer from {api.url}: {answer.message}.", fix)
@@ -383,14 +388,14 @@ def _api(api: CheckedApi) -> Iterator[Finding]:
 
 
 def _token(api: CheckedApi) -> Finding:
-    """Send an event with an invalid form: the API checks the token first, and then refuses the event."""
+    """Send an invalid event: the API checks the token first, and then refuses the event."""
     if api.site is None:
-        message = "no site and token are set, so each message must carry jirafe.site_id and jirafe.access_token."
-        return _warning("token", message, "set JIRAFE_SITE_ID and JIRAFE_ACCESS_TOKEN, if messages do not")
+        message = "no site or no token is set, so each message must carry jirafe.site_id and jirafe.access_token."
+        return _warning("token", message, "set JIRAFE_SITE_ID and JIRAFE_ACCESS_TOKEN, unless all messages do")
     fix = "see JIRAFE_URL"
     match api.client.send(api.site, [PROBE]):
         case Answered((Rejected(),)):
-            return _ok("token", f"the API accepts it for the site {api.site.site_id}")
+            return _ok("token", f"the API accepts the token for the site {api.site.site_id}")
         case Forbidden(error_type):
             message = f"the API refuses the token for the site {api.site.site_id}: {error_type}."
             fix = f"see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID; {ERRORS_PAGE} explains {error_type}"
@@ -399,7 +404,7 @@ def _token(api: CheckedApi) -> Finding:
             return _failed("token", f"{problem}.", fix)
         case Answered((Accepted(), *_)) | Answered():
             return _warning(
-                "token", "the API accepted an event that Jirafe would refuse: it validates nothing.", fix
+                "token", "the API accepted an invalid event, which Jirafe would refuse: it validates nothing.", fix
             )
 
 
@@ -414,8 +419,8 @@ def _clock(date: str, here: datetime) -> Finding:
     seconds = abs(ahead.total_seconds())
     if abs(ahead) > CLOCK_TOLERANCE:
         where = "ahead of" if ahead > timedelta(0) else "behind"
-        return _warning("clock", f"this clock is {seconds:,.0f} seconds {where} the API's.", "let NTP set it")
-    return _ok("clock", f"differs from the API's by at most {CLOCK_TOLERANCE.seconds // 60} minutes")
+        return _warning("clock", f"this clock is {seconds:,.0f} seconds {where} the API's.", "set it with NTP")
+    return _ok("clock", f"differs from the API's clock by at most {CLOCK_TOLERANCE.seconds // 60} minutes")
 
 
 def _reason(error: KafkaException) -> str:

@@ -1,6 +1,6 @@
 """Splits hub JSON into its documents, one block at a time: a file may be larger than memory.
 
-A file holds one message, a list of messages, or a sequence of messages, usually one per line.
+A file contains one message, a list of messages, or a sequence of messages, usually one per line.
 """
 
 import codecs
@@ -16,7 +16,7 @@ LARGEST = 64 * 1024 * 1024
 """The size limit of a document, in bytes. A message in JSON may be many times larger than in Kafka."""
 
 _LINE = 64 * 1024
-# A whole string, or a bracket of an object or list. Of a string that is cut off, only the opening quote matches.
+# A whole string, or a bracket of an object or list. If a string is cut off, only its opening quote matches.
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _END_OF_WORD = re.compile(rb'[\s,:\]\[{}"]')
@@ -34,8 +34,8 @@ class FileDocument(NamedTuple):
 def read_documents(blocks: Iterable[bytes]) -> Iterator[FileDocument]:
     """Yield the documents of a file that comes in blocks. Each element of a list is a document of its own.
 
-    Holds one document and one block at a time. Raises HubError with the line if the text is not JSON, or if a
-    document is larger than `LARGEST`.
+    Keeps one document and one block in memory at a time. Raises HubError with the line if the text is not JSON, or
+    if a document is larger than `LARGEST`.
     """
     return _Splitter(blocks).documents()
 
@@ -63,7 +63,7 @@ class _Splitter:
                 yield self._line_alone() or self._document()
 
     def _line_alone(self) -> FileDocument | None:
-        """Take the current line if it is one whole document, as it usually is: no search for the document's end."""
+        """Take the current line if it is one whole document. Usually it is, and the search for its end is saved."""
         end = self._buffer.find(b"\n", self._at, self._at + _LINE)
         if end < 0:
             return None
@@ -91,9 +91,9 @@ class _Splitter:
                     self._take(1)
                     return
                 case None:
-                    raise HubError(f"line {opened}: not JSON: the list has no end")
+                    raise HubError(f"line {opened}: not JSON: the list is not closed")
                 case _:
-                    raise self._wrong("between the elements of a list there must be a comma")
+                    raise self._wrong("not JSON: a comma is missing between two elements of a list")
 
     def _document(self) -> FileDocument:
         self._next()

@@ -157,7 +157,9 @@ class Group:
         except KafkaException as error:
             if kafka_error(error).code() == KafkaError.UNKNOWN_MEMBER_ID:
                 raise self._has_members() from None
-            raise KafkaUnusable(f"Kafka says of the group {self.name}: {kafka_error(error).str()}.") from None
+            raise KafkaUnusable(
+                f"Kafka reports an error for the group {self.name}: {kafka_error(error).str()}."
+            ) from None
 
     def _has_members(self) -> GroupNotEmpty:
         return GroupNotEmpty(f"the group {self.name} has members: stop them all, then reset the offsets.")

@@ -23,7 +23,7 @@ class Lag:
     - `records`: the number of offsets to read. Some may have no record; it is 0 if none has one.
     - `oldest`: the time of the first unfinished record, None if there is none or its time can't be read.
     - `lost`: the number of offsets that retention deleted before they were consumed.
-    - `ahead`: how many of the `records` are decided already, although `blocker` holds the committed offset.
+    - `ahead`: how many of the `records` are already decided, although `blocker` blocks the committed offset.
     """
 
     topic: str
@@ -63,7 +63,7 @@ class Look:
         return min((lag.oldest for lag in self.lags if lag.oldest), default=None)
 
     def behind(self, oldest: datetime | None) -> timedelta:
-        """How long before this look a time was; zero for None."""
+        """Return the time from `oldest` to this look; zero for None."""
         return max(self.at - oldest, timedelta(0)) if oldest else timedelta(0)
 
     def as_json(self, name: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Looker:
         for place in places:
             start = max(committed[place] or 0, firsts[place])
             left[place] = Range(*place, start, max(start, ends[place]))
-        # The offsets may hold only transaction markers. Only reading shows whether there is a record.
+        # All these offsets may be transaction markers. Only reading shows whether there is a record.
         unfinished = read_firsts(cluster, list(left.values()))
         lags = []
         for place, (_, _, start, end) in left.items():

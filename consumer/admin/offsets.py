@@ -74,6 +74,6 @@ class Offsets:
 def _check(place: Partition, offset: int, first: int, end: int) -> None:
     if not first <= offset <= end:
         raise KafkaUnusable(
-            f"the offset {offset} is not in {place}, which goes from {first} to {end}; "
-            "choose another, or one partition by --partition."
+            f"the offset {offset} is not in {place}, whose log goes from {first} to {end}; choose another offset, "
+            "or name partitions with --partition."
         )

@@ -167,9 +167,9 @@ def _mapped(message: Mapping[str, Any], given: Given, read: Mapping[str, object]
                 shown.fields.append([_explained(path, leaf, read) for path, leaf in leaves])
     if not made:
         taxonomy = parameters[services.CATEGORY_TAXONOMY]
-        shown.notes.append(f"categories are the taxons of taxonomy {taxonomy} ({services.CATEGORY_TAXONOMY}) alone")
+        shown.notes.append(f"only taxons of taxonomy {taxonomy} ({services.CATEGORY_TAXONOMY}) become categories")
     if given.stamped in used:
-        shown.notes.append(f"the message has no dates; its event has {given.stamped}")
+        shown.notes.append(f"the message has no dates, so its event has {given.stamped}")
     return shown, used
 
 
@@ -202,7 +202,7 @@ def _why(name: str, value: object, read: Mapping[str, object]) -> str:
             why += f" ({_quoted(original)})"
         return f"{why} {value.why}" if value.why.startswith('"') else ", ".join(filter(None, (why, value.why)))
     if name.endswith("_item_number"):
-        return "(its place in the list)"
+        return "(its position in the list)"
     return "(always)" if name in _FIXED else "(none in the message)"
 
 

@@ -43,7 +43,7 @@ class Encoded(NamedTuple):
 
 
 def largest_sent(properties: Mapping[str, str]) -> int:
-    """Return how many bytes of key and value a producer with these properties sends at most."""
+    """Return how many bytes of key and value a producer with these properties can send in one message."""
     given = properties.get("message.max.bytes", "")
     return int(given) if given.isdecimal() else _LARGEST
 
@@ -90,8 +90,8 @@ def _encoded(place: str, document: FileDocument, codec: Codec, largest: int, spe
     encoded = Encoded(kind, key.encode() if key else None, codec.encode(kind, message), place)
     if (size := len(encoded.key or b"") + len(encoded.value)) > largest:
         raise HubError(
-            f"too large: {size:,} bytes in Kafka, and KAFKA_MESSAGE_MAX_BYTES lets {largest:,} be sent. It must be "
-            "raised, and max.message.bytes of the topic too"
+            f"too large: {size:,} bytes in Kafka, and the limit is {largest:,}. Raise KAFKA_MESSAGE_MAX_BYTES, and "
+            "max.message.bytes of the topic"
         )
     return encoded
 
@@ -174,5 +174,5 @@ def produce(producer: Producer, messages: Iterable[tuple[str, Encoded]]) -> int:
 def _why(error: KafkaError, place: str) -> str:
     why = error.str().rstrip(".")
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        why = f"too large for its topic, whose max.message.bytes must be raised ({why})"
+        why = f"too large for its topic; raise max.message.bytes of the topic ({why})"
     return f"{place}: {why}" if place else why

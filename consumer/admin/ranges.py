@@ -126,7 +126,9 @@ class Topics:
         """Return the given partitions, or all if none are given. Raises KafkaUnusable if one does not exist."""
         numbers = self.partitions(topic)
         if unknown := sorted(set(partitions) - set(numbers)):
-            raise KafkaUnusable(f"the topic {topic} has no partition {unknown[0]}: it has {len(numbers)}, from 0.")
+            raise KafkaUnusable(
+                f"the topic {topic} has no partition {unknown[0]}: its partitions are 0 to {len(numbers) - 1}."
+            )
         return sorted(set(partitions)) or numbers
 
     def firsts(self, places: Collection[Partition]) -> dict[Partition, int]:
@@ -171,6 +173,4 @@ def _check_order(start: Position | None, end: Position | None) -> None:
     both_offsets = isinstance(start, int) and isinstance(end, int) and start > end
     both_moments = isinstance(start, datetime) and isinstance(end, datetime) and start > end
     if both_offsets or both_moments:
-        raise KafkaUnusable(
-            f"the range ends before it starts: it starts at {start}, and ends before that, at {end}."
-        )
+        raise KafkaUnusable(f"the range ends before it starts: it starts at {start} and ends at {end}.")

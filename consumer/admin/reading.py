@@ -198,7 +198,7 @@ def _check(cluster: Cluster, left: Collection[Partition], deadline: Deadline) ->
     if left and not deadline.left:
         _check_leaders(cluster, left)
         raise KafkaUnusable(
-            f"no Kafka broker answers at {cluster.servers} (nothing within {REACHED_WITHIN:.0f} seconds)."
+            f"no Kafka broker answers at {cluster.servers} (no answer within {REACHED_WITHIN:.0f} seconds)."
         )
 
 
@@ -208,7 +208,7 @@ def _check_leaders(cluster: Cluster, places: Collection[Partition]) -> None:
     for place in sorted(places):
         topic = topics.get(place.topic)
         if topic and place.number in topic.partitions and topic.partitions[place.number].leader < 0:
-            raise KafkaUnusable(f"{place} has no leader, so it can't be read; start the brokers that hold it.")
+            raise KafkaUnusable(f"{place} has no leader, so it can't be read; start the brokers that host it.")
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def recent_letters(deployment: Deployment) -> RecentLetters:
 
 
 def contents(record: Record, codec: Codec, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a record holds and what it would send now, as a JSON object without access tokens.
+    """Return what a record contains and what it would send now, as a JSON object without access tokens.
 
     `parameters` are those of the settings.
     """
@@ -138,7 +138,7 @@ def _record(deployment: Deployment, topics: Topics, place: Place) -> tuple[Recor
     )
 
 
-def _written(  # noqa: PLR0913, PLR0917 - each is another's
+def _written(  # noqa: PLR0913, PLR0917 - each has its own purpose
     deployment: Deployment, topics: Topics, topic: str, since: datetime | None, deadline: Deadline, story: Story
 ) -> Iterator[Record]:
     """Yield a topic's records from a time on, until the deadline."""

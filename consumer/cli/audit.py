@@ -75,9 +75,9 @@ def audit_command(
 
     Reads the records of the range, all results and all dead letters. Each record before the committed offset must
     have exactly one result of this group, and each that failed must be a dead letter. Exit status 1 if not. Waits
-    for open transactions, because they hide records. Records that stay hidden are not proven. A TIME is ISO 8601
-    with a zone, a date (midnight in UTC), or 2h for 2 hours ago; with a time, results are read from 5 minutes
-    before it.
+    for open transactions, because they hide records. Records that stay hidden are not proven: exit status 1. A TIME
+    is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago. With a time, results are read from 5
+    minutes before it.
 
     After a reset of offsets, records can have two results. The embedded broker also shows results of aborted
     transactions, for example after a crash.
@@ -163,10 +163,10 @@ def _show(report: AuditReport) -> None:
         if total[trouble]:
             first = _first(report, trouble)
             records = "1 record" if total[trouble] == 1 else f"{total[trouble]:,} records"
-            some = ", for instance" if total[trouble] > len(first) else ""
+            some = ", for example" if total[trouble] > len(first) else ""
             console.print(f"[red]{records} {of_one if total[trouble] == 1 else of_many}[/]{some}:")
             console.print(Padding(escape(" ".join(first)), (0, 2)))
-            console.print(f"  look closer: {PROGRAM} results --of {escape(first[0])}", soft_wrap=True)
+            console.print(f"  for details: {PROGRAM} results --of {escape(first[0])}", soft_wrap=True)
     for note in report.notes:
         console.print(f"[yellow]Note:[/] {escape(note)}")
     console.print(_verdict(report, total))

@@ -22,10 +22,9 @@ _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"
 def check_command(source: SettingsSource, form: Form) -> int:
     """Check a deployment, and say how to fix what is wrong.
 
-    Checks settings, broker, topics, permissions, group, transactions, Schema Registry, API, token and clock. Says
-    what is ok, what is wrong and how to fix it. Writes to no topic and disturbs no member. Sends the API one
-    invalid event. If the API refuses the event and not the token, the token is valid. Exit status 1 if a check
-    failed, 0 if there are only warnings.
+    Checks settings, secrets, broker, topics, records, permissions, group, transactions, Schema Registry, API, token
+    and clock. Writes to no topic and disturbs no member. Sends the API one invalid event. If the API refuses the
+    event and not the token, the token is valid. Exit status 1 if a check failed, 0 if there are only warnings.
 
     \b
     Examples:

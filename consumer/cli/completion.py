@@ -43,7 +43,7 @@ _HOMES = {
 def _shell(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str:
     shell = given or Path(os.environ.get("SHELL", "")).name
     if shell not in _SHELLS:
-        raise UsageError(f"no shell is named, and the variable SHELL names none of {', '.join(_SHELLS)}: name one.")
+        raise UsageError(f"name a shell ({', '.join(_SHELLS)}): the environment variable SHELL names none of them.")
     return shell
 
 
@@ -66,7 +66,7 @@ def completion() -> None:
 def show(context: click.Context, shell: str) -> int:
     """Print the completion script.
 
-    SHELL is bash, zsh or fish. Default: the shell that the variable SHELL names.
+    The shell is bash, zsh or fish. Default: the one that the environment variable SHELL names.
 
     \b
     Example:
@@ -82,8 +82,8 @@ def show(context: click.Context, shell: str) -> int:
 def install(context: click.Context, shell: str) -> int:
     """Install the completion script for this user.
 
-    SHELL is bash, zsh or fish. Default: the shell that the variable SHELL names. Prints the name of the file that
-    it writes, and changes no other file.
+    The shell is bash, zsh or fish. Default: the one that the environment variable SHELL names. Prints the name of
+    the file that it writes, and changes no other file.
 
     \b
     Example:

@@ -70,9 +70,9 @@ def dead_letters() -> None:
 def list_command(source: SettingsSource, wanted: Selection, only_open: bool, form: Form) -> int:
     """List dead letters, and count them by kind.
 
-    Oldest first. Shows when each failed, the place of the record, the reason, its type and number, and whether it
-    was delivered since. Waits for open transactions, because they hide letters. Exit status 2 if one does not end.
-    A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
+    Oldest first. Shows when each record failed, its place, the reason, its type and number, and whether it was
+    delivered since. Waits for open transactions, because they hide letters. Exit status 2 if one does not end. A
+    TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
 
     \b
     Examples:
@@ -103,7 +103,7 @@ def list_command(source: SettingsSource, wanted: Selection, only_open: bool, for
         if states["delivered"]:
             console.print(f"{states['delivered']:,} of them were delivered since.")
         if letters.foreign:
-            console.print(f"{letters.foreign:,} records of the topic are not dead letters of this group.")
+            console.print(f"Records of the topic that are not dead letters of this group: {letters.foreign:,}.")
     return 0
 
 
@@ -166,7 +166,7 @@ def show(source: SettingsSource, place: Place) -> int:
 @dead_letters.command()
 @click.argument("places", nargs=-1, type=a_place, metavar="[PLACE]...")
 @choosing(letters=True)
-@click.option("--again", is_flag=True, help="Also letters that were redriven before.")
+@click.option("--again", is_flag=True, help="Include letters that were redriven before.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N letters a second."
 )
@@ -184,10 +184,10 @@ def redrive(
 ) -> int:
     """Deliver dead letters again.
 
-    Delivers all dead letters, those of PLACEs (TOPIC/PARTITION/OFFSET), or those that match the options. Each gets
-    another result. One that fails again becomes a new dead letter. Letters that were redriven before, or that
-    failed three times, are left out unless --again is given. So you can stop it with Ctrl-C and run it again. Exit
-    status 1 if it could not finish.
+    Delivers all dead letters, those at PLACEs (TOPIC/PARTITION/OFFSET), or those that match the options. Each gets
+    another result. One that fails again becomes a new dead letter. Letters that were redriven before, and those of
+    records that failed three redrives, are left out unless --again is given. So you can stop it with Ctrl-C and run
+    it again. Exit status 1 if it gave up, 130 if you stopped it.
 
     \b
     Examples:
@@ -232,7 +232,7 @@ def _redrive(
     *,
     as_json: bool,
 ) -> int:
-    """Deliver the chosen letters, and show how that ended."""
+    """Deliver the chosen letters, and print a summary."""
     trouble, status = "", 0
     with watched(None) as (bar, watcher):
         deployment, delivery = app.make_deployment(loaded), app.make_delivery(loaded, app.make_codec(loaded))

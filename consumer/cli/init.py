@@ -11,7 +11,7 @@ from consumer.errors import UsageError
 from consumer.settings import GROUPS
 
 _HEAD = """\
-# Settings of jirafe-consumer. Remove the # from those that you set. Keep this file private: it holds secrets.
+# Settings of jirafe-consumer. Remove the # from those that you set. Keep this file private: it contains secrets.
 # A secret can also come from a file: JIRAFE_ACCESS_TOKEN_FILE=/run/secrets/token.
 
 # Kafka. KAFKA_* sets any property of librdkafka: KAFKA_SASL_PASSWORD is sasl.password.
@@ -37,8 +37,8 @@ def init(folder: Path) -> int:
     """Write a .env file to fill in, and example messages.
 
     Writes to FOLDER, by default the current one. The file .env has every setting with its default, and only you
-    can read it. The folder messages has one example of each type of message. Existing files are not changed:
-    exit status 2 if one exists.
+    can read it. The folder messages has one example of each type of message. If .env or messages exists, it
+    changes nothing, and the exit status is 2.
 
     \b
     Example:
@@ -52,11 +52,11 @@ def init(folder: Path) -> int:
     written = [each for each in files("consumer").joinpath("examples").iterdir() if each.name.endswith(".json")]
     for example in written:
         (messages / example.name).write_bytes(example.read_bytes())
-    # Create the file with these permissions. Set later, somebody could open it in between.
+    # Create the file with these permissions: if they were set later, somebody could open it before.
     with os.fdopen(os.open(env_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(env_text())
     click.echo(
-        f"{env_file} has every setting to fill in. {messages} has {len(written)} messages.\n"
+        f"{env_file} has every setting. Fill in what you need. {messages} has {len(written)} example messages.\n"
         f"Next, in {folder.resolve()}:\n"
         f"  {PROGRAM} preview messages   # what they would send; needs no settings\n"
         f"  {PROGRAM} check              # whether the settings work\n"

@@ -46,10 +46,10 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     """Show how far the group is behind.
 
     Shows for each partition the committed offset, the end of the log, how many records are left, how old the oldest
-    of them is, and which member owns it. Does not join the group.
+    of them is, and which member owns the partition. Does not join the group.
 
-    Waits for open transactions, because they hide records; with --watch it does not wait. Exit status 1 if one
-    does not end.
+    Waits for open transactions, because they hide records. With --watch it does not wait. Exit status 1 if one does
+    not end.
 
     \b
     Examples:
@@ -132,7 +132,7 @@ def _shown(name: str, look: Look) -> RenderableType:
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
     lines += [
         f"[yellow]Blocked:[/] {escape(each.topic)}/{each.partition} {_blocked(look, each.blocker)}; {each.ahead:,} "
-        "offsets beyond the committed one are decided."
+        "later offsets are decided."
         for each in look.lags
         if each.blocker
     ]
@@ -150,7 +150,7 @@ def _shown(name: str, look: Look) -> RenderableType:
 def _state(look: Look) -> str:
     count = len(look.group.members)
     if look.group.is_empty:
-        return "[yellow]no members[/], nothing is consumed"
+        return "[yellow]no members[/], so nothing is consumed"
     if not count:
         return f"{look.group.state}; this broker does not show its members"
     return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
@@ -166,8 +166,8 @@ def _lost(look: Look) -> Iterator[str]:
     for each in look.lags:
         if each.lost:
             yield (
-                f"{each.lost:,} offsets of {each.topic}/{each.partition} were deleted by the topic's retention "
-                "before they were consumed."
+                f"the topic's retention deleted {each.lost:,} offsets of {each.topic}/{each.partition} before they "
+                "were consumed."
             )
         if each.committed is not None and each.committed > each.end:
             yield (

@@ -31,7 +31,9 @@ def in_a_form(of_json: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         @wraps(command)
         def formed(*arguments: Any, output: str | None, as_json: bool, **options: Any) -> T:
             if as_json and output not in (None, Form.JSON):
-                raise click.UsageError(f"--json and --output {output} contradict", click.get_current_context())
+                raise click.UsageError(
+                    f"--json and --output {output} contradict each other", click.get_current_context()
+                )
             form = Form.JSON if as_json else Form(output or Form.TABLE)
             return command(*arguments, form=form, **options)
 

@@ -28,12 +28,17 @@ def _extra(what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UsageError(f"the {what} needs the extra: install '{PROGRAM}[demo]' ({error}).") from None
+        raise UsageError(f"the {what} needs an extra: install '{PROGRAM}[demo]' ({error}).") from None
 
 
 @click.command()
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 chooses a free port."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    metavar="PORT",
+    help="The port to listen on; 0 for any free one.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--site", metavar="ID", help="The only site that it accepts; needs --token.")
@@ -41,15 +46,16 @@ def _extra(what: str) -> Iterator[None]:
 def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     """Run a local stand-in for the Jirafe API.
 
-    Validates events as the real API does. Without --site and --token it accepts any site and token. Its front
-    page lists what it can show, and how to make it fail.
+    Validates events as the real API does. Without --site and --token it accepts any site and token. Its front page
+    says what it can show, and how to make it fail.
 
     \b
     Example:
       jirafe-consumer sandbox --port 8080 --site 123 --token secret
     """
     if (site is None) != (token is None):
-        raise click.UsageError("--site and --token go together", click.get_current_context())
+        one, other = ("--site", "--token") if token is None else ("--token", "--site")
+        raise click.UsageError(f"{one} needs {other}", click.get_current_context())
     if "" in (site, token):
         raise click.UsageError("--site and --token must not be empty", click.get_current_context())
     with _extra("sandbox"):
@@ -64,7 +70,12 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
 
 @click.command()
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=9092, show_default=True, help="0 chooses a free port."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9092,
+    show_default=True,
+    metavar="PORT",
+    help="The port to listen on; 0 for any free one.",
 )
 def broker(port: int) -> int:
     """Run an embedded Kafka broker.
@@ -82,7 +93,7 @@ def broker(port: int) -> int:
             embedded.wait()
         except KeyboardInterrupt:
             return 0
-    raise UsageError("the embedded broker ended by itself.")
+    raise UsageError("the embedded broker ended unexpectedly.")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -104,7 +115,7 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
     """Produce the messages of a simulated shop.
 
     Runs until SIGTERM or SIGINT. One message in a hundred is broken on purpose. Each run produces different
-    messages. Uses the same topics and keys as `produce`.
+    messages. Uses the same topics and keys as produce.
 
     \b
     Example:
@@ -113,7 +124,7 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
     loaded = source.load()
     topics = loaded.topics_by_kind
     if lacking := [kind for kind in KINDS if kind not in topics]:
-        raise UsageError(f"CONSUMER_{lacking[0].upper()}S_TOPIC has only patterns: name a topic too, for the shop.")
+        raise UsageError(f"CONSUMER_{lacking[0].upper()}S_TOPIC has only patterns: add a topic name for the shop.")
     app.have_topics(loaded, list(dict.fromkeys(topics.values())))
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -139,13 +150,20 @@ def _paced(story: Iterable[Produced], rate: float, stopped: threading.Event) -> 
 
 
 @click.command()
-@click.option("--messages", type=click.IntRange(min=1), default=5000, show_default=True, metavar="N")
+@click.option(
+    "--messages",
+    type=click.IntRange(min=1),
+    default=5000,
+    show_default=True,
+    metavar="N",
+    help="How many messages the shop produces.",
+)
 @click.option("--keep", is_flag=True, help="Leave everything running, and show what to try next.")
 def demo(messages: int, keep: bool) -> int:
     """Run the service with a simulated shop.
 
-    Starts an embedded broker, a local Jirafe sandbox and the service. Prints a table at the end, and checks
-    that every message has exactly one result: exit status 1 if not.
+    Starts an embedded broker, a local Jirafe sandbox and the service. At the end it prints a table, and checks that
+    every message has exactly one result. Exit status 1 if not.
 
     \b
     Example:

@@ -41,13 +41,13 @@ _COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 it failed, 2 wrong usage or settings, 130 interrupted."""
+    """Run a command and exit: 0 done, 1 failed, 2 could not start (see `consumer.errors`), 130 interrupted."""
     printing.guard()
     try:
         status = _run(arguments)
     except (BrokenPipeError, SystemExit):
         # The reader has closed the pipe (`... | head`), so nothing more can be printed. Click and rich turn that
-        # into a SystemExit. Nothing else here raises one.
+        # into a SystemExit, and nothing else here raises one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except ConsumerError as error:
@@ -85,7 +85,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _end_before_start(_number: int, _frame: FrameType | None) -> None:
-    os._exit(0)  # nothing is consumed yet, so nothing must be finished
+    os._exit(0)  # nothing is consumed yet, so there is nothing to finish
 
 
 class _Commands(click.Group):
@@ -98,7 +98,7 @@ class _Commands(click.Group):
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if arguments[:1] == ["run"] and not context.resilient_parsing:
-            # Its libraries take long to load, and a service may be told to stop meanwhile.
+            # Its libraries take long to load, and the service may be told to stop in that time.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _end_before_start)
         return super().resolve_command(context, arguments)

@@ -69,7 +69,7 @@ def preview(
 
     Reads FILEs in the hub's JSON or in Avro's JSON encoding (- for standard input, a folder for all its files). A
     file has one message, a list of messages, or one message a line. Sends nothing, and needs neither network nor
-    credentials. Parameters come from --set, then from the message, then from the settings. Prints events and
+    credentials. Parameters come from --set, or else from the message, or else from the settings. Prints events and
     notifications as JSON, one line for each message if there are several. With --explain it prints each field with
     its source. Exit status 1 if a notification is an error.
 
@@ -86,7 +86,7 @@ def preview(
     names = list(mapping.files_of(files))
     if not names:
         raise UsageError(
-            f"there are no messages in {', '.join(files)}: their files end in .json, .jsonl or .ndjson."
+            f"there are no messages in {', '.join(files)}: message files end in .json, .jsonl or .ndjson."
         )
     shown = (each for name in names for each in _previews(name, asked))
     first = [*islice(shown, 2)]
@@ -174,7 +174,9 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
     if topic == "":
         raise click.UsageError("--topic is not a valid topic name", click.get_current_context())
     if topic in (loaded.stream.results_topic, loaded.stream.dead_letters_topic):
-        raise UsageError(f"messages can't be produced to {topic}: the consumer publishes there; see --topic.")
+        raise UsageError(
+            f"messages can't be produced to {topic}: the consumer writes its output there; see --topic."
+        )
     codec, cluster = app.make_codec(loaded), app.make_cluster(loaded)
     largest = produce.largest_sent(cluster.properties)
     topics, spelling = loaded.topics_by_kind, Spelling()
@@ -243,8 +245,8 @@ def results(
     """Show the result of each message.
 
     Does not join the group, and commits nothing. With --of it says which result is the original, and which came
-    from a replay or a redrive. Times are those of the results: ISO 8601 with a zone, a date (midnight in UTC), or
-    2h for 2 hours ago. Exit status 1 if --of has no result.
+    from a replay or a redrive. A TIME is that of the result: ISO 8601 with a zone, a date (midnight in UTC), or 2h
+    for 2 hours ago. Exit status 1 if the record of --of has no result.
 
     \b
     Examples:
@@ -278,7 +280,7 @@ def results(
         if count == most:
             break
     if of and not count and not follow:
-        click.echo(f"{PROGRAM} results: no result of {of}.", err=True)
+        click.echo(f"{PROGRAM} results: no result for {of}.", err=True)
         return 1
     return 0
 
@@ -303,7 +305,7 @@ def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[tuple[
         except Undecodable as error:
             if not is_told:
                 click.echo(
-                    f"{PROGRAM} results: {record.place} was skipped, like others of its kind: {error}.", err=True
+                    f"{PROGRAM} results: {record.place} was skipped, and so are others like it: {error}.", err=True
                 )
             is_told = True
 
@@ -330,7 +332,7 @@ def _place(result: dict[str, Any]) -> Place:
 
 
 def _origin(result: dict[str, Any]) -> str:
-    """Return where a result came from. A record that was delivered again has more than one."""
+    """Return where a result came from. A record that was delivered again has several results."""
     if result["replay"] is not None:
         return f"replay {result['replay']}"
     return "original" if result["redrive"] is None else f"redrive of {result['redrive']}"
@@ -339,7 +341,7 @@ def _origin(result: dict[str, Any]) -> str:
 def _result_rows(result: dict[str, Any], *, header: bool, tells_origin: bool) -> Table:
     """Lay out one result, a row for each notification. With `tells_origin`, say where the result came from."""
     table = Table(box=None, show_header=header, header_style="bold", pad_edge=False, expand=True)
-    table.add_column("by" if tells_origin else "record", width=16, overflow="fold")
+    table.add_column("origin" if tells_origin else "record", width=16, overflow="fold")
     table.add_column("message", width=14)
     table.add_column("level", width=5)
     table.add_column("notification", ratio=1)

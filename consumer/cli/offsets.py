@@ -52,9 +52,10 @@ def reset(
 ) -> int:
     """Move the stopped group to other offsets.
 
-    Shows what would change, and asks first. Records that are delivered again get another result. Skipped records
-    get none. Fails while the group has members. A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for
-    2 hours ago; a time after the last record means the end. Exit status 1 if you answer no.
+    Shows what would change, and asks before it changes anything. Records that are delivered again get another
+    result. Skipped records get none. Fails while the group has members. A TIME is ISO 8601 with a zone, a date
+    (midnight in UTC), or 2h for 2 hours ago; a time after the last record means the end. Exit status 1 if you
+    answer no.
 
     \b
     Examples:
@@ -63,10 +64,10 @@ def reset(
     """
     target = _target(to_time, to_offset, earliest=earliest, latest=latest)
     if to_offset is not None and topic is None:
-        raise click.UsageError("--to-offset goes with --topic", click.get_current_context())
+        raise click.UsageError("--to-offset needs --topic", click.get_current_context())
     if not (dry_run or yes or sys.stdin.isatty()):
         raise UsageError(
-            "offsets reset needs a terminal to ask for confirmation: add --yes, or --dry-run to only look."
+            "offsets reset needs a terminal to ask for confirmation: add --yes, or --dry-run to change nothing."
         )
     loaded = source.load()
     deployment = app.make_deployment(loaded)

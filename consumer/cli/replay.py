@@ -31,7 +31,7 @@ from schemas.codec import Codec, Undecodable
 )
 @of_partitions
 @click.option("--type", "message_type", metavar="TYPE", help="Only messages of this type, such as order:new.")
-@click.option("--key", metavar="KEY", help="Only records of this key: a number, a taxon's id or a product's sku.")
+@click.option("--key", metavar="KEY", help="Only records with this key: a number, a taxon's id or a product's sku.")
 @click.option("--site", metavar="ID", help="Only messages for this site.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
@@ -59,12 +59,12 @@ def replay(
 ) -> int:
     """Deliver records of a topic again.
 
-    Runs beside the group, and changes neither its offsets nor its members. Replays only records that the group has
-    committed. Each gets another result, with the id of the replay. A record that fails becomes a dead letter again.
+    Runs while the group runs, and changes neither its offsets nor its members. Replays only records that the group
+    has committed. Each gets another result, with the id of the replay. A record that fails becomes a dead letter.
     The API keeps the version that arrives last. So replay up to the present, or old data may overwrite newer data.
 
     Ctrl-C stops the replay cleanly and prints the command that continues it. A TIME is ISO 8601 with a zone, a date
-    (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if it could not finish.
+    (midnight in UTC), or 2h for 2 hours ago. Exit status 1 if it gave up, 130 if you stopped it.
 
     \b
     Examples:

@@ -44,8 +44,8 @@ def schemas() -> None:
 def check(source: SettingsSource, form: Form) -> int:
     """Compare our schemas with the registry.
 
-    Each schema is registered (with its id and version), new, or incompatible with the latest version of its
-    subject. Changes nothing. Exit status 1 if one is incompatible.
+    Says of each schema whether it is registered (with its id and version), new, or incompatible with the latest
+    version of its subject. Changes nothing. Exit status 1 if one is incompatible.
 
     \b
     Example:

@@ -28,12 +28,12 @@ Decided = Callable[[Mapping[tuple[str, str], int]], None]
 class Delivery:
     """Delivers chunks to the API: the engine's handler. It may handle several at once, each on its own thread.
 
-    `decided` is called with the outcomes of events, on the thread that handled them. `group` is the consumer
-    group, which every result names. `clock` gives monotonic seconds, `start` lets
-    another thread make a request, `tracing` makes spans.
+    `decided` is called with the outcomes of events, on the thread that handled them. `group` is the consumer group,
+    which every result names. `clock` gives monotonic seconds. `start` lets another thread make a request. `tracing`
+    makes spans.
     """
 
-    def __init__(  # noqa: PLR0913 - each is another's job
+    def __init__(  # noqa: PLR0913 - each has its own purpose
         self,
         codec: Codec,
         client: Client,

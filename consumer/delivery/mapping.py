@@ -1,6 +1,6 @@
 """The first half of delivery: a record becomes a draft with its events.
 
-Pure but for the schema registry that the codec may ask.
+Pure, except that the codec may ask the Schema Registry.
 """
 
 from collections.abc import Mapping

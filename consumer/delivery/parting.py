@@ -1,9 +1,9 @@
 """Decides which records of a chunk go on and which wait apart, so that one site's trouble does not stop others.
 
 A record has names: its Kafka key, its site, and the key of each of its events at that site. It waits while an
-earlier record with one of the same names waits. So order holds for each Kafka key, and for each key at the API. If
-a whole site is in trouble, all its records wait. If only some events of it fail, only records with the same keys
-wait.
+earlier record with one of the same names waits. So the order is kept for each Kafka key, and for each key at the
+API. If a whole site is in trouble, all its records wait. If only some of its events fail, only records with the
+same keys wait.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -19,7 +19,7 @@ _BEHIND = "behind "
 
 @dataclass(slots=True)
 class Parting:
-    """Sorts the drafts of one try of a chunk. `is_slow` tells whether a site is so slow that it holds up others.
+    """Sorts the drafts of one try of a chunk. `is_slow` tells whether a site is so slow that it would delay others.
 
     Before anything is sent, call `may_go` for each draft, in order. After sending, call `is_decided` for those
     that went.

@@ -1,8 +1,8 @@
 """One try of a chunk's events at the API: requests packed in order, refusals bisected, suspects isolated.
 
-Order per key holds: an event is sent only if each earlier event of its key is decided, or comes before it in the
-same request. The API processes the arrays of a request one after the other. So an event that would come in an
-array before that of an earlier event of its key waits for the next request.
+The order per key is kept: an event is sent only if each earlier event of its key is decided, or comes before it in
+the same request. The API processes the arrays of a request one after the other. So if an event belongs in an array
+before that of an earlier event of its key, it waits for the next request.
 """
 
 from collections import deque
@@ -56,7 +56,7 @@ class Rules:
 
 
 class _NotOurs(Exception):
-    """The partition was taken away, so nothing is sent for it."""
+    """The partition is no longer ours, so nothing is sent for it."""
 
 
 SiteRuns = list[tuple[Site, list[Outgoing]]]
@@ -68,7 +68,7 @@ def _is_unreached(troubles: Mapping[str, Trouble]) -> bool:
 
 
 def _not_ours(site: Site) -> Trouble:
-    return Trouble(site.site_id, "not-ours", "the partition was taken away meanwhile")
+    return Trouble(site.site_id, "not-ours", "the partition was revoked in the middle of a chunk")
 
 
 @dataclass(slots=True)
@@ -355,7 +355,7 @@ class Attempt:
             run.is_stopped = site_id not in self.working
 
     def _forbidden(self, run: _Run, error_type: str, group: Sequence[Outgoing]) -> None:
-        """Hold if the refused credentials come from the settings; otherwise their message is at fault."""
+        """Wait for an operator if the refused credentials come from the settings. Otherwise the messages fail."""
         site, run.is_stopped = run.site, True
         is_our_token = site.access_token == run.own.access_token
         ours = is_our_token and (error_type == "invalid_token" or self.defaults.knows(site.site_id))

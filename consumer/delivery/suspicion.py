@@ -120,7 +120,7 @@ class Sites:
 
     @property
     def are_several(self) -> bool:
-        """Whether there is more than one site, so that one could hold up another."""
+        """Whether there is more than one site, so that one could delay another."""
         return len(self._tallies) > 1
 
     @property
@@ -129,7 +129,7 @@ class Sites:
         return max(_QUICK, _SLOW * self.usual)
 
     def is_slow(self, site_id: str, now: float) -> bool:
-        """Return whether a site takes much longer than usual, so that it would hold up others.
+        """Return whether a site takes much longer than usual, so that it would delay others.
 
         The only site is never slow while it works.
         """

@@ -72,10 +72,10 @@ class Pending:
 class Work:
     """The state of one chunk. The first `len(drafts)` of its records are decoded.
 
-    `defaults` are those of the settings when the first of them were.
-    `limits` has, by site, how many events a request may have: a smaller one may succeed where a larger failed.
-    `suspect_ids` has the ids of schemas that the registry did not give.
-    `tallies` has what is known of the sites, so that it is not forgotten while the chunk waits for them.
+    `defaults` are those of the settings when the first record was decoded.
+    `limits` has, by site, how many events a request may have: a smaller one may succeed where a larger one failed.
+    `suspect_ids` has the ids of schemas that the registry could not return.
+    `tallies` has what is known about the sites, so that it is not forgotten while the chunk waits for them.
     `pending` has, by site, the request whose answer the last try did not wait for.
     """
 

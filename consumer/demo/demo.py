@@ -1,4 +1,4 @@
-"""The demo: a simulated shop's messages go through the real service, and the sums are checked at the end."""
+"""The demo: the real service delivers the messages of a simulated shop, and the counts are checked at the end."""
 
 import shlex
 import signal
@@ -30,7 +30,7 @@ _STALLED_AFTER = 60.0
 
 
 def run_demo(console: Console, count: int, *, keep: bool) -> int:
-    """Run it and print; returns the exit status: 0 if every message has exactly one result, else 1."""
+    """Run the demo, and return the exit status: 0 if every message has exactly one result, else 1."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jirafe-demo-")))
         console.print("Starting an embedded broker, a Jirafe sandbox and the consumer ...")
@@ -75,7 +75,7 @@ class _Demo:
         self._seconds = 0.0
 
     def stats(self) -> dict[str, Any] | None:
-        """Ask the sandbox what it received, None while it does not answer."""
+        """Ask the sandbox what it received. Returns None while it does not answer."""
         try:
             stats: dict[str, Any] = requests.get(f"{self._api}/sandbox/stats", timeout=5).json()
         except requests.ConnectionError:
@@ -83,7 +83,7 @@ class _Demo:
         return stats
 
     def flow(self, count: int) -> None:
-        """Produce the shop's messages and follow the results until each message has one; raises NotInTime."""
+        """Produce the shop's messages, and read results until each message has one. Raises NotInTime."""
         producing = threading.Thread(target=self._produce, args=(count,), daemon=True)
         producing.start()
         seen = set[Place]()
@@ -101,7 +101,7 @@ class _Demo:
                 if len(seen) == count:
                     break
                 if time.monotonic() > progressed + _STALLED_AFTER or self._consumer.status is not None:
-                    raise NotInTime(f"no next result in time, after {len(seen)} of {count}")
+                    raise NotInTime(f"only {len(seen)} of {count} messages have a result, and no more results come")
         self._seconds = time.monotonic() - begun
         producing.join()
 
@@ -125,7 +125,7 @@ class _Demo:
         return read_topic(self._cluster, topic, start="beginning", follow=follow)
 
     def check(self, count: int) -> bool:
-        """Add up from the topics and the API what became of the messages, print it, and tell if it is right."""
+        """Print what became of the messages, counted in the topics and by the API. Returns whether it is right."""
         results = [result for result in self._results(follow=False) if result]
         places = Counter(Place(result["topic"], result["partition"], result["offset"]) for result in results)
         levels = Counter(n["level"] for result in results for n in result["notifications"])
@@ -156,16 +156,16 @@ class _Demo:
             )
         else:
             self._console.print(
-                f"[red]{count} messages have {len(results)} results, for {len(places)} of them; "
-                f"{codes[500]} failed, and there are {letters} dead letters.[/]"
+                f"[red]There are {len(results)} results for {len(places)} of {count} messages. {codes[500]} "
+                f"messages failed, and there are {letters} dead letters.[/]"
             )
         return complete
 
 
 def _stay(console: Console, environment: dict[str, str], api: str, page: str) -> None:
-    """Leave all running until Ctrl-C, and say what to try."""
+    """Leave everything running until Ctrl-C, and print what to try."""
     program = _program()
-    console.print(f"\nWhat the consumer does, live: {page}", style="bold")
+    console.print(f"\nThe status page of the consumer: {page}", style="bold")
     console.print("\nEverything keeps running. In another terminal:", style="bold")
     for name, value in environment.items():
         console.print(f"  export {name}={value}", soft_wrap=True)
@@ -192,6 +192,6 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
 
 
 def _program() -> str:
-    """Return what a shell starts us with, as it did: by our script, or by our package."""
+    """Return the command that started us: our script, or Python with our package."""
     script = Path(sys.argv[0])
     return shlex.join([sys.executable, "-m", "consumer"] if script.name == "__main__.py" else [str(script)])

@@ -1,4 +1,4 @@
-"""Our own commands as processes: started, watched and ended by a demo, a test or a bench."""
+"""Our own commands as processes. The demo, tests and benchmarks start, watch and end them."""
 
 import os
 import secrets
@@ -17,14 +17,14 @@ _PORTS = range(20_000, 32_000)
 
 
 class NotInTime(Exception):
-    """Something did not happen in time; the sentence says what."""
+    """Something did not happen in time. The sentence says what."""
 
 
 def free_port() -> int:
-    """Find a port of 127.0.0.1 that nobody has now.
+    """Find a port of 127.0.0.1 that is free now.
 
-    It is none of those that the system gives to outgoing connections, which could take it before its user does;
-    and it is picked by chance, as others may look for one at the same time.
+    It is not one of those that the system gives to outgoing connections: one of them could take it first. It is
+    chosen at random, because others may look for a port at the same time.
     """
     while True:
         port = secrets.choice(_PORTS)
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def await_that(what: str, holds: Callable[[], bool], within: float = 60.0) -> None:
-    """Wait until a condition holds; raises NotInTime, which names it by `what`."""
+    """Wait until a condition is true. Raises NotInTime, which names it by `what`."""
     end = time.monotonic() + within
     while not holds():
         if time.monotonic() > end:
@@ -43,9 +43,9 @@ def await_that(what: str, holds: Callable[[], bool], within: float = 60.0) -> No
 
 
 class CommandProcess:
-    """`jirafe-consumer ARGUMENTS` as a process, its standard error in the file `log`.
+    """`jirafe-consumer ARGUMENTS` as a process. Its output goes to the file `log`.
 
-    Its settings are `environment` and `env_file` alone: those of our own environment are left out.
+    Its settings are only those of `environment` and `env_file`, not those of our own environment.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CommandProcess:
                 env={**inherited, **environment},
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for its starter, who then stops it
+                start_new_session=True,  # Ctrl-C must reach only its parent, which then stops it
             )
 
     @property
@@ -81,7 +81,7 @@ class CommandProcess:
         return self._process.pid
 
     def said(self, text: str) -> int:
-        """Count how often a text is in what it said so far."""
+        """Count how often a text is in its output so far."""
         return self.log.read_text(errors="replace").count(text)
 
     def signal(self, number: signal.Signals) -> None:
@@ -89,13 +89,13 @@ class CommandProcess:
         self._process.send_signal(number)
 
     def stop(self) -> int:
-        """End it by SIGTERM, by SIGKILL if it does not end in time; returns its exit status."""
+        """End it with SIGTERM, or with SIGKILL if it does not end in time. Returns its exit status."""
         if self._process.poll() is None:
             self._process.terminate()
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; returns its exit status."""
+        """Wait until it ends. Returns its exit status."""
         try:
             return self._process.wait(_STOPPED_WITHIN)
         except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """A simulated shop: the messages that a Spree hub would send, as Avro records ready to produce.
 
-Everything follows from the seed, dates too: the shop has a clock of its own, which moves on with its story.
+Everything depends only on the seed, even the dates: the shop has its own clock.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ FAULTS = (
     "missing currency",
     "negative total",
 )
-"""What is wrong with broken messages: the last is refused by the API, the others get no further than to us."""
+"""What is wrong with broken messages. The API refuses the last one. We can't send the others."""
 
 _EVERY_FAULT_FROM = 100
 _OPENING = datetime(2014, 2, 3, 9, tzinfo=UTC)
@@ -76,7 +76,7 @@ _HOMES = (
 
 
 class Produced(NamedTuple):
-    """A record to produce: the kind of topic it belongs to, key and value; `broken` names its fault, if any."""
+    """A record to produce: the kind of topic it belongs to, key and value. `broken` names its fault, if any."""
 
     topic_kind: TopicKind
     key: bytes
@@ -85,11 +85,11 @@ class Produced(NamedTuple):
 
 
 def shop(count: int, seed: int = 1, broken_share: float = 0.01, codec: Codec | None = None) -> Iterator[Produced]:
-    """Tell the first `count` messages of a shop's story; the same arguments tell the same, byte for byte.
+    """Yield the first `count` messages of a shop. The same arguments give the same messages, byte for byte.
 
-    They are framed by `codec`, without a registry if there is none. The given share of them is broken, each fault
-    in turn, evenly spread; in 100 messages or more each fault comes at least once, unless the share is 0. A broken
-    message has a number of its own, and the story of the others is the same without it.
+    `codec` frames them; by default, without a registry. The given share of them is broken, evenly spread, with each
+    fault in turn. In 100 messages or more each fault comes at least once, unless the share is 0. A broken message
+    has a number of its own, and does not change the others.
     """
     codec = codec or Codec()
     teller, breaker = _Shop(codec, seed, 0), _Shop(codec, seed, 1)
@@ -130,7 +130,7 @@ class _Totals(NamedTuple):
 
 @dataclass(slots=True)
 class _Order:
-    """A cart, and the order that it may become: to Spree one thing. It goes by a late hub or an early one."""
+    """A cart, and the order that it may become: Spree treats them as one. `late` ones have newer hubs' form."""
 
     late: bool
     row: int
@@ -151,7 +151,7 @@ class _Order:
         return _Totals(item, -(item * self.promotion // 100), item * 5 // 100, 500 if self.completed else 0)
 
     def adjustments(self, totals: _Totals) -> list[tuple[str, int]]:
-        """Return the order's own; late hubs' shops have promotions on the items instead."""
+        """Return the order's own adjustments. Late shops have promotions on the items instead."""
         promotion = (self.promoted, 0 if self.late else totals.promotion)
         named = (("Shipping", totals.shipping), ("North America 5.0%", totals.tax), promotion)
         return [(name, cents) for name, cents in named if cents]
@@ -161,7 +161,7 @@ class _Order:
         return f"Promotion (Save {self.promotion}%)"
 
     def promotions(self, totals: _Totals) -> Iterator[list[Hub]]:
-        """Return each line's promotions: with the last, they add up to the order's."""
+        """Return the promotions of each line. They add up to that of the order."""
         left = totals.promotion if self.late else 0
         for line in self.lines:
             cents = (
@@ -172,7 +172,7 @@ class _Order:
             yield [{"label": self.promoted, "amount": _money(cents), "source_type": source}] if cents else []
 
     def person(self) -> tuple[int | None, str | None]:
-        """Return user and email; every fifth customer is a guest, who says the email at the checkout."""
+        """Return user and email. Every fifth customer is a guest, who gives the email at the checkout."""
         guest = self.customer % 5 == 0
         email = f"customer{self.customer}@example.com"
         return None if guest else self.customer, None if guest and not self.completed else email
@@ -265,7 +265,7 @@ class _Order:
 
 
 class _Shop:
-    """A shop's state: its clock, its rows, its catalogue. Shops of another `parity` have other numbers."""
+    """A shop's state: its clock, its rows, its catalogue. Shops with another `parity` have other numbers."""
 
     def __init__(self, codec: Codec, seed: int, parity: int) -> None:
         self.random = Random(2 * seed + parity)  # noqa: S311 - a simulation has no secrets
@@ -278,7 +278,7 @@ class _Shop:
         self._catalogue = _catalogue(self._taxons, opened)
 
     def story(self) -> Iterator[Hub]:
-        """Tell it without end: taxons and products, then customers at their carts and orders, several at a time."""
+        """Yield messages without end: taxons and products, then carts and orders of several customers at a time."""
         for taxon in self._taxons.values():
             yield self._wrapped("taxon:new", {"taxon": taxon}, late=self._chance(0.3))
         for variant, price in self._catalogue:
@@ -298,7 +298,7 @@ class _Shop:
                 yield next(self.random.choice(customers))
 
     def _customers(self) -> Iterator[Hub]:
-        """Tell what one customer after the other does; the clock moves on between the messages."""
+        """Yield the messages of one customer after the other. The clock advances between the messages."""
         while True:
             order = self._new_order()
             yield self._message("cart:new", order)
@@ -325,7 +325,7 @@ class _Shop:
         order = _Order(
             late=late,
             row=next(self._rows),
-            # Scattered, but as the factor has no divisor in common with the modulus, none comes twice.
+            # Scattered, but unique: the factor and the modulus have no common divisor.
             number=f"R{next(self._numbers) * 617_283_947 % _NUMBERS:09d}",
             customer=self.random.randrange(1, 2000),
             visit={
@@ -352,7 +352,7 @@ class _Shop:
             line.quantity += -1 if line.quantity > 1 and self._chance(0.4) else 1
 
     def _message(self, message_type: str, order: _Order, before: Hub | None = None) -> Hub:
-        """Make the message about a cart or order; `before` is the order as it was, where it was changed."""
+        """Make the message about a cart or order. `before` is the order before the change, if it was changed."""
         kind, form = kind_of(message_type) or "", order.normalised()
         if kind == "cart" and order.late:
             return self._wrapped(message_type, {"cart": order.raw()}, late=True)
@@ -383,7 +383,7 @@ class _Shop:
     def _wrapped(
         self, message_type: str, sections: Hub, parameters: Parameters = _PARAMETERS, *, late: bool
     ) -> Hub:
-        """Wrap an object as a hub does; late ones name the type only where the object does not tell it."""
+        """Wrap an object as a hub does. Late hubs name the type only if the object does not show it."""
         message_id = f"{self.random.getrandbits(96):024x}"
         if late:
             named = {} if message_type.endswith(":new") else {"message": message_type}
@@ -414,7 +414,7 @@ class _Shop:
         return record._replace(value=value, broken=fault)
 
     def _faulty(self, fault: str) -> Hub:
-        """Make a hub's message with this fault, or a good one for a fault of the bytes."""
+        """Make a hub's message with this fault, or a good one if the fault is in the bytes."""
         order = self._new_order()
         match fault:
             case "unknown message type":
@@ -422,7 +422,7 @@ class _Shop:
             case "missing taxonomy parameter":
                 taxon = _taxon(order.row, "Unsorted", 2, None, order.created)
                 return self._wrapped("taxon:new", {"taxon": taxon}, _STORE, late=order.late)
-            case "unreadable date":  # as hubs were seen to write them
+            case "unreadable date":  # as real hubs have written it
                 order.status, order.completed = "complete", order.created.replace(":", " =>")
                 return self._message("order:new", order)
             case "missing currency":
@@ -439,7 +439,7 @@ class _Shop:
         return order.updated
 
     def _stamp(self, *, late: bool) -> str:
-        """Write the present time as hubs of the age do."""
+        """Write the current time as hubs of that age do."""
         return self.now.isoformat(timespec="milliseconds" if late else "seconds").replace("+00:00", "Z")
 
 

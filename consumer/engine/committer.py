@@ -1,4 +1,4 @@
-"""Commits finished outputs: of all lanes together, lane by lane after an abort, and none of a flooded topic."""
+"""Commits finished outputs: all lanes together, lane by lane after an abort, and nothing of a paused topic."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Committer(Generic[W]):
     log: Logger
     trouble: str | None = None
     _guards: dict[str, FloodGuard] = field(default_factory=dict)
-    # By topic, since when the guard holds it.
+    # By paused topic, when the guard paused it.
     _flooded_since: dict[str, float] = field(default_factory=dict)
     _failures: int = 0
     _due: float = 0.0
@@ -49,11 +49,11 @@ class Committer(Generic[W]):
 
     @property
     def flooded(self) -> tuple[str, ...]:
-        """The topics of which nothing is committed, because too many of their records are dead letters."""
+        """The topics that are paused: nothing is committed, because too many of their records are dead letters."""
         return tuple(topic for topic, guard in self._guards.items() if guard.holds)
 
     def release(self) -> None:
-        """Let the flooded topics go on: an operator released them."""
+        """Let the paused topics go on: an operator released them."""
         if self.flooded:
             self.log.warning("flood_released", topics=self.flooded)
         for guard in self._guards.values():
@@ -122,8 +122,8 @@ class Committer(Generic[W]):
                     "held",
                     on=topic,
                     cause="flood",
-                    reason=f"too many dead letters: {sum(letters)} of the next {len(letters)} records; find the "
-                    "cause, then send SIGHUP to let one window of records through",
+                    reason=f"too many dead letters, now {sum(letters)} of {len(letters)} records, so the topic is "
+                    "paused; find the cause, then send SIGHUP to let one window of records through",
                 )
         flooded = self.flooded
         return [lane for lane in lanes if lane.partition.topic not in flooded] if flooded else lanes

@@ -1,6 +1,6 @@
 """The root of our error tree, and the engine's own branch of it. `consumer.errors` shows the whole tree.
 
-Every error's text is one sentence that names what is wrong, and how to fix it where that is known.
+The text of an error is one sentence: what is wrong and, if known, how to fix it.
 """
 
 
@@ -15,7 +15,7 @@ class MemberFailed(ConsumerError):
 
 
 class KafkaUnusable(ConsumerError):
-    """Kafka can't be used as it is set up."""
+    """Kafka can't be reached, or can't be used as it is set up."""
 
     exit_status = 2
 
@@ -38,8 +38,8 @@ class Aborted(ConsumerError):
 class WriterLost(ConsumerError):
     """The writer can't continue, or can't tell how its transaction ended.
 
-    A new writer with the same transactional id settles the old transaction. The committed offsets then tell
-    where to resume.
+    A new writer with the same transactional id settles the old transaction. The committed offsets then say where to
+    resume.
     """
 
 

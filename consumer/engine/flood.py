@@ -1,13 +1,13 @@
-"""The guard against a flood of dead letters in one topic, which means that its producer is broken."""
+"""The guard against a flood of dead letters in one topic. A flood usually means that its producer is broken."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 
 class FloodGuard:
-    """Holds one topic once over `share` of `window` records in a row are dead letters.
+    """Pauses one topic once over `share` of `window` records in a row are dead letters.
 
-    It holds until it is released. Good records that follow do not prove that the cause is fixed.
+    The pause lasts until `release`. Good records that follow do not prove that the cause is fixed.
     """
 
     def __init__(self, window: int, share: float) -> None:
@@ -19,11 +19,11 @@ class FloodGuard:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing more is admitted until `release`."""
+        """Whether the topic is paused: nothing more is admitted until `release`."""
         return self._holds
 
     def admits(self, letters: Sequence[bool]) -> bool:
-        """Return whether these records (True: a dead letter) may be written. If not, the guard holds."""
+        """Return whether these records (True: a dead letter) may be written. If not, the topic is paused."""
         if self._released <= 0 and any(letters):
             self._holds = self._holds or self._is_flood(letters)
         return not self._holds
@@ -45,5 +45,5 @@ class FloodGuard:
         self._released = max(0, self._released - len(letters))
 
     def release(self) -> None:
-        """Let one window of records pass, good or bad, then watch again. An operator has seen the flood."""
+        """Let one window of records pass, good or bad, then watch again. Called when an operator says so."""
         self._released, self._holds = self._window, False

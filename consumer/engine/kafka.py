@@ -42,8 +42,8 @@ _QUIET_SECONDS = 30.0
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 _CUT = (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION)
 
-# How long the group waits for a heartbeat of a member. A member that was killed and restarted waits as long for its
-# old partitions. A static member gets them back at once, so the library's default is good for it.
+# How long the group waits for a member's heartbeat. A member that was killed and restarted waits as long for its
+# old partitions. A static member gets them back at once, so it can use the library's default.
 _SESSION_MS = 10_000
 _LONG_SESSION_MS = 45_000
 
@@ -222,7 +222,7 @@ class Cluster:
 
     @property
     def is_static(self) -> bool:
-        """Whether the member keeps its name, and its partitions, over a restart."""
+        """Whether the member keeps its name, and its partitions, across a restart."""
         return "group.instance.id" in self.properties
 
     @property
@@ -237,7 +237,7 @@ class Cluster:
 
     @property
     def longest_silence(self) -> float:
-        """Seconds that a member may be paused before the group can have given it up.
+        """Seconds that a member may be paused before the group can have removed it.
 
         The session runs from the last heartbeat, which may have been an interval ago (its default is librdkafka's).
         """
@@ -272,7 +272,7 @@ class Cluster:
             "queued.max.messages.kbytes": 16_384,
             # New partitions are found within this time.
             "topic.metadata.refresh.interval.ms": 30_000,
-            # How long a broker may hold a fetch back until there is something to give; the library's own default.
+            # How long a broker may delay a fetch until there are records. This is the library's own default.
             "fetch.wait.max.ms": 500,
             # How often the library reports its positions and the ends of the logs.
             "statistics.interval.ms": 5000,

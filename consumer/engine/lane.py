@@ -1,4 +1,4 @@
-"""One assigned partition: its records in memory, strand by strand, and what it has to commit.
+"""One assigned partition: its records in memory, by strand, and what to commit.
 
 Pure state: no threads, no I/O, no clock. An offset here is always the next one to read.
 """
@@ -115,7 +115,7 @@ class Lane(Generic[W]):
         self._end = offset
         self._next = None
 
-    # what is held
+    # the records in memory
 
     @property
     def strands(self) -> Iterator[Strand[W]]:
@@ -138,26 +138,27 @@ class Lane(Generic[W]):
         """Bytes of the records in memory."""
         return self._bytes
 
-    def _room(self) -> tuple[int, int]:
-        """Return how many records and bytes the lane may hold in addition to those set apart."""
-        records = min(self.most_new, self._bounds.lane_records - sum(map(len, self._apart.values())))
-        size = self._bounds.lane_bytes - sum(each.size for strand in self._apart.values() for each in strand)
-        return records, size
+    @property
+    def _records_apart(self) -> int:
+        return sum(map(len, self._apart.values()))
 
     @property
     def is_full(self) -> bool:
         """Whether the partition should be paused."""
         if self._records >= self._bounds.lane_records or self._bytes >= self._bounds.lane_bytes:
             return True
-        return self._records - sum(map(len, self._apart.values())) >= self.most_new
+        return self._records - self._records_apart >= self.most_new
 
     @property
     def is_half_empty(self) -> bool:
         """Whether to resume the partition: half of the room that the strands set apart leave is free."""
-        records, size = self._room()
-        used = self._records - (self._bounds.lane_records - records)
-        used_bytes = self._bytes - (self._bounds.lane_bytes - size)
-        return not self.is_full and 2 * used <= records and 2 * used_bytes <= size
+        if self.is_full:
+            return False
+        apart, bytes_apart = self._records_apart, sum(each.size for strand in self.apart for each in strand)
+        records, size = self._bounds.lane_records - apart, self._bounds.lane_bytes - bytes_apart
+        return (
+            2 * (self._records - apart) <= min(records, self.most_new) and 2 * (self._bytes - bytes_apart) <= size
+        )
 
     @property
     def in_flight(self) -> bool:
@@ -171,7 +172,7 @@ class Lane(Generic[W]):
 
     @property
     def oldest(self) -> int | None:
-        """The offset of the oldest record held, None if none is."""
+        """The offset of the oldest record in memory, None if there is none."""
         firsts = [self._undecided, self._finished[0].record.offset if self._finished else None]
         return min((each for each in firsts if each is not None), default=None)
 
@@ -183,7 +184,7 @@ class Lane(Generic[W]):
 
     @property
     def newest(self) -> int | None:
-        """The offset of the newest record that came, None if none is held."""
+        """The offset of the newest record that came, None if no record is in memory."""
         return self._newest if self._records else None
 
     @property

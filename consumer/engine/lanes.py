@@ -1,6 +1,6 @@
 """All lanes of a member: which chunks may be dispatched now, what to commit, and what the others wait for.
 
-Pure state like its lanes: no threads, no I/O. The caller passes the time and the random numbers.
+Pure state like its lanes: no threads, no I/O except log lines. The caller passes the time and the random numbers.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from consumer.engine.ports import Chunk, Done, LaneView, Prepared, Retry, Strand
 from consumer.engine.records import Partition, Record
 from consumer.engine.strand import MOST_SHARES, Bounds, Strand
 
-_CHUNKS_A_WORKER = 6
+_CHUNKS_A_WORKER = 8
 """How many chunks all lanes hold for each worker, not counting records set apart. But each lane may hold two."""
 
 _SHARE = 4
@@ -30,7 +30,7 @@ class Lanes(Generic[W]):
     handled at the same time.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - each is another's
+    def __init__(  # noqa: PLR0913, PLR0917 - each has its own purpose
         self,
         bounds: Bounds,
         backoff: Backoff,
@@ -109,7 +109,7 @@ class Lanes(Generic[W]):
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
         flying = Counter[str]()
         busy = sum(1 for lane in self._lanes.values() if len(lane.main))
-        shares = max(1, min(MOST_SHARES, 2 * self._workers // max(1, busy)))
+        shares = max(1, min(MOST_SHARES, 4 * self._workers // max(1, busy)))
         most_new = self._bounds.chunk_records * max(2, _CHUNKS_A_WORKER * self._workers // max(1, busy))
         for lane in self._lanes.values():
             lane.reunite(now)

@@ -56,12 +56,12 @@ class Options:
     """How one member works. Times are in seconds.
 
     `group` is the name of the consumer group. `topics` are consumed by name; so are those that match one of the
-    `patterns`, which begin with ^. `workers` is the number of chunks handled at once. The flood guard holds
-    once more than `flood_share` of `flood_window` records in a row are dead letters. `commit_timeout` limits one
-    transaction, `drain_timeout` the wait for chunks in flight of a revoked partition, `grace_time` the same when
-    the member stops. `hold_interval` is the time between tries while an operator is needed. After
-    `longest_silence` the group may have given up a paused member. `is_static` says that the member keeps its name
-    over a restart, `starts_at_end` that a group without committed offsets begins at the end of the logs.
+    `patterns`, which begin with ^. `workers` is the number of chunks handled at once. The flood guard pauses a
+    topic once more than `flood_share` of `flood_window` records in a row are dead letters. `commit_timeout` limits
+    one transaction, `drain_timeout` the wait for chunks in flight of a revoked partition, `grace_time` the same
+    when the member stops. `hold_interval` is the time between tries while an operator is needed. After
+    `longest_silence` the group may have removed a paused member. `is_static` says that the member keeps its name
+    across restarts, `starts_at_end` that a group without committed offsets begins at the end of the logs.
     """
 
     group: str
@@ -105,7 +105,7 @@ class Member(Generic[W]):
     applies changed settings.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
+    def __init__(  # noqa: PLR0913, PLR0917 - each has its own purpose
         self,
         options: Options,
         clients: Clients,
@@ -148,7 +148,7 @@ class Member(Generic[W]):
         # Why this member can't join the group.
         self._kept_out: str | None = None
         self._quiet_until: dict[object, float] = {}
-        # Plain values: a signal handler may set them while this thread is anywhere, even inside a lock.
+        # Plain values, because a signal handler may set them at any time, even while this thread has a lock.
         self._stopping = False
         self._reloading = False
         # Ask for the ids of the topics now, so that they are known when partitions come.
@@ -163,7 +163,10 @@ class Member(Generic[W]):
         self._stopping = True
 
     def reload(self) -> None:
-        """Ask to apply changed settings, and to retry or release what is held. May be called like `stop`."""
+        """Ask to apply changed settings, to retry all that waits, and to release paused topics.
+
+        May be called like `stop`.
+        """
         self._reloading = True
 
     def run(self) -> None:
@@ -249,7 +252,7 @@ class Member(Generic[W]):
         )
 
     def _have_writer(self) -> None:
-        """Have a writer, once partitions are assigned. Blocks up to the commit timeout.
+        """Start a writer if there is none, once partitions are assigned. Blocks up to the commit timeout.
 
         The member joins the group first: if another process has its name and the group refuses this one, it must
         not fence the other's writer. Losing a writer does not change the group.
@@ -282,7 +285,7 @@ class Member(Generic[W]):
     def _reload(self) -> None:
         asked = self._reloading
         if asked:
-            self._reloading = False  # only now: a signal may have arrived since the question
+            self._reloading = False  # only now: a signal may have arrived since `asked` was read
         reloaded = self._reload_settings(asked=asked)
         if reloaded.try_again:
             if waiting := list(self._lanes.gates):

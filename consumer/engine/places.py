@@ -30,7 +30,7 @@ class Places(Generic[W]):
     from Kafka.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
+    def __init__(  # noqa: PLR0913, PLR0917 - each has its own purpose
         self,
         consumer: GroupConsumer,
         lanes: Lanes[W],

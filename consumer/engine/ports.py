@@ -68,9 +68,9 @@ class Trouble:
     of them probes at a time. `cause` is a short name for metrics, `message` a sentence for people.
 
     `retry_after` is in seconds, if a server asked for it. It is obeyed up to `Backoff.longest_retry_after`. `held`
-    marks a trouble that only an operator can end: the chunk is tried again after `Options.hold_interval`, and at
-    once when `Reload` says so. If either is set, every chunk that waits for the same thing waits as long, even if
-    this try named it in `working`.
+    marks a trouble that only an operator can end. The chunk is tried again after `Options.hold_interval`, or as
+    soon as `Reload` says so. If one of the two is set, every chunk that waits for the same thing waits as long,
+    even if this try named it in `working`.
 
     `isolating` marks a chunk with a record that is suspected to be the cause. Such a chunk waits longer with each
     try, even while `waits_for` works for others.
@@ -162,7 +162,7 @@ class Handler(Protocol[W]):
     What the engine guarantees:
 
     - New chunks of a partition come one at a time, in order. The next comes once this one is `Done`; it may come
-      before this one is committed. The same holds for each strand. Chunks of different partitions, or strands, are
+      before this one is committed. The same applies to each strand. Chunks of different partitions, or strands, are
       handled at the same time, on different threads.
     - A chunk that comes back as `Retry` is handed over again, once its backoff is over, until it comes back as
       `Done`.
@@ -172,7 +172,7 @@ class Handler(Protocol[W]):
       ends, are delivered again to the next owner, in new chunks without `work`. So each record has exactly one
       published result, but `handle` may see a record more than once.
 
-    What a handler must keep to:
+    What a handler must do:
 
     - Block as long as it takes to deliver, but not to wait between tries: return `Retry`, and the engine waits.
       While a worker is blocked, its strand makes no progress, and one chunk fewer is handled at the same time.
@@ -211,7 +211,7 @@ class Handler(Protocol[W]):
         """Return a smaller output for the same record, with `is_brief`. Called on the main thread; must not block.
 
         Called if the results topic refuses an output because of its size. If this raises, the output stays as it
-        is. If the brief output is refused too, its partition is held, and the trouble names the topic's limit.
+        is. If the brief output is refused too, its partition can't be committed until the topic's limit is raised.
         """
 
 
@@ -241,14 +241,14 @@ Assigned to this member, revoked after it could finish, or lost: other members m
 class LaneView:
     """One assigned partition, as the engine sees it.
 
-    Three counts make up the records held: `waiting` (new, or to be tried again), `in_flight` (with the handler),
-    and `finished` (decided but not committed). `held_bytes` is the size of their keys, values and headers.
-    `is_paused` says that the lane is full and fetches no more records. `oldest` and `newest` are offsets of held
-    records, None if there are none. `committed` is the last offset (next to read) committed in this assignment,
-    None if there is none yet.
+    The records in memory are `waiting` (new, or to be tried again), `in_flight` (with the handler), or `finished`
+    (decided but not committed). `held_bytes` is the size of their keys, values and headers. `is_paused` says that
+    the lane is full and fetches no more records. `oldest` and `newest` are the offsets of the first and the last of
+    them, None if there are none. `committed` is the last offset (next to read) committed in this assignment, None
+    if there is none yet.
 
     `waits_for`, `cause` and `message` are those of the trouble that the oldest undecided record waits for. `held`
-    says that an operator must act. `due` is when it is tried again, in monotonic seconds. If there is no trouble,
+    says that it needs an operator. `due` is when it is tried again, in monotonic seconds. If there is no trouble,
     `held` is false and the others are None. `ahead` counts the offsets decided beyond the one to commit. `strands`
     has the strands set apart.
     """
@@ -276,8 +276,8 @@ class LaneView:
 class MemberView:
     """The whole member at one moment of its main loop; `now` is in monotonic seconds.
 
-    `gates` names what is down, each with its trouble's message. `flooded` names the topics whose results are held
-    back, because too many of their records are dead letters. `commit_trouble` says why the last transaction was
+    `gates` names what is down, each with its trouble's message. `flooded` names the topics that are paused, because
+    too many of their records are dead letters. `commit_trouble` says why the last transaction was
     aborted, None once a commit succeeded. `losses` has a sentence for each loss, until an operator acknowledges
     them by a reload. `unreadable` has a sentence for each reason why the member can't read: a topic is gone or
     refused, or the member can't join its group. `refusal` says why brokers refuse this member, None once one
@@ -365,6 +365,6 @@ class Reload(Protocol):
     def __call__(self, *, asked: bool) -> Reloaded:
         """Apply changed settings.
 
-        `asked` says that `Member.reload` was called since the last time. If so, `try_again` also releases flooded
+        `asked` says that `Member.reload` was called since the last time. If so, `try_again` also releases paused
         topics and acknowledges losses.
         """

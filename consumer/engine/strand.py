@@ -15,7 +15,7 @@ from consumer.engine.records import Partition, Record
 MAIN = ""
 """The strand of records that no handler has seen yet."""
 
-MOST_SHARES = 4
+MOST_SHARES = 8
 """How many times as many records as usual a chunk may have, while few partitions have records."""
 
 
@@ -45,7 +45,7 @@ class Strand(Generic[W]):
     fault is alone. Then they grow again.
     """
 
-    def __init__(  # noqa: PLR0913 - each is another's
+    def __init__(  # noqa: PLR0913 - each has its own purpose
         self, partition: Partition, epoch: int, name: str, bounds: Bounds, since: float, *, kind: str
     ) -> None:
         self.id = partition, name
@@ -159,7 +159,7 @@ class Strand(Generic[W]):
         """
         usual = self._bounds.chunk_records
         most = min(self._most, max(usual, min(wanted, shares * usual)))
-        most_bytes = max(1, min(shares // 2, 2)) * self._bounds.chunk_bytes
+        most_bytes = max(1, min(shares // 4, 2)) * self._bounds.chunk_bytes
         size = sum(record.size for record in chunk.records)
         while self._waiting and len(chunk.records) < most:
             size += self._waiting[0].size

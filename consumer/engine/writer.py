@@ -31,7 +31,7 @@ class Writer:
     says what the writer waits for, and how long it has waited.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - each is another's job
+    def __init__(  # noqa: PLR0913, PLR0917 - each has its own purpose
         self,
         producer: TransactionalProducer,
         topics: tuple[str, str],

@@ -12,7 +12,7 @@ QUIET_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Held:
-    """A kind's dead letters since its last line: their number, and an example. The next line is due at `due`."""
+    """The dead letters of a kind since its last line: their number and an example. `due`: when the next may be."""
 
     due: float
     count: int = 0
@@ -71,7 +71,7 @@ class LetterLog:
 
 
 def _ids(trace: Trace) -> dict[str, str]:
-    """Return the ids that link a log line to a trace: those of the span that the record was sent in."""
+    """Return the ids that link a log line to the trace of its record."""
     if not trace:
         return {}
     _, trace_id, span_id, _ = trace[0][1].split("-")

@@ -1,6 +1,6 @@
 """The HTTP listener of the status server: limits connections, threads and time, and checks host names.
 
-It builds on Python's own server. Other servers limit how long a client is silent, but not how long it takes in all.
+It builds on Python's own server. Other servers limit how long a client may be silent, but not the total time.
 """
 
 import base64
@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 MOST_CONNECTIONS = 32
-"""The most connections at a time. Each has its own thread."""
+"""The maximum number of connections at a time. Each has its own thread."""
 
 _SLOT_WITHIN = 1.0
 _NOT_PUBLIC = (".internal", ".local", ".svc")
@@ -31,9 +31,9 @@ _NOT_PUBLIC = (".internal", ".local", ".svc")
 class Listener(ThreadingHTTPServer):
     """Listens at `host` and `port`, and calls `answer` for each request, on a separate thread.
 
-    A connection serves one request, and is dropped after `patience` seconds, however slowly its client sends or
-    reads. When there are `MOST_CONNECTIONS`, the oldest is dropped for the next one. An honest client needs only
-    milliseconds, so probes are answered even while slow clients try to hold every connection.
+    A connection serves one request, and is dropped after `patience` seconds, even if its client still sends or
+    reads. If there are `MOST_CONNECTIONS`, the oldest is dropped for the next one. An honest client needs only
+    milliseconds, so probes are answered even while slow clients try to occupy every connection.
     """
 
     daemon_threads = True
@@ -136,7 +136,7 @@ class Request(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         if target.scheme:
-            # A whole address, as to a proxy: its host counts, not that of the header (RFC 9112, 3.2.2).
+            # The target is a whole URL, as for a proxy. Its host counts, not that of the header (RFC 9112, 3.2.2).
             del self.headers["Host"]
             self.headers["Host"] = target.netloc
             self.path = urlunsplit(("", "", target.path or "/", target.query, ""))

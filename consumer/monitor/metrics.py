@@ -1,4 +1,4 @@
-"""Every metric of a member, declared here once, with its meaning; Prometheus collects them at /metrics.
+"""All metrics of a member, with their meaning. Prometheus collects them at /metrics.
 
 Names and units follow https://prometheus.io/docs/practices/naming/. Every label has a bounded set of values: no
 label is made from a record's key, and only the first few sites are named. Metrics are updated once per poll,
@@ -44,9 +44,9 @@ _KINDS = (
 
 
 class _Bounded:
-    """The children of a counter with one label. All of them exist from the start, with zero.
+    """The children of a counter with one label. All exist from the start, with the value 0.
 
-    Any value that is not in `values` counts as `other`.
+    A label value that is not in `values` counts as `other`.
     """
 
     def __init__(self, counter: Counter, values: Iterable[str]) -> None:
@@ -251,7 +251,7 @@ class _Gauges(Collector):
         )
         yield gauge(
             "held_records",
-            "Records in memory: waiting, in flight, or finished and not committed.",
+            "Records in memory: waiting, in flight, or finished but not committed.",
             {
                 ("waiting",): sum(lane.waiting for lane in lanes),
                 ("in_flight",): sum(lane.in_flight for lane in lanes),
@@ -261,12 +261,14 @@ class _Gauges(Collector):
         )
         yield gauge("held_bytes", "Bytes of the records in memory.", {(): sum(lane.held_bytes for lane in lanes)})
         yield gauge(
-            "in_flight_chunks", "Chunks that workers deliver now.", {(): sum(lane.in_flight > 0 for lane in lanes)}
+            "in_flight_chunks",
+            "Partitions with a chunk in flight.",
+            {(): sum(lane.in_flight > 0 for lane in lanes)},
         )
         ages = [time.monotonic() - lane.oldest_since for lane in lanes if lane.oldest_since is not None]
         yield gauge(
             "oldest_unfinished_age_seconds",
-            "Age of the oldest record that is not committed, in seconds; 0 if there is none.",
+            "Seconds for which the oldest uncommitted record has been in memory; 0 if there is none.",
             {(): max(ages, default=0.0)},
         )
         yield gauge(
@@ -289,7 +291,7 @@ class _Gauges(Collector):
         )
         yield gauge(
             "ahead_records",
-            "Offsets decided beyond the committed one, which waits for a site.",
+            "Offsets decided beyond the committed offset, which waits for a site or a key.",
             {(lane.partition.topic, str(lane.partition.number)): lane.ahead for lane in lanes if lane.ahead},
             "topic",
             "partition",
@@ -300,7 +302,7 @@ class _Gauges(Collector):
             apart[cause] = apart.get(cause, 0) + strand.records
         yield gauge(
             "apart_records",
-            "Records that wait for a site or one of its keys while others go on, by cause.",
+            "Records that wait for a site or a key while others of their partition go on, by cause.",
             {(cause,): count for cause, count in apart.items()},
             "cause",
         )

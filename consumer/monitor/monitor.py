@@ -25,10 +25,9 @@ class Monitor(Hooks):
 
     `make_admin` makes the client that looks up the ends of logs that the consumer does not fetch. It is called on
     the main thread, once there is something to look up. An error that it raises ends the member. Statistics come
-    every `statistics_interval` seconds, 0 means never. If three are missing, no broker counts as connected. Brokers
-    may hold a fetch back for `fetch_wait` seconds.
-    `letters` logs that messages become dead letters, and `close` logs the rest. `committed` is also called for each
-    transaction.
+    every `statistics_interval` seconds; 0 means never. If three are missing, no broker counts as connected. Brokers
+    may delay a fetch for `fetch_wait` seconds. `letters` logs that messages become dead letters, and `close` logs
+    the rest. `committed` is also called for each transaction.
     """
 
     def __init__(

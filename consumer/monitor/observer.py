@@ -1,4 +1,4 @@
-"""Turns the engine's view into a status: adds what the view does not have, and says what a lane waits for.
+"""Converts the engine's view to a status: adds what the view lacks, and says what each lane waits for.
 
 Everything runs on the main thread. The status is immutable.
 """
@@ -14,13 +14,13 @@ from consumer.engine.records import Partition
 from consumer.monitor.statistics import LogEnds, Reach, Statistics, read_statistics
 from consumer.monitor.status import NOT_ASSIGNED, LaneStatus, MemberStatus, State
 
-_FLOODED = "too many of the last records are dead letters; SIGHUP lets one window through"
+_FLOODED = "too many dead letters, so the topic is paused; SIGHUP lets one window of records through"
 _REGISTRY = "registry"
 _UNKNOWN = Reach(None, None)
 
 
 class Observer:
-    """Keeps what a view does not have: the ends of logs, and how long the oldest record has been in memory.
+    """Keeps what a view lacks: the ends of logs, and how long the oldest record has been in memory.
 
     `make_admin` makes the client that looks up the ends that the statistics do not update: those of paused
     partitions, and those of all partitions once no statistics have come for `patience` seconds. `patience` is None
@@ -105,13 +105,16 @@ class Observer:
         return self._hidden.setdefault(partition, now)
 
     def _reach(self, lane: LaneView) -> Reach:
-        """Return how far a lane is. The records it holds come before those that the library hands over next."""
+        """Return how far a lane is. Its records in memory come before those that the library hands over next."""
         told = self._statistics.reaches.get(lane.partition, _UNKNOWN)
         reach = replace(told, end=_latest(told.end, self._ends.get(lane.partition)))
         return replace(reach, next=_latest(told.next, lane.committed) if lane.oldest is None else lane.oldest)
 
     def _since(self, lane: LaneView, now: float) -> float | None:
-        """Return when the oldest held record was first seen. Each mark is a newest offset, and when it was seen."""
+        """Return when the oldest record in memory was first seen.
+
+        Each mark has an offset that was the newest when it was seen, and the time.
+        """
         marks = self._marks[lane.partition, lane.epoch]
         if lane.oldest is None or lane.newest is None:
             marks.clear()

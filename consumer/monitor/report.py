@@ -1,4 +1,4 @@
-"""Builds the JSON document that the page shows: the member, its lanes, the last minutes, and the failures. Pure."""
+"""Builds the JSON document that the status page shows: the member, its lanes, recent minutes and failures. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ from consumer.engine.kafka import REACHED_WITHIN
 from consumer.engine.records import Partition
 
 ANSWERS_WITHIN = 10.0
-"""Seconds in which a broker answers, if it is not asked to wait for records."""
+"""Seconds within which a broker answers, unless it is asked to wait for records."""
 
 
 _NO_LEADER = -1
@@ -51,15 +51,15 @@ class Statistics:
 
 
 def read_statistics(text: str, fetch_wait: float) -> Statistics:
-    """Read librdkafka's statistics, a JSON document. A broker may hold a fetch back for `fetch_wait` seconds."""
+    """Read librdkafka's statistics, a JSON document. A broker may delay a fetch for `fetch_wait` seconds."""
     silent = (ANSWERS_WITHIN + fetch_wait) * 1_000_000
     told = orjson.loads(text)
     # The connection to the group's coordinator ("logical") goes to a broker that is listed too. While nothing is
     # fetched, it may be the only connection.
     up = [broker for broker in told["brokers"].values() if broker["state"] == "UP"]
     listed = [broker for broker in up if broker["source"] != "logical"]
-    # The coordinator may rightly take long: it holds a member back until the others have rejoined.
-    # One whose process is frozen keeps its connections, but answers nothing.
+    # The coordinator may take long for a good reason: it lets a member wait until the others have rejoined.
+    # A broker whose process is frozen keeps its connections, but answers nothing.
     brokers = (
         sum(not each["waitresp_cnt"] or each["rxidle"] < silent for each in listed) if listed else min(1, len(up))
     )

@@ -13,10 +13,10 @@ State = Literal["idle", "working", "backoff", "site", "credentials", "registry",
 - `working`: a chunk is in flight, or ready to go.
 - `backoff`: it retries its own chunk later.
 - `site`: it waits for a site for which the API does not work.
-- `credentials`: it waits until an operator has fixed the credentials.
+- `credentials`: it waits until an operator fixes the credentials.
 - `registry`: it waits for the Schema Registry.
-- `flood`: its results are held back.
-- `commit`: its results can't be written.
+- `flood`: its topic is paused, because too many of its records are dead letters.
+- `commit`: its results can't be committed.
 - `leaderless`: no broker leads its partition, so its records can't be read.
 """
 
@@ -37,14 +37,14 @@ class LaneStatus:
     """One assigned partition. Times are in seconds of the monotonic clock.
 
     `position` is the offset of the next record to finish. `lag` is the number of offsets from there to the end of
-    the log. Both are None while not known. `waiting`, `in_flight` and `finished` count the held records, and
+    the log. Both are None while not known. `waiting`, `in_flight` and `finished` count the records in memory, and
     `held_bytes` is their size. `is_paused`: the lane is full, so no more records are fetched.
 
     `hidden` is the number of offsets that another writer's open transaction hides, since `hidden_since`.
 
     `waits_for` and `message` say what blocks the lane, and `due` when it tries again. `oldest_since` is when the
-    oldest held record came in. `ahead` counts the offsets that are decided beyond `position`. `strands` has the
-    records that wait separately while others are delivered.
+    oldest record in memory came in. `ahead` counts the offsets that are decided beyond `position`. `strands` has
+    the records that are set apart while others are delivered.
     """
 
     partition: Partition
@@ -71,9 +71,9 @@ class MemberStatus:
     """The status of a member. `turned_at` is the last turn of its main loop, in seconds of the monotonic clock.
 
     `not_ready` has the reasons why it does not deliver all its records, and is empty if it does. `brokers` is the
-    number of connected brokers, None while not known. From `brokers_until` on, without new statistics, it counts as
-    0; None means that there are no statistics. `refusal` is the error of a broker that refused
-    us, None once one accepts us. `losses` counts what was lost and not acknowledged.
+    number of connected brokers, None while not known. It counts as 0 from `brokers_until` on, if no new statistics
+    come; None means that there are never statistics. `refusal` is the error of a broker that refused us, None once
+    one accepts us. `losses` counts the losses that are not acknowledged.
     """
 
     turned_at: float

@@ -96,7 +96,7 @@ def test_preview_prints_one_line_for_each_of_several_messages(tmp_path: Path) ->
 def test_preview_refuses_a_folder_without_messages(tmp_path: Path) -> None:
     done = run("preview", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
-    said = f"there are no messages in {tmp_path}: their files end in .json, .jsonl or .ndjson."
+    said = f"there are no messages in {tmp_path}: message files end in .json, .jsonl or .ndjson."
     assert done.stderr == f"jirafe-consumer: {said}\n"
 
 
@@ -126,7 +126,7 @@ def test_preview_of_a_taxon_without_dates_says_which_timestamp_it_uses(
     status, shown = preview(taxon("9", "Bags", created_at=None), *given)
     assert status == 0
     assert shown["events"][0]["body"]["create_date"].startswith(date)
-    assert shown["notes"] == [f"the message has no dates; its event has the record's timestamp {note}"]
+    assert shown["notes"] == [f"the message has no dates, so its event has the record's timestamp {note}"]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_preview_of_an_invalid_message_shows_its_error_notification(document: An
         (
             ["sandbox", "--site", "1"],
             {},
-            "jirafe-consumer sandbox: --site and --token go together; see jirafe-consumer sandbox --help.",
+            "jirafe-consumer sandbox: --site needs --token; see jirafe-consumer sandbox --help.",
         ),
     ],
 )
@@ -220,7 +220,7 @@ def test_results_of_an_invalid_place_are_refused(place: str) -> None:
 def test_messages_are_not_produced_to_topics_that_the_consumer_publishes_to(topic: str) -> None:
     done = run("produce", "absent.json", "--topic", topic, CONSUMER_RESULTS_TOPIC="what-became")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"jirafe-consumer: messages can't be produced to {topic}: the consumer publishes")
+    assert done.stderr.startswith(f"jirafe-consumer: messages can't be produced to {topic}: the consumer writes")
 
 
 @pytest.mark.parametrize("command", ["run", "produce"])
@@ -313,7 +313,7 @@ def test_results_of_produced_messages_can_be_listed_and_filtered(stand: Stand, t
     assert [json.loads(line) for line in of_one.stdout.splitlines()] == [one]
     of_none = run("results", "--of", f"{place}/999", **stand.environment)
     assert (of_none.returncode, of_none.stdout) == (1, "")
-    assert of_none.stderr == f"jirafe-consumer results: no result of {place}/999.\n"
+    assert of_none.stderr == f"jirafe-consumer results: no result for {place}/999.\n"
 
     for options, wanted in (
         (["--type", "taxon:new"], ["taxon:new"]),
@@ -411,7 +411,7 @@ def test_the_results_command_skips_and_reports_records_that_are_not_results(stan
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["order:new", "order:updated"]
     assert "their-token" not in done.stdout + done.stderr
     (told,) = done.stderr.splitlines()
-    place = rf"jirafe-consumer results: {re.escape(topic)}/\d+/\d+ was skipped, like others of its kind: "
+    place = rf"jirafe-consumer results: {re.escape(topic)}/\d+/\d+ was skipped, and so are others like it: "
     assert re.fullmatch(place + "the record is a message of the hub, not a result\\.", told)
     with pytest.raises(Undecodable, match=r"the bytes are not a [\w.]+: \w"):
         stand.codec.decode_result(message[:11])

@@ -100,4 +100,4 @@ def test_a_command_names_its_missing_extra(name: str, installed: Path) -> None:
 def test_the_demo_needs_all_of_its_extra(installed: Path) -> None:
     done = command(installed, "demo", lacking="aiohttp")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the demo needs the extra: install 'jirafe-consumer[demo]'" in done.stderr
+    assert "the demo needs an extra: install 'jirafe-consumer[demo]'" in done.stderr

@@ -56,13 +56,13 @@ def test_the_page_says_what_is_held_and_how_to_fix_it(stand: Stand, browser: Bro
     start(stand, browser, JIRAFE_ACCESS_TOKEN=EXPIRED)
     stand.produce(*orders(20))
     browser.open(PHONE)
-    await_that("it is held", browser.says("state", "Held: an operator is needed"))
+    await_that("it is held", browser.says("state", "Needs an operator"))
     state = browser.text("state")
     assert "the API refused the access token for site 123: invalid_token" in state
     assert "Fix JIRAFE_ACCESS_TOKEN" in state
     assert "docs/operations.md#token-expired" in state
     await_that("the lanes tell", browser.says("lanes", f"site {SITE}; "))  # in how long, or now
-    assert browser.driver.title.startswith("Held")
+    assert browser.driver.title.startswith("Needs an operator")
     assert not browser.overflows()
     for text in (browser.driver.page_source, browser.run("return document.documentElement.innerHTML")):
         assert EXPIRED not in text
@@ -101,7 +101,7 @@ def test_a_full_page_fits_a_phone_and_shows_that_the_member_is_gone(stand: Stand
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
     stand.produce(*orders(100))
     browser.open(PHONE)
-    await_that("it waits", browser.says("lanes", "paused because it is full"))
+    await_that("it waits", browser.says("lanes", "fetches no more: too many records are in memory"))
     await_that("errors", browser.says("failures-more", "Show the last 12"))
     browser.driver.find_element(By.ID, "failures-more").click()
     assert browser.text("failures").count("dead-letters show") == 12

@@ -197,7 +197,7 @@ class TestAudit:
         assert "1 record has more than one result:" in text
         assert "1 record failed but has no dead letter:" in text
         assert "1 record has a dead letter but did not fail:" in text
-        assert f"look closer: jirafe-consumer results --of {topic}/0/2\n" in text
+        assert f"for details: jirafe-consumer results --of {topic}/0/2\n" in text
         closer = asked_lines(stand, "results", "--of", f"{topic}/0/2")
         assert [result["offset"] for result in closer] == [2, 2]
 
@@ -220,7 +220,9 @@ class TestAudit:
         assert sorted(each["offset"] for each in listed) == [0, 1, 2, 3]
         assert {each["group"] for each in listed} == {stand.environment["KAFKA_GROUP_ID"], None}
         assert [each["place"] for each in asked_lines(stand, "dead-letters", "list")] == [f"{topic}/0/1"]
-        assert "1 records of the topic are not dead letters of this group." in shown(stand, "dead-letters", "list")
+        assert "Records of the topic that are not dead letters of this group: 1." in shown(
+            stand, "dead-letters", "list"
+        )
         told = asked(stand, "dead-letters", "redrive", "--dry-run", "--json")
         assert told == {"dry_run": True, "dead_letters": {"rejected": 1}, "left_out": 0}
 
@@ -259,7 +261,7 @@ class TestAudit:
         report = asked(stand, "audit", status=1)
         assert report["total"]["missing"] == 40
         assert report["first"]["missing"] == [f"{stand.orders_topic}/0/{offset}" for offset in range(10)]
-        assert "40 records have no result, for instance:" in shown(stand, "audit", status=1)
+        assert "40 records have no result, for example:" in shown(stand, "audit", status=1)
 
     def test_the_limits_of_the_proof_are_reported(self, stand: Stand, ledger: Ledger) -> None:
         ledger.records(1)
@@ -287,7 +289,7 @@ class TestAudit:
         writer.abort_transaction()
         assert report["total"]["missing"] == 1
         assert report["notes"] == [
-            f"{results} has a transaction that does not end: records behind it were not seen."
+            f"{results} has a transaction that does not end: records behind it were not read."
         ]
 
     def test_records_behind_an_open_transaction_are_not_proven(self, stand: Stand, ledger: Ledger) -> None:
@@ -349,7 +351,7 @@ class TestAudit:
         [
             (["--topic", "elsewhere"], "the topic elsewhere is not consumed"),
             (["--from", "yesterday"], "Invalid value for '--from': 'yesterday' is not a time"),
-            (["--partition", "9"], "has no partition 9: it has 3, from 0."),
+            (["--partition", "9"], "has no partition 9: its partitions are 0 to 2."),
             (
                 ["--from", "2014-03-02", "--to", "2014-03-01"],
                 "the range ends before it starts: it starts at 2014-03-02",
@@ -383,7 +385,7 @@ class TestLag:
         assert look["total"]["records"] == 6
         assert look["total"]["seconds"] == max(each["seconds"] for each in look["partitions"])
         text = shown(stand, "lag")
-        assert "no members, nothing is consumed" in text
+        assert "no members, so nothing is consumed" in text
         assert text.splitlines()[-1].split()[:2] == ["all", "6"]
 
     def test_there_is_no_lag_once_all_records_are_finished(self, stand: Stand) -> None:
@@ -506,9 +508,9 @@ class TestReset:
         [
             (["--yes"], "give one of --to-time, --to-offset, --earliest and --latest"),
             (["--earliest", "--latest", "--yes"], "give one of --to-time"),
-            (["--to-offset", "1", "--yes"], "--to-offset goes with --topic"),
-            (["--to-offset", "99", "--topic", "ORDERS", "--yes"], "/0, which goes from 0 to 0"),
-            (["--earliest"], "needs a terminal to ask for confirmation: add --yes, or --dry-run to only look"),
+            (["--to-offset", "1", "--yes"], "--to-offset needs --topic"),
+            (["--to-offset", "99", "--topic", "ORDERS", "--yes"], "/0, whose log goes from 0 to 0"),
+            (["--earliest"], "needs a terminal to ask for confirmation: add --yes, or --dry-run to change nothing"),
             (["--to-time", "noon", "--yes"], "'noon' is not a time"),
         ],
     )
@@ -722,7 +724,7 @@ class TestCheck:
         environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
         new = finding(asked(stand, "check", status=0, **environment), "registry")
         assert new["verdict"] == "ok"
-        assert new["message"].startswith(f"not there yet: {stand.settings.topics_by_kind['cart']}-value, ")
+        assert new["message"].startswith(f"not registered yet: {stand.settings.topics_by_kind['cart']}-value, ")
         done = run("schemas", "register", **stand.environment, **environment)
         assert done.returncode == 0, done.stderr
         found = finding(asked(stand, "check", status=0, **environment), "registry")

@@ -40,7 +40,7 @@ def test_completion_install_needs_a_supported_shell() -> None:
     done = run("completion", "install", SHELL="/bin/sh")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "jirafe-consumer: no shell is named, and the variable SHELL names none of bash, zsh, fish: name one.\n"
+        "jirafe-consumer: name a shell (bash, zsh, fish): the environment variable SHELL names none of them.\n"
     )
 
 

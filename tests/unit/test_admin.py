@@ -264,7 +264,7 @@ def test_retention_is_named_if_it_may_have_deleted_missing_results(
         log.kept = {at + 1: kept for at, kept in log.kept.items()}
         log.end += 1
     log.first = int(is_shortened)
-    said = f"{topic} has lost its oldest records to retention: missing results may have been deleted."
+    said = f"retention has deleted the oldest records of {topic}: missing results may be among them."
     for start in (None, START):
         report = audited(shelf, start)
         # A letter without a result is stray, but retention may have deleted the result.
@@ -319,7 +319,7 @@ def test_results_of_a_deleted_topic_do_not_count_for_the_recreated_one() -> None
     assert report.partitions[0].first[Count.MISSING] == (1, 2)
     assert report.total()[Count.DEAD_LETTERED] == report.total()[Count.DOUBLED] == 0
     assert report.notes == (
-        f"{ORDERS} was deleted and created again: 6 results and dead letters are of the old topic.",
+        f"{ORDERS} was deleted and created again: 6 results and dead letters belong to the old topic.",
     )
 
 

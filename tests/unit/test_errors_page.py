@@ -25,7 +25,7 @@ def table(title: str) -> set[str]:
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
 
 
-KINDS, CAUSES = table("Dead letters: kinds"), table("Waiting and held: causes")
+KINDS, CAUSES = table("Dead letters: kinds"), table("Waiting: causes")
 
 
 def called(node: ast.Call) -> str:

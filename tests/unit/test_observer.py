@@ -193,7 +193,7 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
         ({"gates": {"123": "down", "schema registry": "away"}}, ("123: down", "schema registry: away")),
         (
             {"flooded": ("orders",)},
-            ("orders: too many of the last records are dead letters; SIGHUP lets one window through",),
+            ("orders: too many dead letters, so the topic is paused; SIGHUP lets one window of records through",),
         ),
         ({"commit_trouble": "too large"}, ("results can't be committed: too large",)),
         ({"commit_trouble": ""}, ("results can't be committed: ",)),
@@ -202,7 +202,7 @@ def test_before_the_first_view_no_partition_is_assigned(monitor: Monitor) -> Non
             {"gates": {"123": "down"}, "flooded": ("orders",), "commit_trouble": "too large", "lanes": ()},
             (
                 "123: down",
-                "orders: too many of the last records are dead letters; SIGHUP lets one window through",
+                "orders: too many dead letters, so the topic is paused; SIGHUP lets one window of records through",
                 "results can't be committed: too large",
                 "no partition is assigned",
             ),

@@ -38,7 +38,7 @@ def test_each_field_has_its_value_and_its_source() -> None:
         'from payload.cart.placed_on ("2014-03-01T10:00:00Z")',
     )
     assert found["items[0].quantity"] == (2, "from payload.cart.line_items[0].quantity")
-    assert found["items[0].cart_item_number"] == ("1", "(its place in the list)")
+    assert found["items[0].cart_item_number"] == ("1", "(its position in the list)")
     assert found["items[0].product.is_sku"] == (True, "(always)")
     assert found["total_payment_cost"] == (0, "(none in the message)")
 
@@ -74,7 +74,7 @@ def test_values_before_and_after_a_change_are_distinguished() -> None:
 def test_the_explanation_says_why_a_taxon_of_another_taxonomy_makes_no_event() -> None:
     shown = of_document(taxon("9", "Bags", taxonomy_id=3), GIVEN)
     assert (shown.events, shown.notifications, shown.decisive) == ([], [], ['payload.taxon.taxonomy_id is "3"'])
-    assert shown.notes == ["categories are the taxons of taxonomy 2 (jirafe.product_category_taxonomy) alone"]
+    assert shown.notes == ["only taxons of taxonomy 2 (jirafe.product_category_taxonomy) become categories"]
 
 
 def test_a_source_is_named_as_in_the_document() -> None:
@@ -146,7 +146,7 @@ def test_notifications_say_that_events_would_be_sent() -> None:
 def test_a_note_says_that_a_taxon_without_dates_has_the_timestamp_of_its_record() -> None:
     shown = of_document(taxon("9", "Bags", created_at=None), GIVEN)
     assert fields(shown)["create_date"] == ("2014-03-01T09:00:00.000Z", "from the record's timestamp")
-    assert shown.notes == ["the message has no dates; its event has the record's timestamp"]
+    assert shown.notes == ["the message has no dates, so its event has the record's timestamp"]
     assert of_document(taxon("9", "Bags"), GIVEN).notes == []
 
 

@@ -112,8 +112,8 @@ def test_valid_json_is_read_and_invalid_json_raises_only_a_hub_error(text: bytes
         (b"", "not JSON: the file is empty"),
         (b" \n", "not JSON: the file is empty"),
         (b'{"a": 1}\n\n{"a": ', "line 3: not JSON: "),
-        (b'[{"a": 1},\n{"a": 1}\n', "line 1: not JSON: the list has no end"),
-        (b'[{"a": 1}\n{"a": 1}]', "line 2: between the elements of a list there must be a comma"),
+        (b'[{"a": 1},\n{"a": 1}\n', "line 1: not JSON: the list is not closed"),
+        (b'[{"a": 1}\n{"a": 1}]', "line 2: not JSON: a comma is missing between two elements of a list"),
         (b'{"a": "\n"}', "line 1: not JSON: "),
         (b"[{},]", "line 1: not JSON: "),
         (b"{", "line 1: not JSON: "),
@@ -217,7 +217,7 @@ def test_a_message_that_is_too_large_is_named_before_anything_is_sent() -> None:
     with pytest.raises(HubError) as error:
         encoded(f"{small}\n{large}", largest=5000)
     assert str(error.value).startswith("a.json, message 2: too large: 5,")
-    assert "KAFKA_MESSAGE_MAX_BYTES lets 5,000 be sent" in str(error.value)
+    assert "the limit is 5,000. Raise KAFKA_MESSAGE_MAX_BYTES" in str(error.value)
     (only,), _ = encoded(small)
     assert encoded(small, largest=len(only.value) + len(only.key or b""))
     with pytest.raises(HubError, match=r"^a\.json: too large"):
@@ -254,7 +254,7 @@ def test_a_message_that_a_topic_refuses_is_named(*, by_library: bool) -> None:
     messages = [("orders", Encoded("order", f"R{n}".encode(), b"", f"a.json, message {n}")) for n in (1, 2, 3)]
     with pytest.raises(NotProduced) as error:
         produce(producer, messages)
-    said = "1 of 3 messages were not produced: a.json, message 2: too large for its topic, whose max.message.bytes"
+    said = "1 of 3 messages were not produced: a.json, message 2: too large for its topic; raise max.message.bytes"
     assert str(error.value).startswith(said)
 
 

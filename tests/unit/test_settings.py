@@ -245,7 +245,7 @@ def test_each_member_has_its_own_transactional_id_and_a_static_one_keeps_it() ->
 
 def test_the_error_for_a_removed_setting_says_what_replaced_it() -> None:
     lane, partitions = faults({"CONSUMER_LANE_RECORDS": "5", "CONSUMER_TOPIC_PARTITIONS": "12"})
-    assert lane.startswith("CONSUMER_LANE_RECORDS is no longer a setting: a partition holds at most 16 chunks; see")
+    assert lane.startswith("CONSUMER_LANE_RECORDS is no longer a setting: at most 32 chunks of a partition are in")
     assert partitions.endswith("create topics with: jirafe-consumer topics create --partitions N.")
 
 
@@ -263,7 +263,7 @@ OUTPUTS = ["CONSUMER_RESULTS_TOPIC", "CONSUMER_DEAD_LETTERS_TOPIC"]
 
 
 def test_results_and_dead_letters_need_different_topics() -> None:
-    said = "CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {}: choose another."
+    said = "CONSUMER_RESULTS_TOPIC and CONSUMER_DEAD_LETTERS_TOPIC are both {}: they must differ."
     assert faults(dict.fromkeys(OUTPUTS, "shared")) == [said.format("shared")]
     assert faults({OUTPUTS[0]: "jirafe.dead-letters"}) == [said.format("jirafe.dead-letters")]
 

@@ -275,7 +275,7 @@ def test_a_flood_is_held_and_logged_once_and_none_of_it_is_written(office: Offic
             "log_level": "error",
             "on": "orders",
             "cause": "flood",
-            "reason": "too many dead letters: 6 of the next 11 records; "
+            "reason": "too many dead letters, now 6 of 11 records, so the topic is paused; "
             "find the cause, then send SIGHUP to let one window of records through",
         }
     ]

@@ -14,6 +14,7 @@ from consumer.engine.lane import Lane
 from consumer.engine.lanes import Lanes
 from consumer.engine.ports import Apart, Chunk, Done, LaneView, Prepared, Retry, Trouble
 from consumer.engine.records import Partition
+from consumer.engine.strand import Bounds
 from tests.unit.engine.scripted import BACKOFF, BOUNDS, A, B, C, capture, chance, outputs, record
 from tests.views import IDLE
 
@@ -435,7 +436,7 @@ def test_the_next_chunk_is_prepared_while_one_is_in_flight_and_goes_in_its_turn(
     assert dispatched(group) == [([4, 5, 6, 7], "prepared", False)]
 
 
-@pytest.mark.parametrize(("workers", "records"), [(1, 8), (2, 16), (8, 16)])
+@pytest.mark.parametrize(("workers", "records"), [(1, 16), (2, 20), (8, 20)])
 def test_chunks_grow_with_the_records_that_wait_while_few_partitions_have_records(
     workers: int, records: int
 ) -> None:
@@ -748,3 +749,20 @@ def test_lanes_always_keep_their_order_and_all_resume_once_everything_works(
         group.now += min(1.0, group.lanes.next_due(group.now))
     assert [lane.held_records for lane in group.lanes] == [0, 0, 0]
     assert all(offsets == sorted(set(offsets)) for offsets in finished.values())
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 8), (3, 24), (8, 64)])
+def test_a_partition_holds_fewer_records_while_many_have_a_backlog(workers: int, most: int) -> None:
+    bounds = Bounds(lane_records=64, lane_bytes=10**6, chunk_records=4, chunk_bytes=10**6)
+    log, _ = capture()
+    lanes = Lanes[str](bounds, BACKOFF, 20.0, chance, log, workers)
+    partitions = [Partition("orders", number) for number in range(4)]
+    lanes.assign(partitions)
+    for offset in range(most - 1):
+        for partition in partitions:
+            lanes.add(record(offset, partition))
+    assert list(lanes.dispatch(100))
+    assert not any(lane.is_full for lane in lanes)
+    for partition in partitions:
+        lanes.add(record(most, partition))
+    assert all(lane.is_full for lane in lanes)
