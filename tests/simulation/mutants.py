@@ -41,7 +41,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # memory
     "a lane has no bound in bytes": Mutant(
-        "consumer.engine.lane", " or self._bytes >= self._bounds.lane_bytes\n", "\n"
+        "consumer.engine.lane", " or self._bytes >= self._bounds.lane_bytes:\n", ":\n"
     ),
     "held bytes are never released": Mutant(
         "consumer.engine.lane", "            self._bytes -= output.record.size\n", "            pass\n"
