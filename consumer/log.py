@@ -17,9 +17,9 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 def configure(level: str) -> Logger:
     """Configure the log, which goes to standard error, and return the logger."""
     console = Console(to_stderr=True)
-    has_colours = console.color_system is not None and not console.no_color  # obeys NO_COLOR and TERM
+    has_colors = console.color_system is not None and not console.no_color  # obeys NO_COLOR and TERM
     rendered: list[Any] = (
-        [_made_visible, structlog.dev.ConsoleRenderer(colors=has_colours)]
+        [_made_visible, structlog.dev.ConsoleRenderer(colors=has_colors)]
         if console.is_terminal
         else [structlog.processors.JSONRenderer()]  # it escapes all that is not ASCII
     )
@@ -39,7 +39,7 @@ def configure(level: str) -> Logger:
 
 
 def _made_visible(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escape what a terminal would obey. Only the renderer itself may send colours."""
+    """Escape what a terminal would obey. Only the renderer itself may send colors."""
     return {name: _on_one_line(name, value) if isinstance(value, str) else value for name, value in event.items()}
 
 

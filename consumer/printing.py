@@ -5,7 +5,7 @@ commands (move the cursor, set the title, fill the clipboard), and others revers
 as `\u001b`. That is visible on a terminal, and in JSON it is an escape for the same character.
 
 The commands' streams are `Guarded`, so no command can forget this. Only `Console` bypasses the guard, to write its
-own colours. It cleans each piece of text itself.
+own colors. It cleans each piece of text itself.
 """
 
 import csv
@@ -98,7 +98,7 @@ def unguarded(stream: TextIO) -> TextIO:
 
 
 class Console(rich.console.Console):
-    """A console that escapes all control characters except its own colours and cursor moves."""
+    """A console that escapes all control characters except its own colors and cursor moves."""
 
     def __init__(self, *, to_stderr: bool = False, soft_wrap: bool = False) -> None:
         stream = unguarded(sys.stderr if to_stderr else sys.stdout)

@@ -25,20 +25,20 @@ _ADDRESS = (
 
 def cart(payload: Section, parameters: Mapping[str, str]) -> Body:
     """Make a cart event of a cart's or an order's payload; raises Unmappable."""
-    normalised, original = sections(payload)
-    created, changed = dates(original, normalised, "created_at")
+    normalized, original = sections(payload)
+    created, changed = dates(original, normalized, "created_at")
     shared = items.Shared(created, changed, parameters, "cart_item_number")
     lines = items.items_of(payload)
     body: Body = {
-        "id": either(normalised, original, "number") or missing("id", "the cart or order has no number"),
+        "id": either(normalized, original, "number") or missing("id", "the cart or order has no number"),
         "create_date": created,
         "change_date": changed,
-        **totals(original, normalised, lines),
-        "currency": either(normalised, original, "currency") or missing("currency"),
+        **totals(original, normalized, lines),
+        "currency": either(normalized, original, "currency") or missing("currency"),
         "items": items.made(lines, shared),
-        "customer": _customer(normalised, original, created, changed),
+        "customer": _customer(normalized, original, created, changed),
     }
-    add(body, "visit", _visit(original, normalised))
+    add(body, "visit", _visit(original, normalized))
     if payload["previous_items"] or payload["previous"]:
         add(body, "previous_items", items.made_previous(payload, lines, body["items"], shared))
     return body
@@ -46,25 +46,25 @@ def cart(payload: Section, parameters: Mapping[str, str]) -> Body:
 
 def order_placed(payload: Section, _parameters: Mapping[str, str]) -> Body:
     """Make the order-placed event, which ties an order to its visit; raises Unmappable."""
-    normalised, original = sections(payload)
-    created, changed = dates(normalised, original, "placed_on")
-    order_number = either(normalised, original, "number") or missing("order_number")
+    normalized, original = sections(payload)
+    created, changed = dates(normalized, original, "placed_on")
+    order_number = either(normalized, original, "number") or missing("order_number")
     body: Body = {
         "order_number": order_number,
         "cart_id": order_number,
         "status": "placed",
         "order_date": created,
-        "customer": _customer(normalised, original, created, changed),
+        "customer": _customer(normalized, original, created, changed),
     }
-    add(body, "visit", _visit(original, normalised))
+    add(body, "visit", _visit(original, normalized))
     return body
 
 
 def order_accepted(payload: Section, parameters: Mapping[str, str]) -> Body:
     """Make the order-accepted event: everything after payment; raises Unmappable."""
-    normalised, original = sections(payload)
-    created, changed = dates(normalised, original, "placed_on")
-    order_number = either(normalised, original, "number") or missing("order_number")
+    normalized, original = sections(payload)
+    created, changed = dates(normalized, original, "placed_on")
+    order_number = either(normalized, original, "number") or missing("order_number")
     shared = items.Shared(created, changed, parameters, "order_item_number")
     lines = items.items_of(payload)
     body: Body = {
@@ -74,13 +74,13 @@ def order_accepted(payload: Section, parameters: Mapping[str, str]) -> Body:
         "order_date": created,
         "create_date": created,
         "change_date": changed,
-        **totals(normalised, original, lines),
-        "currency": either(normalised, original, "currency") or missing("currency"),
+        **totals(normalized, original, lines),
+        "currency": either(normalized, original, "currency") or missing("currency"),
         "items": items.made(lines, shared),
-        "customer": _customer(normalised, original, created, changed),
+        "customer": _customer(normalized, original, created, changed),
     }
-    add(body, "delivery_address", _address(normalised, original, "shipping_address"))
-    add(body, "payment_address", _address(normalised, original, "billing_address"))
+    add(body, "delivery_address", _address(normalized, original, "shipping_address"))
+    add(body, "payment_address", _address(normalized, original, "billing_address"))
     if payload["previous_items"] or payload["previous"]:
         add(body, "previous_items", items.made_previous(payload, lines, body["items"], shared))
     return body
@@ -88,20 +88,20 @@ def order_accepted(payload: Section, parameters: Mapping[str, str]) -> Body:
 
 def order_cancelled(payload: Section, _parameters: Mapping[str, str]) -> Body:
     """Make the order-cancelled event (the hub writes `canceled`, the API two l's); raises Unmappable."""
-    normalised, original = sections(payload)
+    normalized, original = sections(payload)
     return {
-        "order_number": either(normalised, original, "number") or missing("order_number"),
-        "cancel_date": _cancel_date(normalised, original),
+        "order_number": either(normalized, original, "number") or missing("order_number"),
+        "cancel_date": _cancel_date(normalized, original),
         "status": "cancelled",
     }
 
 
-def _cancel_date(normalised: Section, original: Section) -> str:
+def _cancel_date(normalized: Section, original: Section) -> str:
     """Return the date of cancellation, else of the last change. Other dates may then be unreadable."""
     for name in ("canceled_at", "updated_at"):
-        if text := either(normalised, original, name):
+        if text := either(normalized, original, name):
             return date(name, text)
-    return dates(normalised, original, "placed_on")[0]
+    return dates(normalized, original, "placed_on")[0]
 
 
 def category(payload: Section, _parameters: Mapping[str, str]) -> Body:
@@ -121,8 +121,8 @@ def category(payload: Section, _parameters: Mapping[str, str]) -> Body:
 
 def number(payload: Section) -> str | None:
     """Return the number of the payload's cart or order, None where it has none."""
-    normalised, original = sections(payload)
-    return either(normalised, original, "number")
+    normalized, original = sections(payload)
+    return either(normalized, original, "number")
 
 
 def status(payload: Section) -> str | None:
@@ -130,9 +130,9 @@ def status(payload: Section) -> str | None:
 
     The hub's status comes first, then the shop's, then the new values in `diff`.
     """
-    normalised, original = sections(payload)
+    normalized, original = sections(payload)
     changes = [change[-1] for name in ("status", "state") if (change := payload["diff"].get(name))]
-    said = [text for text in (normalised.get("status"), original.get("status"), *changes) if text]
+    said = [text for text in (normalized.get("status"), original.get("status"), *changes) if text]
     return next(filter(_says_canceled, said), said[0] if said else None)
 
 
@@ -146,16 +146,16 @@ def _says_canceled(status: str) -> bool:
     return status.lower() in _CANCELED
 
 
-def _customer(normalised: Section, original: Section, created: str, changed: str) -> Body:
+def _customer(normalized: Section, original: Section, created: str, changed: str) -> Body:
     """Make the customer; its dates are the order's, so that a replay gives the same bytes."""
-    email = either(normalised, original, "email")
+    email = either(normalized, original, "email")
     body: Body = {
-        "id": either(original, normalised, "user_id") or email or "anonymous",
+        "id": either(original, normalized, "user_id") or email or "anonymous",
         "create_date": created,
         "change_date": changed,
     }
     add(body, "email", email)
-    addresses = [section.get("billing_address") or NOTHING for section in (normalised, original)]
+    addresses = [section.get("billing_address") or NOTHING for section in (normalized, original)]
     for address in addresses:
         if address.get("firstname") or address.get("lastname"):
             add(body, "first_name", address["firstname"])
@@ -166,13 +166,13 @@ def _customer(normalised: Section, original: Section, created: str, changed: str
     return body
 
 
-def _visit(original: Section, normalised: Section) -> Body | None:
-    visit = {name: original.get(name) or normalised.get(name) or "" for name in _VISIT}
+def _visit(original: Section, normalized: Section) -> Body | None:
+    visit = {name: original.get(name) or normalized.get(name) or "" for name in _VISIT}
     return visit if any(visit.values()) else None
 
 
-def _address(normalised: Section, original: Section, name: str) -> Body:
-    for section in (normalised, original):
+def _address(normalized: Section, original: Section, name: str) -> Body:
+    for section in (normalized, original):
         address = section.get(name) or NOTHING
         body = {ours: address[theirs] for ours, theirs in _ADDRESS if address.get(theirs)}
         if body:

@@ -1,6 +1,6 @@
 """What all rules of the mapping share: sections of a message, dates, and errors for missing fields.
 
-A payload's sections come as `order` and `cart` (N, the hub's normalised form) and `original` (O, the shop's own):
+A payload's sections come as `order` and `cart` (N, the hub's normalized form) and `original` (O, the shop's own):
 dicts that have every field of `jirafe.hub.Order`, None where the message had none.
 """
 

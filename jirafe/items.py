@@ -29,8 +29,8 @@ class _Noting(Protocol):
 
 def items_of(payload: Section) -> Sequence[Section]:
     """Return the line items of a payload: the shop's own, else the hub's."""
-    normalised, original = sections(payload)
-    return original.get("line_items") or normalised.get("line_items") or ()
+    normalized, original = sections(payload)
+    return original.get("line_items") or normalized.get("line_items") or ()
 
 
 def made(items: Sequence[Section], shared: Shared) -> list[Body]:

@@ -1,6 +1,6 @@
 """Converts carts, orders, taxons and products from the hub's JSON to the form of the Avro schemas.
 
-The hub normalised orders (`totals`, `adjustments` with name and value, flat addresses). Spree and Solidus shops
+The hub normalized orders (`totals`, `adjustments` with name and value, flat addresses). Spree and Solidus shops
 have their own forms (`item_total`, label and amount, nested countries), which changed between versions. Each field
 is read under every name that was observed. Fields that the schemas do not have are dropped.
 """
@@ -164,7 +164,7 @@ def _address(raw: Section, *names: str) -> Converted | None:
 
 
 def _named(raw: Section, name: str, *inner: str) -> str | None:
-    """Read a field that is text in the normalised form and an object with a name in Spree's raw form."""
+    """Read a field that is text in the normalized form and an object with a name in Spree's raw form."""
     return raw.part(name).text(*inner) if isinstance(raw.value(name), dict) else raw.text(name)
 
 

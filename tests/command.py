@@ -16,7 +16,7 @@ C0 = "".join(map(chr, range(0x20))).translate({ord("\t"): None, ord("\n"): None}
 C1 = "".join(map(chr, range(0x7F, 0xA0)))
 HOSTILE = C0 + C1 + BIDI + "\u2028\ufeff\U000e0041"
 ORDERS = [
-    "\x1b[2J\x1b[31mcolour and clear",
+    "\x1b[2J\x1b[31mcolor and clear",
     "\x1b]0;a title\x07",
     "\x1b]52;c;aGVsbG8=\x1b\\",
     "\x9b2J\x9d0;title\x9c",
@@ -32,7 +32,7 @@ _OURS = re.compile(r"\r*(?:\x1b\[(?:[\d;]*m|\?25[lh]|1A|2K)\r*)+")
 
 
 def obeyed(printed: str) -> list[str]:
-    """Give the sequences that a terminal would obey, except for our own colours and progress bars."""
+    """Give the sequences that a terminal would obey, except for our own colors and progress bars."""
     return [each for each in _OURS.sub("", printed) if each in HOSTILE]
 
 

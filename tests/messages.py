@@ -11,7 +11,7 @@ def line_item(**changed: Any) -> dict[str, Any]:
 
 
 def sale(number: str, **changed: Any) -> dict[str, Any]:
-    """A cart or an order in the hub's normalised form."""
+    """A cart or an order in the hub's normalized form."""
     return {
         "number": number,
         "email": "ann@example.com",

@@ -124,7 +124,7 @@ def _for_addresses(digits: str) -> str:
 
 
 def _in_base64(secret: str) -> tuple[str, ...]:
-    """Return the secret in Base64 for each of its three alignments, without the digits shared with neighbours."""
+    """Return the secret in Base64 for each of its three alignments, without the digits shared with neighbors."""
     raw = secret.encode()
     cores = []
     for before in range(3):

@@ -229,7 +229,7 @@ class _Order:
             "payments": [{"amount": total, "state": "completed"}] if self.completed else [],
         }
 
-    def normalised(self) -> Hub:
+    def normalized(self) -> Hub:
         """Return the hub's form, which is `order`, `previous`, and the cart of early hubs."""
         totals, address, (_, email) = self.totals(), self.address(raw=False), self.person()
         total = sum(totals) / 100
@@ -265,7 +265,7 @@ class _Order:
 
 
 class _Shop:
-    """A shop's state: its clock, its rows, its catalogue. Shops with another `parity` have other numbers."""
+    """A shop's state: its clock, its rows, its catalog. Shops with another `parity` have other numbers."""
 
     def __init__(self, codec: Codec, seed: int, parity: int) -> None:
         self.random = Random(2 * seed + parity)  # noqa: S311 - a simulation has no secrets
@@ -275,13 +275,13 @@ class _Shop:
         self._numbers = counted(self.random.randrange(0, _NUMBERS, 2) + parity, 2)
         opened = self._stamp(late=False)
         self._taxons = _taxons(opened)
-        self._catalogue = _catalogue(self._taxons, opened)
+        self._catalog = _catalog(self._taxons, opened)
 
     def story(self) -> Iterator[Hub]:
         """Yield messages without end: taxons and products, then carts and orders of several customers at a time."""
         for taxon in self._taxons.values():
             yield self._wrapped("taxon:new", {"taxon": taxon}, late=self._chance(0.3))
-        for variant, price in self._catalogue:
+        for variant, price in self._catalog:
             yield self._product_message("product:new", variant, price)
         customers = [self._customers() for _ in range(_CUSTOMERS_AT_A_TIME)]
         while True:
@@ -291,7 +291,7 @@ class _Shop:
                 taxon["updated_at"] = self._stamp(late=False)
                 yield self._wrapped("taxon:updated", {"taxon": taxon}, late=self._chance(0.3))
             elif self._chance(0.01):
-                variant, price = self.random.choice(self._catalogue)
+                variant, price = self.random.choice(self._catalog)
                 variant["product_updated_at"] = self._stamp(late=False)
                 yield self._product_message("product:updated", variant, price)
             else:
@@ -310,11 +310,11 @@ class _Shop:
             order.status, order.completed = "complete", self._touch(order)
             yield self._message("order:new", order)
             while self._chance(0.3):
-                before = order.normalised()
+                before = order.normalized()
                 self._change_lines(order)
                 yield self._message("order:updated", order, before)
             if self._chance(0.2):
-                before = order.normalised()
+                before = order.normalized()
                 order.status, order.canceled = "canceled", self._touch(order)
                 yield self._message(self.random.choice(("order:updated", "order:canceled")), order, before)
 
@@ -343,7 +343,7 @@ class _Shop:
     def _change_lines(self, order: _Order) -> None:
         """Add a line or change a quantity."""
         self._touch(order)
-        variant, price = self.random.choice(self._catalogue)
+        variant, price = self.random.choice(self._catalog)
         line = next((line for line in order.lines if line.variant is variant), None)
         if line is None and len(order.lines) < _MOST_LINES and (not order.lines or self._chance(0.7)):
             order.lines.append(_Line(next(self._rows), variant, price, self.random.choice((1, 1, 1, 2, 3))))
@@ -353,7 +353,7 @@ class _Shop:
 
     def _message(self, message_type: str, order: _Order, before: Hub | None = None) -> Hub:
         """Make the message about a cart or order. `before` is the order before the change, if it was changed."""
-        kind, form = kind_of(message_type) or "", order.normalised()
+        kind, form = kind_of(message_type) or "", order.normalized()
         if kind == "cart" and order.late:
             return self._wrapped(message_type, {"cart": order.raw()}, late=True)
         sections: Hub = {kind: form, "original": order.raw()}
@@ -463,9 +463,9 @@ def _taxons(created: str) -> dict[str, Hub]:
     return taxons
 
 
-def _catalogue(taxons: dict[str, Hub], created: str) -> list[tuple[Hub, int]]:
+def _catalog(taxons: dict[str, Hub], created: str) -> list[tuple[Hub, int]]:
     """Make the variants, with their prices: every article of every brand."""
-    catalogue = []
+    catalog = []
     offers = ((*brand, *article) for brand in _BRANDS for article in _ARTICLES)
     for row, (brand, prefix, article, price, names) in enumerate(offers, 1):
         name = f"{brand} {article}"
@@ -481,5 +481,5 @@ def _catalogue(taxons: dict[str, Hub], created: str) -> list[tuple[Hub, int]]:
             "product_updated_at": created,
             "product": {"taxons": [taxons[name] for name in (*names, brand)]},
         }
-        catalogue.append((variant, price))
-    return catalogue
+        catalog.append((variant, price))
+    return catalog

@@ -40,24 +40,24 @@ ORIGINAL: dict[str, Any] = {
 
 
 def payload(
-    normalised: Mapping[str, Any] | None = None,
+    normalized: Mapping[str, Any] | None = None,
     original: Mapping[str, Any] | None = ORIGINAL,
     *,
     previous: Mapping[str, Any] | None = None,
     kind: str = "order",
 ) -> dict[str, Any]:
     """Convert sections, in the hub's JSON, to the payload of a message."""
-    sections = {kind: normalised, "original": original, "previous": previous}
+    sections = {kind: normalized, "original": original, "previous": previous}
     converted: dict[str, Any] = to_message({"message": f"{kind}:new", "payload": sections})["payload"]
     return converted
 
 
-def cart(original: Mapping[str, Any] | None = None, **normalised: Any) -> Body:
-    return events.cart(payload(normalised, {**ORIGINAL, **(original or {})}, kind="cart"), {})
+def cart(original: Mapping[str, Any] | None = None, **normalized: Any) -> Body:
+    return events.cart(payload(normalized, {**ORIGINAL, **(original or {})}, kind="cart"), {})
 
 
-def accepted(original: Mapping[str, Any] | None = None, **normalised: Any) -> Body:
-    return events.order_accepted(payload(normalised, {**ORIGINAL, **(original or {})}), {})
+def accepted(original: Mapping[str, Any] | None = None, **normalized: Any) -> Body:
+    return events.order_accepted(payload(normalized, {**ORIGINAL, **(original or {})}), {})
 
 
 def product(item: Mapping[str, Any], **parameters: str) -> Body:
@@ -158,13 +158,13 @@ def category(taxon: Mapping[str, Any] | None) -> Body:
 
 
 class TestNumberAndCurrency:
-    def test_the_normalised_number_has_priority(self) -> None:
+    def test_the_normalized_number_has_priority(self) -> None:
         body = accepted({"number": "O"}, number="N")
         assert (body["order_number"], body["cart_id"]) == ("N", "N")
         assert accepted({"number": "O"})["order_number"] == "O"
         assert cart({"number": "O"}, number="N")["id"] == "N"
 
-    def test_the_normalised_currency_has_priority(self) -> None:
+    def test_the_normalized_currency_has_priority(self) -> None:
         assert cart({"currency": "USD"}, currency="GBP")["currency"] == "GBP"
         assert accepted({"currency": "USD"}, currency="GBP")["currency"] == "GBP"
         assert accepted({"currency": "USD"})["currency"] == "USD"
@@ -285,8 +285,8 @@ class TestDates:
             accepted(placed_on=text)
 
     def test_cancel_date(self) -> None:
-        def date(**normalised: str) -> object:
-            return events.order_cancelled(payload(normalised), {})["cancel_date"]
+        def date(**normalized: str) -> object:
+            return events.order_cancelled(payload(normalized), {})["cancel_date"]
 
         assert date(canceled_at=T4, updated_at=T3) == T4
         assert date(updated_at=T3) == T3
@@ -495,8 +495,8 @@ class TestProducts:
 
 class TestCustomers:
     @staticmethod
-    def customer(original: Mapping[str, Any], **normalised: Any) -> Body:
-        sections = payload(normalised, {**ORIGINAL, "user_id": None, "email": None, **original})
+    def customer(original: Mapping[str, Any], **normalized: Any) -> Body:
+        sections = payload(normalized, {**ORIGINAL, "user_id": None, "email": None, **original})
         placed: Body = events.order_placed(sections, {})["customer"]
         assert placed == events.order_accepted(sections, {})["customer"]
         return placed
@@ -506,7 +506,7 @@ class TestCustomers:
         assert self.customer({"email": "o@example.com"})["id"] == "o@example.com"
         assert self.customer({})["id"] == "anonymous"
 
-    def test_the_normalised_email_has_priority_and_null_is_left_out(self) -> None:
+    def test_the_normalized_email_has_priority_and_null_is_left_out(self) -> None:
         assert self.customer({"email": "o@example.com"}, email="n@example.com")["email"] == "n@example.com"
         assert self.customer({"email": "o@example.com"})["email"] == "o@example.com"
         assert self.customer({}) == {"id": "anonymous", "create_date": T1, "change_date": T2}
@@ -586,12 +586,12 @@ class TestAddresses:
         }
         assert body["payment_address"] == {"country": "US"}
 
-    def test_the_raw_form_is_used_if_the_normalised_one_is_empty(self) -> None:
+    def test_the_raw_form_is_used_if_the_normalized_one_is_empty(self) -> None:
         body = accepted({"ship_address": RAW_ADDRESS, "bill_address": {"city": None}}, shipping_address={})
         assert body["delivery_address"] == {"postalcode": "10115", "state": "Berlin", "country": "Germany"}
         assert "payment_address" not in body
 
-    def test_the_normalised_form_has_priority(self) -> None:
+    def test_the_normalized_form_has_priority(self) -> None:
         assert accepted({"ship_address": RAW_ADDRESS}, shipping_address={"city": "B"})["delivery_address"] == {
             "city": "B"
         }

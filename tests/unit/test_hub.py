@@ -31,7 +31,7 @@ BLANK_ADDRESS: dict[str, Any] = dict.fromkeys(
     ("firstname", "lastname", "name", "address1", "city", "state", "zipcode", "country")
 )
 
-NORMALISED: dict[str, Any] = {
+NORMALIZED: dict[str, Any] = {
     "number": "R0815",
     "channel": "spree",
     "email": "ada@example.com",
@@ -103,7 +103,7 @@ ORDER_NEW: dict[str, Any] = {
     "message": "order:new",
     "message_id": "518726r1",
     "payload": {
-        "order": NORMALISED,
+        "order": NORMALIZED,
         "original": ORIGINAL,
         "previous": {"number": "R0815", "line_items": [{"sku": "OLD", "quantity": "1", "price": "1"}]},
         "diff": {"status": ["cart", "complete"]},
@@ -156,7 +156,7 @@ def order(**fields: object) -> dict[str, Any]:
 
 
 class TestShapes:
-    def test_normalised_order(self) -> None:
+    def test_normalized_order(self) -> None:
         message = to_message(ORDER_NEW)
         assert (message["message"], message["message_id"]) == ("order:new", "518726r1")
         assert message["parameters"] == {"jirafe.site_id": "77", "jirafe.access_token": "t"}

@@ -41,7 +41,7 @@ def raw(number: int, **fields: Any) -> Hub:
     }
 
 
-def normalised(number: int, **fields: Any) -> Hub:
+def normalized(number: int, **fields: Any) -> Hub:
     """The same line item as hubs have it."""
     return {
         "name": f"Thing {number}",
@@ -147,13 +147,13 @@ def identities(items: list[Body]) -> list[tuple[str, Body]]:
 
 class TestPreviousItems:
     def test_come_from_the_diff_first(self) -> None:
-        body = made([raw(1), raw(2)], before=[raw(1, quantity=3)], previous=[normalised(1, quantity=4)])
+        body = made([raw(1), raw(2)], before=[raw(1, quantity=3)], previous=[normalized(1, quantity=4)])
         assert [item["quantity"] for item in body["previous_items"]] == [3]
         assert identities(body["previous_items"]) == identities(body["items"][:1])
 
     @pytest.mark.parametrize("before", [None, [], [None], ["x"]])
     def test_come_from_the_previous_object_if_the_diff_has_none(self, before: Any) -> None:
-        body = made([raw(1), raw(2)], before=before, previous=[normalised(2, quantity=4)])
+        body = made([raw(1), raw(2)], before=before, previous=[normalized(2, quantity=4)])
         assert [item["quantity"] for item in body["previous_items"]] == [4]
         assert identities(body["previous_items"]) == identities(body["items"][1:])
 
@@ -174,7 +174,7 @@ class TestPreviousItems:
         body = made([raw(1)], before=[raw(1), raw(2)])
         assert [item["id"] for item in body["previous_items"]] == ["1", "2"]
         assert body["previous_items"][1]["product"]["id"] == "32"
-        body = made([raw(1)], previous=[normalised(2)])
+        body = made([raw(1)], previous=[normalized(2)])
         assert [(item["id"], item["product"]["id"]) for item in body["previous_items"]] == [("52", "SKU-2")]
 
     def test_an_id_has_priority_over_a_sku(self) -> None:
@@ -205,7 +205,7 @@ def test_an_item_that_stays_has_one_id_and_one_product_in_both_lists(
     if is_raw:
         body = made([raw(number) for number in current], before=[raw(number) for number, _ in previous])
     else:
-        items = [normalised(number, **({} if has else {"variant_id": None})) for number, has in previous]
+        items = [normalized(number, **({} if has else {"variant_id": None})) for number, has in previous]
         body = made([raw(number) for number in current], previous=items)
     now = dict(zip(current, identities(body["items"]), strict=True))
     then = dict(zip((number for number, _ in previous), identities(body["previous_items"]), strict=True))

@@ -100,12 +100,12 @@ def test_printed_json_decodes_to_the_value(*, indent: bool, monkeypatch: pytest.
     assert json.loads(stream.getvalue()) == {"reason": "".join(ORDERS)}
 
 
-@pytest.mark.parametrize(("no_color", "is_coloured"), [(None, True), ("1", False), ("", True)])
-def test_the_log_honours_no_color(
-    no_color: str | None, *, is_coloured: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("no_color", "is_colored"), [(None, True), ("1", False), ("", True)])
+def test_the_log_honors_no_color(
+    no_color: str | None, *, is_colored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = logged(monkeypatch, no_color, reason="quite usual")
-    assert ("\x1b[" in said) == is_coloured
+    assert ("\x1b[" in said) == is_colored
 
 
 @pytest.mark.parametrize("text", ORDERS)

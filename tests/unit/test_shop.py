@@ -97,7 +97,7 @@ def test_all_types_occur_and_carts_and_orders_are_most_of_them() -> None:
     assert types["cart:updated"] > types["order:new"] > types["order:updated"] > types["order:canceled"]
 
 
-def test_the_catalogue_comes_first_and_has_taxons_that_make_no_category() -> None:
+def test_the_catalog_comes_first_and_has_taxons_that_make_no_category() -> None:
     types = [message["message"] for message in messages()]
     first = types.index("cart:new")
     assert set(types[:first]) == {"taxon:new", "product:new"}
