@@ -94,12 +94,12 @@ def test_the_page_escapes_html_in_messages(stand: Stand, browser: Browser) -> No
 
 
 def test_a_full_page_fits_a_phone_and_shows_that_the_member_is_gone(stand: Stand, browser: Browser) -> None:
-    member = start(stand, browser, CONSUMER_CHUNK_RECORDS="2")
+    member = start(stand, browser, CONSUMER_CHUNK_RECORDS="1")
     for number in range(12):
         stand.produce_raw(f"poison-{number}".encode(), b"\x07not Avro")
     await_that("dead letters", lambda: len(stand.dead_letters()) == 12)
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
-    stand.produce(*orders(100))
+    stand.produce(*orders(200))
     browser.open(PHONE)
     await_that("it waits", browser.says("lanes", "fetches no more: too many records are in memory"))
     await_that("errors", browser.says("failures-more", "Show the last 12"))

@@ -177,7 +177,7 @@ def test_undeliverable_records_become_dead_letters_with_their_original_bytes(sta
         assert letter.headers[:2] == (("trace", b"\x00\xff"), ("trace", b"again"))
         assert {name for name, _ in letter.headers[2:]} == {
             f"dlq.{name}"
-            for name in ("reason", "kind", "topic", "partition", "offset", "timestamp", "attempts", "time")
+            for name in ("reason", "kind", "topic", "partition", "offset", "timestamp", "attempts", "time", "group")
         }
         assert dict(letter.headers)["dlq.topic"] == stand.orders_topic.encode()
     assert stand.accepted() == [("order", "accepted", "R1")]
@@ -351,7 +351,7 @@ def test_two_members_share_partitions_and_hand_them_over(stand: Stand, protocol:
     under(stand, protocol)
     # So slow that each lane with waiting records has a chunk in flight, whenever a partition is revoked.
     stand.api.add_fault({"action": "delay", "seconds": 0.6, "times": None})
-    few = {"CONSUMER_CHUNK_RECORDS": "5"}
+    few = {"CONSUMER_CHUNK_RECORDS": "1"}
     first = stand.member(**few)
     stand.await_assigned(first)
     stand.produce(*orders(300))

@@ -92,16 +92,16 @@ def test_metrics_count_what_a_member_did(stand: Stand, page: Page) -> None:
 
 
 def test_lag_is_right_while_partitions_are_paused_and_zero_at_the_end(stand: Stand, page: Page) -> None:
-    start(stand, page, CONSUMER_CHUNK_RECORDS="2")
+    start(stand, page, CONSUMER_CHUNK_RECORDS="1")
     stand.api.add_fault({"action": "status", "status": 503, "times": None})
-    stand.produce(*orders(60))
+    stand.produce(*orders(180))
     await_that("partitions are paused", lambda: page.sum("paused_lanes", state="site") == 3)
-    await_that("the lag is known", lambda: page.sum("lag_records") == 60)
+    await_that("the lag is known", lambda: page.sum("lag_records") == 180)
     # A fetch that was under way at the pause may report these. No fetch reports any later ones.
-    stand.produce(*orders(30, start=60))
-    await_that("the lag grows", lambda: page.sum("lag_records") == 90)
-    stand.produce(*orders(30, start=90))
-    await_that("it grows on", lambda: page.sum("lag_records") == 120)
+    stand.produce(*orders(30, start=180))
+    await_that("the lag grows", lambda: page.sum("lag_records") == 210)
+    stand.produce(*orders(30, start=210))
+    await_that("it grows on", lambda: page.sum("lag_records") == 240)
     assert page.sum("oldest_unfinished_age_seconds") > 0
     assert page.sum("held_bytes") > 0
     stand.api.clear_faults()

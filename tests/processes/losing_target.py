@@ -6,7 +6,7 @@ from random import Random
 
 from tests.fuzz.targets import Breach, Case, Limits
 
-LIMITS = Limits(cpu=0.3, clock=4.0, memory=64)
+LIMITS = Limits(cpu=0.1, clock=5.0, memory=64)
 
 WAYS = (
     "passes",
