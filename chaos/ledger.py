@@ -32,6 +32,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from consumer.engine.records import Place, Record
+from consumer.engine.strand import MOST_SHARES
 from jirafe.client import PROBE
 from jirafe.sandbox.arrivals import Arrival
 from schemas.codec import Codec
@@ -273,7 +274,7 @@ class Ledger:
         self._none("keys whose last arrival is not their newest version", unfinished)
         self._none("steps back without a cause", uncaused)
         self._none("repeats with other bytes", altered)
-        bound = 2 * self._chunk_records
+        bound = 2 * MOST_SHARES * self._chunk_records
         over = {
             (*where, len(places))
             for where, places in handed.items()

@@ -127,7 +127,7 @@ def test_aborted_records_are_not_delivered_and_markers_leave_no_lag(stand: Stand
 
 def test_a_killed_member_writes_no_result_twice(stand: Stand) -> None:
     stand.produce(*orders(400))
-    quick = {"CONSUMER_CHUNK_RECORDS": "5", "KAFKA_TRANSACTION_TIMEOUT_MS": "2500"}
+    quick = {"CONSUMER_CHUNK_RECORDS": "1", "KAFKA_TRANSACTION_TIMEOUT_MS": "2500"}
     for results in (30, 60, 90):
         member = stand.member(**quick)
         await_that("it commits", lambda least=results: sum(stand.committed().values()) >= least)  # type: ignore[misc]

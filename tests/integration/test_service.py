@@ -302,7 +302,7 @@ def test_a_member_resumes_from_the_committed_offsets(stand: Stand) -> None:
 def test_sigterm_finishes_the_chunks_in_flight_and_loses_nothing(stand: Stand) -> None:
     stand.produce(*orders(300))
     stand.api.add_fault({"action": "delay", "seconds": 0.7, "times": None})
-    member = stand.member(CONSUMER_CHUNK_RECORDS="10")
+    member = stand.member(CONSUMER_CHUNK_RECORDS="1")
     await_that("a chunk in flight", lambda: bool(stand.accepted()))
     member.signal(signal.SIGTERM)
     assert member.wait() == 0
@@ -374,7 +374,7 @@ def test_kill_and_restart_loses_nothing(stand: Stand, protocol: str) -> None:
     under(stand, protocol)
     stand.produce(*orders(200))
     stand.api.add_fault({"action": "delay", "seconds": 0.1, "times": None})
-    member = stand.member(CONSUMER_CHUNK_RECORDS="10")
+    member = stand.member(CONSUMER_CHUNK_RECORDS="1")
     await_that("results", lambda: len(stand.accepted()) >= 60)
     member.signal(signal.SIGKILL)
     member.wait()
