@@ -37,13 +37,14 @@ class EmbeddedBroker:
 
     def start(self) -> None:
         """Start the broker, and wait until it answers. Raises BrokerUnavailable."""
+        program = self.binary()
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                 raise BrokerUnavailable(f"the port {self.port} is taken; choose another with --port.")
         url = f"tcp://{self.bootstrap_servers}"
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             [
-                self.binary(),
+                program,
                 "broker",
                 "--silent",
                 "--storage-engine=memory://tansu/",
