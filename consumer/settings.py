@@ -154,7 +154,7 @@ def _topic_or_pattern(text: str) -> str:
     if is_split or not _TOPIC_PATTERN.fullmatch(text):
         raise ValueError(
             "must be names of topics, or patterns such as ^shop-.*[.]orders$, from ^ to $: letters, digits, "
-            "- _ . * + ? [ ] ( ), and | within parentheses"
+            r"- _ . * + ? [ ] ( ), \., \-, and | within parentheses"
         )
     try:
         re.compile(text)

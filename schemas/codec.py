@@ -494,6 +494,8 @@ def _unqualified(schema: Schema) -> str:
 
 def _said(error: Exception) -> str:
     """Return an error's text, shortened: the parser and the decoder may quote whole schemas."""
+    if isinstance(error, EOFError):
+        return "the value ends too early"
     said = str(error) or type(error).__name__
     return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
 

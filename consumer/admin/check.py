@@ -297,8 +297,8 @@ def _permissions(deployment: Deployment, admin: AdminClient, topics: _Topics) ->
         fix = "nothing, if you only try things out; otherwise check the authorizer of the broker"
         return _warning("permissions", "this broker does not report the permissions of a client.", fix)
     if unseen := [topic for topic in topics.wanted if topic not in topics.allowed]:
-        message = f"not known for topics that can't be described: {', '.join(unseen)}."
-        return _warning("permissions", message, "fix what the check of these topics says, then run check again")
+        message = f"not checked for topics that do not exist or can't be described: {', '.join(unseen)}."
+        return _warning("permissions", message, "run check again once they exist")
     return _ok("permissions", "may read the consumed topics, and write results and dead letters")
 
 

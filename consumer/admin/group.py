@@ -157,6 +157,11 @@ class Group:
         except KafkaException as error:
             if kafka_error(error).code() == KafkaError.UNKNOWN_MEMBER_ID:
                 raise self._has_members() from None
+            if kafka_error(error).code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                raise KafkaUnusable(
+                    f"this client may not use the group {self.name}; "
+                    "SECURITY.md lists the permissions of each command."
+                ) from None
             raise KafkaUnusable(
                 f"Kafka reports an error for the group {self.name}: {kafka_error(error).str()}."
             ) from None

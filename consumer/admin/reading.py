@@ -236,8 +236,11 @@ def _polled(consumer: Consumer) -> tuple[list[Message], dict[Partition, int]]:
             messages.append(message)
         elif error.code() == KafkaError._PARTITION_EOF:
             ends[_place(message)] = message.offset() or 0
+        elif message.topic() is None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            pass  # the library asks for the coordinator of a group that this consumer does not use
         elif not error.retriable():
-            raise KafkaUnusable(f"the topic {message.topic()} can't be read: {error.str()}.")
+            what = f"the topic {message.topic()}" if message.topic() else "Kafka"
+            raise KafkaUnusable(f"{what} can't be read: {error.str().rstrip('.')}.")
     return messages, ends
 
 

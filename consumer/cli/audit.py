@@ -77,7 +77,7 @@ def audit_command(
     have exactly one result of this group, and each that failed must be a dead letter. Exit status 1 if not. Waits
     for open transactions, because they hide records. Records that stay hidden are not proven: exit status 1. A TIME
     is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago. With a time, results are read from 5
-    minutes before it.
+    minutes before it. There are no filters by type, key or reason, because a missing result has none of them.
 
     After a reset of offsets, records can have two results. The embedded broker also shows results of aborted
     transactions, for example after a crash.

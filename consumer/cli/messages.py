@@ -163,8 +163,8 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
     """Put hub messages into Kafka.
 
     Reads FILEs of JSON (- for standard input). A file has one message, a list of messages, or one message a
-    line. All messages are validated before the first is sent. The key is the number of the cart or order, the
-    id of the taxon, or the sku of the product.
+    line. Before the first is sent, all messages are checked to fit the schema of their kind. The key is the
+    number of the cart or order, the id of the taxon, or the sku of the product.
 
     \b
     Example:

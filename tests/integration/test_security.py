@@ -14,6 +14,14 @@ from typing import NamedTuple
 import pytest
 import requests
 import trustme
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -119,6 +127,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     login = Login(folder)
     listener, package = "listener.name.sasl_ssl.oauthbearer", "org.apache.kafka.common.security.oauthbearer"
     settings = {
+        # Tests give some topics and groups rules. All others are free for everyone.
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": "User:ANONYMOUS",
         "listener.name.ssl.ssl.truststore.type": "PEM",
         "listener.name.ssl.ssl.truststore.certificates": (
             authority.cert_pem.bytes().decode().strip().replace("\n", "\\n")
@@ -210,6 +222,53 @@ def test_a_member_works_over_tls_with_a_password(secured: Secured, tmp_path: Pat
             assert member.stop() == 0
             assert member.said("SCRAM-SHA-512") > 0
             assert member.said(PASSWORD) == 0
+        finally:
+            stand.close()
+
+
+def allow(secured: Secured, what: ResourceType, name: str, *operations: AclOperation, prefix: bool = False) -> None:
+    """Allow our user these operations, and nobody any others."""
+    pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
+    admin = AdminClient({"bootstrap.servers": secured.kafka.bootstrap_servers})
+    bindings = [
+        AclBinding(what, name, pattern, f"User:{USER}", "*", each, AclPermissionType.ALLOW) for each in operations
+    ]
+    for done in admin.create_acls(bindings).values():
+        done.result(10)
+
+
+def test_the_tools_need_only_the_permissions_that_the_page_lists(secured: Secured, tmp_path: Path) -> None:
+    with SandboxServer(Sandbox(credentials={TOKEN: [SITE]})) as api:
+        stand = Stand(secured.kafka.bootstrap_servers, api, tmp_path)
+        try:
+            group, stream = stand.environment["KAFKA_GROUP_ID"], stand.settings.stream
+            for topic in stand.settings.topics:
+                allow(secured, ResourceType.TOPIC, topic, AclOperation.READ)
+            for topic in (stream.results_topic, stream.dead_letters_topic):
+                allow(secured, ResourceType.TOPIC, topic, AclOperation.READ, AclOperation.WRITE)
+            allow(secured, ResourceType.TRANSACTIONAL_ID, group, AclOperation.WRITE, prefix=True)
+            allow(secured, ResourceType.GROUP, group, AclOperation.READ)
+            # No other group of that prefix may be used.
+            allow(secured, ResourceType.GROUP, group, AclOperation.DESCRIBE_CONFIGS, prefix=True)
+
+            stand.produce(*orders(5))
+            stand.produce_raw(b"bad", b"no Avro")
+            member = stand.member(**secured.environment)
+            stand.await_results(6)
+            assert member.stop() == 0
+            environment = {**stand.environment, **secured.environment}
+            tools = ["lag", "results", "audit", "dead-letters list", "dead-letters redrive"]
+            for done in [run(*words.split(), **environment) for words in tools]:
+                assert (done.returncode, done.stderr) == (0, "")
+            replay = ["replay", "--topic", stand.orders_topic]
+            refused = run(*replay, **environment)
+            assert refused.returncode == 2
+            assert f"this client may not use the group {group}.replay." in refused.stderr
+            assert len(refused.stderr.splitlines()) == 1
+            needed = (AclOperation.READ, AclOperation.DELETE)
+            allow(secured, ResourceType.GROUP, f"{group}.replay.", *needed, prefix=True)
+            replayed = run(*replay, **environment)
+            assert (replayed.returncode, replayed.stderr) == (0, "")
         finally:
             stand.close()
 
