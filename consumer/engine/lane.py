@@ -236,20 +236,24 @@ class Lane(Generic[W]):
         """Set records of a chunk from `source` apart in a strand. Returns that strand.
 
         Each chunk that was tried has its own strand, so the work done for it is kept. Records without a named
-        strand rejoin the main one.
+        strand rejoin the main one, once it has no chunk.
         """
         self._next = None
-        if apart.strand == MAIN:
+        kind = apart.strand
+        if kind == MAIN and not (source is self.main or self.main.is_settled):
+            # The main strand has a chunk of later records. These must not go after it, so they rejoin it later.
+            kind = source.kind
+        if kind == MAIN:
             self.main.join(apart, attempts)
             return self.main
-        name, number = apart.strand, 1
-        if apart.work is not None and source.kind == apart.strand:
+        name, number = kind, 1
+        if apart.work is not None and source.kind == kind:
             name = source.name
         while apart.work is not None and name in self._apart and not self._apart[name].is_settled:
             number += 1
-            name = f"{apart.strand} #{number}"
+            name = f"{kind} #{number}"
         if name not in self._apart:
-            self._apart[name] = Strand(self.partition, self.epoch, name, self._bounds, now, kind=apart.strand)
+            self._apart[name] = Strand(self.partition, self.epoch, name, self._bounds, now, kind=kind)
         self._apart[name].join(apart, attempts)
         return self._apart[name]
 

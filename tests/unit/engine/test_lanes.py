@@ -766,3 +766,22 @@ def test_a_partition_holds_fewer_records_while_many_have_a_backlog(workers: int,
     for partition in partitions:
         lanes.add(record(most, partition))
     assert all(lane.is_full for lane in lanes)
+
+
+def test_records_that_rejoin_never_go_behind_a_later_chunk_that_is_tried_again() -> None:
+    group = Group(A)
+    group.feed(A, A)
+    [chunk] = group.lanes.dispatch(group.now)
+    key = frozenset(["key"])
+    waiting = Apart[str](SITE, chunk.records, [key] * len(chunk.records), "tried", DOWN)
+    group.lanes.take(Done(chunk, [], apart=[waiting]), group.now)
+    group.feed(A)
+    group.now += 1000
+    later, earlier = group.lanes.dispatch(group.now)
+    group.lanes.take(Retry(later, Trouble("registry", "registry", "down")), group.now)
+    rejoining = Apart[str]("", earlier.records[1:], [key] * (len(earlier.records) - 1))
+    group.lanes.take(Done(earlier, outputs(earlier.records[:1]), frozenset([SITE]), [rejoining]), group.now)
+    group.now += 1000
+    offsets = [[each.offset for each in chunk.records] for chunk in group.lanes.dispatch(group.now)]
+    assert all(each == sorted(each) for each in offsets)
+    assert [each.offset for each in later.records] in offsets
