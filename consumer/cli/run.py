@@ -38,7 +38,7 @@ def run(source: SettingsSource) -> int:
       export JIRAFE_SITE_ID=123 JIRAFE_ACCESS_TOKEN=...
       jirafe-consumer run
     """
-    _share_memory()
+    _limit_arenas()
     loaded = source.load()
     logger = log.configure(loaded.stream.log_level)
     deployment = app.make_deployment(loaded, logger)
@@ -115,7 +115,7 @@ def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServ
     return server
 
 
-def _share_memory() -> None:
+def _limit_arenas() -> None:
     """Make all threads allocate from the same few arenas, if the C library is glibc.
 
     It gives each thread its own arena by default. What one thread frees there, another can't use, so a member with

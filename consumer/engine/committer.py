@@ -180,23 +180,25 @@ class Committer(Generic[W]):
 
         So tools can show it, whichever member has the partition. Raises WriterLost.
         """
-        news: dict[Partition, tuple[Lane[W], int, Blocker | None, str]] = {}
+        news: dict[Lane[W], Blocker | None] = {}
+        offsets: dict[Partition, int] = {}
+        texts: dict[Partition, str] = {}
         for lane in lanes:
             blocker, last = self._blocker(lane), lane.last_commit
             is_kept = lane.keeps_ahead is not False and lane.knows_ahead
             if last is None or not is_kept or _is_same(blocker, lane.told):
                 continue
             offset, runs = last
-            news[lane.partition] = lane, offset, blocker, write(offset, Ahead(runs, lane.topic_id, blocker))
+            news[lane], offsets[lane.partition] = blocker, offset
+            texts[lane.partition] = write(offset, Ahead(runs, lane.topic_id, blocker))
         if not news:
             return
-        offsets = {partition: offset for partition, (_, offset, _, _) in news.items()}
         try:
-            writer.write([], offsets, group(), deadline, {partition: each[-1] for partition, each in news.items()})
+            writer.write([], offsets, group(), deadline, texts)
         except Aborted as error:
             self.log.warning("commit_aborted", reason=str(error), records=0)
             return
-        for lane, _, blocker, _ in news.values():
+        for lane, blocker in news.items():
             lane.told = blocker
 
     def _note(self, trouble: str | None, *, again: bool) -> None:
