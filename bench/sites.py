@@ -19,10 +19,10 @@ from typing import Any
 
 import requests
 
-from bench.throughput import Rig, sandbox
+from bench.throughput import Rig, answers
 from brokers.apache import ApacheKafka
 from chaos.ledger import Sent, make_messages
-from consumer.demo.processes import await_that
+from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import Produced, TopicKind
 from schemas.codec import Codec
 
@@ -99,6 +99,16 @@ def produce(rig: Rig, messages: Iterator[Sent], rate: float, seconds: float) -> 
         producer.poll(0.005)
     producer.flush()
     return made
+
+
+@contextmanager
+def sandbox(folder: Path) -> Iterator[str]:
+    """Run a sandbox, and yield its address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with CommandProcess(["sandbox", "--port", str(port)], {}, folder / "sandbox.log"):
+        await_that("the sandbox", lambda: answers(f"{url}/sandbox/stats"))
+        yield url
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 Everything is measured in the same run, on the same messages. Compare the figures of one run, not those of two. The
 floor is one thread that decodes each message by fastavro, writes the JSON of its events and encodes its result. The
 plain loop is a typical consumer (`bench/plain.py`). Processor time is that of the whole process, with librdkafka's
-threads. The start, joining the group and the first 1,000 messages, in which decoders and connections are made, are
-left out.
+threads. The API is a sink that takes every event (`bench/sink.py`). The start, joining the group and the first
+1,000 messages, in which decoders and connections are made, are left out.
 """
 
 import argparse
@@ -41,13 +41,15 @@ _KILLS = 3
 _KILLED_AFTER = 500
 _OF_KILLED = 4000
 _LATENCY = 0.2
+_MORE = 3
+"""How many times the messages go through a slow API: it takes a while until chunks have their full size."""
 
 
 class Rig:
-    """A broker with the messages in its topics, and a sandbox, for one member."""
+    """A broker with the messages in its topics, and an API, for one member."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a part of it
-        self, servers: str, sandbox: str, messages: Sequence[Produced], partitions: int, folder: Path, name: str
+        self, servers: str, api: str, messages: Sequence[Produced], partitions: int, folder: Path, name: str
     ) -> None:
         self.folder = folder
         self.environment = {
@@ -58,11 +60,11 @@ class Rig:
             "KAFKA_GROUP_ID": name,
             **{f"CONSUMER_{each.upper()}_TOPIC": f"{name}.{each}" for each in _TOPICS},
             "CONSUMER_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
-            "JIRAFE_URL": f"{sandbox}/v2",
+            "JIRAFE_URL": f"{api}/v2",
             "JIRAFE_SITE_ID": "1",
             "JIRAFE_ACCESS_TOKEN": "token",
         }
-        self.sandbox = sandbox
+        self.api = api
         self.messages = messages
         loaded = settings.load(None, self.environment)
         self.deployment = app.make_deployment(loaded)
@@ -98,14 +100,26 @@ class Rig:
         return read_topic(self.deployment.cluster, self.deployment.results_topic, start="beginning", follow=True)
 
 
+def answers(url: str) -> bool:
+    """Return whether anything answers at an address."""
+    try:
+        return requests.get(url, timeout=1).ok
+    except requests.ConnectionError:
+        return False
+
+
 @contextmanager
-def sandbox(folder: Path) -> Iterator[str]:
-    """Run a sandbox, and yield its address."""
-    port = str(free_port())
+def sink(latency: float = 0.0) -> Iterator[str]:
+    """Run a sink that answers each request after `latency` seconds, and yield its address."""
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with CommandProcess(["sandbox", "--port", port], {}, folder / "sandbox.log"):
-        await_that("the sandbox", lambda: _answers(f"{url}/sandbox/stats"))
-        yield url
+    command = [sys.executable, "-m", "bench.sink", str(port), str(latency)]
+    with subprocess.Popen(command) as process:  # noqa: S603 - our own command line
+        try:
+            await_that("the sink", lambda: answers(url))
+            yield url
+        finally:
+            process.kill()
 
 
 class Whole(NamedTuple):
@@ -153,10 +167,10 @@ def start_seconds(rig: Rig) -> tuple[float, float]:
     begun = time.monotonic()
     CommandProcess(["--help"], rig.environment, rig.folder / "help.log").wait()
     helped = time.monotonic() - begun
-    before = _events(rig.sandbox)
+    before = _events(rig.api)
     begun = time.monotonic()
     with rig.member():
-        await_that("the first event", lambda: _events(rig.sandbox) > before)
+        await_that("the first event", lambda: _events(rig.api) > before)
         return helped, time.monotonic() - begun
 
 
@@ -179,24 +193,8 @@ def recovery_seconds(rig: Rig) -> float:
     return time.monotonic() - restarted
 
 
-@contextmanager
-def slow(url: str) -> Iterator[None]:
-    """Let the sandbox answer each request late."""
-    fault = {"action": "delay", "seconds": _LATENCY, "times": None}
-    requests.post(f"{url}/sandbox/faults", json=fault, timeout=10).raise_for_status()
-    yield
-    requests.delete(f"{url}/sandbox/faults", timeout=10).raise_for_status()
-
-
 def _events(url: str) -> int:
-    return int(requests.get(f"{url}/sandbox/stats", timeout=10).json()["last_sequence"])
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=1).ok
-    except requests.ConnectionError:
-        return False
+    return int(requests.get(url, timeout=10).json())
 
 
 def main() -> None:
@@ -209,7 +207,7 @@ def main() -> None:
     count, partitions = len(messages), arguments.partitions
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        url = stack.enter_context(sandbox(folder))
+        url = stack.enter_context(sink())
         floor = floor_seconds(messages)
         stages = stage_seconds(messages, f"{url}/v2")
         with EmbeddedBroker() as broker:
@@ -235,9 +233,9 @@ def main() -> None:
             print(f"recovery after kill -9 needs a real Kafka, start too: {error}")
             return
         rates = {}
-        with slow(url):
+        with sink(_LATENCY) as slow:
             for each in (partitions, 1):
-                rig = Rig(kafka.bootstrap_servers, url, messages, each, folder, f"slow-{each}")
+                rig = Rig(kafka.bootstrap_servers, slow, _MORE * messages, each, folder, f"slow-{each}")
                 rates[each] = 1 / service(rig).clock
         taken = []
         for number in range(_KILLS):
