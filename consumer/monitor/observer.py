@@ -60,7 +60,9 @@ class Observer:
         self._ends = {partition: ends[partition] for partition in unknown if partition in ends}
         assignments = [(lane.partition, lane.epoch) for lane in view.lanes]
         self._marks = {assignment: self._marks.get(assignment, deque()) for assignment in assignments}
-        leaderless = frozenset() if are_old else self._statistics.leaderless
+        # While no broker is connected, that is the reason, and not each partition.
+        is_unknown = are_old or self._statistics.brokers == 0
+        leaderless = frozenset() if is_unknown else self._statistics.leaderless
         return MemberStatus(
             turned_at=view.now,
             not_ready=_not_ready(view, leaderless),

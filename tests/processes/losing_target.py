@@ -6,7 +6,7 @@ from random import Random
 
 from tests.fuzz.targets import Breach, Case, Limits
 
-LIMITS = Limits(cpu=0.1, clock=5.0, memory=64)
+LIMITS = Limits(cpu=0.3, clock=5.0, memory=64)
 
 WAYS = (
     "passes",
@@ -40,6 +40,6 @@ def try_out(case: Case) -> None:
             case "sleeps":
                 time.sleep(60)
             case "eats memory":
-                bytearray(b"x") * (100 << 20)
+                bytearray(b"x") * (72 << 20)
             case "asks for too much":
                 bytearray(8 << 30)

@@ -36,7 +36,7 @@ def test_failures_found_earlier_stay_fixed(path: Path, losable: Losable) -> None
         ("raises", "raised ValueError at tests/processes/losing_target.py:"),
         ("breaks a rule", "a rule of the target"),
         ("crashes", "the process was lost by SIGSEGV"),
-        ("spins", "no end within 0.1 s of the processor"),
+        ("spins", "no end within 0.3 s of the processor"),
         ("sleeps", "no end within 5 s"),
         ("eats memory", "took more than 64 MiB of memory"),
         ("asks for too much", "raised MemoryError at tests/processes/losing_target.py:"),

@@ -447,6 +447,12 @@ def test_a_partition_without_a_leader_is_named_while_statistics_come(monitor: Mo
     assert reasons() == []
 
 
+def test_partitions_are_not_named_while_no_broker_is_connected(monitor: Monitor) -> None:
+    monitor.statistics(statistics(brokers={"b1": {"state": "DOWN", "source": "learned"}}, leader=-1))
+    assert see(monitor).state == "idle"
+    assert monitor.status.as_of(QUIET.now).not_ready == ("Kafka: no broker answers",)
+
+
 def test_statistics_of_librdkafka_are_read(monitor: Monitor) -> None:
     brokers = {
         "b1": ANSWERS,
