@@ -235,9 +235,8 @@ class Lane(Generic[W]):
     def set_apart(self, source: Strand[W], apart: Apart[W], attempts: int, now: float) -> Strand[W]:
         """Set records of a chunk from `source` apart in a strand. Returns that strand.
 
-        Each chunk that was tried has its own strand, so the work done for it is kept. No record joins a strand
-        whose chunk has later records, since it would go after them. Records without a named strand rejoin the main
-        one, once it has no chunk.
+        Each chunk that was tried has its own strand, so the work done for it is kept. Records without a named
+        strand rejoin the main one, once it has no chunk.
         """
         self._next = None
         kind = apart.strand
@@ -250,7 +249,7 @@ class Lane(Generic[W]):
         name, number = kind, 1
         if apart.work is not None and source.kind == kind:
             name = source.name
-        while name in self._apart and not self._apart[name].can_take(apart):
+        while apart.work is not None and name in self._apart and not self._apart[name].is_settled:
             number += 1
             name = f"{kind} #{number}"
         if name not in self._apart:

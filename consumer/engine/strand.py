@@ -115,12 +115,6 @@ class Strand(Generic[W]):
             self._unprepare()
             self._waiting = deque(sorted((*self._waiting, *apart.records), key=_offset))
 
-    def can_take(self, apart: Apart[W]) -> bool:
-        """Return whether records set apart may join: they get or follow its chunk, if it has one."""
-        if self._chunk is None:
-            return True
-        return apart.work is None and apart.records[0].offset > self._chunk.records[-1].offset
-
     @property
     def is_settled(self) -> bool:
         """Whether no chunk is in flight or waits for a retry, so that older records can still go first."""

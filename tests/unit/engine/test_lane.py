@@ -371,15 +371,6 @@ def test_an_old_record_in_the_main_strand_goes_even_if_the_limit_of_outputs_wait
     assert lane.has_work(lane.main)
 
 
-def test_records_join_no_strand_whose_chunk_has_later_records() -> None:
-    lane = lane_of(*map(record, range(3)))
-    apart(lane, "site", 1)
-    for offset, strand in ((0, "site #2"), (2, "site")):
-        joined = lane.set_apart(lane.main, Apart("site", [record(offset)], [frozenset(["site"])]), 1, 0.0)
-        assert joined.name == strand
-    assert [[each.offset for each in lane.dispatch(strand).records] for strand in lane.apart] == [[1, 2], [0]]
-
-
 def test_a_new_owner_skips_decided_records_and_commits_them_as_ahead_again() -> None:
     lane = lane_of(record(1), record(2), record(3))
     lane.begin(((2, 3), (4, 9)))
