@@ -94,14 +94,12 @@ class Delivery:
                 working.add(REGISTRY)
             return Done(chunk, outputs, frozenset(working), parting.apart(work, troubles))
         except RegistryUnavailable as error:
+            _await_pending(work)
             work.waits_for_registry = True
             trouble = Trouble(REGISTRY, "registry", str(error), isolating=REGISTRY in working)
             return Retry(chunk, trouble, frozenset(working))
         except Exception:
-            # These records come again without their work, so none of their requests may be pending then.
-            for pending in work.pending.values():
-                with suppress(Exception):
-                    pending.call.result()
+            _await_pending(work)  # these records come again without their work
             raise
 
     def prepare(self, chunk: Chunk[Work]) -> None:
@@ -230,6 +228,13 @@ class Delivery:
         site_id = site.site_id
         is_suspect = self._sites.is_failing(site_id) and not self._defaults.knows(site_id)
         return is_suspect and attempt.ask_elsewhere(site_id)
+
+
+def _await_pending(work: Work) -> None:
+    """Wait for the requests that are pending. A chunk that is retried as a whole must not have any."""
+    for pending in work.pending.values():
+        with suppress(Exception):
+            pending.call.result()
 
 
 def _outcomes(events: Iterable[Outgoing]) -> Counter[tuple[str, str]]:

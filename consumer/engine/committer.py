@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from consumer.engine.ahead import Ahead, Blocker, write
 from consumer.engine.backoff import Backoff
@@ -20,14 +20,21 @@ _ENDS_INTERVAL = 1.0
 _TELL_INTERVAL = 5.0
 
 
+class _Failed(NamedTuple):
+    """Aborted transactions of a lane in a row: how many, why the last one, and when the next may begin."""
+
+    times: int
+    why: str
+    due: float
+
+
 @dataclass(slots=True)
 class Committer(Generic[W]):
     """Commits the outputs that lanes have finished; called on the main thread.
 
     `make_guard` makes the flood guard of one topic. `brief` makes a smaller output from one that is too large.
-    `trouble` says why the last commit failed, None if it succeeded. `committed` is called with the committed
-    outputs, and `read_back` with partitions whose metadata must be read back, to see whether Kafka keeps it.
-    `chance` gives 0 to 1.
+    `committed` is called with the committed outputs, and `read_back` with partitions whose metadata must be read
+    back, to see whether Kafka keeps it. `chance` gives 0 to 1.
     """
 
     make_guard: Callable[[], FloodGuard]
@@ -38,12 +45,11 @@ class Committer(Generic[W]):
     clock: Clock
     chance: Callable[[], float]
     log: Logger
-    trouble: str | None = None
     _guards: dict[str, FloodGuard] = field(default_factory=dict)
     # By paused topic, when the guard paused it.
     _flooded_since: dict[str, float] = field(default_factory=dict)
-    _failures: int = 0
-    _due: float = 0.0
+    # The partitions whose last transaction was aborted.
+    _failed: dict[Partition, _Failed] = field(default_factory=dict)
     _ends_due: float = 0.0
     _tell_due: float = 0.0
 
@@ -51,6 +57,11 @@ class Committer(Generic[W]):
     def flooded(self) -> tuple[str, ...]:
         """The topics that are paused: nothing is committed, because too many of their records are dead letters."""
         return tuple(topic for topic, guard in self._guards.items() if guard.holds)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last transaction of some lane was aborted, None if all succeeded."""
+        return next((failed.why for failed in self._failed.values()), None)
 
     def release(self) -> None:
         """Let the paused topics go on: an operator released them."""
@@ -65,39 +76,52 @@ class Committer(Generic[W]):
     ) -> None:
         """Commit all finished outputs and their offsets in one transaction. Blocks up to `within` seconds.
 
-        An aborted transaction is written again later. From then on each lane has its own transaction until a
-        commit succeeds, so an output that can't be written stops only its own lane. Flooded topics are left out.
-        If there is nothing to commit for a lane, the metadata of its last offset says from time to time what blocks
-        it. Raises WriterLost.
+        An aborted transaction is written again later. From then on each of its lanes has its own transactions, with
+        its own backoff, until one succeeds. So an output that can't be written stops only its own lane. Flooded
+        topics are left out. If there is nothing to commit for a lane, the metadata of its last offset says from
+        time to time what blocks it. Raises WriterLost.
         """
         now = self.clock.monotonic()
         lanes = list(lanes)
-        if self.trouble and not any(lane.offset is not None for lane in lanes):
-            self.trouble, self._failures = None, 0  # the lanes that failed now belong to another member
-        if now < self._due:
-            return
+        if self._failed:
+            self._forget_failed(lanes)
+        able = [lane for lane in lanes if not self._waits(lane, now)]
         ready = [
             lane
-            for lane in lanes
+            for lane in able
             if lane.finished or lane.wants_ahead or (now >= self._ends_due and lane.offset is not None)
         ]
         if now >= self._ends_due and ready:
             self._ends_due = now + _ENDS_INTERVAL
         ready = self._admitted(ready)
         deadline = Deadline(within, self.clock.monotonic)
-        if now >= self._tell_due and not self._failures:
+        if now >= self._tell_due:
             self._tell_due = now + _TELL_INTERVAL
-            self._tell([lane for lane in lanes if lane not in ready], writer, group, deadline)
-        if not ready:
-            return
-        trouble, again = None, True
-        for part in [[lane] for lane in ready] if self._failures else [ready]:
+            rest = [lane for lane in able if lane not in ready and lane.partition not in self._failed]
+            self._tell(rest, writer, group, deadline)
+        together = [lane for lane in ready if lane.partition not in self._failed]
+        alone = [[lane] for lane in ready if lane.partition in self._failed]
+        for part in [together, *alone] if together else alone:
             try:
                 self._write(part, writer, group(), deadline)
             except Aborted as error:
-                trouble = str(error)
-                again = self._is_smaller(part, error) and again
-        self._note(trouble, again=again)
+                self._note(part, error)
+            else:
+                for lane in part:
+                    self._failed.pop(lane.partition, None)
+
+    def _forget_failed(self, lanes: Iterable[Lane[W]]) -> None:
+        """Forget failed lanes that have nothing to write again: they are gone, have started over, or are paused."""
+        flooded = self.flooded
+        having = {
+            lane.partition for lane in lanes if lane.offset is not None and lane.partition.topic not in flooded
+        }
+        self._failed = {partition: failed for partition, failed in self._failed.items() if partition in having}
+
+    def _waits(self, lane: Lane[W], now: float) -> bool:
+        """Return whether a lane's backoff after an aborted transaction is not over."""
+        failed = self._failed.get(lane.partition)
+        return failed is not None and now < failed.due
 
     def _is_smaller(self, lanes: list[Lane[W]], error: Aborted) -> bool:
         """Make the next try smaller if a topic refused the size. Returns whether that may help."""
@@ -201,11 +225,14 @@ class Committer(Generic[W]):
         for lane, blocker in news.items():
             lane.told = blocker
 
-    def _note(self, trouble: str | None, *, again: bool) -> None:
-        self.trouble = trouble
-        self._failures = 0 if trouble is None else self._failures + 1
-        if trouble is not None and not again:
-            self._due = self.clock.monotonic() + self.backoff.delay(self._failures, None, self.chance)
+    def _note(self, lanes: list[Lane[W]], error: Aborted) -> None:
+        """Note that the transaction of these lanes was aborted."""
+        before = self._failed.get(lanes[0].partition)
+        times = before.times + 1 if before else 1
+        due = self.clock.monotonic()
+        if not self._is_smaller(lanes, error):
+            due += self.backoff.delay(times, None, self.chance)
+        self._failed |= dict.fromkeys((lane.partition for lane in lanes), _Failed(times, str(error), due))
 
 
 def _is_same(blocker: Blocker | None, told: Blocker | None) -> bool:

@@ -55,6 +55,10 @@ class Gate:
         self._probe = who
         return True
 
+    def pass_over(self, who: Hashable) -> None:
+        """Let all others probe before a strand that can't go now. It must wait here."""
+        self._waiting[who] = self._waiting.pop(who)
+
     def leave(self, who: Hashable) -> bool:
         """Forget a strand. Returns whether other strands still wait."""
         self._waiting.pop(who, None)

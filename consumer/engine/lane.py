@@ -199,6 +199,8 @@ class Lane(Generic[W]):
         """Return whether a chunk of a strand could be dispatched now, backoff aside."""
         if strand.in_flight or strand.is_preparing or not len(strand) or not self.knows_ahead:
             return False
+        if strand.after is not None and strand.after is self.main.chunk:
+            return False
         if strand.is_ready and not strand.is_ready():
             return False
         # Outputs that wait for a strand must not stop that strand.
@@ -236,26 +238,35 @@ class Lane(Generic[W]):
         """Set records of a chunk from `source` apart in a strand. Returns that strand.
 
         Each chunk that was tried has its own strand, so the work done for it is kept. Records without a named
-        strand rejoin the main one, once it has no chunk.
+        strand rejoin the main one. While that has a chunk of later records, they wait in a strand of their own.
         """
         self._next = None
-        kind = apart.strand
-        if kind == MAIN and not (source is self.main or self.main.is_settled):
-            # The main strand has a chunk of later records. These must not go after it, so they rejoin it later.
-            kind = source.kind
+        kind, after = apart.strand, None
+        if kind == MAIN and source is not self.main:
+            after = self.main.chunk
+            kind = source.kind if after else MAIN
         if kind == MAIN:
             self.main.join(apart, attempts)
             return self.main
         name, number = kind, 1
         if apart.work is not None and source.kind == kind:
             name = source.name
-        while apart.work is not None and name in self._apart and not self._apart[name].is_settled:
+        while name in self._apart and not self._may_join(self._apart[name], apart, after):
             number += 1
             name = f"{kind} #{number}"
         if name not in self._apart:
             self._apart[name] = Strand(self.partition, self.epoch, name, self._bounds, now, kind=kind)
+        self._apart[name].after = after
         self._apart[name].join(apart, attempts)
         return self._apart[name]
+
+    def _may_join(self, strand: Strand[W], apart: Apart[W], after: Chunk[W] | None) -> bool:
+        """Return whether records may join a strand.
+
+        Their work must be kept, and both must wait for the same chunk or none.
+        """
+        own_after = strand.after if strand.after is self.main.chunk else None
+        return own_after is after and (apart.work is None or strand.is_settled)
 
     def reunite(self, now: float) -> None:
         """Move records that no longer have to wait back to the main strand."""
@@ -280,9 +291,9 @@ class Lane(Generic[W]):
         return self._to_commit().outputs
 
     @property
-    def is_finishing(self) -> bool:
-        """Whether anything decided is not committed."""
-        return bool(self._finished)
+    def uncommitted(self) -> int:
+        """Outputs that are not committed, also those that wait for an earlier record."""
+        return len(self._finished)
 
     @property
     def offset(self) -> int | None:

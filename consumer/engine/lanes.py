@@ -48,6 +48,8 @@ class Lanes(Generic[W]):
         self.keeps_ahead: bool | None = None
         self._lanes: dict[Partition, Lane[W]] = {}
         self._gates: dict[str, Gate] = {}
+        # By partition, chunks in flight and pending requests that outlived their assignment.
+        self._outlived: dict[Partition, list[Chunk[W] | Callable[[], bool]]] = {}
         self._epoch = 0
 
     def __iter__(self) -> Iterator[Lane[W]]:
@@ -74,11 +76,17 @@ class Lanes(Generic[W]):
             lane.learn(keeps_ahead=keeps_ahead)
 
     def drop(self, partitions: Iterable[Partition]) -> None:
-        """Forget lanes, and everything in them that is not committed. The next owner delivers it."""
+        """Forget lanes, and everything in them that is not committed. The next owner delivers it.
+
+        Requests of these lanes may still be on their way. A new lane of the same partition starts only once they
+        have ended, since its first requests have earlier or the same events of a key.
+        """
         for partition in partitions:
             lane = self._lanes.pop(partition, None)
             for strand in lane.strands if lane else ():
                 self._leave(strand)
+                if outlived := strand.chunk if strand.in_flight else strand.is_ready:
+                    self._outlived.setdefault(partition, []).append(outlived)
 
     def has(self, chunk: Chunk[W]) -> bool:
         """Return whether the assignment that a chunk came from is still valid. Any thread may ask."""
@@ -107,6 +115,7 @@ class Lanes(Generic[W]):
         The fewer partitions have new records, the more of them each may hold, and the larger are their chunks.
         """
         closed = frozenset(name for name, gate in self._gates.items() if gate.is_firm)
+        self._forget_ended()
         flying = Counter[str]()
         busy = sum(1 for lane in self._lanes.values() if len(lane.main))
         shares = max(1, min(MOST_SHARES, 4 * self._workers // max(1, busy)))
@@ -114,9 +123,13 @@ class Lanes(Generic[W]):
         for lane in self._lanes.values():
             lane.reunite(now)
             lane.most_new = min(most_new, self._bounds.lane_records)
+        for lane, strand in self._strands() if self._gates else ():
+            gate = self._gate_of(strand)
+            if gate and not lane.has_work(strand):
+                gate.pass_over(strand.id)
         for lane, strand in self._strands():
             if strand is lane.main:
-                if lane.has_work(strand) and self._may_go(strand, now):
+                if lane.has_work(strand) and self._may_go(lane, strand, now):
                     yield lane.dispatch(strand, closed, shares)
             elif strand.in_flight:
                 flying[strand.kind] += 1
@@ -126,7 +139,7 @@ class Lanes(Generic[W]):
                 lane.has_work(strand)
                 and flying[strand.kind] < max(1, self._workers // _SHARE)
                 and flying.total() < max(1, self._workers // 2)
-                and self._may_go(strand, now)
+                and self._may_go(lane, strand, now)
             ):
                 flying[strand.kind] += 1
                 strand.tried = now
@@ -156,6 +169,7 @@ class Lanes(Generic[W]):
         """Take a chunk back. Returns the troubles of the records to retry; empty if the lane is gone."""
         chunk = answer.chunk
         if not self.has(chunk):
+            self._end_outlived(answer)
             return []
         lane = self._lanes[chunk.partition]
         strand = next(each for each in lane.strands if each.name == chunk.strand)
@@ -174,6 +188,20 @@ class Lanes(Generic[W]):
                 due = now + self._backoff.delay(strand.failures + 1, None, self._chance)
                 strand.raised(chunk, answer.trouble, now, due)
                 return [answer.trouble]
+
+    def _end_outlived(self, answer: Answer[W]) -> None:
+        """Note that a chunk came back that outlived its assignment. It may have left requests pending."""
+        outlived = self._outlived.get(answer.chunk.partition, [])
+        outlived[:] = [each for each in outlived if each is not answer.chunk]
+        if isinstance(answer, Done):
+            outlived += [each.is_ready for each in answer.apart if each.is_ready]
+
+    def _forget_ended(self) -> None:
+        """Forget pending requests that outlived their assignment and are answered now."""
+        for partition, outlived in list(self._outlived.items()):
+            outlived[:] = [each for each in outlived if isinstance(each, Chunk) or not each()]
+            if not outlived:
+                del self._outlived[partition]
 
     def _take_decided(self, done: Done[W], lane: Lane[W], strand: Strand[W], now: float) -> list[Trouble]:
         """Take the outputs of a chunk, and set its other records apart."""
@@ -197,7 +225,9 @@ class Lanes(Generic[W]):
             self._leave(gone)
         return [trouble for _, trouble in found if trouble is not None]
 
-    def _may_go(self, strand: Strand[W], now: float) -> bool:
+    def _may_go(self, lane: Lane[W], strand: Strand[W], now: float) -> bool:
+        if lane.partition in self._outlived:
+            return False
         gate = self._gate_of(strand)
         return gate.admits(strand.id, now) if gate else now >= strand.due
 
@@ -258,7 +288,7 @@ class Lanes(Generic[W]):
     def _view(self, lane: Lane[W], now: float) -> LaneView:
         holder = lane.holder
         trouble, due = self._obstacle(lane, holder, now)
-        finished = len(lane.finished)
+        finished = lane.uncommitted
         in_flight = lane.records_in_flight
         strands = []
         for strand in lane.apart:

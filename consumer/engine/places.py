@@ -53,6 +53,8 @@ class Places(Generic[W]):
         self._due = 0.0
         # The unread partitions without an offset to read from, and whether that is because the log was cut.
         self._reset: dict[Partition, bool] = {}
+        # The partitions for which the last request to Kafka failed, the latest last.
+        self._late: dict[Partition, None] = {}
         # How often the library failed to decompress the batch that begins at this offset, and its last error.
         self._unreadable: dict[Partition, tuple[int, int, str]] = {}
         continuity.closing.clear()
@@ -115,6 +117,7 @@ class Places(Generic[W]):
         self._tried.difference_update(partitions)
         for partition in partitions:
             self._reset.pop(partition, None)
+            self._late.pop(partition, None)
             self._unreadable.pop(partition, None)
         self._continuity.closing.difference_update(partitions)
 
@@ -129,16 +132,27 @@ class Places(Generic[W]):
             return
         # Sorted, so that a repeated simulation makes the same requests.
         asked = sorted(each for each in self.unread | self._unasked if self._continuity.is_id_settled(each.topic))
-        starts = {}
+        starts: dict[Partition, int] = {}
         try:
-            for position in self._committed(asked) if asked else []:
-                partition = Partition(position.topic, position.partition)
-                if (start := self._start(partition, position)) is not None:
+            positions = self._committed(asked) if asked else {}
+            late = [each for each in self._late if each in positions]
+            for partition in (*(each for each in positions if each not in late), *late):
+                # If this fails, the partition comes last from now on, and can't keep the others from their start.
+                self._late.pop(partition, None)
+                self._late[partition] = None
+                start = self._start(partition, positions[partition])
+                del self._late[partition]
+                if start is not None:
                     starts[partition] = start
         except KafkaException as error:
-            self._due = now + _PAUSE
+            self._pause(now)
             self._failed(kafka_error(error))
         self._read_from(starts)
+
+    def _pause(self, since: float) -> None:
+        """Ask again later. What took long must not fill the time of this thread, which also does all other work."""
+        now = self._clock.monotonic()
+        self._due = now + max(_PAUSE, now - since)
 
     def _start(self, partition: Partition, position: TopicPartition) -> int | None:
         """Return where to read a partition, given its committed offset; None to leave it at its position.
@@ -188,12 +202,16 @@ class Places(Generic[W]):
     def _lane(self, partition: Partition) -> Lane[W] | None:
         return next((lane for lane in self._lanes if lane.partition == partition), None)
 
-    def _committed(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
-        """Ask Kafka for the committed offsets. Raises KafkaException if one is missing from the answer."""
-        positions = self._consumer.committed([TopicPartition(*each) for each in partitions], _WITHIN)
-        for position in positions:
-            if position.error:
-                raise KafkaException(position.error)  # this does not mean that there is none
+    def _committed(self, partitions: Iterable[Partition]) -> dict[Partition, TopicPartition]:
+        """Ask Kafka for the committed offsets; raises KafkaException. Those that it can't tell now are left out."""
+        begun = self._clock.monotonic()
+        positions = {}
+        for position in self._consumer.committed([TopicPartition(*each) for each in partitions], _WITHIN):
+            if position.error:  # this does not mean that there is none
+                self._pause(begun)
+                self._failed(position.error)
+            else:
+                positions[Partition(position.topic, position.partition)] = position
         return positions
 
     def _begin(self, lane: Lane[W], position: TopicPartition) -> bool:

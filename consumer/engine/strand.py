@@ -37,7 +37,8 @@ class Strand(Generic[W]):
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
     work again before the next try; each is None if there is none. `is_ready` is set while a request of the last
     try is still pending, and returns whether it is answered. `id` identifies the strand at gates. `since` is when
-    the strand was made, or the main strand's trouble began, `tried` when a chunk of it was last dispatched.
+    the strand was made, or the main strand's trouble began, `tried` when a chunk of it was last dispatched. Its
+    records wait while `after`, a chunk of the main strand, is not finished.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.
     While a full chunk is in flight, the next one may be prepared. While few partitions have records, chunks grow
@@ -59,6 +60,7 @@ class Strand(Generic[W]):
         self.trouble: Trouble | None = None
         self.in_flight = False
         self.is_ready: Callable[[], bool] | None = None
+        self.after: Chunk[W] | None = None
         self._epoch = epoch
         self._bounds = bounds
         self._most = self._largest = MOST_SHARES * bounds.chunk_records
@@ -114,6 +116,11 @@ class Strand(Generic[W]):
         else:
             self._unprepare()
             self._waiting = deque(sorted((*self._waiting, *apart.records), key=_offset))
+
+    @property
+    def chunk(self) -> Chunk[W] | None:
+        """The chunk that is in flight or waits for a retry."""
+        return self._chunk
 
     @property
     def is_settled(self) -> bool:

@@ -285,6 +285,7 @@ class ScriptedConsumer:
         self.beside: dict[Partition, str] = {}
         self.leaders: dict[str, list[int]] = {}
         self.offsets = offsets
+        self.leaderless: set[Partition] = set()
         # The offset of a partition without a committed one. Kafka says OFFSET_INVALID, and a reset arrives.
         self.uncommitted = 0
         self._clock = clock
@@ -357,6 +358,9 @@ class ScriptedConsumer:
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
         if self.away:
             raise KafkaException(self.away)
+        if Partition(partition.topic, partition.partition) in self.leaderless:
+            self._clock.now += timeout
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return self.logs.get(Partition(partition.topic, partition.partition), (0, 1000))
 
     def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:

@@ -733,8 +733,11 @@ def test_lanes_always_keep_their_order_and_all_resume_once_everything_works(
                 group.now += number + 0.5
             case "drop":
                 group.lanes.drop([partition])
-                group.flying.pop(partition, None)
+                outlived = group.flying.pop(partition, None)
                 group.lanes.assign([partition])
+                assert partition not in group.at(group.now) or not outlived
+                if outlived:
+                    group.lanes.take(Done(outlived, outputs(outlived.records)), group.now)
             case "mend":
                 group.lanes.try_again(group.now)
         gates = group.lanes.gates
@@ -766,6 +769,63 @@ def test_a_partition_holds_fewer_records_while_many_have_a_backlog(workers: int,
     for partition in partitions:
         lanes.add(record(most, partition))
     assert all(lane.is_full for lane in lanes)
+
+
+def test_a_strand_that_can_not_go_lets_the_others_probe() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail_all(DOWN, A, B)
+    group.lane(A).knows_ahead = False
+    assert group.at(101) == [B]
+    group.fail(B, DOWN)
+    group.lane(A).knows_ahead = True
+    assert group.at(103) == [A]
+
+
+def test_a_new_lane_starts_once_the_requests_of_the_former_one_have_ended() -> None:
+    group = Group(A)
+    group.feed(A)
+    group.at(100)
+    chunk, answered = group.flying[A], list[bool]()
+    group.lanes.assign([A])
+    group.feed(A)
+    assert group.at(101) == []
+    pending = replace(apart(chunk, 0), is_ready=lambda: bool(answered))
+    assert not group.lanes.take(Done(chunk, outputs(chunk.records[1:]), apart=[pending]), 101)
+    assert group.at(102) == []
+    answered.append(True)
+    assert group.at(103) == [A]
+
+
+def test_a_new_lane_waits_for_a_pending_request_of_the_former_one() -> None:
+    group, answered = Group(A), list[bool]()
+    group.at(100)
+    set_apart(group, A, replace(apart(group.flying[A], 0), is_ready=lambda: bool(answered)))
+    group.lanes.drop([A])
+    group.lanes.assign([A])
+    group.feed(A)
+    assert group.at(101) == []
+    answered.append(True)
+    assert group.at(102) == [A]
+
+
+def test_records_that_wait_for_a_chunk_of_the_main_strand_are_not_tried_before_it_is_finished() -> None:
+    group = Group(A)
+    group.feed(A)
+    group.at(100)
+    set_apart(group, A, apart(group.flying[A], 1, trouble=DOWN))
+    group.feed(A)
+    group.at(100)
+    group.fail(A, Trouble("registry", "registry", "down", retry_after=20))
+    assert group.at(101) == [A]
+    set_apart(group, A, replace(apart(group.flying[A], 1, work=None), strand=""), working=[SITE])
+    [waiting] = group.lane(A).apart
+    assert not group.lane(A).has_work(waiting)
+    group.lanes.try_again(102)
+    assert group.at(102) == [A]
+    group.finish(A, "registry")
+    assert group.at(102) == [A]
+    assert [each.offset for each in group.flying[A].records] == [1]
 
 
 def test_records_that_rejoin_never_go_behind_a_later_chunk_that_is_tried_again() -> None:

@@ -603,7 +603,7 @@ def test_records_and_answers_are_dropped_until_a_lost_writer_is_replaced() -> No
         scene.consumer.assign(A)
         scene.consumer.arrived = [message(0)]
         yield
-        scene.pool.takes = NEVER
+        scene.pool.takes = 60.0
         scene.consumer.arrived = [message(1), end(9)]
         yield
         assert scene.handler.seen == [[0]]
@@ -613,11 +613,13 @@ def test_records_and_answers_are_dropped_until_a_lost_writer_is_replaced() -> No
         scene.pool.takes = 0.0
         scene.consumer.arrived = [message(0), message(1), message(2)]
         yield
-        yield
+        assert scene.handler.seen == [[0]]
+        while scene.offsets != {A: 3}:
+            yield
 
     scene.run(script())
     assert starts(scene) == ["assign orders/0 at 0"]
-    assert scene.handler.seen == [[0], [0, 1, 2]]
+    assert scene.handler.seen == [[0], [1], [0, 1, 2]]
     assert scene.offsets == {A: 3}
 
 
@@ -947,6 +949,23 @@ def test_a_partition_without_a_committed_offset_starts_at_the_beginning_of_its_l
     [line] = scene.logged("no_committed_offset")
     assert (line["partition"], line["start"], line["low"], line["high"]) == ("orders/0", start, *log)
     assert not any(heard[0] == "lost" for heard in scene.hooks.heard if isinstance(heard, tuple))
+
+
+def test_a_partition_without_a_leader_does_not_keep_others_from_their_start() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.uncommitted = OFFSET_INVALID
+        scene.consumer.leaderless = {A, C}
+        scene.consumer.assign(A, B, C)
+        scene.consumer.arrived = [reset(A), reset(B), reset(C)]
+        yield from turns(200)
+        assert starts(scene) == ["assign orders/1 at 0"]
+        scene.consumer.leaderless = {C}
+        yield from turns(200)
+
+    scene.run(script())
+    assert starts(scene)[1:] == ["assign orders/0 at 0"]
 
 
 def test_a_recreated_topic_that_was_read_from_its_middle_is_read_again_from_its_beginning() -> None:
