@@ -221,8 +221,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a strand set apart stops new records": Mutant(
         "consumer.engine.lanes",
-        "                if lane.has_work(strand) and self._may_go(strand, now):",
-        "                if not lane.apart and lane.has_work(strand) and self._may_go(strand, now):",
+        "                if lane.has_work(strand) and self._may_go(lane, strand, now):",
+        "                if not lane.apart and lane.has_work(strand) and self._may_go(lane, strand, now):",
     ),
     "a record overtakes one that waits in another chunk": Mutant(
         "consumer.delivery.parting", "strand = self.chunk.waits_in(draft.record.offset, names)", "strand = None"
