@@ -10,6 +10,7 @@ own colors. It cleans each piece of text itself.
 
 import csv
 import io
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,12 +84,21 @@ class Guarded(io.TextIOBase):
 
 
 def guard() -> None:
-    """Guard stdout and stderr of this process from now on."""
+    """Guard stdout and stderr of this process from now on. Opens the null device for a closed standard stream."""
+    _open_closed()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # its encoding may lack some letters
             setattr(sys, name, Guarded(stream))
+
+
+def _open_closed() -> None:
+    # Python has None for a stream that was closed. Its descriptor must not go to a socket or file, which would then
+    # get what is printed. The system gives the lowest free one, which is that of the stream.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it ends with the process
 
 
 def unguarded(stream: TextIO) -> TextIO:
@@ -120,7 +130,23 @@ class Console(rich.console.Console):
 def print_json(value: object, *, indent: bool = False) -> None:
     """Print a value as JSON: on one line, or indented for people. Raises TypeError if it can't be JSON."""
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
-    _write(str(orjson.dumps(value, option=options), "utf-8"))
+    try:
+        encoded = orjson.dumps(value, option=options)
+    except TypeError:
+        encoded = orjson.dumps(_in_utf8(value), option=options)
+    _write(str(encoded, "utf-8"))
+
+
+def _in_utf8(value: object) -> object:
+    """Escape what is not UTF-8, such as bytes in the name of a file, in all texts of a value."""
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {_in_utf8(name): _in_utf8(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_in_utf8(each) for each in value]
+    return value
 
 
 class Csv:

@@ -15,6 +15,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -30,6 +31,9 @@ from consumer.errors import SettingsError
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_.*)?)")
 
 _MILLISECONDS = re.compile(r"\d{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?\d+", re.ASCII)
+_LARGEST_NUMBER = 2**31 - 1  # the library takes a larger one for another, without a word
+_MAY_LOOK_LIKE_A_NUMBER = ("client.", "group.", "sasl.", "ssl.", "bootstrap.servers", "metadata.broker.list")
 
 _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
@@ -52,7 +56,9 @@ _OF_KAFKA_ITSELF = ("__consumer_offsets", "__transaction_state")
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 # Only syntax that means the same in the regular expressions of librdkafka (POSIX), brokers (RE2/J) and Python.
 _TOPIC_PATTERN = re.compile(r"\^(?:[a-zA-Z0-9._\-*+?()|]|\\[.-]|\[\^?[a-zA-Z0-9._-]+\]){1,500}\$")
-_HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
+# A label of a name has up to 63 letters.
+_HOST = re.compile(r"[\w-]{1,63}(?:\.[\w-]{1,63})*\.?|\[[0-9a-fA-F:.]+\]", re.ASCII)
+_PORT = re.compile(r"\d{1,5}", re.ASCII)
 
 _TRANSACTION_MS = 5_000
 _SHORTEST_TRANSACTION_MS = 1_000
@@ -90,7 +96,10 @@ def is_utf8(text: str) -> bool:
 
 
 def _http_url(text: str) -> str:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError("must be a valid address") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address")
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -130,7 +139,7 @@ def _host_and_port(text: str) -> str:
         return text
     host, _, port = text.rpartition(":")
     # The ports of TCP.
-    if not (port.isdecimal() and 0 < int(port) < 65_536 and (not host or _HOST.fullmatch(host))):  # noqa: PLR2004
+    if not (_PORT.fullmatch(port) and 0 < int(port) < 65_536 and (not host or _HOST.fullmatch(host))):  # noqa: PLR2004
         raise ValueError("must be HOST:PORT, a PORT on 127.0.0.1, or off")
     return f"{host or '127.0.0.1'}:{port}"
 
@@ -160,7 +169,27 @@ def _topic_or_pattern(text: str) -> str:
         re.compile(text)
     except re.error as error:
         raise ValueError(f"must be valid patterns: {error}") from None
+    if _repeats_a_choice(text):
+        raise ValueError(
+            "must not repeat a group with * or + that itself has *, +, ? or |, which could take forever to match: "
+            "repeat a class such as [a-z.-]+ instead"
+        )
     return text
+
+
+def _repeats_a_choice(pattern: str) -> bool:
+    """Return whether a valid pattern repeats a group that may match in several ways. Python would try them all."""
+    has_choice = [False]  # of each open group, the outermost first; only groups have parentheses
+    for letter, following in pairwise(pattern):
+        if letter == "(":
+            has_choice.append(False)
+        elif letter in "*+?|":
+            has_choice[-1] = True
+        elif letter == ")" and has_choice.pop():
+            if following in "*+":
+                return True
+            has_choice[-1] = True
+    return False
 
 
 def is_pattern(topic: str) -> bool:
@@ -183,7 +212,15 @@ def _folder(path: Path) -> Path:
     # Path.is_dir would raise an OSError if a name is too long.
     if not os.path.isdir(path):
         raise ValueError(f"must be a folder, and {path} is not one")
+    for file in sorted(path.glob("*.avsc")):
+        if _is_irregular(file):
+            raise ValueError(f"must have schemas in regular files, and {file} is not a regular file")
     return path
+
+
+def _is_irregular(path: Path | str) -> bool:
+    """Return whether this exists but is no regular file. Others, such as a pipe, may block or be read only once."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 Topic = Annotated[str, AfterValidator(_topic)]
@@ -431,10 +468,11 @@ class SettingsSource:
         # Stamp the files before they are read, so that a change during the reading is noticed. Do so even if the
         # settings are then refused.
         self._seen = {self._env_file: _stamp(self._env_file)} if self._env_file else {}
-        given = _given(self._env_file, os.environ)
+        in_file = _file(self._env_file)
+        given = _given(in_file, os.environ)
         self._secrets = _secret_files(given)
         self._seen |= {path: _stamp(path) for path in (*self._secrets.values(), *_files(given).values())}
-        loaded = load(self._env_file, by_chance=self._by_chance)
+        loaded = _load(self._env_file, in_file, os.environ, by_chance=self._by_chance)
         self._loaded = self._seen
         return loaded
 
@@ -478,9 +516,9 @@ def _stamp(path: Path) -> Stamp:
     return status.st_mtime_ns, status.st_size
 
 
-def _given(env_file: Path | None, environ: Mapping[str, str]) -> dict[str, str]:
+def _given(in_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return our settings, without surrounding whitespace. The environment overrides the file."""
-    given = {**_file(env_file), **environ}
+    given = {**in_file, **environ}
     return {name: value for prefix in (*GROUPS, "KAFKA_") for name, value in _named(prefix, given).items()}
 
 
@@ -515,8 +553,8 @@ def _with_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 def _secret(path: Path) -> str:
     """Read a secret from its file. Raises ValueError, which says what is wrong but quotes no content."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("is not a regular file")  # others, such as a pipe, may block or never end
+        if _is_irregular(path):
+            raise ValueError("is not a regular file")
         with path.open("rb") as file:
             content = file.read(_LARGEST_SECRET + 1)
     except FileNotFoundError:
@@ -544,8 +582,13 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_c
     Settings that make librdkafka run code are refused if they come from a file that others can write, or that was
     found in the current folder by chance.
     """
-    in_file = {name: value for name, value in _file(env_file).items() if name not in environ}
-    given = _given(env_file, environ)
+    return _load(env_file, _file(env_file), environ, by_chance=by_chance)
+
+
+def _load(
+    env_file: Path | None, in_file: Mapping[str, str], environ: Mapping[str, str], *, by_chance: bool
+) -> Settings:
+    given = _given(in_file, environ)
     faults = [f"{name}: must be UTF-8." for name, value in given.items() if not is_utf8(value)]
     faults += [f"{name}: must not contain a zero byte." for name, value in given.items() if "\0" in value]
     faults += [f"{name} is no longer a setting: {instead}." for name, instead in _REMOVED.items() if name in given]
@@ -565,7 +608,8 @@ def load(env_file: Path | None, environ: Mapping[str, str] = os.environ, *, by_c
                 for fault in error.errors()
             ]
     if env_file:
-        faults += _untrusted(env_file, _named("KAFKA_", in_file), by_chance=by_chance)
+        of_file = {name: value for name, value in in_file.items() if name not in environ}
+        faults += _untrusted(env_file, _named("KAFKA_", of_file), by_chance=by_chance)
     kafka = {_property(name): value for name, value in _named("KAFKA_", given).items()}
     for name, why in _FIXED.items():
         if name in kafka:
@@ -652,7 +696,7 @@ def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
     faults += _file_faults(kafka)
     faults += _registry_faults(stream)
     faults += _address_faults(loaded)
-    return faults + _time_faults(kafka)
+    return faults + (_number_faults(kafka) or _time_faults(kafka))
 
 
 def _topic_faults(stream: Stream) -> list[str]:
@@ -676,6 +720,16 @@ def _topic_faults(stream: Stream) -> list[str]:
                 if matches(subscribed, topic)
             ]
     return faults
+
+
+def _number_faults(kafka: Mapping[str, str]) -> list[str]:
+    return [
+        f"{_setting(name)}: must be a number up to {_LARGEST_NUMBER}."
+        for name, value in kafka.items()
+        if not name.startswith(_MAY_LOOK_LIKE_A_NUMBER)
+        and _NUMBER.fullmatch(value)
+        and (len(value) > len(f"+{_LARGEST_NUMBER}") or int(value) > _LARGEST_NUMBER)
+    ]
 
 
 def _time_faults(kafka: Mapping[str, str]) -> list[str]:
@@ -723,12 +777,16 @@ def _time_faults(kafka: Mapping[str, str]) -> list[str]:
 
 
 def _file_faults(kafka: Mapping[str, str]) -> list[str]:
-    """Return the missing files. The library would notice them only when it needs them."""
+    """Return the files that can't be used. The library would notice them only when it needs them."""
     faults = []
     for name, value in kafka.items():
-        if name.endswith(_NAMES_A_FILE) and value != "probe" and not os.access(value, os.R_OK):
+        if not name.endswith(_NAMES_A_FILE) or value == "probe":
+            continue
+        if not os.access(value, os.R_OK):
             why = "can't be read" if os.path.exists(value) else "does not exist"
             faults.append(f"{_setting(name)}: {value} {why}.")
+        elif _is_irregular(value) and not os.path.isdir(value):  # certificates of a CA may be in a folder
+            faults.append(f"{_setting(name)}: {value} is not a regular file.")
     return faults
 
 
@@ -744,8 +802,8 @@ def _address_faults(loaded: Settings) -> list[str]:
     faults = []
     for name, urls in asked.items():
         for url in urls.split(","):
-            parts = urlsplit(url if "://" in url else f"kafka://{url.strip()}")
             try:
+                parts = urlsplit(url if "://" in url else f"kafka://{url.strip()}")
                 theirs = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
             except ValueError:
                 continue  # the library reports it
@@ -764,6 +822,14 @@ def _registry_faults(stream: Stream) -> list[str]:
         faults.append("CONSUMER_SCHEMA_REGISTRY_USER is set, but CONSUMER_SCHEMA_REGISTRY_PASSWORD is not.")
     if key and not certificate:
         faults.append("CONSUMER_SCHEMA_REGISTRY_KEY is set, but CONSUMER_SCHEMA_REGISTRY_CERTIFICATE is not.")
+    named = {"CA": ca, "CERTIFICATE": certificate, "KEY": key}
+    irregular = [
+        f"CONSUMER_SCHEMA_REGISTRY_{name}: {path} is not a regular file."
+        for name, path in named.items()
+        if path and _is_irregular(path)
+    ]
+    if irregular:
+        return faults + irregular
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if ca:
@@ -786,6 +852,10 @@ def _registry_faults(stream: Stream) -> list[str]:
 def _file(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
+    if _is_irregular(path) and not os.path.samefile(path, os.devnull):
+        raise SettingsError(
+            [f"the env file {path} is not a regular file, and could not be read again: write it to one."]
+        )
     try:
         with path.open(encoding="utf-8") as lines:
             found = list(parse_stream(lines))

@@ -5,7 +5,7 @@ import re
 import string
 import sys
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ class _Search(NamedTuple):
             return text
         kept = [at for at, sign in enumerate(text) if not self.between.match(sign)]
         spans = [(kept[start], kept[end - 1] + 1) for start, end in found]
-        spans += [_run(text, kept[start], kept[end - 1] + 1) for start, end in encoded]
+        spans += _runs(text, ((kept[start], kept[end - 1] + 1) for start, end in encoded))
         parts, at = [], 0
         for start, end in sorted(spans):
             if start >= at:
@@ -114,9 +114,19 @@ def _places(form: str, text: str) -> Iterator[tuple[int, int]]:
         at = text.find(form, at + len(form))
 
 
-def _run(text: str, start: int, end: int) -> tuple[int, int]:
-    """Extend a place to the whole run of Base64 around it."""
-    return len(text[:start].rstrip(_DIGITS)), len(text) - len(text[end:].lstrip(f"{_DIGITS}="))
+def _runs(text: str, places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Extend each place to the whole run of Base64 around it. Leaves out those within an earlier run."""
+    reached = 0  # no character before this is looked at again, or the time would be quadratic
+    for place in sorted(places):
+        start, end = place
+        if end <= reached:
+            continue
+        while start > reached and text[start - 1] in _DIGITS:
+            start -= 1
+        while end < len(text) and text[end] in f"{_DIGITS}=":
+            end += 1
+        yield start, end
+        reached = end
 
 
 def _for_addresses(digits: str) -> str:

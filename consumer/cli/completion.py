@@ -90,7 +90,10 @@ def install(context: click.Context, shell: str) -> int:
       jirafe-consumer completion install zsh
     """
     home = _HOMES[shell]
-    folder = Path(os.environ.get(home.variable) or Path.home() / home.default)
+    try:
+        folder = Path(os.environ.get(home.variable) or Path.home() / home.default)
+    except RuntimeError:
+        raise UsageError("this user has no home folder: set HOME.") from None
     file = folder / home.file
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(_source(context, shell) + "\n")

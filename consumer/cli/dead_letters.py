@@ -18,7 +18,7 @@ from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import bars
 from consumer.cli.redelivery import RedeliveryTally, watched
-from consumer.cli.usage import a_place, check_consumed, choosing
+from consumer.cli.usage import a_place, a_rate, check_consumed, choosing
 from consumer.engine.records import Place
 from consumer.errors import ERRORS_PAGE, GaveUp, Interrupted
 from consumer.printing import Console, Csv, print_json
@@ -167,9 +167,7 @@ def show(source: SettingsSource, place: Place) -> int:
 @click.argument("places", nargs=-1, type=a_place, metavar="[PLACE]...")
 @choosing(letters=True)
 @click.option("--again", is_flag=True, help="Include letters that were redriven before.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N letters a second."
-)
+@click.option("--rate", type=a_rate, metavar="N", help="At most N letters a second.")
 @click.option("--dry-run", is_flag=True, help="Show what would be delivered, and deliver nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj

@@ -14,6 +14,7 @@ import click
 from consumer import app
 from consumer.admin import produce
 from consumer.cli import PROGRAM
+from consumer.cli.usage import a_rate
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError
@@ -63,6 +64,8 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     api = Sandbox(credentials={token: [site]} if site is not None and token is not None else None)
     try:
         serve(api, host, port, lambda url: click.echo(f"Jirafe sandbox at {url}; Ctrl-C ends it."))
+    except UnicodeError:  # a label that is empty or too long, or a letter that no name may have
+        raise click.UsageError(f"--host {host} is not the name of a host", click.get_current_context()) from None
     except OSError as error:
         raise UsageError(f"the sandbox can't listen at {host}:{port}: {error.strerror or error}.") from None
     return 0
@@ -103,7 +106,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 @click.command("shop")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=a_rate,
     default=10,
     show_default=True,
     metavar="N",

@@ -171,7 +171,7 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
       jirafe-consumer produce messages.jsonl
     """
     loaded = source.load()
-    if topic == "":
+    if topic is not None and not (topic and settings.is_utf8(topic)):
         raise click.UsageError("--topic is not a valid topic name", click.get_current_context())
     if topic in (loaded.stream.results_topic, loaded.stream.dead_letters_topic):
         raise UsageError(

@@ -14,7 +14,7 @@ from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
 from consumer.cli import PROGRAM
 from consumer.cli.redelivery import RedeliveryTally, watched
-from consumer.cli.usage import a_lasting, a_position, check_consumed, of_partitions
+from consumer.cli.usage import a_lasting, a_position, a_rate, check_consumed, of_partitions
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
 from consumer.printing import Console, print_json
@@ -33,9 +33,7 @@ from schemas.codec import Codec, Undecodable
 @click.option("--type", "message_type", metavar="TYPE", help="Only messages of this type, such as order:new.")
 @click.option("--key", metavar="KEY", help="Only records with this key: a number, a taxon's id or a product's sku.")
 @click.option("--site", metavar="ID", help="Only messages for this site.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
-)
+@click.option("--rate", type=a_rate, metavar="N", help="At most N records a second.")
 @click.option("--resume", is_flag=True, help="Continue the same replay after it was stopped.")
 @click.option("--restart", is_flag=True, help="Start again from the beginning, even if it was stopped before.")
 @click.option("--dry-run", is_flag=True, help="Show what would be delivered, and deliver nothing.")

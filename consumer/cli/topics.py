@@ -20,7 +20,7 @@ def topics() -> None:
 @topics.command()
 @click.option(
     "--partitions",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**31 - 1),
     default=PARTITIONS,
     show_default=True,
     metavar="N",
@@ -28,7 +28,7 @@ def topics() -> None:
 )
 @click.option(
     "--replication",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**15 - 1),
     metavar="N",
     help="Replicas of each partition. Default: the broker's.",
 )

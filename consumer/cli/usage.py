@@ -1,6 +1,7 @@
 """What all commands share: common options, the types of their values, and usage errors."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, wraps
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from consumer.engine.records import Place
 from consumer.errors import UsageError
 
 T = TypeVar("T")
+
+_SLOWEST, _FASTEST = 0.001, 1_000_000
 
 
 @cache
@@ -110,6 +113,14 @@ def a_time(text: str) -> datetime:
         return parse_time(text, _now())
     except NotAPosition as error:
         raise click.BadParameter(str(error)) from None
+
+
+def a_rate(text: str) -> float:
+    """Parse an option's value as a number per second: `type=a_rate, metavar="N"`."""
+    with suppress(ValueError):
+        if _SLOWEST <= (rate := float(text)) <= _FASTEST:  # a text such as "nan" is a number too, but in no range
+            return rate
+    raise click.BadParameter(f"'{text}' is not a number from {_SLOWEST} to {_FASTEST}.")
 
 
 def a_place(text: str) -> Place:

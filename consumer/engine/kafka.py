@@ -334,7 +334,7 @@ class Cluster:
         try:
             return kind(dict(properties), logger=self._log)
         except KafkaException as error:
-            said = kafka_error(error).str()
+            said = kafka_error(error).str().strip()  # some texts end with a line break
             name = next(
                 (name for name in properties if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", said)), ""
             )

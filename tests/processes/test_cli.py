@@ -1,7 +1,12 @@
-"""What the commands load."""
+"""What the commands load, and the options that they refuse."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from tests.command import run
 
 
 def loaded(*arguments: str) -> set[str]:
@@ -24,3 +29,21 @@ HEAVY = {"confluent_kafka", "pydantic", "requests", "prometheus_client", "struct
 def test_help_loads_no_library_that_it_does_not_need() -> None:
     assert loaded("--help") & {*HEAVY, "click"} == {"click"}
     assert loaded("--version") & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["shop", f"--rate={rate}"] for rate in ("0", "-1", "1e-10", "1e7", "inf", "nan", "many")),
+        *(["produce", "absent", f"--topic={topic}"] for topic in ("", os.fsdecode(b"\xff"))),
+        ["replay", "--topic=orders", "--rate=inf"],
+        ["dead-letters", "redrive", "--rate=nan"],
+        ["topics", "create", "--partitions=99999999999"],
+        ["topics", "create", "--replication=99999"],
+        *(["sandbox", f"--host={host}"] for host in ("a..b", "a" * 70, os.fsdecode(b"\xff"))),
+    ],
+)
+def test_a_value_that_no_option_can_have_is_refused_in_one_sentence(command: list[str]) -> None:
+    refused = run(*command, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert command[-1].partition("=")[0] in refused.stderr

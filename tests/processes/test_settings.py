@@ -32,9 +32,15 @@ def test_commands_refuse_contradictory_settings() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ACKS", "1"), ("RETRIES", "0"), ("QUEUING_STRATEGY", "lifo"), ("MAX_IN_FLIGHT", "10")],
+    [
+        ("ACKS", "1"),
+        ("RETRIES", "0"),
+        ("QUEUING_STRATEGY", "lifo"),
+        ("MAX_IN_FLIGHT", "10"),
+        ("FETCH_MAX_BYTES", "-5"),
+    ],
 )
-def test_properties_that_break_transactions_are_refused_before_the_member_joins(name: str, value: str) -> None:
+def test_properties_that_the_library_refuses_are_refused_before_the_member_joins(name: str, value: str) -> None:
     refused = run("run", **{f"KAFKA_{name}": value, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert f"KAFKA_{name} is wrong" in refused.stderr

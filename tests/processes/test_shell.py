@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from consumer.cli.main import cli
+from consumer.cli.main import cli, main
 from consumer.cli.manual import manual
 from tests.command import run
 
@@ -42,6 +42,18 @@ def test_completion_install_needs_a_supported_shell() -> None:
     assert done.stderr == (
         "jirafe-consumer: name a shell (bash, zsh, fish): the environment variable SHELL names none of them.\n"
     )
+
+
+def test_completion_install_needs_a_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as in a container whose user is only a number
+    with pytest.raises(SystemExit) as ended:
+        main(["completion", "install", "bash"])
+    said = "jirafe-consumer: this user has no home folder: set HOME.\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, said)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -312,6 +313,29 @@ def test_a_pattern_that_is_not_portable_is_refused(pattern: str) -> None:
     assert said.startswith("CONSUMER_ORDERS_TOPIC: must be ")
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^(.+)+x$", "^(a*)*$", "^(a|a)+x$", "^(a|a*)*x$", "^((a+))+x$", "^(b(a+)?)+x$", "^(aa?)*x$", "^((ab)+)*?x$",
+        "^((a|b)c)+x$",
+    ],
+)  # fmt: skip
+def test_a_pattern_that_python_could_match_forever_is_refused(pattern: str) -> None:
+    (said,) = faults({"CONSUMER_ORDERS_TOPIC": pattern, "CONSUMER_RESULTS_TOPIC": "a" * 43})
+    assert said.startswith("CONSUMER_ORDERS_TOPIC: must not repeat a group")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^shop-.*\.orders$", "^(eu|us)-(carts|orders)$", "^orders-[0-9]+$", "^(ab)+$", "^(a+)?b$", "^(a+|b)c+$",
+        "^(a(b|c))-[a-z.-]*$",
+    ],
+)  # fmt: skip
+def test_a_pattern_may_repeat_what_matches_in_one_way(pattern: str) -> None:
+    assert load(None, {"CONSUMER_ORDERS_TOPIC": pattern}).patterns == (pattern,)
+
+
 @pytest.mark.parametrize("name", INPUTS)
 def test_an_empty_list_of_topics_is_refused(name: str) -> None:
     assert faults({name: " , "}) == [f"{name}: must name a topic."]
@@ -374,6 +398,15 @@ def test_a_pattern_matches_whole_names(subscribed: str, topic: str, *, fits: boo
         ({"KAFKA_SASL_KERBEROS_KEYTAB": "/absent"}, "KAFKA_SASL_KERBEROS_KEYTAB: /absent does not exist."),
         ({"CONSUMER_HTTP_ADDRESS": "http://localhost:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
         ({"CONSUMER_HTTP_ADDRESS": "a host:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
+        ({"CONSUMER_HTTP_ADDRESS": "a..b:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
+        ({"CONSUMER_HTTP_ADDRESS": f"{'a' * 70}:80"}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
+        ({"CONSUMER_HTTP_ADDRESS": "9" * 5000}, "CONSUMER_HTTP_ADDRESS: must be HOST:PORT"),
+        ({"JIRAFE_URL": "http://[::1"}, "JIRAFE_URL: must be a valid address."),
+        ({"CONSUMER_SCHEMA_REGISTRY_URL": "http://℀"}, "CONSUMER_SCHEMA_REGISTRY_URL: must be a valid address."),
+        ({"KAFKA_MESSAGE_MAX_BYTES": "9" * 5000}, "KAFKA_MESSAGE_MAX_BYTES: must be a number up to 2147483647."),
+        ({"KAFKA_FETCH_MAX_BYTES": "2147483648"}, "KAFKA_FETCH_MAX_BYTES: must be a number up to 2147483647."),
+        ({"KAFKA_LINGER_MS": "-" + "9" * 5000}, "KAFKA_LINGER_MS: must be a number up to 2147483647."),
+        ({"KAFKA_SESSION_TIMEOUT_MS": "9" * 5000}, "KAFKA_SESSION_TIMEOUT_MS: must be a number up to 2147483647."),
         (
             {"CONSUMER_HTTP_ADDRESS": "8080", "JIRAFE_URL": "http://localhost:8080/v2"},
             "CONSUMER_HTTP_ADDRESS (127.0.0.1:8080) is the address in JIRAFE_URL",
@@ -415,8 +448,12 @@ def test_settings_that_can_work_together_are_accepted(tmp_path: Path) -> None:
             "CONSUMER_HTTP_ADDRESS": "[::1]:8080",
             "JIRAFE_URL": "http://jirafe.example:8080/v2",
             "KAFKA_BOOTSTRAP_SERVERS": "SASL_SSL://one:9092, two:9093,[::1]:9094",
+            "KAFKA_FETCH_MAX_BYTES": "2147483135",
+            "KAFKA_SASL_PASSWORD": "9" * 30,
         },
     )
+    for servers in ("[::1", "℀:9092"):  # the library reports them
+        load(None, {"CONSUMER_HTTP_ADDRESS": "8000", "KAFKA_BOOTSTRAP_SERVERS": servers})
     load(None, {"JIRAFE_URL": "http://localhost:8000"})  # nobody asked for the page there
 
 
@@ -612,6 +649,60 @@ def test_a_secret_file_must_be_a_regular_file(tmp_path: Path) -> None:
         ]
     (too_long,) = faults({"KAFKA_SASL_PASSWORD_FILE": "a" * 5000})
     assert too_long.endswith("can't be read (File name too long).")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CONSUMER_SCHEMA_REGISTRY_CA",
+        "CONSUMER_SCHEMA_REGISTRY_CERTIFICATE",
+        "KAFKA_SSL_CA_LOCATION",
+        "KAFKA_SSL_KEYSTORE_LOCATION",
+    ],
+)
+def test_a_certificate_must_be_in_a_regular_file(name: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert faults({name: str(pipe)}) == [f"{name}: {pipe} is not a regular file."]
+    load(None, {"KAFKA_SSL_CA_LOCATION": str(tmp_path)})  # a folder of certificates
+
+
+def test_a_further_schema_must_be_in_a_regular_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "order.avsc"
+    os.mkfifo(pipe)
+    assert faults({"CONSUMER_SCHEMAS_FOLDER": str(tmp_path)}) == [
+        f"CONSUMER_SCHEMAS_FOLDER: must have schemas in regular files, and {pipe} is not a regular file."
+    ]
+
+
+def test_an_env_file_must_be_a_regular_file_or_the_null_device(tmp_path: Path) -> None:
+    """Another can be read only once, as the `<(...)` of a shell, but a member reads the file again."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ours, theirs = os.pipe()
+    os.write(theirs, b"JIRAFE_SITE_ID=7\n")
+    os.close(theirs)
+    for path in (pipe, Path(f"/dev/fd/{ours}"), tmp_path, Path("/dev/zero")):
+        assert faults({}, path) == [
+            f"the env file {path} is not a regular file, and could not be read again: write it to one."
+        ]
+    os.close(ours)
+    (tmp_path / "masked.env").symlink_to(os.devnull)
+    assert load(tmp_path / "masked.env", {}).api.site_id is None
+    assert load(Path(os.devnull), {}).api.site_id is None
+
+
+def test_an_env_file_is_read_once_for_each_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_file, read = tmp_path / ".env", []
+    env_file.write_text("KAFKA_GROUP_ID=ours\nJIRAFE_SITE_ID=7\n")
+
+    def opened(path: Path, *arguments: Any, **options: Any) -> Any:
+        read.append(path)
+        return open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert SettingsSource(env_file).load().api.site_id == "7"
+    assert read == [env_file]
 
 
 def test_only_secrets_may_be_in_files(tmp_path: Path) -> None:
