@@ -16,7 +16,7 @@ from consumer.errors import KafkaUnusable
 Position = datetime | int
 """A moment, always with its zone, or an offset."""
 
-_OFFSET = re.compile(r"\d{1,19}", re.ASCII)
+_OFFSET = re.compile(r"\d{1,18}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _AGO = re.compile(r"(\d+)\s*([smhd])(\s*ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

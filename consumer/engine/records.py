@@ -6,7 +6,7 @@ from typing import NamedTuple
 A_HEADER = 200
 """Bytes of memory for a header in addition to its name and value, in the client library's form and ours."""
 
-_PLACE = re.compile(r"([^/]+)/(\d{1,10})/(\d{1,19})", re.ASCII)
+_PLACE = re.compile(r"([^/]+)/(\d{1,9})/(\d{1,18})", re.ASCII)  # fits in the 31 and 63 bits of Kafka
 
 # https://www.w3.org/TR/trace-context/
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

@@ -27,8 +27,8 @@ NO_PLACES = [
     "orders/0/x",
     "orders/0/1 ",
     "orders/٣/1",
-    "orders/0/" + "1" * 20,
-    "orders/" + "1" * 11 + "/0",
+    f"orders/0/{2**63}",
+    f"orders/{2**31}/0",
 ]
 
 
