@@ -342,10 +342,8 @@ def _words(body: dict[str, Any], token: str) -> str:
     if errors:
         parts = map(_text, errors if isinstance(errors, list) else [errors])
         return _quoted(filter(str.strip, parts), "; ", token, _QUOTED)
-    said = [
-        _quoted([_text(body[name])], "", token, _QUOTED) for name in ("error_type", "message") if body.get(name)
-    ]
-    return ": ".join(said)
+    said = (_text(body[name]) for name in ("error_type", "message") if body.get(name))
+    return _quoted(said, ": ", token, _QUOTED)
 
 
 def _quoted(parts: Iterable[str], between: str, token: str, longest: int) -> str:

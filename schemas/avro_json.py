@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from fastavro import json_reader, validate
+from fastavro.validation import ValidationError
 
 from schemas.hub import HubError, Message, kind_of, to_message
 from schemas.own import own_schema
@@ -28,8 +29,7 @@ def message_of(document: object, mark: Mark | None = None) -> Message:
         (message,) = json_reader(StringIO(orjson.dumps(document).decode()), schema)
         validate(message, schema)
     except Exception as error:  # noqa: BLE001 - what does not fit the schema surfaces as any error of the reader
-        why = str(error) or type(error).__name__
-        raise HubError(f"this is the JSON encoding of Avro, but no {kind} message in it: {why}") from None
+        raise HubError(f"this is the JSON encoding of Avro, but no {kind} message in it: {_said(error)}") from None
     if not isinstance(message, dict):
         raise HubError("this is the JSON encoding of Avro, but no message in it")
     return message if mark is None else {**message, "payload": _marked(message["payload"], "payload", mark)}
@@ -38,6 +38,17 @@ def message_of(document: object, mark: Mark | None = None) -> Message:
 def is_avro(document: object) -> bool:
     """Return whether a document is in Avro's JSON."""
     return _kind_in_avro(document) is not None
+
+
+def _said(error: Exception) -> str:
+    """Say what does not fit a schema. fastavro's own text would quote values, which may be access tokens."""
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    expected: dict[str, list[str]] = {}
+    for each in error.errors:
+        schema = each.schema
+        expected.setdefault(each.field, []).append(schema["type"] if isinstance(schema, dict) else str(schema))
+    return "; ".join(f"{place} must be {' or '.join(types)}" for place, types in expected.items())
 
 
 def _marked(value: Any, place: str, mark: Mark) -> Any:

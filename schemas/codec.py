@@ -37,8 +37,9 @@ from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
 from schemas.avro_json import message_of
 from schemas.decoder import Decoder, KeptVariants
 from schemas.encoder import NotOrdinary, encoded_result
-from schemas.hub import HubError
+from schemas.hub import KINDS, HubError, kind_of
 from schemas.own import OWN_SCHEMAS, earlier_schemas, own_schema
+from schemas.reading import document_of
 from schemas.writers import MOST_TYPES, AvroType, Lookthrough, Reducer, Schema, for_reading
 
 Answer = TypeVar("Answer")
@@ -58,6 +59,7 @@ _REFUSED_FOR = 10.0
 _MOST_REFUSED = 1000
 _LONGEST_COMPARED = 64 * 1024
 _MOST_KEPT_TYPES = 5 * MOST_TYPES
+_MOST_BRANCHES = 64
 _OBJECTS_AT_LEAST = 20
 _BYTES_PER_OBJECT = 20
 _LONGEST_REASON = 500
@@ -128,7 +130,7 @@ class _Union(NamedTuple):
 
     def of(self, body: bytes) -> tuple[_Writer, bytes]:
         """Return the branch of a record, and the rest of its bytes."""
-        # Reads only a number of one byte: records of branches after the 64th count as damaged.
+        # A number of up to _MOST_BRANCHES takes one byte.
         index, odd = divmod(body[0] if body else 1, 2)
         if odd or index >= len(self.branches):
             raise Undecodable("the bytes are not a record of the union that their schema is")
@@ -225,10 +227,14 @@ class Codec:
         return record
 
     def decode_message(self, data: bytes, headers: Headers = ()) -> dict[str, Any]:
-        """Decode a record that must be a message of the hub, not a result; raises as `decode` does."""
+        """Decode a record that must be a message of the hub, and of its type's kind; raises as `decode` does."""
         message = self.decode(data, headers)
         if "payload" not in message:
             raise Undecodable("the record is a result, not a message of the hub")
+        kind, payload = kind_of(message["message"]), message["payload"]
+        if kind is not None and kind not in payload:
+            schema = next(each for each in KINDS if each in payload)
+            raise Undecodable(f"message: its type is {kind}:*, but the record is a {schema} message")
         return message
 
     def decode_result(self, data: bytes) -> dict[str, Any]:
@@ -320,9 +326,14 @@ class Codec:
         """
         others, schema = cast("list[Schema]", parsed[:-1]), parsed[-1]
         branches = schema if isinstance(schema, list) else [schema]
+        # Each branch is prepared with all types that it may refer to.
+        if len(branches) > _MOST_BRANCHES:
+            raise ValueError(f"it is a union of {len(branches)} types, and only {_MOST_BRANCHES} can be read")
         records = [_record(branch, named) for branch in branches]
         if not records:
             raise ValueError("it is not a record's schema")
+        if len({record["name"] for record in records}) < len(records):
+            raise ValueError("it is a union that has a record twice")
         writers = [
             self._equal(record) or self._writer([*others, *records[:index], record])
             for index, record in enumerate(records)
@@ -459,11 +470,13 @@ def _of_json(text: bytes) -> dict[str, Any]:
     if objects > most:
         raise Undecodable(f"the value is JSON with {objects} objects; a message of its size has at most {most}")
     try:
-        return message_of(orjson.loads(text.removeprefix(codecs.BOM_UTF8)))
+        return message_of(document_of(text.removeprefix(codecs.BOM_UTF8)))
     except orjson.JSONDecodeError as error:
         raise Undecodable(f"the value begins like JSON, but is not valid JSON: {error}") from None
     except HubError as error:
         raise Undecodable(f"the value is JSON, and not a message of the hub: {_said(error)}") from None
+    except RecursionError:
+        raise Undecodable("the value is JSON, and nested too deep to be read") from None
 
 
 def _schema_in(headers: Headers) -> SchemaId | None:

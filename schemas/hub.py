@@ -16,6 +16,7 @@ __all__ = ["HubError", "key_of", "kind_of", "to_message"]
 
 KINDS = ("cart", "order", "product", "taxon")
 
+_TYPE = re.compile(r"[\w:.-]{1,60}")
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)", re.ASCII)
 
 Message = dict[str, Any]
@@ -58,9 +59,9 @@ def to_message(document: object, mark: Mark | None = None) -> Message:
     message_type = envelope.text("message") or _inferred_type(payload)
     kind = kind_of(message_type)
     if kind is None:
-        raise HubError(
-            f"message: unknown type '{message_type}'; known are cart:*, order:*, product:* and taxon:* messages"
-        )
+        # Do not quote other text: it may be a whole message, with secrets.
+        what = f"unknown type '{message_type}'" if _TYPE.fullmatch(message_type) else "must be a type, and is text"
+        raise HubError(f"message: {what}; known are cart:*, order:*, product:* and taxon:* messages")
     return {
         "message": message_type,
         "message_id": envelope.text("message_id", "request_id") or "",

@@ -6,6 +6,13 @@ from typing import Any
 
 import orjson
 
+DEEPEST = 200
+"""The deepest nesting of a document that is read."""
+
+_NAMED = 3
+_LONGEST_NAME = 40
+_NESTING = (dict, list)
+_NUMERIC = (float, int, str)
 _INEXACT = 2.0**53
 
 Mark = Callable[[Any, str], Any]
@@ -14,6 +21,43 @@ Mark = Callable[[Any, str], Any]
 
 class HubError(ValueError):
     """The JSON is not a hub message; the sentence names the place and what is wrong there."""
+
+
+def document_of(text: bytes) -> Any:
+    """Parse a document. Raises JSONDecodeError, or HubError if it is nested more than `DEEPEST` levels deep.
+
+    So code may read a document by recursion.
+    """
+    document = orjson.loads(text)
+    # An ordinary message has fewer brackets, and is not looked through.
+    if text.count(b"{") + text.count(b"[") > DEEPEST and _is_deeper(document, DEEPEST):
+        raise HubError(f"{_deep_place(document)}: nested more than {DEEPEST} levels deep")
+    return document
+
+
+def _deep_place(document: Any) -> str:
+    """Return the beginning of a place that is nested too deep."""
+    names: list[str] = []
+    while len(names) < _NAMED:
+        parts = document.items() if isinstance(document, dict) else enumerate(document)
+        name, document = next(each for each in parts if _is_deeper(each[1], DEEPEST - 1 - len(names)))
+        names.append(str(name)[:_LONGEST_NAME])
+    return ".".join(names)
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Return whether a value is nested more than this many levels deep."""
+    level = [value] if type(value) in _NESTING else []
+    for _ in range(most):
+        if not level:
+            break
+        level = [
+            part
+            for each in level
+            for part in (each.values() if type(each) is dict else each)
+            if type(part) in _NESTING
+        ]
+    return bool(level)
 
 
 class Section:
@@ -34,7 +78,7 @@ class Section:
     def of(cls, value: object, at: str, mark: Mark | None = None) -> "Section":
         """Make a section of a value, which must be an object."""
         if not isinstance(value, Mapping):
-            raise HubError(f"{at or 'the message'}: must be an object, and is {_said(value)}")
+            raise HubError(f"{at or 'the message'}: must be an object, and is {_form(value)}")
         return cls(value, at, mark)
 
     def __iter__(self) -> Iterator[str]:
@@ -66,8 +110,8 @@ class Section:
                 continue
             try:
                 # float() would take True for 1, and "1_000" for a thousand.
-                number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
-            except (TypeError, ValueError, OverflowError):
+                number = float(value) if type(value) in _NUMERIC and "_" not in str(value) else math.nan
+            except (ValueError, OverflowError):
                 number = math.nan
             if not math.isfinite(number):
                 raise HubError(f"{self._place(name)}: must be a number, and is {_said(value)}")
@@ -110,7 +154,7 @@ class Section:
         if values is None:
             return []
         if not isinstance(values, list):
-            raise HubError(f"{self._place(name)}: must be a list, and is {_said(values)}")
+            raise HubError(f"{self._place(name)}: must be a list, and is {_form(values)}")
         return [
             Section.of(value, f"{self._place(name)}.{index}", self._mark)
             for index, value in enumerate(values)
@@ -157,6 +201,11 @@ def written(value: str | float, at: str) -> str:
             raise HubError(f"{at}: is too large a number to be read exactly; write it as text")
         return str(int(value))
     return str(value)
+
+
+def _form(value: object) -> str:
+    """Say what stands where an object or a list must be. Do not quote text: it may be their JSON, with secrets."""
+    return "text" if isinstance(value, str) else _said(value)
 
 
 def _said(value: object) -> str:

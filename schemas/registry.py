@@ -17,7 +17,7 @@ import orjson
 from schemas.codec import RegistryUnavailable, SchemaId, UnknownSchema
 from schemas.writers import AvroType, Schema
 from transport.http import Reply, Transport, Unanswered
-from transport.redaction import quoted
+from transport.redaction import quoted, without
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
 # Each request has its own connection: requests are few, and a long idle connection may be cut unnoticed.
@@ -25,6 +25,7 @@ _HEADERS = {"Content-Type": "application/vnd.schemaregistry.v1+json", "Connectio
 # A registry keeps a schema in one record of Kafka.
 _LONGEST_ANSWER = 2 * 1024 * 1024
 _MOST_REFERENCES = 100
+_LONGEST_SUBJECT = 1000
 _LARGEST_NUMBER = 2**31 - 1
 _QUOTED = 500
 _AVRO, _JSON = "AVRO", "JSON"
@@ -132,12 +133,20 @@ class SchemaRegistry:
         return answer.whole_number("id")
 
     def _with_references(
-        self, answer: "_RegistryAnswer", what: str, seen: dict[tuple[str, int], int], end: float
+        self, answer: "_RegistryAnswer", root: str, seen: dict[tuple[str, int], int], end: float, name: str = ""
     ) -> list[AvroType]:
-        """Read a schema after those that it refers to. `seen` has the lengths of the schemas read so far."""
+        """Read a schema after those that it refers to.
+
+        `root` names the first schema, for errors, and `name` this one if it is another. `seen` has the sizes of the
+        answers so far.
+        """
+        what = f"{name}, which {root} refers to," if name else root
         text = answer.expected("schema", str)
         if not answer.is_of(_AVRO):
             raise UnknownSchema(f"{what} is of {answer.quoted(answer.body['schemaType'])}, not of Avro")
+        # The names of its types are in errors about its records.
+        if without(self._password, text) != text:
+            raise UnknownSchema(f"{what} contains the password of the registry")
         try:
             schema: AvroType = orjson.loads(text)
         except orjson.JSONDecodeError as error:
@@ -148,17 +157,19 @@ class SchemaRegistry:
                 continue
             if len(seen) == _MOST_REFERENCES:
                 raise UnknownSchema(f"{what} refers to more than {_MOST_REFERENCES} others")
+            if len(subject) > _LONGEST_SUBJECT:
+                raise UnknownSchema(f"{what} refers to a subject of more than {_LONGEST_SUBJECT} characters")
+            name = f"version {version} of {answer.quoted(subject)}"
             seen[subject, version] = 0
             left = max(0.0, end - time.monotonic())
             other = self._asked("GET", f"/subjects/{quote(subject, safe='')}/versions/{version}", timeout=left)
             if other.says(_NO_SUBJECT, _NO_VERSION):
-                raise UnknownSchema(f"{what} refers to version {version} of {subject}, which the registry has not")
-            seen[subject, version] = len(other.expected("schema", str))
+                raise UnknownSchema(f"{what} refers to {name}, which the registry has not")
+            # Whole answers count, because all of them are in memory at the end of a chain of references.
+            seen[subject, version] = other.size
             if sum(seen.values()) > _LONGEST_ANSWER:
-                raise UnknownSchema(f"{what} refers to others of more than {_LONGEST_ANSWER} characters together")
-            found += self._with_references(
-                other, f"version {version} of {subject}, which {what} refers to,", seen, end
-            )
+                raise UnknownSchema(f"{what} refers to others of more than {_LONGEST_ANSWER} bytes together")
+            found += self._with_references(other, root, seen, end, name)
         return [*found, schema]
 
     def _subject(self, name: str) -> str:
@@ -190,6 +201,7 @@ class _RegistryAnswer:
     def __init__(self, answer: Reply, password: str) -> None:
         self._password = password
         self.status = answer.status
+        self.size = len(answer.content)
         self._location = answer.headers.get("Location", "")
         try:
             body = orjson.loads(answer.content)

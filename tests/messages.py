@@ -24,6 +24,11 @@ def sale(number: str, **changed: Any) -> dict[str, Any]:
     }
 
 
+def nested(levels: int, inner: bytes = b"") -> bytes:
+    """Lists within each other, as JSON."""
+    return b"[" * levels + inner + b"]" * levels
+
+
 def message(message_type: str, message_id: str = "m-1", **payload: Any) -> dict[str, Any]:
     return {"message": message_type, "message_id": message_id, "payload": payload}
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from schemas.hub import HubError
+from schemas.reading import document_of
 
 LARGEST = 64 * 1024 * 1024
 """The size limit of a document, in bytes. A message in JSON may be many times larger than in Kafka."""
@@ -35,7 +36,7 @@ def read_documents(blocks: Iterable[bytes]) -> Iterator[FileDocument]:
     """Yield the documents of a file that comes in blocks. Each element of a list is a document of its own.
 
     Keeps one document and one block in memory at a time. Raises HubError with the line if the text is not JSON, or
-    if a document is larger than `LARGEST`.
+    if a document is too deep, or larger than `LARGEST`.
     """
     return _Splitter(blocks).documents()
 
@@ -68,7 +69,7 @@ class _Splitter:
         if end < 0:
             return None
         try:
-            value = orjson.loads(self._buffer[self._at : end])
+            value = self._parsed(end - self._at)
         except orjson.JSONDecodeError:
             return None
         self._number += 1
@@ -98,14 +99,19 @@ class _Splitter:
     def _document(self) -> FileDocument:
         self._next()
         line, length = self._line, self._length()
-        text = self._buffer[self._at : self._at + length]
         self._number += 1
         try:
-            value = orjson.loads(text)
+            value = self._parsed(length)
         except orjson.JSONDecodeError as error:
-            raise HubError(f"line {line}: not JSON: {error}") from None
+            raise self._wrong(f"not JSON: {error}") from None
         self._take(length)
         return FileDocument(self._number, line, value)
+
+    def _parsed(self, length: int) -> object:
+        try:
+            return document_of(self._buffer[self._at : self._at + length])
+        except HubError as error:
+            raise self._wrong(str(error)) from None
 
     def _length(self) -> int:
         """Return the length of the current document. Reads as many blocks as that needs."""

@@ -57,7 +57,17 @@ def draw_schema(random: Random) -> Schema:
     if chance(random, 0.05):
         other = random.choice((_own("taxon"), draw_type(random, 2), "null", schema))
         return random.choice(([schema], [schema, other], [other, schema]))
+    if chance(random, 0.03):
+        return _wide(random, schema)
     return schema
+
+
+def _wide(random: Random, schema: Schema) -> Schema:
+    """Draw a union of many records, some of which are the same."""
+    many = random.choice((62, 63, 64, 1000, 4000))
+    fields = random.choice(([], [{"name": "a", "type": "int"}]))
+    others = [{"type": "record", "name": f"W{index}", "fields": fields} for index in range(many)]
+    return random.choice(([schema, *others], [*others, schema], [schema, *[schema.get("name")] * many]))
 
 
 def _records(schema: Schema) -> list[dict[str, Any]]:

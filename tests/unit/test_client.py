@@ -204,7 +204,7 @@ class TestItemsOfABatch:
                 Rejected("invalid_type: no such"),
             ),
             ({"success": False, "error_type": "validation", "errors": {}}, Rejected("validation")),
-            ({"success": False, "error_type": "unknown", "message": "m" * 999}, Transient("unknown: " + "m" * 200)),
+            ({"success": False, "error_type": "unknown", "message": "m" * 999}, Transient("unknown: " + "m" * 191)),
             ({"success": False}, Transient("no reason given")),
         ],
     )
@@ -428,6 +428,7 @@ class TestFailures:
             ({"errors": "\t\n"}, "no reason given"),
             ({"errors": ["", " "]}, "no reason given"),
             ({"message": f"what is {TOKEN}?"}, "what is [secret]?"),
+            ({"error_type": f"no {TOKEN[:4]}", "message": f"{TOKEN[4:]}!"}, "no [secret]!"),
         ],
     )
     def test_the_reason_quotes_the_api(self, api: ServedSandbox, body: dict[str, object], said: str) -> None:

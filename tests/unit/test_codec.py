@@ -296,6 +296,21 @@ class TestMessagesAndResults:
         with pytest.raises(Undecodable, match=r"^the record is a result, not a message of the hub$"):
             CODEC.decode_message(CODEC.encode("result", RESULT))
 
+    @pytest.mark.parametrize(("kind", "record"), RECORDS[:3])
+    @pytest.mark.parametrize("other", ["cart", "order", "product", "taxon"])
+    def test_a_type_must_be_of_the_kind_of_its_schema(self, kind: str, record: dict[str, Any], other: str) -> None:
+        encoded = CODEC.encode(kind, {**record, "message": f"{other}:new"})
+        if other == kind:
+            assert CODEC.decode_message(encoded)["message"] == f"{other}:new"
+            return
+        with pytest.raises(
+            Undecodable, match=rf"^message: its type is {other}:\*, but the record is a {kind} message$"
+        ):
+            CODEC.decode_message(encoded)
+
+    def test_an_unknown_type_is_decoded(self) -> None:
+        assert CODEC.decode_message(CODEC.encode("taxon", {**TAXON, "message": "tax:new"}))["message"] == "tax:new"
+
 
 class TestDamage:
     def test_a_truncated_record_of_another_writer_is_undecodable(self, tmp_path: Path) -> None:

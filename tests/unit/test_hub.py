@@ -451,7 +451,7 @@ class TestErrors:
         ("document", "sentence"),
         [
             ([], "the message: must be an object, and is a list"),
-            ("order", 'the message: must be an object, and is "order"'),
+            ("order", "the message: must be an object, and is text"),
             (None, "the message: must be an object, and is null"),
             ({}, "message: missing, and there is no cart, order, product or taxon that would tell the type"),
             ({"message": {"a": 1}}, "message: must be text or a number, and is an object"),
@@ -463,7 +463,7 @@ class TestErrors:
             ({"message": "order:new", "payload": []}, "payload: must be an object, and is a list"),
             ({"message_id": [], "cart": {}}, "message_id: must be text or a number, and is a list"),
             ({"cart": 1}, "cart: must be an object, and is 1"),
-            ({"cart": {}, "original": "x"}, 'original: must be an object, and is "x"'),
+            ({"cart": {}, "original": "x"}, "original: must be an object, and is text"),
             ({"taxon": {"name": {}}}, "taxon.name: must be text or a number, and is an object"),
             ({"order": {"email": []}}, "order.email: must be text or a number, and is a list"),
             ({"order": {"total": "ten"}}, 'order.total: must be a number, and is "ten"'),
@@ -499,7 +499,7 @@ class TestErrors:
                 {"order": {"adjustments": [{"value": "x"}]}},
                 'order.adjustments.0.value: must be a number, and is "x"',
             ),
-            ({"order": {"bill_address": "x"}}, 'order.bill_address: must be an object, and is "x"'),
+            ({"order": {"bill_address": "x"}}, "order.bill_address: must be an object, and is text"),
             (
                 {"order": {"bill_address": {"country": {"name": []}}}},
                 "order.bill_address.country.name: must be text or a number, and is a list",
@@ -538,10 +538,29 @@ class TestErrors:
         assert str(caught.value) == f"order.total: must be a number, and is {quoted}"
 
 
-def test_an_error_does_not_quote_lists_and_objects() -> None:
+SECRETS = {"parameters": {"jirafe.access_token": "secret"}}
+TEXT = orjson.dumps(SECRETS).decode()
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ([SECRETS], "the message: must be an object, and is a list"),
+        (TEXT, "the message: must be an object, and is text"),
+        ({"message": "order:new", "payload": TEXT}, "payload: must be an object, and is text"),
+        ({"order": TEXT}, "order: must be an object, and is text"),
+        ({"order": {"line_items": TEXT}}, "order.line_items: must be a list, and is text"),
+        ({"order": {"line_items": [TEXT]}}, "order.line_items.0: must be an object, and is text"),
+        (
+            {"message": TEXT},
+            "message: must be a type, and is text; known are cart:*, order:*, product:* and taxon:* messages",
+        ),
+    ],
+)
+def test_an_error_does_not_quote_what_may_have_secrets(document: object, sentence: str) -> None:
     with pytest.raises(HubError) as caught:
-        to_message([{"parameters": {"jirafe.access_token": "secret"}}])
-    assert str(caught.value) == "the message: must be an object, and is a list"
+        to_message(document)
+    assert str(caught.value) == sentence
 
 
 class TestKeys:

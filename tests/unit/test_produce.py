@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from consumer.admin import documents
 from consumer.admin.documents import read_documents
+from consumer.admin.preview import Given, of_file
 from consumer.admin.produce import Encoded, Spool, encode_all, largest_sent, produce
 from consumer.admin.spelling import Spelling
 from consumer.errors import NotProduced
@@ -20,7 +21,7 @@ from schemas.avro_json import message_of
 from schemas.codec import Codec
 from schemas.hub import HubError, kind_of, to_message
 from schemas.own import own_schema
-from tests.messages import cart, order, taxon
+from tests.messages import cart, nested, order, taxon
 
 CODEC = Codec()
 
@@ -121,12 +122,23 @@ def test_valid_json_is_read_and_invalid_json_raises_only_a_hub_error(text: bytes
         (b"[NaN]", "line 1: not JSON: "),
         (b'{"a": ' + b"[" * 5000, "line 1: not JSON: "),
         (b"{}\n\n\n{bad", "line 4: not JSON: "),
+        (b'{}\n{"a": {"b": %b}}' % nested(199), "line 2: a.b.0: nested more than 200 levels deep"),
+        (b'{"a":\n{"b": %b}}' % nested(1000), "line 1: a.b.0: nested more than 200 levels deep"),
+        (b"[{},\n%b]" % nested(201), "line 2: 0.0.0: nested more than 200 levels deep"),
     ],
 )
 def test_the_error_names_the_place(text: bytes, said: str) -> None:
     with pytest.raises(HubError) as error:
         read(text)
     assert str(error.value).startswith(said)
+
+
+def test_a_document_of_200_levels_is_watched_and_explained() -> None:
+    text = b'{"message": "cart:new", "cart": {"number": "R1", "other": %b}}' % nested(198, b"1")
+    (encoded,) = encode_all("a.json", [text], CODEC, 1_000_000, Spelling())
+    assert encoded.key == b"R1"
+    ((_, shown),) = of_file("a.json", [text], Given({}, {}, 0, "now"))
+    assert shown.unknown == ["cart.other"]
 
 
 def test_an_endless_document_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

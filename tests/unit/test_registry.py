@@ -189,7 +189,34 @@ class TestReferences:
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", two)
         assert len(registry_server.registry().schema(schema_id) or ()) == 3
         registry_server.references[schema_id] = three
-        assert "characters together" in refused(Codec(registry_server.registry()), schema_id)
+        assert "bytes together" in refused(Codec(registry_server.registry()), schema_id)
+
+    def test_an_error_names_only_the_first_schema_and_the_one_that_is_wrong(
+        self, registry_server: RegistryServer
+    ) -> None:
+        for number in range(1, 50):
+            reference = {"name": "a", "subject": f"s{number - 1}", "version": 1}
+            registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), f"s{number}", [reference])
+        said = refused(Codec(registry_server.registry()), 49)
+        first = "version 1 of s1, which the schema with the id 49 refers to, refers to version 1 of s0"
+        assert said == f"{first}, which the registry has not"
+
+    def test_large_answers_of_small_schemas_are_bad_data(self, registry_server: RegistryServer) -> None:
+        long = {**MONEY_REFERENCE, "name": "y" * 900_000}
+        for number in range(3):
+            registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), "money%2Feur", [long])
+        three = [{**MONEY_REFERENCE, "version": version + 1} for version in range(3)]
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", three)
+        assert "bytes together" in refused(Codec(registry_server.registry()), schema_id)
+
+    def test_a_long_subject_is_bad_data(self, registry_server: RegistryServer) -> None:
+        reference = {"name": "a", "subject": "s" * 1000, "version": 1}
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [reference])
+        said = refused(Codec(registry_server.registry()), schema_id)
+        assert said.startswith("the schema with the id 1 refers to version 1 of sss")
+        registry_server.references[schema_id] = [{**reference, "subject": "s" * 1001}]
+        said = refused(Codec(registry_server.registry()), schema_id)
+        assert said == "the schema with the id 1 refers to a subject of more than 1000 characters"
 
     @pytest.mark.parametrize("references", [[1], [{}], [{"subject": "a", "version": "latest"}], 5])
     def test_references_of_an_unknown_form_are_an_outage(
@@ -429,6 +456,35 @@ def test_a_password_that_the_registry_quotes_is_hidden(registry_server: Registry
         assert str(caught.value) == "the schema registry answered 401: no [secret], Basic [secret]"
     registry_server.page = (200, json.dumps({"is_compatible": False, "messages": [PASSWORD, BASIC]}).encode())
     assert registry.incompatibility("cart", {}) == "[secret]; Basic [secret]"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        PASSWORD,
+        {"type": "record", "name": PASSWORD, "fields": []},
+        {"type": "fixed", "name": "a", "size": PASSWORD},
+        [{"x": PASSWORD}],
+        {**LESS, "fields": [{"name": "b", "type": BASIC}]},
+    ],
+)
+def test_a_schema_that_contains_the_password_is_refused(registry_server: RegistryServer, schema: Any) -> None:
+    registry_server.keep(json.dumps(schema), "other")
+    for said in (
+        refused(Codec(registry_server.registry()), 1),
+        refused(
+            Codec(registry_server.registry()),
+            registry_server.keep('"int"', "ints", [{"name": "a", "subject": "other", "version": 1}]),
+        ),
+    ):
+        assert said.endswith(" contains the password of the registry")
+        assert "cret" not in said
+
+
+def test_the_password_in_a_subject_is_hidden(registry_server: RegistryServer) -> None:
+    schema_id = registry_server.keep('"int"', "ints", [{"name": "a", "subject": PASSWORD, "version": 1}])
+    said = refused(Codec(registry_server.registry()), schema_id)
+    assert said == "the schema with the id 1 refers to version 1 of [secret], which the registry has not"
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 """The forms of values in topics: in every form, the message is the one that `produce` would have written."""
 
 import json
+from io import StringIO
 from random import Random
 from typing import Any
 
 import orjson
 import pytest
+from fastavro import json_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.avro_json import message_of
 from schemas.codec import Codec, IdUnavailable, RegistryNeeded, Undecodable, UnknownSchema
-from schemas.hub import HubError, kind_of
+from schemas.hub import HubError, kind_of, to_message
 from schemas.own import own_schema
+from schemas.reading import document_of
 from tests.fuzz.targets import hub
-from tests.messages import cart, order, product, taxon
+from tests.messages import cart, nested, order, product, taxon
 from tests.registry import RegistryServer, guid_of
 from tests.unit.test_codec import (
     LESS,
@@ -30,6 +33,7 @@ from tests.unit.test_codec import (
 
 CODEC = Codec()
 MESSAGES = [cart("R1"), order("R1"), product("SKU"), taxon("9", "Bags")]
+SECRET = "12345678"
 NAME = "__value_schema_id"
 SCHEMA_OF_JSON = json.dumps({"type": "object"})
 
@@ -50,7 +54,7 @@ class TestJson:
     def test_json_is_converted_as_produce_does(self, seed: int) -> None:
         text = hub.draw(Random(seed))["text"].encode("latin-1")  # noqa: S311 - drawn, not secret
         try:
-            expected = as_produced(orjson.loads(text))
+            expected = as_produced(document_of(text))
         except (HubError, orjson.JSONDecodeError):
             with pytest.raises(Undecodable):
                 CODEC.decode_message(text)
@@ -66,6 +70,14 @@ class TestJson:
             (b"{}", "is JSON, and not a message of the hub: message: missing"),
             (b'{"message": "user:new"}', "is JSON, and not a message of the hub: message: unknown type 'user:new'"),
             (
+                b'{"message": "cart:new", "payload": {"cart": {"item_total": %b}}}' % nested(1010),
+                "is JSON, and not a message of the hub: payload.cart.item_total: nested more than 200 levels deep",
+            ),
+            (
+                b'{"message": "cart:new", "payload": {"cart": {"item_total": %b}}}' % nested(197),
+                "is JSON, and not a message of the hub: cart.item_total: must be a number, and is a list",
+            ),
+            (
                 b'{"message": "order:new", "payload": {"order": {"totals": {"order": "x"}}}}',
                 "is JSON, and not a message of the hub: order.totals.order: must be a number",
             ),
@@ -75,6 +87,39 @@ class TestJson:
         with pytest.raises(Undecodable) as caught:
             CODEC.decode_message(data)
         assert str(caught.value).startswith(f"the value {reason}")
+
+    @pytest.mark.parametrize(
+        ("changed", "why"),
+        [
+            ({"parameters": {"jirafe.access_token": {"string": SECRET}}}, "parameters must be string"),
+            ({"parameters": {"jirafe.access_token": [SECRET]}}, "parameters must be string"),
+            ({"parameters": {"jirafe.access_token": 12345678}}, "parameters must be string"),
+            ({"parameters": [{"name": "jirafe.access_token", "value": SECRET}]}, "TypeError"),
+            ({"parameters": f"jirafe.access_token={SECRET}"}, "TypeError"),
+            ({"message_id": [SECRET]}, "message_id must be string"),
+            (
+                {"payload": {"taxon": {"jirafe.hub.Taxon": {"id": {"string": [SECRET]}}}}},
+                "id must be null or string",
+            ),
+        ],
+    )
+    def test_an_error_of_avros_json_does_not_quote_values(self, changed: dict[str, Any], why: str) -> None:
+        text = StringIO()
+        json_writer(text, own_schema("taxon"), [to_message(taxon("9", "Bags"))])
+        with pytest.raises(Undecodable) as caught:
+            CODEC.decode_message(orjson.dumps({**orjson.loads(text.getvalue()), **changed}))
+        said = str(caught.value)
+        assert "this is the JSON encoding of Avro, but no taxon message in it: " in said
+        assert said.endswith(why)
+        assert SECRET not in said
+
+    def test_json_that_is_too_deep_for_the_reader_is_undecodable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def deep(_: object) -> None:
+            raise RecursionError
+
+        monkeypatch.setattr("schemas.codec.message_of", deep)
+        with pytest.raises(Undecodable, match=r"^the value is JSON, and nested too deep to be read$"):
+            CODEC.decode_message(b"{}")
 
     def test_json_with_too_many_objects_is_refused(self) -> None:
         items = b",".join([b"{}"] * 350_000)
@@ -224,6 +269,22 @@ class TestUnions:
         schema_id = registry_server.keep(json.dumps([LESS]))
         with pytest.raises(Undecodable, match="not a record of the union that their schema is"):
             Codec(registry_server.registry()).decode_message(confluent(schema_id, body))
+
+    def test_a_union_has_at_most_64_branches(self, registry_server: RegistryServer) -> None:
+        others = [{"type": "record", "name": f"shop.R{number}", "fields": []} for number in range(64)]
+        codec = Codec(registry_server.registry())
+        schema_id = registry_server.keep(json.dumps([*others[:63], LESS]))
+        assert codec.decode_message(confluent(schema_id, b"\x7e" + written(LESS, LESS_RECORD))) == LESS_READ
+        schema_id = registry_server.keep(json.dumps([LESS, *others]))
+        with pytest.raises(UnknownSchema, match="a union of 65 types, and only 64 can be read"):
+            codec.decode_message(confluent(schema_id, b"\x00" + written(LESS, LESS_RECORD)))
+
+    def test_a_union_with_the_same_record_twice_is_bad_data(self, registry_server: RegistryServer) -> None:
+        registry_server.keep(json.dumps({"type": "record", "name": "Big", "fields": []}), "big")
+        reference = {"name": "Big", "subject": "big", "version": 1}
+        schema_id = registry_server.keep(json.dumps(["Big"] * 64), references=[reference])
+        with pytest.raises(UnknownSchema, match="it is a union that has a record twice"):
+            Codec(registry_server.registry()).decode_message(confluent(schema_id, b"\x00"))
 
     @pytest.mark.parametrize("schema", [["null", LESS], ["string"], [], ["Elsewhere"], [[LESS]]])
     def test_a_union_of_other_things_is_bad_data(self, registry_server: RegistryServer, schema: Any) -> None:

@@ -1,11 +1,14 @@
 """Hub messages as JSON: through the conversion, the codec, the mapping and the preview."""
 
 import json
+import re
 from functools import cache
+from io import StringIO
 from random import Random
 from typing import Any
 
 import orjson
+from fastavro import json_writer
 
 from consumer.admin import preview
 from consumer.admin.documents import read_documents
@@ -13,14 +16,21 @@ from jirafe import services
 from jirafe.fields import Unmappable
 from jirafe.sandbox.validation import Validator
 from jirafe.services import Event, Unsendable
+from schemas.avro_json import message_of
 from schemas.codec import Codec
 from schemas.hub import HubError, key_of, kind_of, to_message
+from schemas.own import own_schema
 from tests import messages
 from tests.fuzz import draw as drawing
 from tests.fuzz.targets import Breach, Case, Limits, latin
 
 LIMITS = Limits()
 
+TOKEN = "tok-5f3a9c27e1"
+"""The access token of some messages. No error may tell it."""
+
+_SECTIONS = ("cart", "order", "taxon", "original", "previous", "diff", "line_items")
+_VALUE = re.compile(r'(?<=": )(?:null|\d+|"[^"\\]*")')
 _TIMESTAMP = 1_400_000_000_000
 
 _PARAMETERS = {
@@ -59,12 +69,37 @@ def documents() -> list[Any]:
         found.append(messages.message(kind) | {"payload": sections})
     found += [{key: value for key, value in each.items() if key != "message"} for each in found]
     found += [{**each, "parameters": [{"name": "jirafe.site_id", "value": 5}]} for each in found]
-    return found
+    return found + [_in_avro(each) for each in found]
+
+
+def _in_avro(document: Any) -> Any:
+    message, text = to_message(document), StringIO()
+    json_writer(text, own_schema(kind_of(message["message"]) or ""), [message])
+    return json.loads(text.getvalue())
 
 
 def draw_document(random: Random) -> Any:
-    """Draw a message: a valid one, changed in some places."""
-    return drawing.mutated(random, random.choice(documents()), random.choice((0, 1, 1, 1, 2, 3, 6)))
+    """Draw a message: a valid one, changed in some places. Some have TOKEN in their parameters, or in place of others."""
+    document = drawing.mutated(random, random.choice(documents()), random.choice((0, 1, 1, 1, 2, 3, 6)))
+    if isinstance(document, dict) and drawing.chance(random, 0.3):
+        _add_token(random, document)
+    return document
+
+
+def _add_token(random: Random, document: dict[str, Any]) -> None:
+    named = {"jirafe.access_token": TOKEN}
+    text = random.choice((f"jirafe.access_token={TOKEN}", json.dumps(named), json.dumps({"parameters": named})))
+    wrapped = random.choice(({"string": TOKEN}, [TOKEN], {"jirafe.access_token": TOKEN}))
+    listed = [{"name": name, "value": value} for name, value in named.items()]
+    name = random.choice(("parameters", "parameters", "message_id", "message", "payload", *_SECTIONS))
+    value = random.choice((text, wrapped, *([named, {name: wrapped}, listed] if name == "parameters" else [])))
+    payload = document.get("payload")
+    holder = payload if isinstance(payload, dict) and name in ("parameters", *_SECTIONS) else document
+    if name == "line_items":
+        holder = next((each for each in holder.values() if isinstance(each, dict)), holder)
+    if name == "message_id" and isinstance(value, str):
+        value = [value]  # a text would be the id, which errors may name
+    holder[name] = value
 
 
 def draw(random: Random) -> Case:
@@ -72,8 +107,9 @@ def draw(random: Random) -> Case:
     chosen = [draw_document(random) for _ in range(random.choice((1, 1, 1, 2, 4)))]
     separator = random.choice(("\n", "\r\n", "\n\n", "\u2028"))
     written = json.dumps(chosen) if drawing.chance(random, 0.3) else separator.join(map(json.dumps, chosen))
-    if drawing.chance(random, 0.02):
-        written = written.replace("null", drawing.nested(random.choice((10, 500, 5000))), 1)
+    if drawing.chance(random, 0.05) and (values := list(_VALUE.finditer(written))):
+        start, end = random.choice(values).span()
+        written = written[:start] + drawing.nested(random.choice((10, 90, 250, 490, 5000))) + written[end:]
     if drawing.chance(random, 0.02):
         images = [{"attachment_url": "x"}] * 10 ** random.randrange(2, 5)
         many = {"sku": "a", "quantity": 1, "variant": {"images": images}}
@@ -102,11 +138,11 @@ def try_out(case: Case) -> None:
         _check_reason(error)
         return
     for document in found:
-        orjson.dumps(
-            preview.of_document(document, preview.Given(case["parameters"], {}, _TIMESTAMP, "now")).as_json()
-        )
+        shown = preview.of_document(document, preview.Given(case["parameters"], {}, _TIMESTAMP, "now"))
+        orjson.dumps(shown.as_json())
+        check_secret([each["description"] for each in shown.notifications])
         try:
-            message = to_message(document)
+            message = message_of(document)
         except HubError as error:
             _check_reason(error)
         else:
@@ -142,7 +178,14 @@ def check_event(array: str, body: bytes) -> None:
             raise Breach(f"an event of {array} that is not of the API's form", f"{place}: {why}")
 
 
+def check_secret(said: object) -> None:
+    """Check that what is said about a message does not tell its access token."""
+    if TOKEN in str(said):
+        raise Breach("an error tells an access token", str(said)[:300])
+
+
 def _check_reason(error: Exception) -> None:
+    check_secret(error)
     if not str(error).strip():
         raise Breach("a refusal has no reason", repr(error))
     try:

@@ -18,6 +18,7 @@ from confluent_kafka import Message, Producer
 
 from consumer import app, settings
 from consumer.admin.letters import read_letter
+from consumer.admin.story import contents
 from consumer.delivery.work import Work
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.kafka import TransactionalProducer, to_record
@@ -132,6 +133,9 @@ def _own(random: Random, message: Any, largest: int) -> bytes:
     if chance(random, 0.03):
         message["parameters"]["jirafe.site_id"] = drawing.utf8(random)
         message["parameters"]["jirafe.access_token"] = drawing.utf8(random)
+    if chance(random, 0.05):
+        kinds = ("cart", "order", "product", "taxon", "other", "")
+        message["message"] = random.choice(kinds) + random.choice((":new", ":updated", ":canceled", ":update", ""))
     try:
         return _own_codec().encode(name, message)
     except (ValueError, TypeError, OverflowError, AttributeError):
@@ -338,6 +342,7 @@ def try_out(case: Case) -> None:
         # Any record may be in the topic of results too. Code that reads it there expects Undecodable.
         with suppress(Undecodable):
             orjson.dumps(codec.decode_result(record.value or b""))
+        orjson.dumps(contents(record, codec, {}))
     if len(ended.outputs) != len(records):
         raise Breach("there is not one output for each record")
     for record, output in zip(records, ended.outputs, strict=True):
@@ -363,7 +368,11 @@ def _check(codec: Codec, record: Record, output: Output) -> None:
     if is_failed != (output.dead_letter is not None) or is_failed != (result["code"] == 500):
         raise Breach("a result, its code and its dead letter contradict each other", repr(result))
     orjson.dumps(result)
+    hub.check_secret([each["description"] for each in result["notifications"]])
     if output.dead_letter:
+        if output.dead_letter.kind == "internal":
+            raise Breach("our own code fails on a record", output.dead_letter.reason)
+        hub.check_secret(output.dead_letter.reason)
         topic, value, key, headers = written[1]
         letter = read_letter(
             Record(

@@ -18,6 +18,7 @@ from tests.fuzz.draw import chance
 from tests.fuzz.raw import RawServer
 from tests.fuzz.targets import Breach, Case, Limits, latin
 
+PASSWORD = "open-sesame"
 TIMEOUT = 0.15
 SLACK = 3.0
 """Additional seconds, because a machine may be busy. Endless work is found anyway."""
@@ -40,15 +41,18 @@ def draw(random: Random) -> Case:
 
 def _right(random: Random, question: str) -> Any:
     if question in ("decode", "schema"):
-        answer: dict[str, Any] = {"schema": json.dumps(draw_schema(random))}
+        parts = json.dumps(draw_schema(random)).split('"')
+        if len(parts) > 1 and chance(random, 0.3):
+            parts[random.randrange(1, len(parts), 2)] = PASSWORD
+        answer: dict[str, Any] = {"schema": '"'.join(parts)}
         if chance(random, 0.2):
-            answer["schemaType"] = random.choice(("AVRO", "JSON", "PROTOBUF", "", None, 5))
+            answer["schemaType"] = random.choice(("AVRO", "JSON", "PROTOBUF", PASSWORD, "", None, 5))
         if chance(random, 0.2):
             number = random.choice((1, 2, 50))
             answer["references"] = [
                 {
                     "name": f"a.B{index}",
-                    "subject": random.choice(("s", "../x", f"s{index}", "\u20ac")),
+                    "subject": random.choice(("s", "../x", f"s{index}", "\u20ac", PASSWORD, "s" * 900)),
                     "version": index,
                 }
                 for index in range(number)
@@ -77,7 +81,7 @@ def _server() -> RawServer:
 @cache
 def _registry() -> SchemaRegistry:
     subjects = {name: f"{name}s-value" for name in OWN_SCHEMAS}
-    return SchemaRegistry(_server().url, subjects, Access("ada", "secret"), timeout=TIMEOUT)
+    return SchemaRegistry(_server().url, subjects, Access("ada", PASSWORD), timeout=TIMEOUT)
 
 
 @cache
@@ -100,7 +104,7 @@ def try_out(case: Case) -> None:
             said = str(error).encode()
         except UnicodeEncodeError:
             raise Breach("a reason can't be written", repr(error)) from None
-        if not said.strip() or b"secret" in said:
+        if not said.strip() or PASSWORD.encode() in said:
             raise Breach("a reason is empty, or tells the password", repr(error)) from None
     finally:
         _server().play([])
