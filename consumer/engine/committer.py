@@ -101,11 +101,12 @@ class Committer(Generic[W]):
             self._tell(rest, writer, group, deadline)
         together = [lane for lane in ready if lane.partition not in self._failed]
         alone = [[lane] for lane in ready if lane.partition in self._failed]
+        chance = self.chance()  # lanes that fail together try again together
         for part in [together, *alone] if together else alone:
             try:
                 self._write(part, writer, group(), deadline)
             except Aborted as error:
-                self._note(part, error)
+                self._note(part, error, chance)
             else:
                 for lane in part:
                     self._failed.pop(lane.partition, None)
@@ -225,13 +226,13 @@ class Committer(Generic[W]):
         for lane, blocker in news.items():
             lane.told = blocker
 
-    def _note(self, lanes: list[Lane[W]], error: Aborted) -> None:
+    def _note(self, lanes: list[Lane[W]], error: Aborted, chance: float) -> None:
         """Note that the transaction of these lanes was aborted."""
         before = self._failed.get(lanes[0].partition)
         times = before.times + 1 if before else 1
         due = self.clock.monotonic()
         if not self._is_smaller(lanes, error):
-            due += self.backoff.delay(times, None, self.chance)
+            due += self.backoff.delay(times, None, lambda: chance)
         self._failed |= dict.fromkeys((lane.partition for lane in lanes), _Failed(times, str(error), due))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AclOperation, TopicDescription
 
 from consumer.engine.deadline import Clock
@@ -58,9 +58,9 @@ class Continuity:
     # Records committed before and since the last question for the topic's id: offset to fingerprint.
     _before: dict[Partition, dict[int, int]] = field(default_factory=dict)
     _since: dict[Partition, dict[int, int]] = field(default_factory=dict)
-    # Logs that ended before the committed offset: that offset, which is void, and the one to read from. Kept until
-    # something of the log is committed.
-    _void: dict[Partition, tuple[int, int]] = field(default_factory=dict)
+    # Logs that ended before the committed offset: that offset with its metadata, which are void, and the offset to
+    # read from. Kept until something of the log is committed.
+    _void: dict[Partition, tuple[int, str, int]] = field(default_factory=dict)
     # Done records that may belong to the new incarnation.
     _done: dict[Partition, dict[int, int]] = field(default_factory=dict)
 
@@ -213,17 +213,19 @@ class Continuity:
         )
         return low
 
-    def note_void(self, partition: Partition, committed: int, start: int) -> None:
+    def note_void(self, committed: TopicPartition, start: int) -> None:
         """Note that a committed offset is void: its log ended before it, and is read from `start`."""
-        self._void[partition] = committed, start
+        partition = Partition(committed.topic, committed.partition)
+        self._void[partition] = committed.offset, committed.metadata or "", start
 
-    def start_if_void(self, partition: Partition, committed: int) -> int | None:
+    def start_if_void(self, committed: TopicPartition) -> int | None:
         """Return the offset to read from instead of a committed one that is void; None if it is valid.
 
-        The log may have grown beyond the committed offset since, so that nothing else shows it.
+        The log may have grown beyond the committed offset since, so that nothing else shows it. If the metadata
+        differs, another member has committed the same offset of a later log.
         """
-        void, start = self._void.get(partition, (None, 0))
-        return start if committed == void else None
+        offset, metadata, start = self._void.get(Partition(committed.topic, committed.partition), (None, "", 0))
+        return start if (committed.offset, committed.metadata or "") == (offset, metadata) else None
 
     def acknowledge(self) -> None:
         """Forget the losses: an operator has seen them."""

@@ -160,7 +160,7 @@ class Places(Generic[W]):
         Also tells its lane what is decided beyond that offset. Raises KafkaException.
         """
         lane = self._lane(partition)
-        start = self._continuity.start_if_void(partition, position.offset)
+        start = self._continuity.start_if_void(position)
         if start is not None:
             if lane and partition not in self.unread:
                 lane = self._emptied(partition)  # its records were read from the void offset
@@ -186,7 +186,7 @@ class Places(Generic[W]):
             low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), _WITHIN)
             start = self._continuity.begins(partition, wanted, low, high, is_cut=self._reset.get(partition, False))
             if start < position.offset:
-                self._continuity.note_void(partition, position.offset, start)
+                self._continuity.note_void(position, start)
             if lane and start < max(wanted or 0, lane.committed_offset or 0):
                 # Its offsets now belong to other records, also those decided ahead.
                 self._lanes.assign([partition])

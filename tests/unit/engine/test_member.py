@@ -1110,6 +1110,28 @@ def test_a_log_that_was_cut_is_read_from_its_beginning_until_something_of_it_is_
     assert len(scene.logged("records_lost")) == 1
 
 
+def test_an_offset_that_another_member_committed_after_a_log_was_cut_is_valid() -> None:
+    scene = Scene()
+
+    def script() -> Generator[None]:
+        scene.consumer.offsets = lambda: {A: 2}
+        yield from arriving(scene, [message(0), message(1)], 3)
+        scene.consumer.logs[A] = (0, 1)
+        scene.consumer.arrived = [reset(why=KafkaError._LOG_TRUNCATION)]
+        yield from turns(4)
+        scene.consumer.logs[A] = (0, 90)
+        scene.consumer.revoke(A)
+        yield
+        scene.consumer.beside[A] = write(2, Ahead((), ""))  # the offset is the same by chance
+        scene.consumer.assign(A)
+        scene.consumer.arrived = [message(2)]
+        yield from turns(4)
+
+    scene.run(script())
+    assert starts(scene) == ["assign orders/0 at 0"]
+    assert scene.handler.seen[-1] == [2]
+
+
 @pytest.mark.parametrize(
     ("before", "base", "committed", "decided"),
     [
