@@ -97,6 +97,8 @@ class Ledger:
         self._topic_id = topic_id
         # When topics were last recreated, how often, and the records of the earlier ones.
         self.created_at: dict[str, float] = {}
+        # By partition, the first offset that the metadata of an earlier topic's offset says is decided ahead.
+        self._skipped_from: dict[Partition, int] = {}
         self._incarnations: Counter[str] = Counter()
         self._gone: dict[tuple[Partition, int, int], Sent] = {}
         # Keys at the API of records that were sent too early.
@@ -147,6 +149,7 @@ class Ledger:
                 if key.last and key.last.partition == partition:
                     key.last = None
             self.committed.pop(partition, None)
+            self._skipped_from.pop(partition, None)
         self._incarnations[topic] += 1
         self.created_at[topic] = self._now()
 
@@ -155,10 +158,12 @@ class Ledger:
         self._unordered.add(sent.made.event_key)
 
     def _reads_on(self, sent: Sent, held: Assigned) -> bool:
-        """Return whether a recreated partition is read from an offset of the earlier one."""
+        """Return whether a recreated partition is read from an offset of the earlier one, or with its metadata."""
         partition = sent.partition
         if not sent.incarnation or sent.incarnation != self._incarnations[partition.topic]:
             return False
+        if partition in self._skipped_from and sent.offset > self._skipped_from[partition]:
+            return True
         return held.since < self.created_at[partition.topic] or held.start > self.committed.get(partition, 0)
 
     # at the API
@@ -260,6 +265,11 @@ class Ledger:
         for partition in results:
             if partition not in beside:
                 raise self.broken("offsets with results", f"results of {partition} go without an offset")
+        for partition, (offset, told) in beside.items():
+            if partition not in old:
+                self._skipped_from.pop(partition, None)
+            elif told and (runs := read(offset, told).runs):
+                self._skipped_from.setdefault(partition, runs[0][0])
         for partition in old:
             del beside[partition]  # it says nothing about the present topic
         self._check_offsets(beside)
