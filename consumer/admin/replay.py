@@ -90,9 +90,9 @@ class Replay:
             left.append(each if offset is None else each._replace(start=min(offset, each.end)))
         return left
 
-    def begin(self, ranges: list[Range]) -> None:
-        """Commit where the replay starts, so that it can be resumed."""
-        self._own.alter({each.of: each.start for each in ranges})
+    def begin(self, ranges: list[Range], redeliverer: Redeliverer[W]) -> None:
+        """Commit where the replay starts, so that it can be resumed. Blocks; raises GaveUp."""
+        redeliverer.publish([], {each.of: each.start for each in ranges})
 
     def end(self) -> None:
         """Delete the replay's position: it is done."""

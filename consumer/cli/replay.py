@@ -148,7 +148,7 @@ def _replay(
             # Look again: the redeliverer has fenced an earlier run, so its last commit is known now.
             ranges = job.resumed(ranges) or ranges
         else:
-            job.begin(ranges)
+            job.begin(ranges, redeliverer)
         bar.at(0, _size(ranges))
         try:
             for step in job.run(ranges, redeliverer, rate):
