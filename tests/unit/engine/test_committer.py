@@ -368,20 +368,8 @@ def test_a_flood_also_holds_the_ends_of_its_topic() -> None:
     assert offsets(office.commit()) == [{CART: 3}]
 
 
-def test_an_aborted_commit_is_no_trouble_while_its_topic_is_flooded() -> None:
-    office = Office(window=2)
-    office.finish(A, 0)
-    office.producer.fail("produce", ABORTABLE)
-    office.commit()
-    office.finish(B, 0, 1, letter=LETTER)
-    office.clock.now += 1
-    office.commit()
-    assert office.committer.flooded == ("orders",)
-    office.commit()
-    assert office.committer.trouble is None
-
-
-def test_a_flood_also_holds_its_topic_when_lanes_commit_one_by_one() -> None:
+def flooded_after_an_abort() -> Office:
+    """Return an office in which a transaction of A was aborted, and then the topic was flooded."""
     office = Office(window=2)
     office.finish(A, 0)
     office.producer.fail("produce", ABORTABLE)
@@ -391,6 +379,17 @@ def test_a_flood_also_holds_its_topic_when_lanes_commit_one_by_one() -> None:
     office.clock.now += 1
     assert office.commit() == []
     assert office.committer.flooded == ("orders",)
+    return office
+
+
+def test_an_aborted_commit_is_no_trouble_while_its_topic_is_flooded() -> None:
+    office = flooded_after_an_abort()
+    office.commit()
+    assert office.committer.trouble is None
+
+
+def test_a_flood_also_holds_its_topic_when_lanes_commit_one_by_one() -> None:
+    office = flooded_after_an_abort()
     office.committer.release()
     assert offsets(office.commit()) == [{B: 2, C: 1}, {A: 1}]
 
