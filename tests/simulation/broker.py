@@ -50,10 +50,11 @@ class Entry:
 
 
 class Log:
-    """One partition. `start` is the first offset that retention has not deleted."""
+    """One partition. `start` is the first offset that retention has not deleted. Without a leader it can't be read."""
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
+        self.has_leader = True
         self.entries: list[Entry] = []
         self.start = 0
         self.open: dict[int, int] = {}

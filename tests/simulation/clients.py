@@ -292,11 +292,17 @@ class SimConsumer:
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
         self._check()
         log = self._broker.logs[Partition(partition.topic, partition.partition)]
-        ends: tuple[int, int] = self._await("ends", lambda: (log.start, log.stable), timeout)
+
+        def read() -> tuple[int, int]:
+            if not log.has_leader:
+                raise Refused(KafkaError.NOT_LEADER_FOR_PARTITION)
+            return log.start, log.stable
+
+        ends: tuple[int, int] = self._await("ends", read, timeout)
         return ends
 
     def list_topics(self, topic: str, timeout: float) -> ClusterMetadata:
-        """Do nothing: every partition has a leader here."""
+        """Do nothing: requests here find a new leader by themselves."""
         self._check()
         self._await("describe", lambda: None, timeout)
         return ClusterMetadata()
@@ -559,6 +565,7 @@ class SimConsumer:
             (state, state.position)
             for partition, state in self.assigned.items()
             if state.position is not None
+            and state.log.has_leader
             and partition not in self._paused
             and state.queued < _MOST_QUEUED
             and (

@@ -103,7 +103,15 @@ MUTANTS: dict[str, Mutant] = {
     "a result that is too large is never shortened": Mutant(
         "consumer.engine.lane", "        self._finished[0] = brief(self._finished[0])", "        pass"
     ),
+    "a strand that can't go stays first at its gate": Mutant(
+        "consumer.engine.lanes", "                gate.pass_over(strand.id)\n", "                pass\n"
+    ),
     # the group
+    "a partition without a leader keeps others from starting": Mutant(
+        "consumer.engine.places",
+        "in (*(each for each in positions if each not in late), *late):",
+        "in positions:",
+    ),
     "lanes are kept when partitions are lost": Mutant(
         "consumer.engine.member", "        self._lanes.drop(lost)\n", ""
     ),

@@ -441,6 +441,7 @@ class World:
         self._chance = Random(f"{seed} world")  # noqa: S311 - chance, not cryptography
         self._armed: dict[tuple[int, str], deque[Fault]] = defaultdict(deque)
         self._is_ending = False
+        self._releases_floods = True
         self._begun = kernel.now
         self._versions: Counter[str] = Counter()
         self._born: Counter[int] = Counter()
@@ -509,8 +510,11 @@ class World:
         look()
         if not self._until(kernel.now + IDLE_WITHIN, lambda: idle[0]):
             raise self.ledger.broken("liveness", self._stuck())
+        ordeal = Random(f"{self.seed} ordeal").choice(  # noqa: S311 - chance, not cryptography
+            (self._block_a_site, self._block_a_site, self._flood_a_topic, self._lose_a_leader)
+        )
         if self.shape.blocks:
-            self._block_a_site()
+            ordeal()
             idle[0] = False
             look()
             if not self._until(kernel.now + IDLE_WITHIN, lambda: idle[0]):
@@ -527,16 +531,7 @@ class World:
     def _block_a_site(self) -> None:
         """Let one site fail for long while members come and go: the records of others must go on."""
         kernel = self.kernel
-        for log in (
-            self._inputs()
-        ):  # a site that worked since has not failed for long, even if this member does not know it
-            self._produce("other site", log=log, letter="a")
-        if not self._until(kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
-            raise self.ledger.broken("liveness", self._stuck())
-        # A member that notices a recreated topic must first finish what it holds of the old one. And an old failure
-        # at one member must no longer count: the site may have worked for others since.
-        noticed = (at + NOTICED_WITHIN for at in self.ledger.created_at.values())
-        self._until(max([kernel.now + 2 * PATIENCE, *noticed]))
+        self._let_the_site_work()
         self.say(f"BLOCKED {OTHER_SITE}")
         how = self._chance.choice(("429", "429", "hang", "503"))
         self.api.down[OTHER_SITE] = (how, NEVER)
@@ -561,6 +556,66 @@ class World:
             late = [sent for sent in self.ledger.unfinished() if sent.made.kind != "other site"]
             raise self.ledger.broken("others get on", f"{late[0]} waits while {OTHER_SITE} is down ({how})")
         del self.api.down[OTHER_SITE]
+
+    def _let_the_site_work(self) -> None:
+        """Wait until no earlier trouble of the other site counts, and nothing is left to do."""
+        for log in self._inputs():
+            # A site that worked since has not failed for long, even if this member does not know it.
+            self._produce("other site", log=log, letter="a")
+        if not self._until(self.kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
+            raise self.ledger.broken("liveness", self._stuck())
+        # A member that notices a recreated topic must first finish what it holds of the old one. And an old failure
+        # at one member must no longer count: the site may have worked for others since.
+        noticed = (at + NOTICED_WITHIN for at in self.ledger.created_at.values())
+        self._until(max([self.kernel.now + 2 * PATIENCE, *noticed]))
+
+    def _flood_a_topic(self) -> None:
+        """Flood one topic while a site is down. Once the site works, its records in the other topic must go on."""
+        self._let_the_site_work()
+        flooded, other = self._chance.sample(TOPICS, 2)
+        self.say(f"DOWN {OTHER_SITE}, and a flood in {flooded}")
+        self._releases_floods = False
+        self.api.down[OTHER_SITE] = ("429", NEVER)
+        for log in self.broker.logs_of(flooded):
+            self._produce("other site", log=log, letter="a")
+            for _ in range(2 * self.shape.flood_window):
+                self._produce("garbage", log=log, letter="b")
+        self._until(self.kernel.now + self._chance.uniform(0.5, 8.0))
+        for log in self.broker.logs_of(other):
+            self._produce("other site", log=log, letter="a")
+        self._until(self.kernel.now + self._chance.uniform(0.5, 4.0))
+        del self.api.down[OTHER_SITE]
+        if not self._until(self.kernel.now + PATIENCE, lambda: self._is_done(other)):
+            late = next(sent for sent in self.ledger.unfinished() if sent.partition.topic == other)
+            raise self.ledger.broken("others get on", f"{late} waits while {flooded} is flooded")
+        self._releases_floods = True
+
+    def _lose_a_leader(self) -> None:
+        """Add partitions, one of which has no leader yet. The records of all others must go on."""
+        self.say("NO LEADER of a new partition")
+        topic = self._chance.choice(TOPICS)
+        before = self.broker.logs_of(topic)
+        self.broker.add_partitions(topic, 2)
+        lost = self._chance.choice([log for log in self.broker.logs_of(topic) if log not in before])
+        lost.has_leader = False
+        self.kernel.after(self._chance.uniform(0, 2), self.broker.group.rebalance)
+        slot = self._chance.randrange(self.shape.members)
+        self.kernel.after(self._chance.uniform(0.5, 4), lambda: self._unsettle(slot))
+        for log in self._inputs():
+            self.kernel.after(self._chance.uniform(0, 4), partial(self._produce, "order", log=log, letter="b"))
+        self._until(self.kernel.now + 4.0)
+        within = TRANSACTION_TIMEOUT + 10.0  # a killed member may leave a transaction open
+        if not self._until(self.kernel.now + within, lambda: self._are_done_except(lost.partition)):
+            late = next(sent for sent in self.ledger.unfinished() if sent.partition != lost.partition)
+            raise self.ledger.broken("others get on", f"{late} waits while {lost.partition} has no leader")
+        lost.has_leader = True
+        self._poke()
+
+    def _is_done(self, topic: str) -> bool:
+        return all(sent.partition.topic != topic for sent in self.ledger.unfinished())
+
+    def _are_done_except(self, partition: Partition) -> bool:
+        return all(sent.partition == partition for sent in self.ledger.unfinished())
 
     def _others_are_done(self) -> bool:
         return all(sent.made.kind == "other site" for sent in self.ledger.unfinished())
@@ -630,7 +685,7 @@ class World:
             still = sum(until - since for since, until in process.freezes if until > process.stop_asked)
             if view.now - process.stop_asked > STOPPED_WITHIN + still:
                 self.ledger.broken("stops when told", f"{process.name} still runs long after SIGTERM")
-        if (view.flooded or view.losses) and self._chance.random() < 0.3:
+        if self._releases_floods and (view.flooded or view.losses) and self._chance.random() < 0.3:
             process.member.reload()
 
     def _check_memory(self, process: MemberProcess, lane: LaneView) -> None:
