@@ -145,7 +145,10 @@ class Parting:
         return names | {site_id} if site_id == strand else names
 
     def _names(self, draft: Draft, site_id: str) -> Names:
-        names: set[Hashable] = {(site_id, event.key) for event in draft.events if event.outcome is None}
+        undecided = [event for event in draft.events if event.outcome is None]
+        names: set[Hashable] = {(site_id, event.key) for event in undecided}
+        # The site of the settings may change while the draft waits.
+        names |= {(None, event.key) for event in undecided if not event.credentials.site_id}
         if draft.record.key is not None:
             names.add(draft.record.key)
         return frozenset(names)

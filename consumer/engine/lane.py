@@ -251,6 +251,7 @@ class Lane(Generic[W]):
         name, number = kind, 1
         if apart.work is not None and source.kind == kind:
             name = source.name
+        kind = kind.partition(" #")[0]  # these records may wait for a numbered strand, even for one that is gone
         while name in self._apart and not self._may_join(self._apart[name], apart, after):
             number += 1
             name = f"{kind} #{number}"

@@ -312,7 +312,7 @@ def test_an_id_that_fails_alone_is_given_up(
 
 
 def test_an_id_that_hangs_alone_is_given_up(registry_server: RegistryServer) -> None:
-    good, codec = known_id(registry_server), Codec(registry_server.registry(timeout=0.2))
+    good, codec = known_id(registry_server), Codec(registry_server.registry(timeout=1.0))
     subject = delivery(Api(), codec)
     assert isinstance(subject.handle(chunk_of(record_by_id(0, "R0", good)), always), Done)
     registry_server.hanging = "/schemas/ids/77"

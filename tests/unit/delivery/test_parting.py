@@ -84,6 +84,22 @@ def test_a_record_waits_in_the_strand_of_an_earlier_record_with_one_of_its_names
     assert decided(later) == [3]
 
 
+def test_a_record_waits_for_its_key_at_the_settings_site_even_if_that_changed_meanwhile() -> None:
+    def of_settings(offset: int, key: str) -> Record:
+        value = CODEC.encode("order", to_message(order("S1", "order:updated")))
+        return Record(*ORDERS, offset, 0, key.encode(), value, ())
+
+    [waiting] = handled(chunk_of(of_settings(0, "K1")), Api(lambda *_: Failed("503", "down"))).apart
+    behind: Behind = {name: (0, "strand") for name in waiting.names[0]}
+    api = Api()
+    subject = delivery(api)
+    subject.use(Defaults(Credentials("another", "token"), {}))
+    done = subject.handle(chunk_of(of_settings(1, "K2"), behind=behind), always)
+    assert isinstance(done, Done)
+    assert told(done.apart) == [("strand", [1], False)]
+    assert not api.requests
+
+
 def test_only_its_own_strand_tries_a_site_that_is_known_to_be_down() -> None:
     api = Api()
     chunk = chunk_of(record(0, "S1", SICK), record(1, "W1", WELL), closed=frozenset([SICK]))

@@ -550,6 +550,18 @@ def test_records_of_a_site_known_to_be_down_join_its_gate_untried() -> None:
     assert group.flying[B].strand == ""
 
 
+def test_records_that_wait_for_a_numbered_strand_that_is_gone_join_the_gate_of_its_site() -> None:
+    group = Group(A, B)
+    group.at(100)
+    group.fail(A, TOLD)
+    waiting = apart(group.flying[B], 1, strand=f"{SITE} #2", work=None)
+    set_apart(group, B, waiting)
+    [view] = [lane for lane in group.lanes.views(100) if lane.partition == B]
+    assert [strand.name for strand in view.strands] == [SITE]
+    assert group.at(130) == []
+    assert group.at(131) == [A]
+
+
 def test_strands_take_turns_and_use_only_their_share_of_the_workers() -> None:
     partitions = [Partition("orders", number) for number in range(6)]
     group = Group(*partitions, workers=8)
