@@ -15,8 +15,7 @@ from schemas.hub import HubError, Message, kind_of, to_message
 from schemas.own import own_schema
 from schemas.reading import Mark
 
-_BRANCHES = {"string", "long", "int", "double", "float", "boolean", "bytes", "map", "array"}
-_OURS = "jirafe."
+_OURS = "jirafe.hub."
 
 
 def message_of(document: object, mark: Mark | None = None) -> Message:
@@ -68,15 +67,10 @@ def _kind_in_avro(document: object) -> str | None:
     return kind_of(document["message"]) if isinstance(payload, Mapping) and _has_branch(payload) else None
 
 
-def _has_branch(value: object) -> bool:
-    """Return whether a value has, somewhere, an object that names the branch of a union."""
-    values = [value]
-    while values:
-        each = values.pop()
-        if isinstance(each, Mapping):
-            if len(each) == 1 and all(name in _BRANCHES or name.startswith(_OURS) for name in each):
-                return True
-            values += each.values()
-        elif isinstance(each, list):
-            values += each
-    return False
+def _has_branch(payload: Mapping[str, Any]) -> bool:
+    """Return whether a part of a payload is an object that names the branch of a union, a record of ours.
+
+    Nothing deeper tells: shops name options and parameters as they like, such as `{"string": "Nylon"}`.
+    """
+    parts = (part for part in payload.values() if isinstance(part, Mapping))
+    return any(len(part) == 1 and next(iter(part)).startswith(_OURS) for part in parts)

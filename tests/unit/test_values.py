@@ -17,7 +17,7 @@ from schemas.hub import HubError, kind_of, to_message
 from schemas.own import own_schema
 from schemas.reading import document_of
 from tests.fuzz.targets import hub
-from tests.messages import cart, nested, order, product, taxon
+from tests.messages import cart, line_item, nested, order, product, taxon
 from tests.registry import RegistryServer, guid_of
 from tests.unit.test_codec import (
     LESS,
@@ -49,6 +49,12 @@ class TestJson:
     @pytest.mark.parametrize("around", [b"%s", b" \r\n%s\n", b"\xef\xbb\xbf%s"])
     def test_the_hubs_json_is_read(self, document: dict[str, Any], around: bytes) -> None:
         assert CODEC.decode_message(around % orjson.dumps(document)) == as_produced(document)
+
+    @pytest.mark.parametrize("name", ["string", "double", "jirafe.site_id"])
+    def test_a_field_may_be_named_like_a_type_of_avro(self, name: str) -> None:
+        document = order("R1", line_items=[line_item(options={name: "Nylon"})])
+        document["payload"]["parameters"] = {name: "77"}
+        assert CODEC.decode_message(orjson.dumps(document)) == to_message(document)
 
     @given(st.integers(min_value=0))
     def test_json_is_converted_as_produce_does(self, seed: int) -> None:
