@@ -147,7 +147,8 @@ def _adjustment(raw: Section) -> Converted:
         "label": raw.text("name", "label"),
         "amount": _first(raw.number("value"), raw.number("amount")),
         "eligible": not raw.is_false("eligible"),
-        "source": raw.text("source_type", "originator_type"),
+        # Until Spree 2.1, the source of a tax is the order.
+        "source": raw.text("originator_type", "source_type"),
     }
 
 

@@ -61,7 +61,11 @@ class TestReadings:
     def test_a_refunded_tax_is_not_a_discount(self) -> None:
         refund = {"label": "Refund (VAT)", "amount": "-2", "source_type": "Spree::TaxRate"}
         assert discounts(totals(20), {"line_items": [item(adjustments=[refund, promotion("-5")])]}) == 5
-        assert discounts({}, {"adjustments": [{**refund, "originator_type": "Spree::TaxRate"}]}) == 0
+        # Until Spree 2.1, the source is the order, and the originator is the rate.
+        refund = {**refund, "source_type": "Spree::Order", "originator_type": "Spree::TaxRate"}
+        of_order = promotion("-5", source_type="Spree::Order", originator_type="Spree::PromotionAction")
+        assert discounts(totals(20), {"adjustments": [refund, of_order]}) == 5
+        assert discounts({}, {"adjustments": [refund]}) == 0
 
     def test_ineligible_adjustments_do_not_count(self) -> None:
         shop = {"line_items": [item(adjustments=[promotion("-2", eligible=False)])]}
