@@ -53,11 +53,11 @@ def _discounts(body: Body, first: Section, second: Section, items: Sequence[Sect
     if first.get("total") is not None or second.get("total") is not None:
         off = body["subtotal"] + body["total_tax"] + body["total_shipping"] - body["total"]
         for reading in readings:
-            if abs(reading.sum - off) < _SAME:
-                if chosen and not reading.amounts:
-                    return _told(chosen._replace(sum=0), "since the totals add up without it")
+            if reading.amounts and abs(reading.sum - off) < _SAME:
                 return _told(reading, "since the totals only add up so")
             chosen = chosen or (reading if reading.amounts else None)
+        if chosen and abs(off) < _SAME:
+            return _told(chosen._replace(sum=0), "since the totals add up without it")
         if off >= _SAME:
             for guess in _guesses(first, second, items):
                 if abs(guess.sum - off) < _SAME:
@@ -79,18 +79,16 @@ def _told(reading: _Reading, why: str) -> float:
 
 def _readings(first: Section, second: Section, items: Sequence[Section]) -> Iterator[_Reading]:
     """Yield the readings of the message's discounts, the likeliest first; none if it has no discounts."""
-    is_named = False
     of_items = _off_items(items)
     for section in (first, second):
         if total := section.get("discount_total"):
-            is_named = True
             named, more = abs(finite("discount_total", total)), _reading(of_items)
             yield _Reading(named, [total])
             # It may be only the order's, without the items'.
             yield _Reading(round(named + more.sum, 4), [total, *more.amounts], [None, *more.names])
     for adjustments in _of_orders(first, second) or [()]:
         of_order = _off(adjustments)
-        if of_order or of_items or is_named:
+        if of_order or of_items:
             yield _reading(of_order + of_items)
             # If items and order both have adjustments, the order's may be the sum. Old shops have none on items.
             yield _reading(of_order)

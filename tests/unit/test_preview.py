@@ -178,7 +178,8 @@ def test_explaining_changes_nothing(message: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("eligible", "off"), [(True, 1.5), (False, 0)])
 def test_booleans_count_even_without_a_source(*, eligible: bool, off: float) -> None:
-    document = cart("R1", adjustments=[{"label": "Sale", "amount": -1.5, "eligible": eligible}])
+    sale = {"label": "Sale", "amount": -1.5, "eligible": eligible}
+    document = cart("R1", totals={"item": 21, "order": 26 - off, "tax": 2, "shipping": 3}, adjustments=[sale])
     assert fields(of_document(document, GIVEN))["total_discounts"][0] == off
 
 

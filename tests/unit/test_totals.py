@@ -81,6 +81,13 @@ class TestReadings:
     def test_a_positive_adjustment_with_another_name_is_not_a_discount(self) -> None:
         assert discounts({**totals(20), "adjustments": [{"name": "Gift wrap", "value": 5}]}) == 0
 
+    def test_totals_that_add_up_without_a_discount_have_none(self) -> None:
+        in_shipping = {"adjustments": [{"name": "Free shipping", "value": -5}]}
+        assert discounts({**totals(22, shipping=0), **in_shipping}) == 0
+        assert discounts({**totals(22, shipping=0, discount=5), **in_shipping}) == 0
+        shop = {"line_items": [item(adjustments=[promotion("-4")])]}
+        assert discounts({**totals(25), **in_shipping}, shop) == 0
+
     def test_a_reading_that_adds_up_is_used(self) -> None:
         adjustments = {"adjustments": [{"name": "Spring", "value": -4}]}
         assert discounts({**totals(20, discount=5), **adjustments}) == 5
