@@ -190,8 +190,8 @@ def _images(paths: Iterable[str], store: str) -> list[Body]:
 
 
 def _absolute(store: str, path: str) -> str:
-    """Prefix an image's path with the store's address, unless it is absolute."""
-    if _is_absolute(path):
+    """Prefix an image's path with the store's address. One with a scheme, such as `data:`, is not a path."""
+    if _is_absolute(path) or ":" in path.partition("/")[0]:
         return path
     url = f"https:{path}" if path.startswith("//") else f"{store.rstrip('/')}/{path.lstrip('/')}"
     return derived(url, path)

@@ -483,6 +483,9 @@ class TestProducts:
             ("", "https://cdn.example/mug.jpeg", "https://cdn.example/mug.jpeg"),
             ("", "/5/mug.jpeg", None),
             ("shop.example", "/5/mug.jpeg", None),
+            ("https://shop.example", "data:image/png;base64,iVBORw0KGgo", None),
+            ("https://shop.example", "ftp://cdn.example/mug.jpeg", None),
+            ("https://shop.example", "/5/mug.jpeg?at=10:30", "https://shop.example/5/mug.jpeg?at=10:30"),
             ("https://shop.example/store/", "/5/mug.jpeg", "https://shop.example/store/5/mug.jpeg"),
         ],
     )
