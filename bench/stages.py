@@ -98,6 +98,8 @@ def stage_seconds(messages: Sequence[Produced], url: str) -> dict[str, float]:
     decode = _seconds(lambda: _each(codec.decode_message, [each.value for each in messages]))
     draft = _seconds(lambda: _each(lambda record: mapper.draft(record, defaults), records))
     drafts = [draft for chunk in chunks if chunk.work for draft in chunk.work.drafts]
+    for each in drafts:
+        each.success = None
     encode = _seconds(lambda: _each(lambda draft: results.output(draft, 1, codec, "bench"), drafts))
     return {
         "decode": decode,

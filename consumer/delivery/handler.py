@@ -75,7 +75,7 @@ class Delivery:
         try:
             with self._turns.one():
                 for record in chunk.records[len(work.drafts) :]:
-                    work.drafts.append(self._draft(record, defaults, work, working))
+                    work.drafts.append(self._with_success(self._draft(record, defaults, work, working)))
             if lacking := self._lacks_registry(work.drafts, working):
                 return Retry(chunk, lacking, frozenset(working))
             attempt = self._attempt(chunk, defaults, still_ours, working)
@@ -103,11 +103,16 @@ class Delivery:
             raise
 
     def prepare(self, chunk: Chunk[Work]) -> None:
-        """Decode and map the records of a chunk in advance, up to one whose schema is not available now."""
+        """Make the drafts of a chunk in advance, up to one for which the registry is not available now."""
         chunk.work = work = Work(self._defaults)
         with suppress(RegistryUnavailable), self._turns.one():
             for record in chunk.records:
-                work.drafts.append(self._mapper.draft(record, work.defaults))
+                work.drafts.append(self._with_success(self._mapper.draft(record, work.defaults)))
+
+    def _with_success(self, draft: Draft) -> Draft:
+        """Encode the likeliest result of a draft in advance. Raises RegistryUnavailable."""
+        draft.success = results.success(draft, self._codec, self._group)
+        return draft
 
     def _outputs(self, drafts: Sequence[Draft], attempts: int) -> list[Output]:
         return [results.output(draft, attempts, self._codec, self._group) for draft in drafts]

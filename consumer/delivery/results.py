@@ -1,6 +1,6 @@
 """The second half of delivery: a decided draft becomes the record's result and its dead letter."""
 
-from consumer.delivery.work import Draft, Fault
+from consumer.delivery.work import Draft, Fault, Outgoing
 from consumer.engine.records import DeadLetter, Output
 from jirafe.client import Accepted
 from jirafe.services import notification_of_failed, notification_of_sent, notification_of_unreadable
@@ -12,11 +12,21 @@ _LONGEST_BRIEF = 60
 _MOST_BRIEF = 4  # as many as an order has; a product has one for each variant
 
 
-def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) -> Output:
-    """Make the result of a decided draft, and its dead letter if anything failed; raises RegistryUnavailable.
+def success(draft: Draft, codec: Codec, group: str | None = None) -> bytes | None:
+    """Encode the result that a draft gets if the API accepts all its events. None if one has another outcome.
 
-    `group` is the consumer group that the result names.
+    This is done before the events are sent, so that the next request need not wait for it. `group` is the consumer
+    group that the result names. Raises RegistryUnavailable.
     """
+    if draft.fault or any(event.outcome for event in draft.events):
+        return None
+    return _encoded(draft, [_of_sent(event) for event in draft.events], 200, codec, group)
+
+
+def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) -> Output:
+    """Make the result of a decided draft, and its dead letter if anything failed; raises RegistryUnavailable."""
+    if draft.success is not None and all(isinstance(event.outcome, Accepted) for event in draft.events):
+        return Output(draft.record, draft.success, None)
     notifications, faults = [], []
     if draft.fault:
         notifications.append(notification_of_unreadable(shortened(draft.fault.message)))
@@ -24,17 +34,30 @@ def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) 
     for event in draft.events:
         match event.outcome:
             case Accepted():
-                notifications.append(notification_of_sent(event.kind, shortened(event.name, _LONGEST_NAME)))
+                notifications.append(_of_sent(event))
             case Fault(kind, message):
                 notifications.append(notification_of_failed(event.kind, shortened(message)))
                 faults.append(Fault(kind, f"{event.kind.name}: {message}"))
             case None:
                 raise AssertionError(f"{event.kind.name} {event.name} is not decided, so it can't be in a result")
+    result = _encoded(draft, notifications, 500 if faults else 200, codec, group)
+    reason = shortened("; ".join(dict.fromkeys(fault.message for fault in faults)))
+    letter = DeadLetter(faults[0].kind, reason, attempts) if faults else None
+    return Output(draft.record, result, letter)
+
+
+def _of_sent(event: Outgoing) -> dict[str, str]:
+    return notification_of_sent(event.kind, shortened(event.name, _LONGEST_NAME))
+
+
+def _encoded(
+    draft: Draft, notifications: list[dict[str, str]], code: int, codec: Codec, group: str | None
+) -> bytes:
     record = draft.record
     result = {
         "message_id": shortened(draft.message_id, _LONGEST_NAME),
         "message": shortened(draft.message_type, _LONGEST_NAME),
-        "code": 500 if faults else 200,
+        "code": code,
         "notifications": notifications,
         "topic": record.topic,
         "partition": record.partition,
@@ -44,9 +67,7 @@ def output(draft: Draft, attempts: int, codec: Codec, group: str | None = None) 
         "redrive": record.redelivery.redrive if record.redelivery else None,
         "group": group,
     }
-    reason = shortened("; ".join(dict.fromkeys(fault.message for fault in faults)))
-    letter = DeadLetter(faults[0].kind, reason, attempts) if faults else None
-    return Output(record, codec.encode("result", result), letter)
+    return codec.encode("result", result)
 
 
 def brief(output: Output, codec: Codec) -> Output:

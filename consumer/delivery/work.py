@@ -39,7 +39,8 @@ class Outgoing:
 class Draft:
     """A record whose result is not finished. `fault` is about the record as a whole.
 
-    `needs_registry` says that it can't be read because no Schema Registry is set.
+    `needs_registry` says that it can't be read because no Schema Registry is set. `success` is the encoded result
+    that it gets if the API accepts all its events.
     """
 
     record: Record
@@ -48,6 +49,7 @@ class Draft:
     events: list[Outgoing] = field(default_factory=list)
     fault: Fault | None = None
     needs_registry: bool = False
+    success: bytes | None = None
 
     @property
     def is_read(self) -> bool:

@@ -50,7 +50,7 @@ class Entry:
 
 
 class Log:
-    """One partition. `start` is the first offset that retention has not deleted. Without a leader it can't be read."""
+    """One partition. `start` is the first offset that retention has not deleted."""
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition

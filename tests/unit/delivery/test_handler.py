@@ -481,11 +481,12 @@ class BusyCodec(Codec):
         self.threads -= 1
 
 
-def test_workers_take_turns_at_decoding_and_send_in_parallel() -> None:
+def test_workers_take_turns_at_decoding_and_send_in_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.delivery.turns._LONGEST_WAIT", 60.0)  # on a busy machine, a turn may take long
     together = threading.Barrier(3)
 
     def slow(site: Site, names: list[str]) -> Answer:
-        together.wait(10)  # broken, which raises, unless all three send at once
+        together.wait(60)  # broken, which raises, unless all three send at once
         return accepting(site, names)
 
     codec = BusyCodec()

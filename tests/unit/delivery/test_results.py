@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.delivery.defaults import Credentials
-from consumer.delivery.results import brief, output
+from consumer.delivery.results import brief, output, success
 from consumer.delivery.work import Draft, Fault, Outgoing
 from consumer.engine.records import DeadLetter, Record, Redelivery
 from jirafe.client import Accepted, Document
@@ -42,6 +42,18 @@ def test_a_result_has_the_place_and_the_sent_events() -> None:
         "redrive": None,
         "group": "shop",
     }
+
+
+@pytest.mark.parametrize("outcome", [Accepted(), Fault("rejected", "total: wrong")])
+def test_a_result_encoded_in_advance_counts_only_if_all_events_are_accepted(outcome: Accepted | Fault) -> None:
+    draft = Draft(RECORD, "id-1", "order:new", [event(CART, None), event(ORDER_ACCEPTED, None)])
+    plain = Draft(RECORD, "id-1", "order:new", [event(CART, Accepted()), event(ORDER_ACCEPTED, outcome)])
+    draft.success = success(draft, CODEC, "shop")
+    assert draft.success is not None
+    for each, decided in zip(draft.events, plain.events, strict=True):
+        each.outcome = decided.outcome
+    assert output(draft, 2, CODEC, "shop") == output(plain, 2, CODEC, "shop")
+    assert success(Draft(RECORD, fault=Fault("undecodable", "no framing")), CODEC) is None
 
 
 def test_one_fault_makes_a_dead_letter_and_keeps_the_sent_events() -> None:
