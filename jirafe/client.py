@@ -134,12 +134,16 @@ class Exchange:
 
 def batch(documents: Sequence[Document]) -> bytes:
     """Build the body of a batch request. Each array keeps the given order."""
-    parts = []
+    parts = [b"{"]
     for array in _ARRAYS:
-        items = [document.json for document in documents if document.array == array]
-        if items:
-            parts.append(b'"%b":[%b]' % (array.encode(), b",".join(items)))
-    return b"{%b}" % b",".join(parts)
+        before = b'%b"%b":[' % (b"," if len(parts) > 1 else b"", array.encode())
+        for document in documents:
+            if document.array == array:
+                parts += (before, document.json)
+                before = b","
+        if before == b",":
+            parts.append(b"]")
+    return b"".join((*parts, b"}"))
 
 
 BATCH_OVERHEAD = len(batch([Document(array, b"") for array in _ARRAYS]))

@@ -45,12 +45,7 @@ class Parting:
         if self.chunk.behind is None:
             return True
         site_id, key = self._site_id(draft), draft.record.key
-        names = self._names(draft, site_id)
-        if not self.chunk.strand:
-            names |= {site_id}  # a retried strand tests its own site
-        strand = self.chunk.waits_in(draft.record.offset, names)
-        if strand is None:
-            strand = self._held(draft, names)
+        strand = self._waits_in(draft, site_id)
         if strand is None and key is not None and self._going.get(key, site_id) != site_id and site_id:
             # An earlier record with this Kafka key goes to another site now. This one waits where that one waits.
             strand = f"{_BEHIND}{draft.record.offset}"
@@ -68,6 +63,16 @@ class Parting:
             self._going[key] = site_id
         return True
 
+    def _waits_in(self, draft: Draft, site_id: str) -> str | None:
+        """Return the strand of the first earlier record that a draft waits for; usually None."""
+        if not (self.chunk.behind or self._waiting):
+            return None
+        names = self._names(draft, site_id)
+        if not self.chunk.strand:
+            names |= {site_id}  # a retried strand tests its own site
+        strand = self.chunk.waits_in(draft.record.offset, names)
+        return self._held(draft, names) if strand is None else strand
+
     def _is_slow(self, site_id: str) -> bool:
         if site_id not in self._slow:
             self._slow[site_id] = self.is_slow(site_id)
@@ -81,8 +86,10 @@ class Parting:
         if site_id:  # some event is not decided
             trouble = troubles.get(site_id)
             strand: str | None = _SUSPECTS.format(site_id) if trouble and trouble.isolating else site_id
-        else:
+        elif self._waiting:
             strand = self._held(draft, self._names(draft, site_id))
+        else:
+            return True
         if strand is None:
             return True
         self._set_apart(draft, strand, self._tried)
