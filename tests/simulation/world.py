@@ -565,9 +565,10 @@ class World:
         if not self._until(self.kernel.now + IDLE_WITHIN, lambda: not self.ledger.unfinished()):
             raise self.ledger.broken("liveness", self._stuck())
         # A member that notices a recreated topic must first finish what it holds of the old one. And an old failure
-        # at one member must no longer count: the site may have worked for others since.
+        # at one member must no longer count, even if it was frozen then: the site may have worked for others since.
         noticed = (at + NOTICED_WITHIN for at in self.ledger.created_at.values())
-        self._until(max([self.kernel.now + 2 * PATIENCE, *noticed]))
+        awake = (until + 1.0 for process in self.processes for _, until in process.freezes)
+        self._until(max([max([self.kernel.now, *awake]) + 2 * PATIENCE, *noticed]))
 
     def _flood_a_topic(self) -> None:
         """Flood one topic while a site is down. Once the site works, its records in the other topic must go on."""
