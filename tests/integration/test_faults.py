@@ -24,7 +24,7 @@ from tests.stand import SITE, TOKEN, Stand
 
 GARBAGE = b"\x07not Avro"
 # The bound that docs/guarantees.md states, for this test: four partitions with records, eight workers.
-MEMORY_MIB = 208 + 4 * 16 + 8 * 16
+MEMORY_MIB = 256 + 4 * 16 + 8 * 16
 
 
 def numbers(stand: Stand) -> set[str]:
