@@ -118,18 +118,20 @@ class Stand:
 
     def take_any_timestamp(self) -> None:
         """Let the orders topic accept records from the far future, which Kafka 4 refuses by default."""
-        takes = ConfigEntry(
-            "message.timestamp.after.max.ms", str(2**63 - 1), incremental_operation=AlterConfigOpType.SET
-        )
-        topic = ConfigResource(ConfigResource.Type.TOPIC, self.orders_topic, incremental_configs=[takes])
+        self.configure(self.orders_topic, "message.timestamp.after.max.ms", 2**63 - 1)
+
+    def configure(self, topic: str, name: str, value: int) -> None:
+        """Set a config of a topic."""
+        entry = ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
+        changed = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
         admin = self.cluster.make_admin("test")
-        for changed in admin.incremental_alter_configs([topic]).values():
-            changed.result()
-        asked = ConfigResource(ConfigResource.Type.TOPIC, self.orders_topic)
+        for future in admin.incremental_alter_configs([changed]).values():
+            future.result()
+        asked = ConfigResource(ConfigResource.Type.TOPIC, topic)
 
         def has_taken() -> bool:
             (configs,) = admin.describe_configs([asked]).values()
-            return takes.name in (found := configs.result()) and found[takes.name].value == takes.value
+            return name in (found := configs.result()) and found[name].value == entry.value
 
         # The controller has answered; the broker learns of it a little later.
         await_that("the broker knows the topic's setting", has_taken)

@@ -27,7 +27,8 @@ from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, 
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.registry import SchemaRegistry
 
-_LETTERS_KEPT = timedelta(days=7)
+_HOUR_MS = 60 * 60 * 1000
+_LETTERS_KEPT_MS = 7 * 24 * _HOUR_MS
 # Bytes that a dead letter has in addition to its record: the reason, up to 2000 characters, and the record's place.
 _LETTER_HEADERS = 16 * 1024
 # By default, the broker looks for transactions that have timed out at this interval, in seconds.
@@ -219,9 +220,9 @@ class _Topics:
             yield _warning("topic", message, "set its cleanup.policy=delete")
         if topic != deployment.dead_letters_topic:
             return
-        kept = timedelta(milliseconds=int(config.get("retention.ms", -1)))
-        if timedelta(0) <= kept < _LETTERS_KEPT:
-            message = f"{topic}: dead letters are deleted after {kept / timedelta(hours=1):.3g} hours."
+        kept_ms = int(config.get("retention.ms", -1))  # up to 2**63 - 1, which no timedelta can have
+        if 0 <= kept_ms < _LETTERS_KEPT_MS:
+            message = f"{topic}: dead letters are deleted after {kept_ms / _HOUR_MS:.3g} hours."
             yield _warning("topic", message, "set its retention.ms to the time that you need to handle them")
         configs = [self._configs.get(each, {}) for each in self.consumed]
         most = max((int(each.get("max.message.bytes", 0)) for each in configs), default=0)

@@ -596,6 +596,23 @@ class TestCheck:
             writer.abort_transaction()
         assert "hidden" not in verdicts(asked(stand, "check"))
 
+    @pytest.mark.parametrize(
+        ("milliseconds", "warnings"),
+        [
+            (7_200_000, ["dead letters are deleted after 2 hours."]),
+            (-1, []),
+            (2**63 - 1, []),  # some write "for ever" like this
+        ],
+    )
+    def test_a_short_retention_of_dead_letters_is_a_warning(
+        self, stand: Stand, milliseconds: int, warnings: list[str]
+    ) -> None:
+        topic = stand.settings.stream.dead_letters_topic
+        prepare_topics(stand.deployment, [topic])
+        stand.configure(topic, "retention.ms", milliseconds)
+        found = [each["message"] for each in asked(stand, "check")["checks"] if each["verdict"] == "warning"]
+        assert [message for message in found if "deleted" in message] == [f"{topic}: {each}" for each in warnings]
+
     def test_a_check_decodes_records_of_each_topic(self, stand: Stand) -> None:
         stand.produce(cart("R1"))
         for number in range(30):
