@@ -19,8 +19,10 @@ def main() -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         os._exit(0 if is_service else _INTERRUPTED)
 
-    numbers = (signal.SIGTERM, signal.SIGINT) if is_service else (signal.SIGINT,)
-    before = {number: signal.signal(number, end) for number in numbers}
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, end)}
+    if is_service:
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, end)
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from consumer.cli.main import main as command  # noqa: PLC0415 - only now
 
     for number, handler in before.items():

@@ -101,6 +101,9 @@ class _Commands(click.Group):
             # Its libraries take long to load, and the service may be told to stop in that time.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _end_before_start)
+            # A supervisor may ask for a reload just as early. By default that would end the service, and systemd
+            # would not start it again. A file that changes meanwhile is noticed anyway.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return super().resolve_command(context, arguments)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:

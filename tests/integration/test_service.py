@@ -269,6 +269,14 @@ def test_a_member_that_is_stopped_while_it_starts_ends_cleanly(stand: Stand) -> 
     assert "Traceback" not in member.log.read_text()
 
 
+def test_a_reload_while_a_member_starts_does_not_end_it(stand: Stand) -> None:
+    member = stand.member(KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}")
+    await_that("it looks for the broker", lambda: member.said("librdkafka") > 0)
+    member.signal(signal.SIGHUP)
+    member.signal(signal.SIGTERM)
+    assert member.wait() == 0
+
+
 def handles(pid: int, number: signal.Signals) -> bool:
     (caught,) = re.findall(r"^SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return bool(int(caught, 16) >> (number - 1) & 1)
