@@ -31,6 +31,8 @@ _NOT_PUBLIC = (".internal", ".local", ".svc")
 class Listener(ThreadingHTTPServer):
     """Listens at `host` and `port`, and calls `answer` for each request, on a separate thread.
 
+    A host in brackets is an IPv6 address.
+
     A connection serves one request, and is dropped after `patience` seconds, even if its client still sends or
     reads. If there are `MOST_CONNECTIONS`, the oldest is dropped for the next one. An honest client needs only
     milliseconds, so probes are answered even while slow clients try to occupy every connection.
@@ -45,13 +47,15 @@ class Listener(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._open: dict[socket.socket, float] = {}  # when each is dropped, oldest first
         self._slots = threading.Semaphore(MOST_CONNECTIONS)
-        super().__init__((host, port), partial(Request, answer))
+        if host.startswith("["):
+            self.address_family = socket.AF_INET6
+        super().__init__((host.strip("[]"), port), partial(Request, answer))
 
     @property
     def url(self) -> str:
         """The URL that it listens at."""
-        host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}/"
+        host, port = map(str, self.server_address[:2])
+        return f"http://[{host}]:{port}/" if self.address_family == socket.AF_INET6 else f"http://{host}:{port}/"
 
     def start(self) -> None:
         """Start to answer requests, on a thread of its own, until `close`."""

@@ -141,6 +141,28 @@ def test_an_address_that_is_taken_is_refused_at_once(monitor: Monitor, visitor: 
         StatusServer(visitor.address, ABOUT, monitor)
 
 
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(("host", "asked"), [("[::1]", ["[::1]"]), ("[::]", ["[::1]", "127.0.0.1"])])
+def test_it_listens_at_an_ipv6_address(monitor: Monitor, host: str, asked: list[str]) -> None:
+    server = StatusServer(f"{host}:0", ABOUT, monitor)
+    try:
+        visitor = Visitor(server)
+        port = visitor.address.removeprefix(f"{host}:")
+        for each in asked:
+            visitor.address = f"{each}:{port}"
+            assert visitor.json("/healthz")[0] == 200
+    finally:
+        server.close()
+
+
 # the host names that it accepts
 
 PUBLIC = [
