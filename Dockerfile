@@ -41,6 +41,8 @@ CMD ["demo"]
 
 # Without --target, the last stage is built.
 FROM service AS consumer
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request; \
-    port = os.environ['CONSUMER_HTTP_ADDRESS'].rpartition(':')[2]; \
-    urllib.request.urlopen(f'http://127.0.0.1:{port}/healthz', timeout=4)"]
+# A proxy of the environment is not asked: it would answer for the member.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request as r; \
+    host, _, port = os.environ['CONSUMER_HTTP_ADDRESS'].rpartition(':'); \
+    url = f'http://{host or \"127.0.0.1\"}:{port}/healthz'; \
+    port == 'off' or r.build_opener(r.ProxyHandler({})).open(url, timeout=4)"]

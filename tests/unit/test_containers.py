@@ -1,7 +1,12 @@
 """The images and the compose file, as far as they can be checked without Docker."""
 
+import json
 import re
+import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ import yaml
 
 from consumer import settings
 from consumer.cli.main import cli
+from consumer.demo.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -62,9 +68,43 @@ def test_the_default_build_target_is_for_production() -> None:
 
 
 def test_every_service_has_a_health_check() -> None:
-    assert DOCKERFILE.partition("AS consumer\n")[2].startswith("HEALTHCHECK ")
+    assert "\nHEALTHCHECK " in DOCKERFILE.partition("AS consumer\n")[2]
     without = [name for name in SERVICES if not has_health_check(name)]
     assert without == ["shop"], "it serves nothing that could be asked"
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as a healthy member does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/healthz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:{}", "127.0.0.1:{}", "localhost:{}", "{}", ":{}"])
+def test_the_health_check_of_the_image_asks_the_member_and_no_proxy(address: str) -> None:
+    (command,) = re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", DOCKERFILE, flags=re.MULTILINE | re.DOTALL)
+    _, *arguments = json.loads(command.replace("\\\n", ""))
+
+    def status(at: str) -> int:
+        environment = {"CONSUMER_HTTP_ADDRESS": at, "HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, check=False, capture_output=True, timeout=60
+        ).returncode
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            assert status(address.format(server.server_port)) == 0
+        finally:
+            server.shutdown()
+            thread.join()
+    assert status(address.format(free_port())) == 1
+    assert status("off") == 0, "nothing answers, and nothing should"
 
 
 def test_services_only_wait_for_services_with_a_health_check() -> None:
