@@ -102,7 +102,8 @@ def _http_url(text: str) -> str:
         raise ValueError("must be a valid address") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    # Paths are appended. An empty query or fragment would swallow them, and urlsplit does not show it.
+    if parts.username or parts.password or "?" in text or "#" in text:
         raise ValueError("must be a plain address: no user, password, query or fragment")
     try:
         requests.Request("GET", text).prepare()
@@ -235,7 +236,8 @@ SiteId = Annotated[str, AfterValidator(_visible)]
 SiteIds = Annotated[frozenset[SiteId], BeforeValidator(_listed)]
 Token = Annotated[SecretStr, AfterValidator(_visible_secret)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+Threads = Annotated[int, Field(gt=0, le=1000)]
 
 
 class _Group(BaseModel):
@@ -292,7 +294,7 @@ class Stream(_Group):
         None, description="PEM file of the client certificate's key; default: the certificate's file"
     )
     schemas_folder: Folder | None = Field(None, description="folder of further schemas that producers use (*.avsc)")
-    workers: Count = Field(8, description="how many chunks are delivered at the same time")
+    workers: Threads = Field(8, description="how many chunks are delivered at the same time")
     chunk_records: Count = Field(
         250,
         description="maximum records in a chunk (up to eight times as many while few partitions have records); "

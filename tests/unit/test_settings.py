@@ -75,8 +75,16 @@ def test_one_sentence_for_each_fault() -> None:
             "CONSUMER_SCHEMA_REGISTRY_KEY is set, but CONSUMER_SCHEMA",
         ),
         ({"JIRAFE_URL": "https://user:secret@event.jirafe.com"}, "JIRAFE_URL: must be a plain address"),
+        ({"JIRAFE_URL": "https://event.jirafe.com/v2?"}, "JIRAFE_URL: must be a plain address"),
+        (
+            {"CONSUMER_SCHEMA_REGISTRY_URL": "http://registry#"},
+            "CONSUMER_SCHEMA_REGISTRY_URL: must be a plain address",
+        ),
         ({"JIRAFE_STORE_URL": "shop.example/secret"}, "JIRAFE_STORE_URL: must be an http:// or https:// address"),
         ({"JIRAFE_READ_TIMEOUT": "0"}, "JIRAFE_READ_TIMEOUT: must be greater than 0"),
+        ({"CONSUMER_WORKERS": "1001"}, "CONSUMER_WORKERS: must be less than or equal to 1000."),
+        ({"CONSUMER_FLOOD_WINDOW": "9" * 30}, "CONSUMER_FLOOD_WINDOW: must be less than or equal to 1000000."),
+        ({"CONSUMER_MAX_ATTEMPTS": "9" * 400}, "CONSUMER_MAX_ATTEMPTS: must be less than or equal to 1000000."),
         (
             {"CONSUMER_HTTP_ADDRESS": "nowhere"},
             "CONSUMER_HTTP_ADDRESS: must be HOST:PORT, a PORT on 127.0.0.1, or off",
