@@ -268,6 +268,7 @@ class Reloader:
         self, source: SettingsSource, running: Settings, cluster: Cluster, delivery: Delivery, log: Logger
     ) -> None:
         self._source = source
+        source.accept()
         self._running = running
         self._cluster = cluster
         self._delivery = delivery
@@ -288,6 +289,7 @@ class Reloader:
         except SettingsError as error:
             self._log.error("settings_refused", faults=error.faults)
             return Reloaded()
+        self._source.accept()
         taken = [name for name in changed if name in TAKEN_IN_PLACE or reconnects(name)]
         if taken:
             self._delivery.use(make_defaults(found))

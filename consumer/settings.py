@@ -462,7 +462,7 @@ class SettingsSource:
         self._by_chance = by_chance
         self._secrets: dict[str, Path] = {}
         self._seen: dict[Path, Stamp] = {}
-        self._loaded: dict[Path, Stamp] = {}
+        self._used: dict[Path, Stamp] = {}
         self._look_at = 0.0
 
     def load(self) -> Settings:
@@ -474,9 +474,11 @@ class SettingsSource:
         given = _given(in_file, os.environ)
         self._secrets = _secret_files(given)
         self._seen |= {path: _stamp(path) for path in (*self._secrets.values(), *_files(given).values())}
-        loaded = _load(self._env_file, in_file, os.environ, by_chance=self._by_chance)
-        self._loaded = self._seen
-        return loaded
+        return _load(self._env_file, in_file, os.environ, by_chance=self._by_chance)
+
+    def accept(self) -> None:
+        """Note that the settings of the last `load` are in use."""
+        self._used = self._seen
 
     def cautions(self, loaded: Settings) -> list[Caution]:
         """Return the risks for the loaded secrets: unencrypted connections, and files that others can read."""
@@ -502,8 +504,8 @@ class SettingsSource:
         return any(_stamp(path) != stamp for path, stamp in self._seen.items())
 
     def changed_files(self) -> set[Path]:
-        """Return the files that changed since settings were last accepted."""
-        return {path for path, stamp in self._loaded.items() if _stamp(path) != stamp}
+        """Return the files that changed since the settings in use were read."""
+        return {path for path, stamp in self._used.items() if _stamp(path) != stamp}
 
 
 Stamp = tuple[int, int] | None
@@ -515,7 +517,8 @@ def _stamp(path: Path) -> Stamp:
         status = path.stat()
     except (OSError, ValueError):  # a name with a zero byte raises ValueError
         return None
-    return status.st_mtime_ns, status.st_size
+    # Not the time of its content, which tools may set: some give all files the same.
+    return status.st_ctime_ns, status.st_size
 
 
 def _given(in_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
