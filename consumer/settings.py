@@ -210,11 +210,14 @@ def _listed_once(topics: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _folder(path: Path) -> Path:
-    # Path.is_dir would raise an OSError if a name is too long.
-    if not os.path.isdir(path):
-        raise ValueError(f"must be a folder, and {path} is not one")
-    for file in sorted(path.glob("*.avsc")):
-        if _is_irregular(file):
+    try:
+        names = sorted(os.listdir(path))  # Path.glob would find nothing in a folder that can't be read
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"must be a folder, and {path} is not one") from None
+    except OSError as error:
+        raise ValueError(f"must be a folder, and {path} can't be read ({error.strerror or error})") from None
+    for file in (path / name for name in names):
+        if file.suffix == ".avsc" and _is_irregular(file):
             raise ValueError(f"must have schemas in regular files, and {file} is not a regular file")
     return path
 
@@ -787,12 +790,24 @@ def _file_faults(kafka: Mapping[str, str]) -> list[str]:
     for name, value in kafka.items():
         if not name.endswith(_NAMES_A_FILE) or value == "probe":
             continue
-        if not os.access(value, os.R_OK):
-            why = "can't be read" if os.path.exists(value) else "does not exist"
+        if why := _unreadable(value):
             faults.append(f"{_setting(name)}: {value} {why}.")
-        elif _is_irregular(value) and not os.path.isdir(value):  # certificates of a CA may be in a folder
-            faults.append(f"{_setting(name)}: {value} is not a regular file.")
     return faults
+
+
+def _unreadable(path: str) -> str | None:
+    """Return why a file can't be read, None if it can. A folder counts as readable: it may have certificates."""
+    if _is_irregular(path) and not os.path.isdir(path):
+        return "is not a regular file"
+    try:
+        with open(path, "rb"):
+            return None
+    except IsADirectoryError:
+        return None
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
 
 
 def _address_faults(loaded: Settings) -> list[str]:

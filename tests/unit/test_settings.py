@@ -1,4 +1,6 @@
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -646,6 +648,38 @@ def test_a_missing_or_invalid_secret_file_is_refused_in_one_sentence(
     if content is not None:
         file.write_bytes(content)
     assert faults({f"{name}_FILE": str(file)}) == [f"{name}_FILE: {file} {why}."]
+
+
+@contextmanager
+def closed_to_us(folder: Path) -> Iterator[None]:
+    """Close a folder to this process, also if it is root's: it can't be listed, and by root not be reached."""
+    folder.chmod(0o100)
+    before = os.geteuid()
+    os.seteuid(before or 65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["KAFKA_SSL_CA_LOCATION", "KAFKA_SASL_PASSWORD_FILE"])
+def test_a_file_in_a_folder_that_is_closed_to_us_is_not_called_absent(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "file").touch(0)
+    with closed_to_us(folder):
+        assert faults({name: f"{folder}/file"}) == [f"{name}: {folder}/file can't be read (Permission denied)."]
+
+
+def test_a_folder_of_schemas_that_is_closed_to_us_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "further.avsc").write_text("{}")
+    with closed_to_us(folder):
+        assert faults({"CONSUMER_SCHEMAS_FOLDER": str(folder)}) == [
+            f"CONSUMER_SCHEMAS_FOLDER: must be a folder, and {folder} can't be read (Permission denied)."
+        ]
 
 
 def test_a_secret_file_must_be_a_regular_file(tmp_path: Path) -> None:
