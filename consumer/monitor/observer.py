@@ -60,6 +60,8 @@ class Observer:
         self._ends = {partition: ends[partition] for partition in unknown if partition in ends}
         assignments = [(lane.partition, lane.epoch) for lane in view.lanes]
         self._marks = {assignment: self._marks.get(assignment, deque()) for assignment in assignments}
+        held = {lane.partition for lane in view.lanes}
+        self._hidden = {partition: since for partition, since in self._hidden.items() if partition in held}
         # While no broker is connected, that is the reason, and not each partition.
         is_unknown = are_old or self._statistics.brokers == 0
         leaderless = frozenset() if is_unknown else self._statistics.leaderless

@@ -667,3 +667,10 @@ def test_the_status_has_hidden_records_and_since_when(monitor: Monitor) -> None:
         assert values(monitor, "hidden_records", "topic", "partition") == expected
     monitor.statistics(statistics(5, 5, hi_offset=-1001))
     assert see(monitor).hidden == 0
+
+
+def test_the_time_of_hidden_records_begins_again_with_a_new_assignment(monitor: Monitor) -> None:
+    monitor.statistics(statistics(5, 5, hi_offset=9))
+    assert see(monitor, view=replace(QUIET, now=100.0)).hidden_since == 100.0
+    monitor.viewed(replace(QUIET, now=101.0, lanes=()))
+    assert see(monitor, view=replace(QUIET, now=900.0)).hidden_since == 900.0
