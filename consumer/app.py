@@ -34,6 +34,7 @@ from consumer.settings import (
     SettingsSource,
     differences,
     reconnects,
+    tracing_secrets,
     wants_tracing,
 )
 from jirafe.client import Client, Exchange, Site
@@ -135,7 +136,7 @@ def _subjects(settings: Settings) -> dict[str, str]:
 
 
 def make_tracing(log: Logger) -> "OpenTelemetry | None":
-    """Set up tracing. Returns None if the environment names no endpoint, or OpenTelemetry is not installed."""
+    """Set up tracing. Returns None if the environment names no endpoint, or it can't be set up, which is logged."""
     if not wants_tracing():
         return None
     try:
@@ -145,7 +146,7 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-        from consumer.tracing import OpenTelemetry  # noqa: PLC0415
+        from consumer.tracing import OpenTelemetry, log_warnings  # noqa: PLC0415
     except ImportError:
         # A cluster may set these variables in every container, so this is no error.
         log.warning(
@@ -153,11 +154,16 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
             reason="an OTLP endpoint is set, but OpenTelemetry is not installed: install jirafe-consumer[otel]",
         )
         return None
-    # Attributes from the environment override this service name.
-    resource = Resource({"service.name": "jirafe-consumer"}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return OpenTelemetry(provider, log)
+    log_warnings(log, tracing_secrets())
+    try:
+        # Attributes from the environment override this service name.
+        resource = Resource({"service.name": "jirafe-consumer"}).merge(OTELResourceDetector().detect())
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:  # delivery does not need spans
+        log.warning("no_tracing", reason=f"a variable OTEL_* is wrong: {error}")
+        return None
+    return OpenTelemetry(provider)
 
 
 def make_client(

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
@@ -445,6 +445,17 @@ def wants_tracing(environ: Mapping[str, str] = os.environ) -> bool:
     is_off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
     named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return not is_off and any(environ.get(name) for name in named)
+
+
+def tracing_secrets(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the secrets in OpenTelemetry's variables: headers for the collector, and the query of its address."""
+    found = []
+    for of in ("", "TRACES_"):
+        for header in environ.get(f"OTEL_EXPORTER_OTLP_{of}HEADERS", "").split(","):
+            value = header.partition("=")[2].strip()
+            found += [header.strip(), value, unquote(value)]
+        found.append(environ.get(f"OTEL_EXPORTER_OTLP_{of}ENDPOINT", "").partition("?")[2])
+    return [secret for secret in found if secret]
 
 
 class Caution(NamedTuple):

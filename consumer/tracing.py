@@ -28,23 +28,19 @@ from consumer.engine.kafka import Logger
 from consumer.engine.records import Output, Record
 from consumer.engine.workers import CallTimeout, call_within
 from jirafe.client import Answer, Answered, Trace
+from transport.redaction import TIMES_SEARCHED, without
 
 _CLOSED_WITHIN = 3.0
 _QUIET_SECONDS = 60.0
 _MOST_LINKS = 128
+_QUOTED = 2000
 _W3C = TraceContextTextMapPropagator()
 
 
 class OpenTelemetry:
-    """Makes the spans of one member; any thread may call.
+    """Makes the spans of one member; any thread may call. `provider` exports them."""
 
-    `provider` exports them. Warnings of the OpenTelemetry library go to `log`, if it is given.
-    """
-
-    def __init__(self, provider: TracerProvider, log: Logger | None = None) -> None:
-        if log:
-            library = logging.getLogger("opentelemetry")
-            library.handlers, library.propagate = [_Complaints(log)], False
+    def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("jirafe-consumer")
 
@@ -92,12 +88,21 @@ class OpenTelemetry:
             call_within(_CLOSED_WITHIN, self._provider.shutdown, lambda: None)
 
 
+def log_warnings(log: Logger, secrets: Sequence[str]) -> None:
+    """Write the warnings of the OpenTelemetry library to our log, without the secrets."""
+    library = logging.getLogger("opentelemetry")
+    library.handlers, library.propagate = [_Complaints(log, secrets)], False
+
+
 class _Complaints(logging.Handler):
     """Writes the library's warnings to our log: the first at once, then at most one per minute."""
 
-    def __init__(self, log: Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, log: Logger, secrets: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__(logging.WARNING)
         self._log = log
+        self._secrets = secrets
         self._clock = clock
         self._quiet_until = 0.0
 
@@ -106,7 +111,10 @@ class _Complaints(logging.Handler):
         now = self._clock()
         if now >= self._quiet_until:
             self._quiet_until = now + _QUIET_SECONDS
-            self._log.warning("tracing", reason=record.getMessage())
+            said = record.getMessage()[: TIMES_SEARCHED * _QUOTED]
+            for secret in self._secrets:  # the library quotes addresses, and headers that it can't read
+                said = without(secret, said)
+            self._log.warning("tracing", reason=said[:_QUOTED])
 
 
 class _Decoding:

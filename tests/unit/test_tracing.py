@@ -1,23 +1,29 @@
 """Traces: a record's trace goes on to its request and its result, with spans if the environment asks for them."""
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import orjson
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from structlog.testing import capture_logs
 
+from consumer.app import make_tracing
 from consumer.delivery.defaults import Credentials, Defaults
 from consumer.delivery.handler import Delivery
 from consumer.delivery.sending import Rules
 from consumer.delivery.work import Work
+from consumer.demo.processes import free_port
 from consumer.engine.ports import Chunk, Done
 from consumer.engine.records import DeadLetter, Headers, Output, Partition, Record
 from consumer.settings import wants_tracing
@@ -208,6 +214,52 @@ class TestSpans:
     def test_no_token_is_in_a_span(self, api: Api, exporter: InMemorySpanExporter, tracing: OpenTelemetry) -> None:
         assert deliver(api, record(0, PARENT), tracing=tracing)
         assert all("token" not in span.to_json() for span in exporter.get_finished_spans())
+
+
+class TestWhatIsLogged:
+    """The collector does not exist here, so that the library complains."""
+
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+        yield
+        logging.getLogger("opentelemetry").handlers = [logging.NullHandler()]  # its threads may still complain
+
+    def said(self) -> list[MutableMapping[str, Any]]:
+        with capture_logs() as said:
+            tracing = make_tracing(structlog.get_logger())
+            if tracing:
+                tracing.committed([], 0.1)
+                tracing.close()
+        return said
+
+    @pytest.mark.parametrize(
+        ("name", "value", "reason"),
+        [
+            ("TRACES_ENDPOINT", "http://127.0.0.1:1/v1/traces?api-key=hush-hush-hush", "Transient error"),
+            ("HEADERS", "a=b,Authorization: Bearer hush-hush-hush", "Header format invalid!"),
+            ("TRACES_HEADERS", "authorization=Bearer%20hush-hush-hush%0a", ""),
+        ],
+    )
+    def test_no_secret_of_the_collector(
+        self, name: str, value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+        (complaint,) = self.said()
+        assert complaint["event"] == "tracing"
+        assert complaint["reason"].startswith(reason)
+        assert "hush" not in str(complaint)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("BSP_MAX_QUEUE_SIZE", "1"), ("SPAN_ATTRIBUTE_COUNT_LIMIT", "none")]
+    )
+    def test_a_wrong_variable_and_delivery_goes_on(
+        self, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(f"OTEL_{name}", value)
+        (complaint,) = self.said()
+        assert complaint["event"] == "no_tracing"
+        assert complaint["reason"].startswith("a variable OTEL_* is wrong: ")
 
 
 @pytest.mark.parametrize(
