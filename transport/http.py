@@ -29,6 +29,13 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 CONNECT_TIMEOUT = 5.0
 """How long connecting to one address of a host may take, in seconds. Then the next address is tried."""
 
+LONGEST_IDLE = 30.0
+"""How long a connection may be unused and still serve the next request, in seconds.
+
+Firewalls and load balancers forget idle connections, often after a few minutes, and drop what comes later. A
+request would then wait until its time is over. Servers close idle connections too, often after 60 seconds.
+"""
+
 _READ_AT_ONCE = 65_536
 _PROXY = "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"
 
@@ -74,7 +81,7 @@ class Transport:
 
         The timeout, in seconds, covers everything from the lookup of the host's name to the last byte of the
         answer. The answer's body may have at most `longest` bytes, also after decompression. The connection is kept
-        for this thread's next request, unless the headers say `Connection: close`.
+        for this thread's next request, if that comes soon and the headers do not say `Connection: close`.
         """
         surrounding = sys.exception()
         session = self._session()
@@ -87,6 +94,7 @@ class Transport:
                 failure = self._unanswered(error, surrounding, url, timeout)
             if watch.is_over:  # a body without a length looks complete even if it was truncated
                 failure = _late(timeout)
+        self._local.used_at = time.monotonic()
         if failure or headers.get("Connection") == "close":
             session.close()  # part of an answer may still be unread on the connection
         if failure:
@@ -130,6 +138,9 @@ class Transport:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = _Session()
+        elif time.monotonic() - self._local.used_at > LONGEST_IDLE:
+            session.close()  # only its connections
+        self._local.used_at = time.monotonic()
         return session
 
     def _unanswered(

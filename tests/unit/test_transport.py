@@ -213,6 +213,27 @@ class TestConnecting:
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
             assert asked(Transport(), "http://api.example").content == b"{}"
 
+    def test_is_done_again_if_the_connection_was_idle_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A firewall may have forgotten it: then nothing answers there, and nothing says so."""
+        monkeypatch.setattr(http, "LONGEST_IDLE", 0.1, raising=False)
+        kept: list[socket.socket] = []
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                kept.append(connection)
+                connection.recv(65_536)
+                connection.sendall(OK)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve, daemon=True).start()
+            subject, url = Transport(), f"http://127.0.0.1:{listener.getsockname()[1]}"
+            assert asked(subject, url).content == b"{}"
+            time.sleep(0.2)
+            assert asked(subject, url, timeout=5).content == b"{}"
+        for each in kept:
+            each.close()
+
     @pytest.mark.parametrize("close", [False, True])
     def test_ends_after_one_request_if_asked(self, close: bool) -> None:  # noqa: FBT001 - a case
         left: list[bytes] = []
@@ -392,6 +413,11 @@ class TestSurroundings:
                 error = failed(url)
             assert error.cause == "connection"
             assert error.message == "the request's time can't be watched (can't start new thread)"
+            subject = Transport()
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", start)
+                failed(url, subject=subject)
+            assert asked(subject, url).content == b"{}", "it works once there are threads again"
 
     def test_an_exception_that_the_caller_handles_is_not_reported_as_the_cause(self) -> None:
         with socket.socket() as taken:  # not listening: it refuses
