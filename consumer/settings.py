@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import requests
 import urllib3
@@ -46,6 +46,9 @@ _FIXED = {
 # Properties that make librdkafka load code or run a shell.
 _RUNS_CODE = ("plugin.library.paths", "ssl.engine.", "ssl.providers", "sasl.kerberos.kinit.cmd")
 _NAMES_A_FILE = (".location", ".keytab", ".file")
+_KEYS = ("ssl.key.location", "ssl.keystore.location", "sasl.kerberos.keytab")
+# Mechanisms that send a secret as it is. For others, the brokers need no secret that others could use.
+_SENT_PLAIN = {"PLAIN": "KAFKA_SASL_PASSWORD", "OAUTHBEARER": "the access token"}
 
 # Settings whose value is the path of a secret's file. The first group is the setting of the secret itself.
 _SECRET_FILE = re.compile(
@@ -500,9 +503,10 @@ class SettingsSource:
         if self._env_file and _others_may_read(self._env_file):
             message = f"the env file {self._env_file} contains secrets, and can be read by others."
             found.append(Caution(message, f"chmod 600 {self._env_file}"))
+        secrets = {f"{name}_FILE": path for name, path in self._secrets.items()} | _key_files(loaded)
         found += [
-            Caution(f"{path}, which {name}_FILE names, can be read by others.", f"chmod 600 {path}")
-            for name, path in self._secrets.items()
+            Caution(f"{path}, which {name} names, can be read by others.", f"chmod 600 {path}")
+            for name, path in secrets.items()
             if _others_may_read(path)
         ]
         return found
@@ -545,6 +549,16 @@ def _files(given: Mapping[str, str]) -> dict[str, Path]:
     """Return the files for TLS and login to Kafka, by the setting that names each."""
     named = {_setting(_property(name)): Path(value) for name, value in given.items() if name.startswith("KAFKA_")}
     return {name: path for name, path in named.items() if reconnects(name) and name.endswith("_LOCATION")}
+
+
+def _key_files(loaded: Settings) -> dict[str, Path]:
+    """Return the files of private keys, by the setting that names each."""
+    found = {_setting(name): Path(value) for name, value in loaded.kafka.items() if name in _KEYS}
+    if key := loaded.stream.schema_registry_key:
+        found["CONSUMER_SCHEMA_REGISTRY_KEY"] = key
+    elif certificate := loaded.stream.schema_registry_certificate:  # it has the key too
+        found["CONSUMER_SCHEMA_REGISTRY_CERTIFICATE"] = certificate
+    return found
 
 
 def _secret_files(given: Mapping[str, str]) -> dict[str, Path]:
@@ -686,7 +700,16 @@ def _others_may_read(path: Path) -> bool:
 
 
 def _unencrypted(loaded: Settings) -> Iterator[Caution]:
-    stream = loaded.stream
+    stream, kafka = loaded.stream, loaded.kafka
+    mechanism = kafka.get("sasl.mechanism", kafka.get("sasl.mechanisms", "")).upper()
+    brokers = [_parts(f"//{each.rpartition('://')[2].strip()}") for each in kafka["bootstrap.servers"].split(",")]
+    if (
+        kafka.get("security.protocol", "").lower() == "sasl_plaintext"
+        and mechanism in _SENT_PLAIN
+        and not all(_is_loopback(each.hostname or "") for each in brokers)
+    ):
+        message = f"KAFKA_SECURITY_PROTOCOL is SASL_PLAINTEXT: {_SENT_PLAIN[mechanism]} is sent to the brokers"
+        yield Caution(f"{message} unencrypted, so others on the network can read it.", "use SASL_SSL")
     for name, url, secret in (
         ("JIRAFE_URL", loaded.api.url, loaded.api.access_token and "JIRAFE_ACCESS_TOKEN"),
         (
@@ -694,11 +717,26 @@ def _unencrypted(loaded: Settings) -> Iterator[Caution]:
             stream.schema_registry_url,
             stream.schema_registry_password and "CONSUMER_SCHEMA_REGISTRY_PASSWORD",
         ),
+        (
+            "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL",
+            kafka.get("sasl.oauthbearer.token.endpoint.url"),
+            kafka.get("sasl.oauthbearer.client.secret") and "KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET",
+        ),
     ):
-        parts = urlsplit(url or "")
+        parts = _parts(url or "")
         if secret and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
-            message = f"{name} is {url}: {secret} is sent there unencrypted, so others on the network can read it."
+            shown = f"http://{parts.netloc.rpartition('@')[2]}{parts.path}"
+            message = (
+                f"{name} is {shown}: {secret} is sent there unencrypted, so others on the network can read it."
+            )
             yield Caution(message, "use https://")
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")  # the library reports it
 
 
 def _is_loopback(host: str) -> bool:

@@ -565,10 +565,70 @@ def test_an_unencrypted_secret_is_a_caution(url: str, *, is_said: bool) -> None:
             "CONSUMER_SCHEMA_REGISTRY_PASSWORD": "hush",
         },
     )
-    for loaded, name in ((token, "JIRAFE_URL"), (password, "CONSUMER_SCHEMA_REGISTRY_URL")):
+    endpoint = "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL"
+    login = load(None, {endpoint: url, "KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET": "hush"})
+    for loaded, name in (
+        (token, "JIRAFE_URL"),
+        (password, "CONSUMER_SCHEMA_REGISTRY_URL"),
+        (login, endpoint),
+    ):
         said = [caution.message for caution in source.cautions(loaded)]
         assert len(said) == is_said
         assert all(each.startswith(f"{name} is {url}: ") and "hush" not in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mechanism", "servers", "sent"),
+    [
+        ("SASL_PLAINTEXT", "PLAIN", "localhost:9092, kafka:9092", "KAFKA_SASL_PASSWORD"),
+        ("sasl_plaintext", "OAUTHBEARER", "SASL_PLAINTEXT://[2001:db8::1]:9092", "the access token"),
+        ("SASL_PLAINTEXT", "PLAIN", "[::1", "KAFKA_SASL_PASSWORD"),
+        ("SASL_PLAINTEXT", "PLAIN", "127.0.0.1:9092,[::1]:9092", None),
+        ("SASL_PLAINTEXT", "SCRAM-SHA-512", "kafka:9092", None),
+        ("SASL_SSL", "PLAIN", "kafka:9092", None),
+    ],
+)
+def test_an_unencrypted_login_at_kafka_is_a_caution(
+    protocol: str, mechanism: str, servers: str, sent: str | None
+) -> None:
+    loaded = load(
+        None,
+        {
+            "KAFKA_SECURITY_PROTOCOL": protocol,
+            "KAFKA_SASL_MECHANISM": mechanism,
+            "KAFKA_SASL_PASSWORD": "hush",
+            "KAFKA_BOOTSTRAP_SERVERS": servers,
+        },
+    )
+    said = [caution.message for caution in SettingsSource(None).cautions(loaded)]
+    assert len(said) == (sent is not None)
+    assert all(f"SASL_PLAINTEXT: {sent} is sent to the brokers unencrypted" in each for each in said)
+    assert "hush" not in str(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("KAFKA_SSL_KEY_LOCATION", {}),
+        ("KAFKA_SSL_KEYSTORE_LOCATION", {}),
+        ("KAFKA_SASL_KERBEROS_KEYTAB", {}),
+        ("CONSUMER_SCHEMA_REGISTRY_CERTIFICATE", {}),
+        ("CONSUMER_SCHEMA_REGISTRY_KEY", {"CONSUMER_SCHEMA_REGISTRY_CERTIFICATE": "certificate.pem"}),
+    ],
+)
+def test_a_private_key_that_others_can_read_is_a_caution(
+    name: str, further: dict[str, str], tmp_path: Path
+) -> None:
+    certificate = trustme.CA().issue_cert("client")
+    file = tmp_path / "key.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(file))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "certificate.pem"))
+    loaded = load(None, {name: str(file), **{each: str(tmp_path / path) for each, path in further.items()}})
+    for mode, is_said in ((0o600, False), (0o644, True)):
+        file.chmod(mode)
+        assert [each.message for each in SettingsSource(None).cautions(loaded)] == (
+            [f"{file}, which {name} names, can be read by others."] if is_said else []
+        )
 
 
 @pytest.mark.parametrize(("mode", "is_said"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
