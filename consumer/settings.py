@@ -31,23 +31,28 @@ from consumer.errors import SettingsError
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_.*)?)")
 
 _MILLISECONDS = re.compile(r"\d{1,18}", re.ASCII)
+_DECIMAL = re.compile(r"\d{1,18}(?:\.\d{0,18})?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d+", re.ASCII)
 _LARGEST_NUMBER = 2**31 - 1  # the library takes a larger one for another, without a word
 _MAY_LOOK_LIKE_A_NUMBER = ("client.", "group.", "sasl.", "ssl.", "bootstrap.servers", "metadata.broker.list")
 
 _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
+    "default.topic.config": "set the properties themselves",
+    "delivery.report.only.error": "only failed deliveries are reported to a member",
     "enable.auto.offset.store": "offsets are committed with their results",
     "enable.partition.eof": "the consumer needs it to commit the end of a partition",
     "isolation.level": "only committed records are delivered",
     "transactional.id": "each member makes its own from the group and KAFKA_GROUP_INSTANCE_ID",
 }
 
+_STRATEGY, _COOPERATIVE = "partition.assignment.strategy", "cooperative-sticky"
+
 # Properties that make librdkafka load code or run a shell.
 _RUNS_CODE = ("plugin.library.paths", "ssl.engine.", "ssl.providers", "sasl.kerberos.kinit.cmd")
 _NAMES_A_FILE = (".location", ".keytab", ".file")
 _KEYS = ("ssl.key.location", "ssl.keystore.location", "sasl.kerberos.keytab")
-# Mechanisms that send a secret as it is. For others, the brokers need no secret that others could use.
+# Mechanisms that send a secret as it is, and what. The others prove that they have one.
 _SENT_PLAIN = {"PLAIN": "KAFKA_SASL_PASSWORD", "OAUTHBEARER": "the access token"}
 
 # Settings whose value is the path of a secret's file. The first group is the setting of the secret itself.
@@ -65,6 +70,7 @@ _PORT = re.compile(r"\d{1,5}", re.ASCII)
 
 _TRANSACTION_MS = 5_000
 _SHORTEST_TRANSACTION_MS = 1_000
+_LINGER = ("linger.ms", "queue.buffering.max.ms")  # two names of one property
 _WITHIN_TRANSACTION = ("socket.timeout.ms", "message.timeout.ms")
 # The share of the transaction timeout that a commit may take. The broker must not abort it during the commit.
 _COMMIT_SHARE = 0.8
@@ -750,6 +756,11 @@ def _contradictions(loaded: Settings, kafka: Mapping[str, str]) -> list[str]:
     """Return the faults of settings that can't work together."""
     stream = loaded.stream
     faults = _topic_faults(stream)
+    if (strategy := kafka.get(_STRATEGY, _COOPERATIVE)) != _COOPERATIVE:
+        faults.append(
+            f"{_setting(_STRATEGY)} ({strategy}) must be {_COOPERATIVE}: a member keeps its other partitions while "
+            "some move."
+        )
     faults += _file_faults(kafka)
     faults += _registry_faults(stream)
     faults += _address_faults(loaded)
@@ -824,6 +835,11 @@ def _time_faults(kafka: Mapping[str, str]) -> list[str]:
         f"{_setting(name)} ({kafka[name]}) must be at most KAFKA_TRANSACTION_TIMEOUT_MS ({transaction})."
         for name in _WITHIN_TRANSACTION
         if name in kafka and int(kafka[name]) > transaction
+    ]
+    faults += [  # the library refuses each record then, unless KAFKA_MESSAGE_TIMEOUT_MS is set
+        f"{_setting(name)} ({kafka[name]}) must be less than KAFKA_TRANSACTION_TIMEOUT_MS ({transaction})."
+        for name in _LINGER
+        if name in kafka and _DECIMAL.fullmatch(kafka[name]) and float(kafka[name]) >= transaction
     ]
     if transaction < _SHORTEST_TRANSACTION_MS:
         faults.append(

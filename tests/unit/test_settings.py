@@ -391,6 +391,20 @@ def test_a_pattern_matches_whole_names(subscribed: str, topic: str, *, fits: boo
             {"KAFKA_MESSAGE_TIMEOUT_MS": "6000"},
             "KAFKA_MESSAGE_TIMEOUT_MS (6000) must be at most KAFKA_TRANSACTION_",
         ),
+        (
+            {"KAFKA_LINGER_MS": "5000"},
+            "KAFKA_LINGER_MS (5000) must be less than KAFKA_TRANSACTION_TIMEOUT_MS (5000).",
+        ),
+        (
+            {"KAFKA_QUEUE_BUFFERING_MAX_MS": "2000.5", "KAFKA_TRANSACTION_TIMEOUT_MS": "2000"},
+            "KAFKA_QUEUE_BUFFERING_MAX_MS (2000.5) must be less than",
+        ),
+        (
+            {"KAFKA_PARTITION_ASSIGNMENT_STRATEGY": "range"},
+            "KAFKA_PARTITION_ASSIGNMENT_STRATEGY (range) must be cooperative-sticky: ",
+        ),
+        ({"KAFKA_DELIVERY_REPORT_ONLY_ERROR": "false"}, "KAFKA_DELIVERY_REPORT_ONLY_ERROR can't be set: "),
+        ({"KAFKA_DEFAULT_TOPIC_CONFIG": "acks=1"}, "KAFKA_DEFAULT_TOPIC_CONFIG can't be set: "),
         ({"KAFKA_TRANSACTION_TIMEOUT_MS": "999"}, "KAFKA_TRANSACTION_TIMEOUT_MS (999) must be at least 1000"),
         ({"KAFKA_SESSION_TIMEOUT_MS": "200000", "KAFKA_MAX_POLL_INTERVAL_MS": "150000"}, "KAFKA_SESSION_TIMEOUT"),
         (
@@ -459,6 +473,8 @@ def test_settings_that_can_work_together_are_accepted(tmp_path: Path) -> None:
             "JIRAFE_URL": "http://jirafe.example:8080/v2",
             "KAFKA_BOOTSTRAP_SERVERS": "SASL_SSL://one:9092, two:9093,[::1]:9094",
             "KAFKA_FETCH_MAX_BYTES": "2147483135",
+            "KAFKA_LINGER_MS": "0.5",
+            "KAFKA_PARTITION_ASSIGNMENT_STRATEGY": "cooperative-sticky",
             "KAFKA_SASL_PASSWORD": "9" * 30,
         },
     )
