@@ -905,6 +905,10 @@ def _registry_faults(stream: Stream) -> list[str]:
     faults = []
     if stream.schema_registry_user and not stream.schema_registry_password:
         faults.append("CONSUMER_SCHEMA_REGISTRY_USER is set, but CONSUMER_SCHEMA_REGISTRY_PASSWORD is not.")
+    if ":" in (stream.schema_registry_user or ""):
+        faults.append(
+            "CONSUMER_SCHEMA_REGISTRY_USER: must not contain a colon, because HTTP ends the user name there."
+        )
     if key and not certificate:
         faults.append("CONSUMER_SCHEMA_REGISTRY_KEY is set, but CONSUMER_SCHEMA_REGISTRY_CERTIFICATE is not.")
     named = {"CA": ca, "CERTIFICATE": certificate, "KEY": key}

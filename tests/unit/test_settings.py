@@ -73,6 +73,10 @@ def test_one_sentence_for_each_fault() -> None:
         ({"KAFKA_MAX_POLL_INTERVAL_MS": "28000"}, "KAFKA_MAX_POLL_INTERVAL_MS (28000) must be over 28000"),
         ({"CONSUMER_SCHEMA_REGISTRY_USER": "ada"}, "CONSUMER_SCHEMA_REGISTRY_USER is set, but CONSUMER_SCHEMA"),
         (
+            {"CONSUMER_SCHEMA_REGISTRY_USER": "ada:love", "CONSUMER_SCHEMA_REGISTRY_PASSWORD": "secret"},
+            "CONSUMER_SCHEMA_REGISTRY_USER: must not contain a colon",
+        ),
+        (
             {"CONSUMER_SCHEMA_REGISTRY_KEY": "key.pem"},
             "CONSUMER_SCHEMA_REGISTRY_KEY is set, but CONSUMER_SCHEMA",
         ),
