@@ -1,5 +1,6 @@
 """The images and the compose file, as far as they can be checked without Docker."""
 
+import ast
 import json
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import packages_distributions
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,28 @@ def test_prometheus_finds_the_members_and_grafana_finds_prometheus() -> None:
     assert (ROOT / "ops/grafana/dashboards/jirafe-consumer.json").is_file()
     rules = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yml").read_text())["rule_files"]
     assert [(ROOT / "ops/prometheus" / Path(name).name).is_file() for name in rules] == [True]
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """One that only comes with another may be too old."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = names([*project["dependencies"], *extras["demo"], *extras["otel"]])
+    imported = {
+        name.partition(".")[0]
+        for folder in ("consumer", "jirafe", "schemas", "transport")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in (
+            [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
+        )
+    }
+    distributions = packages_distributions()
+    for name in (
+        imported - sys.stdlib_module_names - {"consumer", "jirafe", "schemas", "transport", "opentelemetry"}
+    ):
+        assert {each.lower().replace("_", "-") for each in distributions[name]} & declared, name
 
 
 def test_the_production_lock_has_only_what_the_service_needs() -> None:
