@@ -603,7 +603,7 @@ def _secret(path: Path) -> str:
     if len(content) > _LARGEST_SECRET:
         raise ValueError(f"is larger than {_LARGEST_SECRET // 1024} KiB, the limit for a secret")
     try:
-        text = content.decode().strip()
+        text = content.decode("utf-8-sig").strip()  # editors on Windows begin a file with a mark
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
     if not text or "\0" in text:

@@ -686,9 +686,10 @@ def test_every_secret_of_ours_may_be_in_a_file() -> None:
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_secret_from_a_file_equals_one_that_is_set_directly(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [" hu=sh\n", "\ufeffhu=sh\r\n"])
+def test_a_secret_from_a_file_equals_one_that_is_set_directly(name: str, content: str, tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text(" hu=sh\n")
+    file.write_bytes(content.encode())
     named, plain = load(None, {f"{name}_FILE": f" {file}\n"}), load(None, {name: "hu=sh"})
     assert (named.api, named.stream, named.kafka) == (plain.api, plain.stream, plain.kafka)
     assert load(None, {f"{name}_FILE": " "}).kafka == load(None, {}).kafka, "no value is as good as none"
