@@ -63,6 +63,7 @@ def report(about: About, seen: Seen) -> dict[str, Any]:
         "state": overall(seen),
         "not_ready": status.not_ready,
         "waits": _waits(lanes, now),
+        "further": _further(status),
         "brokers": status.brokers,
         "lag": sum(lags) if lags else None,
         "held": {
@@ -117,12 +118,28 @@ def overall(seen: Seen) -> Overall:
     return "working" if states & {"working", "backoff"} or was_busy else "idle"
 
 
+def _waiting(lanes: Sequence[LaneStatus]) -> list[LaneStatus]:
+    return [lane for lane in lanes if lane.state not in ("idle", "working")]
+
+
+def _further(status: MemberStatus) -> list[str]:
+    """Return the reasons why the member is not ready that what its lanes wait for does not tell."""
+    waiting = _waiting(status.lanes)
+    messages = tuple(lane.message for lane in waiting if lane.message)
+    flooded = tuple(f"{lane.partition.topic}: " for lane in waiting if lane.state == "flood")
+    leaderless = {f"{lane.partition} has no leader" for lane in waiting}
+    return [
+        reason
+        for reason in status.not_ready
+        if not (reason.endswith(messages) or reason.startswith(flooded) or reason in leaderless)
+    ]
+
+
 def _waits(lanes: Sequence[LaneStatus], now: float) -> list[dict[str, Any]]:
     """Summarize what lanes wait for, with the number of lanes that wait for each."""
     waits: dict[tuple[str, str | None, str | None], list[LaneStatus]] = {}
-    for lane in lanes:
-        if lane.state not in ("idle", "working"):
-            waits.setdefault((lane.state, lane.waits_for, lane.message), []).append(lane)
+    for lane in _waiting(lanes):
+        waits.setdefault((lane.state, lane.waits_for, lane.message), []).append(lane)
     return [
         {"state": state, "on": on, "message": message, "lanes": len(those), "due_in": _due_in(those[0], now)}
         for (state, on, message), those in waits.items()

@@ -34,7 +34,7 @@ def test_the_page_updates_without_a_reload(stand: Stand, browser: Browser) -> No
     start(stand, browser)
     browser.open()
     await_that("it is idle", browser.says("state", "Idle"))
-    assert "None: every record so far was delivered." in browser.text("failures")
+    assert "None since the start." in browser.text("failures")
     browser.run("window.marked = true")
     stand.produce(*orders(30))
     await_that("results", browser.says("charts", "30 since the start"))
