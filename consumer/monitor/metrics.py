@@ -28,7 +28,7 @@ _BYTES = (1024, 4096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 10_485_760)
 _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 _FAILURES = ("timeout", "connection", "unreadable", "404", "408", "429", "500", "502", "503", "504")
-_CAUSES = ("registry", "item", "not-ours", "invalid_token", "authorization", *_FAILURES)
+_CAUSES = ("registry", "item", "not-ours", "internal", "invalid_token", "authorization", "no-token", *_FAILURES)
 _KINDS = (
     "undecodable",
     "unknown-type",
