@@ -9,6 +9,7 @@ be stopped, so it runs on its own thread, which is abandoned.
 import contextlib
 import os
 import queue
+import re
 import socket
 import sys
 import threading
@@ -37,6 +38,7 @@ request would then wait until its time is over. Servers close idle connections t
 """
 
 _READ_AT_ONCE = 65_536
+_TUNNEL = re.compile(r"Tunnel connection failed: ([1-9]\d\d)\b", re.ASCII)  # a proxy's answer to CONNECT
 _PROXY = "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"
 
 
@@ -151,6 +153,8 @@ class Transport:
             return _late(timeout)
         # Use only the error's class and the system's message: its text may hold the address with secrets.
         said = bottom.strerror if isinstance(bottom, OSError) else None
+        if refused := _TUNNEL.match(str(bottom)):
+            said = f"it answered {refused[1]}"
         reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
             if self._ca or self._own:

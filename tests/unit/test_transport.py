@@ -364,6 +364,14 @@ class TestSurroundings:
         assert "word" not in error.message
         assert "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in error.message
 
+    def test_a_proxy_that_makes_no_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with answering(b"HTTP/1.1 407 Not with word\r\n\r\n", drip=b"") as url:
+            monkeypatch.setenv("HTTPS_PROXY", url.removesuffix("/v2"))
+            error = failed("https://api.example", timeout=10)
+        assert error.cause == "connection"
+        assert error.message.endswith("names (ProxyError: it answered 407)")
+        assert "word" not in error.message
+
     @pytest.mark.parametrize("proxy", ["socks4://127.0.0.1:1", "SOCKS5h://127.0.0.1:1"])
     def test_a_socks_proxy(self, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ALL_PROXY", proxy)
