@@ -160,7 +160,7 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
         resource = Resource({"service.name": "jirafe-consumer"}).merge(OTELResourceDetector().detect())
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    except ValueError as error:  # delivery does not need spans
+    except Exception as error:  # noqa: BLE001 - the library raises this and that; delivery does not need spans
         log.warning("no_tracing", reason=f"a variable OTEL_* is wrong: {error}")
         return None
     return OpenTelemetry(provider)

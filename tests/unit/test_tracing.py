@@ -251,7 +251,12 @@ class TestWhatIsLogged:
         assert "hush" not in str(complaint)
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("BSP_MAX_QUEUE_SIZE", "1"), ("SPAN_ATTRIBUTE_COUNT_LIMIT", "none")]
+        ("name", "value"),
+        [
+            ("BSP_MAX_QUEUE_SIZE", "1"),
+            ("SPAN_ATTRIBUTE_COUNT_LIMIT", "none"),
+            ("PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "none"),
+        ],
     )
     def test_a_wrong_variable_and_delivery_goes_on(
         self, name: str, value: str, monkeypatch: pytest.MonkeyPatch
