@@ -222,8 +222,10 @@ class TestWhatIsLogged:
     @pytest.fixture(autouse=True)
     def environment(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+        # It gives up before `close` does, so that no thread of one test complains in the next.
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
         yield
-        logging.getLogger("opentelemetry").handlers = [logging.NullHandler()]  # its threads may still complain
+        logging.getLogger("opentelemetry").handlers = [logging.NullHandler()]
 
     def said(self) -> list[MutableMapping[str, Any]]:
         with capture_logs() as said:
