@@ -1,5 +1,6 @@
 """`sandbox`, `broker`, `shop` and `demo`: stand-ins for the API, Kafka and a shop, and a demo of all together."""
 
+import os
 import secrets
 import signal
 import sys
@@ -57,6 +58,8 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     if (site is None) != (token is None):
         one, other = ("--site", "--token") if token is None else ("--token", "--site")
         raise click.UsageError(f"{one} needs {other}", click.get_current_context())
+    if not host:  # it would mean all addresses of this machine
+        raise click.UsageError("--host must not be empty", click.get_current_context())
     if "" in (site, token):
         raise click.UsageError("--site and --token must not be empty", click.get_current_context())
     with _extra("sandbox"):
@@ -67,7 +70,9 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     except UnicodeError:  # a label that is empty or too long, or a letter that no name may have
         raise click.UsageError(f"--host {host} is not the name of a host", click.get_current_context()) from None
     except OSError as error:
-        raise UsageError(f"the sandbox can't listen at {host}:{port}: {error.strerror or error}.") from None
+        # The event loop wraps the system's reason in a sentence of its own, but not that of an unknown host.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise UsageError(f"the sandbox can't listen at {host}:{port}: {why}; see --host and --port.") from None
     return 0
 
 

@@ -446,7 +446,8 @@ def test_the_sandbox_as_a_command(tmp_path: Path) -> None:
         assert requests.post(url, json={"id": "1"}, headers=right, timeout=5).json()["error_type"] == "validation"
         taken = run("sandbox", "--port", str(port))
         assert taken.returncode == 2
-        assert f"can't listen at 127.0.0.1:{port}" in taken.stderr
+        why = f"can't listen at 127.0.0.1:{port}: Address already in use; see --host and --port.\n"
+        assert taken.stderr.endswith(why)
         assert sandbox.stop() == 0
 
 

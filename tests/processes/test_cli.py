@@ -40,7 +40,7 @@ def test_help_loads_no_library_that_it_does_not_need() -> None:
         ["dead-letters", "redrive", "--rate=nan"],
         ["topics", "create", "--partitions=99999999999"],
         ["topics", "create", "--replication=99999"],
-        *(["sandbox", f"--host={host}"] for host in ("a..b", "a" * 70, os.fsdecode(b"\xff"))),
+        *(["sandbox", f"--host={host}"] for host in ("", "a..b", "a" * 70, os.fsdecode(b"\xff"))),
     ],
 )
 def test_a_value_that_no_option_can_have_is_refused_in_one_sentence(command: list[str]) -> None:
