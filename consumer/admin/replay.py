@@ -61,9 +61,9 @@ class Replay:
         self._codec = codec
         self._own_site = own_site
         self._topics = Topics(cluster)
-        self._group = cluster.group
+        self.group = cluster.group
         self.name = f"replay.{plan.id}"
-        self._own = Group(self._topics.admin, f"{self._group}.{self.name}")
+        self._own = Group(self._topics.admin, f"{self.group}.{self.name}")
 
     def ranges(self) -> list[Range]:
         """Return the ranges to replay, which end at the group's committed offsets.
@@ -73,7 +73,7 @@ class Replay:
         plan = self.plan
         await_visible(self._cluster, self._topics.written(plan.topic, plan.end, plan.partitions))
         ranges = self._topics.resolve(plan.topic, plan.start, plan.end, plan.partitions)
-        committed = Group(self._topics.admin, self._group).committed([each.of for each in ranges])
+        committed = Group(self._topics.admin, self.group).committed([each.of for each in ranges])
         return [each._replace(end=max(each.start, min(each.end, committed[each.of] or 0))) for each in ranges]
 
     def resumed(self, ranges: list[Range]) -> list[Range] | None:

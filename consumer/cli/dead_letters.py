@@ -99,7 +99,8 @@ def list_command(source: SettingsSource, wanted: Selection, only_open: bool, for
             _row(console, found)
     if form is Form.TABLE:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        console.print(f"{kinds.total():,} dead letters" + (f": {counted}" if counted else ""))
+        letters_in_all = f"{kinds.total():,} dead letter{'' if kinds.total() == 1 else 's'}"
+        console.print(letters_in_all + (f": {counted}" if counted else ""))
         if states["delivered"]:
             console.print(f"{states['delivered']:,} of them were delivered since.")
         if letters.foreign:

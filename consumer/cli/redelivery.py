@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from consumer.admin.redelivery import Watcher
@@ -45,7 +46,7 @@ class RedeliveryTally:
 
     def show(self, title: str) -> None:
         """Print the counts as a table."""
-        table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+        table = Table(show_header=False)
         table.add_column()
         table.add_column(justify="right")
         table.add_row("delivered again", f"{self.delivered:,}")
@@ -53,7 +54,7 @@ class RedeliveryTally:
         for kind, count in self.kinds.most_common():
             table.add_row(f"  {kind}", f"{count:,}")
         table.add_row("left out", f"{self.left_out:,}")
-        Console().print(table)
+        Console().print(f"[bold]{escape(title)}[/]", table, sep="\n")
 
 
 @contextmanager

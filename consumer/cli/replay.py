@@ -109,6 +109,9 @@ def replay(
         raise UsageError(
             f"no replay of {written} was stopped; {how if is_relative else 'leave out --resume to start it'}."
         )
+    if not _size(ranges):
+        said = f"nothing to replay: the group {job.group} has committed no record of this range"
+        click.echo(f"{PROGRAM} replay: {said}.", err=True)
     if dry_run:
         return _tell(job, codec, stopped_at if resume and stopped_at else ranges, as_json=as_json)
     if not (resume or restart) and stopped_at is not None:
@@ -193,14 +196,15 @@ def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> i
         print_json(shown)
         return 0
     console = Console()
-    table = Table(title="Would be delivered again", title_justify="left", title_style="bold", show_header=False)
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, count in types.most_common():
         table.add_row(escape(name), f"{count:,}")
     table.add_row("in all", f"{types.total():,}", style="bold")
     table.add_row("left out", f"{left_out:,}")
-    console.print(table)
+    # A table would wrap a title that is wider than its rows.
+    console.print("[bold]Would be delivered again[/]", table, sep="\n")
     for each in ranges:
         console.print(f"{each.of}: offsets {each.start:,} up to {each.end:,}", soft_wrap=True)
     console.print("Dry run: nothing was delivered.")

@@ -62,6 +62,16 @@ def test_a_replay_delivers_records_again_without_changing_committed_offsets(stan
     assert set(replays(stand).values()) == {2}
 
 
+def test_a_replay_says_that_the_group_has_committed_nothing_of_its_range(stand: Stand) -> None:
+    stand.produce(*orders(3))
+    for arguments in (["--json"], ["--json", "--dry-run"]):
+        done = run(stand, "replay", "--topic", stand.orders_topic, *arguments)
+        assert (done.returncode, json.loads(done.stdout)["left_out"]) == (0, 0)
+        group = stand.settings.kafka["group.id"]
+        said = f"nothing to replay: the group {group} has committed no record of this range."
+        assert done.stderr == f"jirafe-consumer replay: {said}\n"
+
+
 def test_a_replay_shortens_results_that_are_too_large_for_their_topic(stand: Stand) -> None:
     stand.produce(order("R" * 900, "order:updated"), *orders(5))
     delivered(stand, 6)
@@ -330,6 +340,7 @@ def test_dead_letters_are_listed_and_shown(stand: Stand) -> None:
         by_partition.setdefault(Place.parse(letter["place"]).partition, set()).add(kind)
     table = run(stand, "dead-letters", "list", KAFKA_TRANSACTION_TIMEOUT_MS="50000").stdout
     assert "3 dead letters" in table
+    assert "\n1 dead letter: 1 forbidden\n" in run(stand, "dead-letters", "list", "--kind", "forbidden").stdout
     assert "total: -1.0 is less than the minimum of 0" in " ".join(table.split())
     for options, kinds in (
         (["--kind", "forbidden"], {"forbidden"}),
