@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -17,6 +17,7 @@ from consumer.admin.documents import FileDocument, read_documents
 from consumer.admin.spelling import Spelling
 from consumer.engine.kafka import kafka_error
 from consumer.errors import NotProduced
+from jirafe.services import UnknownMessageType, make_events
 from schemas.avro_json import message_of
 from schemas.codec import Codec
 from schemas.hub import HubError, key_of, kind_of
@@ -26,8 +27,11 @@ _BLOCK = 256 * 1024
 
 _LARGEST = 1_000_000  # librdkafka's default
 
-QUEUED: dict[str, object] = {"queue.buffering.max.kbytes": 32 * 1024}
-"""Limits the messages that wait in the producer. Its default is a gigabyte."""
+PRODUCING: dict[str, object] = {"queue.buffering.max.kbytes": 32 * 1024, "log_level": 0}
+"""Limits the messages that wait in the producer, whose default is a gigabyte.
+
+It logs nothing, because an interrupt while the library passes on a line of its log ends in a SystemError.
+"""
 
 
 class Encoded(NamedTuple):
@@ -48,20 +52,55 @@ def largest_sent(properties: Mapping[str, str]) -> int:
     return int(given) if given.isdecimal() else _LARGEST
 
 
-def encode_all(
-    source: str, blocks: Iterable[bytes], codec: Codec, largest: int, spelling: Spelling
+class UnknownTypes:
+    """Counts the messages of a type that no service knows. The consumer makes each a dead letter."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.place = ""
+        """The place of the first one."""
+        self.reason = ""
+        """The type of the first one, and which types are known."""
+        self._known = set[str]()
+
+    def note(self, place: str, message: Mapping[str, Any]) -> None:
+        """Count a message, which must fit its schema, if its type is unknown."""
+        message_type = message["message"]
+        if message_type in self._known:
+            return
+        try:
+            make_events(message_type, message["payload"], {})
+        except UnknownMessageType as error:
+            if not self.count:
+                self.place, self.reason = place, str(error)
+            self.count += 1
+        else:
+            self._known.add(message_type)
+
+
+def encode_all(  # noqa: PLR0913, PLR0917 - each has its own purpose
+    source: str,
+    blocks: Iterable[bytes],
+    codec: Codec,
+    largest: int,
+    spelling: Spelling,
+    unknown: UnknownTypes,
 ) -> Iterator[Encoded]:
     """Encode all messages of one source of hub JSON, in order.
 
-    `largest` is the limit of a message's key and value, in bytes. `spelling` watches which fields are read. Raises
-    HubError, which names the source and the place.
+    `largest` is the limit of a message's key and value, in bytes. `spelling` watches which fields are read, and
+    `unknown` which types are unknown. Raises HubError, which names the source and the place.
     """
     documents = read_documents(blocks)
     try:
         for document in documents:
             place = f"{source}, message {document.number}"
             try:
-                yield _encoded(place, document, codec, largest, spelling)
+                message = message_of(spelling.watched(document.value))
+                spelling.note(place)
+                encoded = _encoded(place, message, codec, largest)
+                unknown.note(place, message)
+                yield encoded
             except HubError as error:
                 alone = document.number == 1 and _is_last(documents)
                 raise _Placed(f"{source if alone else place}: {error}") from None
@@ -82,9 +121,7 @@ def _is_last(documents: Iterator[FileDocument]) -> bool:
         return False
 
 
-def _encoded(place: str, document: FileDocument, codec: Codec, largest: int, spelling: Spelling) -> Encoded:
-    message = message_of(spelling.watched(document.value))
-    spelling.note(place)
+def _encoded(place: str, message: dict[str, Any], codec: Codec, largest: int) -> Encoded:
     kind = kind_of(message["message"]) or ""
     key = key_of(message)
     encoded = Encoded(kind, key.encode() if key else None, codec.encode(kind, message), place)

@@ -84,7 +84,7 @@ class Topics:
         those that are committed, and may be empty. If no partitions are given, it returns all. Raises KafkaUnusable
         also if the range is reversed, or starts after the end of every partition.
         """
-        _check_order(start, end)
+        check_order(start, end)
         places = [Partition(topic, number) for number in self.chosen(topic, partitions)]
         firsts, ends = self.firsts(places), self.ends(places)
         if isinstance(start, int) and start > (last := max(ends.values())):
@@ -168,7 +168,8 @@ class Topics:
         return found
 
 
-def _check_order(start: Position | None, end: Position | None) -> None:
+def check_order(start: Position | None, end: Position | None) -> None:
+    """Raise KafkaUnusable if a range ends before it starts."""
     # A time and an offset can't be compared: a time is at another offset in each partition.
     both_offsets = isinstance(start, int) and isinstance(end, int) and start > end
     both_moments = isinstance(start, datetime) and isinstance(end, datetime) and start > end

@@ -6,7 +6,7 @@ and then raise Hidden, so that nothing is left out silently.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -30,6 +30,9 @@ _WAIT = 0.2
 _PAUSE = 0.5
 _MORE_THAN_A_TRANSACTION = 5.0
 _AT_A_TIME = 500
+# Seconds without a record until a reader that follows a topic asks whether a broker answers, and for how long.
+_QUIET = 5.0
+_ANSWERED_WITHIN = 3.0
 # For reading whole ranges. Compressed records can take a multiple of this in memory, per partition.
 _AHEAD: dict[str, object] = {"fetch.message.max.bytes": 262_144}
 # For reading one record: fetch little, and do not wait for more.
@@ -40,16 +43,19 @@ Start = Literal["beginning", "end"] | Mapping[Partition, int | None]
 """Where to start reading: at the beginning, at the end, or at an offset per partition (None: its end)."""
 
 
-def read_topic(cluster: Cluster, topic: str, *, start: Start, follow: bool) -> Iterator[Record | None]:
+def read_topic(
+    cluster: Cluster, topic: str, *, start: Start, follow: bool, on_away: Callable[[], None] = lambda: None
+) -> Iterator[Record | None]:
     """Yield a topic's committed records up to its present end, or, with `follow`, without end.
 
-    With `follow`, it yields None while no record comes, so that the caller gets control. Raises KafkaUnusable, and
-    without `follow` Hidden if records before the end do not become visible.
+    With `follow`, it yields None while no record comes, so that the caller gets control. It calls `on_away` when no
+    broker answers any more, and goes on when one does. Raises KafkaUnusable, and without `follow` Hidden if records
+    before the end do not become visible.
     """
     places = [Partition(topic, number) for number in find_topic(cluster, topic).partitions]
     if follow:
         at = _starts(start, dict.fromkeys(places, OFFSET_BEGINNING), dict.fromkeys(places, OFFSET_END))
-        yield from _follow(cluster, at)
+        yield from _follow(cluster, at, on_away)
         return
     ends = read_ends(cluster, places, committed=False)
     at = _starts(start, dict.fromkeys(places, 0), ends)
@@ -68,7 +74,10 @@ def _starts(start: Start, beginnings: dict[Partition, int], ends: dict[Partition
             return {place: ends[place] if offset is None else offset for place, offset in chosen.items()}
 
 
-def _follow(cluster: Cluster, starts: Mapping[Partition, int]) -> Iterator[Record | None]:
+def _follow(
+    cluster: Cluster, starts: Mapping[Partition, int], on_away: Callable[[], None]
+) -> Iterator[Record | None]:
+    was_away, quiet = False, Deadline(_QUIET)
     with _reader(cluster) as consumer:
         consumer.assign([TopicPartition(*place, offset) for place, offset in starts.items()])
         while True:
@@ -76,6 +85,20 @@ def _follow(cluster: Cluster, starts: Mapping[Partition, int]) -> Iterator[Recor
             if not messages:
                 yield None
             yield from map(to_record, messages)
+            if messages or not quiet.left:
+                # The library waits silently for an absent broker.
+                is_away = not messages and not _answers(consumer)
+                if is_away and not was_away:
+                    on_away()
+                was_away, quiet = is_away, Deadline(_QUIET)
+
+
+def _answers(consumer: Consumer) -> bool:
+    try:
+        consumer.list_topics(timeout=_ANSWERED_WITHIN)
+    except KafkaException:
+        return False
+    return True
 
 
 def find_topic(cluster: Cluster, topic: str) -> TopicMetadata:
@@ -83,7 +106,7 @@ def find_topic(cluster: Cluster, topic: str) -> TopicMetadata:
     _, topics = cluster.reach()
     found = topics.get(topic)
     if found is None:
-        raise KafkaUnusable(f"there is no topic {topic} at {cluster.servers}.")
+        raise KafkaUnusable(f"there is no topic {topic} at {cluster.servers}; see jirafe-consumer topics create.")
     if found.error:
         raise KafkaUnusable(f"the topic {topic} can't be read: {found.error.str()}.")
     return found
@@ -213,7 +236,8 @@ def _check_leaders(cluster: Cluster, places: Collection[Partition]) -> None:
 
 @contextmanager
 def _reader(cluster: Cluster, **properties: object) -> Iterator[Consumer]:
-    own = {"group.id": f"{cluster.group}.reader"}
+    # An interrupt while the library passes on a line of its log ends in a SystemError. So it logs nothing.
+    own = {"group.id": f"{cluster.group}.reader", "log_level": 0}
     config = {**cluster.consumer_properties, **cluster.client_properties("reader"), **own, **properties}
     config.pop("group.instance.id", None)
     consumer = cluster.make_consumer(config)

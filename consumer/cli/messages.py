@@ -15,9 +15,9 @@ from rich.table import Table
 from consumer import app, settings
 from consumer.admin import preview as mapping
 from consumer.admin import produce
-from consumer.admin.ranges import Topics
+from consumer.admin.ranges import Topics, check_order
 from consumer.admin.reading import Start, read_topic
-from consumer.admin.selection import Selection, Told
+from consumer.admin.selection import ALL, Selection, Told
 from consumer.admin.spelling import Spelling
 from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
@@ -30,6 +30,9 @@ from schemas.codec import Codec, Undecodable
 
 _NOTHING_SENT = {"level": "", "description": "nothing to send"}
 _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
+_NARROWEST = 60
+"""Columns that a table of results needs. In fewer, the notification would be left out without a word."""
+
 _LATEST_MS = 253_402_300_799_000
 _COLUMNS = (
     "topic",
@@ -157,14 +160,17 @@ def _wrong_set(why: str) -> click.UsageError:
 
 @click.command("produce")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--topic", help="The topic for all messages. Default: the topic for the type of each message.")
+@click.option(
+    "--topic", metavar="TOPIC", help="The topic for all messages. Default: the topic for the type of each message."
+)
 @click.pass_obj
 def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str | None) -> int:
     """Put hub messages into Kafka.
 
     Reads FILEs of JSON (- for standard input). A file has one message, a list of messages, or one message a
-    line. Before the first is sent, all messages are checked to fit the schema of their kind. The key is the
-    number of the cart or order, the id of the taxon, or the sku of the product.
+    line. Before the first is sent, all messages are checked to fit the schema of their kind. Warns of types that
+    the consumer does not know, and of fields that may be misspelled. The key is the number of the cart or order,
+    the id of the taxon, or the sku of the product.
 
     \b
     Example:
@@ -177,17 +183,22 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
         raise UsageError(
             f"messages can't be produced to {topic}: the consumer writes its output there; see --topic."
         )
-    codec, cluster = app.make_codec(loaded), app.make_cluster(loaded)
+    codec, deployment = app.make_codec(loaded), app.make_deployment(loaded)
+    cluster = deployment.cluster
     largest = produce.largest_sent(cluster.properties)
-    topics, spelling = loaded.topics_by_kind, Spelling()
+    topics, spelling, unknown = loaded.topics_by_kind, Spelling(), produce.UnknownTypes()
     with produce.Spool() as spool:
         for file in files:
             with produce.opened(file, sys.stdin.buffer) as blocks:
-                for message in produce.encode_all(file, blocks, codec, largest, spelling):
+                for message in produce.encode_all(file, blocks, codec, largest, spelling, unknown):
                     spool.add(topic or _topic_of(message, topics), message)
         _tell_strays(spelling)
+        if unknown.count:
+            _warn(unknown.place, unknown.count, f"{unknown.reason}. It becomes a dead letter.")
+        if topic is not None and not deployment.consumes(topic):
+            click.echo(f"{PROGRAM} produce: the consumer does not read the topic {topic}; see --topic.", err=True)
         app.have_topics(loaded, list(spool.topics))
-        producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("produce")})
+        producer = cluster.make_producer({**produce.PRODUCING, **cluster.client_properties("produce")})
         count = produce.produce(producer, spool)
     click.echo(f"{count} message{'' if count == 1 else 's'} produced")
     return 0
@@ -203,9 +214,12 @@ def _topic_of(message: produce.Encoded, topics: Mapping[str, str]) -> str:
 
 def _tell_strays(spelling: Spelling) -> None:
     for stray in spelling.strays():
-        others = f", and {stray.times - 1:,} more" if stray.times > 1 else ""
-        said = f"{stray.path} is not read; did you mean {stray.meant}?"
-        click.echo(f"{PROGRAM} produce: {stray.place}{others}: {said}", err=True)
+        _warn(stray.place, stray.times, f"{stray.path} is not read; did you mean {stray.meant}?")
+
+
+def _warn(place: str, times: int, said: str) -> None:
+    others = f", and {times - 1:,} more" if times > 1 else ""
+    click.echo(f"{PROGRAM} produce: {place}{others}: {said}", err=True)
 
 
 def a_start(text: str) -> datetime | Literal["beginning", "end"]:
@@ -258,15 +272,17 @@ def results(
     loaded = source.load()
     codec, deployment = app.make_codec(loaded), app.make_deployment(loaded)
     check_consumed(deployment, wanted.topic)
+    check_consumed(deployment, of and of.topic)
     cluster, topic = deployment.cluster, deployment.results_topic
     begin: Start
     if isinstance(start, datetime):
+        check_order(start, wanted.until)
         topics = Topics(cluster)
         wanted = replace(wanted, since=start)
         begin = topics.at([Partition(topic, number) for number in topics.partitions(topic)], start)
     else:
         begin = start
-    records = read_topic(cluster, topic, start=begin, follow=follow)
+    records = read_topic(cluster, topic, start=begin, follow=follow, on_away=lambda: _tell_away(cluster.servers))
     decoded = (
         result
         for record, result in _readable(records, codec)
@@ -279,10 +295,17 @@ def results(
         show(result)
         if count == most:
             break
-    if of and not count and not follow:
+    if of and not count:
         click.echo(f"{PROGRAM} results: no result for {of}.", err=True)
         return 1
+    if not count and form is Form.TABLE:
+        said = "" if wanted == ALL and start == "beginning" else " that matches"
+        click.echo(f"{PROGRAM} results: {topic} has no result of the group {cluster.group}{said}.", err=True)
     return 0
+
+
+def _tell_away(servers: str) -> None:
+    click.echo(f"{PROGRAM} results: no Kafka broker answers at {servers}; waiting until one does.", err=True)
 
 
 def _told(record: Record, result: dict[str, Any]) -> Told:
@@ -318,6 +341,7 @@ def _shower(form: Form, *, tells_origin: bool) -> Callable[[dict[str, Any]], Non
         rows = Csv(_COLUMNS)
         return lambda result: _print_rows(rows, result)
     console, headers = Console(soft_wrap=not sys.stdout.isatty()), chain([True], repeat(object=False))
+    console.width = max(console.width, _NARROWEST)
     return lambda result: console.print(_result_rows(result, header=next(headers), tells_origin=tells_origin))
 
 

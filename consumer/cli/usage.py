@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from consumer.admin.deployment import Deployment
-from consumer.admin.ranges import NotAPosition, Position, lasting, parse_position, parse_time
+from consumer.admin.ranges import NotAPosition, Position, check_order, lasting, parse_position, parse_time
 from consumer.admin.selection import Selection
 from consumer.engine.records import Place
 from consumer.errors import UsageError
@@ -65,6 +65,7 @@ def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]
             kind: str | None = None,
             **options: Any,
         ) -> T:
+            check_order(since, until)
             wanted = Selection(kind, topic, partitions, message_type, key, reason, since, until)
             return command(*arguments, wanted=wanted, **options)
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from io import StringIO
@@ -16,10 +17,12 @@ from typing import Any
 
 import pytest
 import requests
+from confluent_kafka import Producer
 from fastavro import json_writer
 
 from consumer.admin.produce import Encoded, produce
 from consumer.admin.reading import read_topic
+from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import FAULTS
 from consumer.printing import visible
@@ -334,6 +337,10 @@ def test_results_of_produced_messages_can_be_listed_and_filtered(stand: Stand, t
     table = run("results", COLUMNS="300", **stand.environment).stdout
     assert "A cart event for R1 was sent to Jirafe." in table
     assert "total: -1.0 is less than the minimum of 0" in table
+    # A terminal breaks lines that are too long for it, but can't show what was left out.
+    narrow = run("results", "--key", "R1", COLUMNS="40", **stand.environment).stdout
+    assert "R1" in narrow
+    assert "Jirafe." in narrow
 
 
 LISTINGS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
@@ -364,6 +371,70 @@ def test_every_listing_has_the_same_values_in_json_and_csv(stand: Stand, tmp_pat
             for name in row.keys() & wanted.keys() - {"at", "seconds", "owner", "oldest", "timestamp", "failed_at"}:
                 value = "" if wanted[name] is None else str(wanted[name])
                 assert row[name] == visible(value), (words, name)
+
+
+def test_results_say_why_there_is_nothing_to_show(stand: Stand) -> None:
+    stand.member()
+    stand.produce(order("R1"))
+    stand.await_results(1)
+    topic, group = stand.settings.stream.results_topic, stand.settings.kafka["group.id"]
+    said = f"jirafe-consumer results: {topic} has no result of the group"
+    for arguments, changed, sentence in (
+        ([], {"KAFKA_GROUP_ID": "another"}, f"{said} another.\n"),
+        (["--type", "ordre:new"], {}, f"{said} {group} that matches.\n"),
+        (["--from", "end"], {}, f"{said} {group} that matches.\n"),
+        (["--from", "end", "--json"], {}, ""),  # for a program, no line says the same
+    ):
+        done = run("results", *arguments, **{**stand.environment, **changed})
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", sentence), arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["results", "--of", "order/0/17"], "the topic order is not consumed"),
+        (["results", "--from", "2h", "--to", "3h"], "the range ends before it starts"),
+        (["dead-letters", "list", "--from", "2h", "--to", "3h"], "the range ends before it starts"),
+        (["dead-letters", "redrive", "--from", "2h", "--to", "3h"], "the range ends before it starts"),
+    ],
+)
+def test_a_selection_that_nothing_can_match_is_refused(arguments: list[str], said: str) -> None:
+    done = run(*arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+
+
+def test_following_results_says_once_that_no_broker_answers(stand: Stand, tmp_path: Path) -> None:
+    with EmbeddedBroker() as broker:
+        environment = {**stand.environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
+        assert run("topics", "create", **environment).returncode == 0
+        producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
+        producer.produce(stand.settings.stream.results_topic, b"{}")
+        assert producer.flush(10) == 0
+        with CommandProcess(["results", "--follow"], environment, tmp_path / "log") as results:
+            await_that("it follows", lambda: results.said("was skipped") == 1)
+            broker.stop()
+            said = f"jirafe-consumer results: no Kafka broker answers at {broker.bootstrap_servers}; waiting until"
+            await_that("it says so", lambda: results.said(said) == 1)
+            time.sleep(3)
+            assert results.said(said) == 1
+            results.signal(signal.SIGINT)
+            assert results.wait() == 130
+
+
+def test_produce_warns_of_unknown_types_and_topics_that_nobody_reads(stand: Stand, tmp_path: Path) -> None:
+    file = tmp_path / "messages.json"
+    odd = [order("R1"), order("R2", "order:exploded"), order("R3", "order:lost")]
+    file.write_text(json.dumps(odd))
+    other = f"{stand.orders_topic}-typo"
+    done = run("produce", str(file), "--topic", other, **stand.environment)
+    assert (done.returncode, done.stdout) == (0, "3 messages produced\n")
+    of_types, of_topic = done.stderr.splitlines()
+    assert of_types.startswith(
+        f"jirafe-consumer produce: {file}, message 2, and 1 more: message: unknown type 'order:exploded'; known are"
+    )
+    assert of_types.endswith(". It becomes a dead letter.")
+    assert of_topic == f"jirafe-consumer produce: the consumer does not read the topic {other}; see --topic."
 
 
 def test_produce_warns_of_misspelled_fields_and_refuses_large_messages(stand: Stand, tmp_path: Path) -> None:

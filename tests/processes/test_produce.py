@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own peak")
 def test_a_large_file_is_read_in_little_memory() -> None:
     script = """
-from consumer.admin.produce import Spool, encode_all
+from consumer.admin.produce import Spool, UnknownTypes, encode_all
 from consumer.admin.spelling import Spelling
 from schemas.codec import Codec
 from tests.messages import order
@@ -28,7 +28,7 @@ def peak():
 codec, spelling, spool = Codec(), Spelling(), Spool()
 def run(shape):
     count = 0
-    for message in encode_all("file", blocks(shape), codec, 1_000_000, spelling):
+    for message in encode_all("file", blocks(shape), codec, 1_000_000, spelling, UnknownTypes()):
         spool.add("orders", message)
         count += 1
     assert count == 501

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from consumer.admin import documents
 from consumer.admin.documents import read_documents
 from consumer.admin.preview import Given, of_file
-from consumer.admin.produce import Encoded, Spool, encode_all, largest_sent, produce
+from consumer.admin.produce import Encoded, Spool, UnknownTypes, encode_all, largest_sent, produce
 from consumer.admin.spelling import Spelling
 from consumer.errors import NotProduced
 from schemas.avro_json import message_of
@@ -135,7 +135,7 @@ def test_the_error_names_the_place(text: bytes, said: str) -> None:
 
 def test_a_document_of_200_levels_is_watched_and_explained() -> None:
     text = b'{"message": "cart:new", "cart": {"number": "R1", "other": %b}}' % nested(198, b"1")
-    (encoded,) = encode_all("a.json", [text], CODEC, 1_000_000, Spelling())
+    (encoded,) = encode_all("a.json", [text], CODEC, 1_000_000, Spelling(), UnknownTypes())
     assert encoded.key == b"R1"
     ((_, shown),) = of_file("a.json", [text], Given({}, {}, 0, "now"))
     assert shown.unknown == ["cart.other"]
@@ -161,7 +161,7 @@ def test_an_endless_document_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def encoded(text: str | bytes, largest: int = 1_000_000) -> tuple[list[Encoded], list[tuple[str, str]]]:
     spelling = Spelling()
     raw = text.encode() if isinstance(text, str) else text
-    found = list(encode_all("a.json", iter([raw]), CODEC, largest, spelling))
+    found = list(encode_all("a.json", iter([raw]), CODEC, largest, spelling, UnknownTypes()))
     return found, [(stray.path, stray.meant) for stray in spelling.strays()]
 
 

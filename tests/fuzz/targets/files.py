@@ -145,7 +145,9 @@ def try_out(case: Case) -> None:
         case "produce":
             with suppress(HubError):
                 blocks = [case["file"].encode("latin-1")]
-                for _ in produce.encode_all("messages.json", blocks, _codec(), 1_000_000, Spelling()):
+                for _ in produce.encode_all(
+                    "messages.json", blocks, _codec(), 1_000_000, Spelling(), produce.UnknownTypes()
+                ):
                     pass
         case "schemas":
             (folder / "one.avsc").write_bytes(case["file"].encode("latin-1"))
