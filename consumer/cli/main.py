@@ -5,7 +5,7 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 import click
@@ -88,8 +88,21 @@ def _end_before_start(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)  # nothing is consumed yet, so there is nothing to finish
 
 
+class _Context(click.Context):
+    """A command as it is called. Its usage errors name it: click leaves it out if an option has no value."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, click.UsageError):
+            error.ctx = error.ctx or self
+        super().__exit__(kind, error, trace)
+
+
 class _Commands(click.Group):
     """The commands. Each is imported only when it is called, because some need libraries that are slow to load."""
+
+    context_class = _Context
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(_COMMANDS)
@@ -111,6 +124,8 @@ class _Commands(click.Group):
             return None
         module, _, function = _COMMANDS[name][0].partition(".")
         command: click.Command = getattr(import_module(f"consumer.cli.{module}"), function)
+        for each in (command, *getattr(command, "commands", {}).values()):
+            each.context_class = _Context
         return command
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:

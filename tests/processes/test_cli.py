@@ -32,6 +32,16 @@ def test_help_loads_no_library_that_it_does_not_need() -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "option"), [("results", "--type"), ("dead-letters list", "--kind"), ("offsets reset", "--topic")]
+)
+def test_an_option_without_its_value_is_reported_with_its_command(command: str, option: str) -> None:
+    refused = run(*command.split(), option)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    why = f"Option '{option}' requires an argument"
+    assert refused.stderr == f"jirafe-consumer {command}: {why}; see jirafe-consumer {command} --help.\n"
+
+
+@pytest.mark.parametrize(
     "command",
     [
         *(["shop", f"--rate={rate}"] for rate in ("0", "-1", "1e-10", "1e7", "inf", "nan", "many")),
