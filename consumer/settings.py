@@ -154,7 +154,8 @@ def _host_and_port(text: str) -> str:
     return f"{host or '127.0.0.1'}:{port}"
 
 
-def _topic(text: str) -> str:
+def topic_name(text: str) -> str:
+    """Return the name of a topic if it is one that Kafka takes. Raises ValueError."""
     if not _TOPIC_NAME.fullmatch(text) or text in {".", ".."}:
         raise ValueError("must be a topic's name: up to 249 letters, digits, dots, underscores and hyphens")
     if text in _OF_KAFKA_ITSELF:
@@ -164,7 +165,7 @@ def _topic(text: str) -> str:
 
 def _topic_or_pattern(text: str) -> str:
     if not is_pattern(text):
-        return _topic(text)
+        return topic_name(text)
     # A | outside parentheses would split the pattern: ^ would apply only to the first part, $ only to the last.
     depth, is_split = 0, False
     for letter in text:
@@ -236,7 +237,7 @@ def _is_irregular(path: Path | str) -> bool:
     return os.path.exists(path) and not os.path.isfile(path)
 
 
-Topic = Annotated[str, AfterValidator(_topic)]
+Topic = Annotated[str, AfterValidator(topic_name)]
 Topics = Annotated[
     tuple[Annotated[str, AfterValidator(_topic_or_pattern)], ...],
     BeforeValidator(_listed),

@@ -63,15 +63,18 @@ def dead_letters() -> None:
 @dead_letters.command("list")
 @choosing(letters=True)
 @click.option(
-    "--open", "only_open", is_flag=True, help="Only letters that were not redriven since; one for each record."
+    "--open",
+    "only_open",
+    is_flag=True,
+    help="Only letters that were not redriven since: one for each record, and for each replay of it.",
 )
 @in_a_form("one object a line")
 @click.pass_obj
 def list_command(source: SettingsSource, wanted: Selection, only_open: bool, form: Form) -> int:
     """List dead letters, and count them by kind.
 
-    Oldest first. Shows when each record failed, its place, the reason, its type and number, and whether it was
-    delivered since. Waits for open transactions, because they hide letters. Exit status 2 if one does not end. A
+    Oldest first. Shows when each record failed, its place, the reason, its type and number, and how its redrive
+    ended. Waits for open transactions, because they hide letters. Exit status 2 if one does not end. A
     TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
 
     \b

@@ -15,6 +15,7 @@ from rich.table import Table
 from consumer import app
 from consumer.admin.lag import Look, Looker
 from consumer.cli.listing import Form, in_a_form
+from consumer.cli.usage import consumed
 from consumer.engine.ahead import Blocker
 from consumer.errors import KafkaUnusable
 from consumer.printing import Console, Csv, print_json
@@ -57,7 +58,9 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
       jirafe-consumer lag --json | jq .total.seconds
     """
     loaded, status = source.load(), 0
-    name, looker = loaded.kafka["group.id"], Looker(app.make_deployment(loaded))
+    deployment = app.make_deployment(loaded)
+    consumed(deployment, None)
+    name, looker = loaded.kafka["group.id"], Looker(deployment)
     if form is not Form.TABLE:
         rows = Csv(_COLUMNS) if form is Form.CSV else None
         for look in _looks(looker, watch=watch):

@@ -177,8 +177,11 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
       jirafe-consumer produce messages.jsonl
     """
     loaded = source.load()
-    if topic is not None and not (topic and settings.is_utf8(topic)):
-        raise click.UsageError("--topic is not a valid topic name", click.get_current_context())
+    if topic is not None:
+        try:
+            settings.topic_name(topic)
+        except ValueError as error:
+            raise click.UsageError(f"--topic {error}", click.get_current_context()) from None
     if topic in (loaded.stream.results_topic, loaded.stream.dead_letters_topic):
         raise UsageError(
             f"messages can't be produced to {topic}: the consumer writes its output there; see --topic."

@@ -11,6 +11,7 @@ import click
 from consumer.admin.deployment import Deployment
 from consumer.admin.ranges import NotAPosition, Position, check_order, lasting, parse_position, parse_time
 from consumer.admin.selection import Selection
+from consumer.cli import PROGRAM
 from consumer.engine.records import Place
 from consumer.errors import UsageError
 
@@ -87,9 +88,17 @@ def check_consumed(deployment: Deployment, topic: str | None) -> None:
 
 
 def consumed(deployment: Deployment, topic: str | None) -> list[str]:
-    """Return the given topic, or for None all consumed topics. Raises UsageError, KafkaUnusable."""
+    """Return the given topic, or for None all consumed topics. Raises UsageError, KafkaUnusable.
+
+    Prints which patterns match no topic: nothing else would say that their topics are not among those returned.
+    """
     check_consumed(deployment, topic)
-    return deployment.input_topics() if topic is None else [topic]
+    if topic is not None:
+        return [topic]
+    topics = deployment.input_topics()
+    for pattern in deployment.unmatched(topics):
+        click.echo(f"{PROGRAM}: no topic matches {pattern}.", err=True)
+    return topics
 
 
 def a_position(text: str) -> Position:

@@ -185,7 +185,10 @@ def test_preview_of_an_invalid_message_shows_its_error_notification(document: An
         (
             ["produce", "absent.json", "--topic", ""],
             {},
-            "jirafe-consumer produce: --topic is not a valid topic name; see jirafe-consumer produce --help.",
+            (
+                "jirafe-consumer produce: --topic must be a topic's name: up to 249 letters, digits, dots, "
+                "underscores and hyphens; see jirafe-consumer produce --help."
+            ),
         ),
         (["run"], {"CONSUMER_WORKERS": "0"}, "CONSUMER_WORKERS: must be greater than 0."),
         (

@@ -45,7 +45,10 @@ def test_an_option_without_its_value_is_reported_with_its_command(command: str, 
     "command",
     [
         *(["shop", f"--rate={rate}"] for rate in ("0", "-1", "1e-10", "1e7", "inf", "nan", "many")),
-        *(["produce", "absent", f"--topic={topic}"] for topic in ("", os.fsdecode(b"\xff"))),
+        *(
+            ["produce", "absent", f"--topic={topic}"]
+            for topic in ("", "a b", "..", "^a$", "a" * 250, os.fsdecode(b"\xff"))
+        ),
         ["replay", "--topic=orders", "--rate=inf"],
         ["dead-letters", "redrive", "--rate=nan"],
         ["topics", "create", "--partitions=99999999999"],
