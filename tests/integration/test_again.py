@@ -194,8 +194,13 @@ def test_a_replay_waits_while_the_api_is_down_and_ends_if_its_token_is_refused(s
     stand.api.add_fault({"action": "status", "status": 503, "times": 3, "body": down})
     assert run(stand, "replay", "--topic", stand.orders_topic).returncode == 0
     assert len(replays(stand)) == 5
+    stand.api.add_fault({"action": "status", "status": 503, "times": None})
+    gave_up = run(stand, "replay", "--topic", stand.orders_topic, CONSUMER_MAX_ATTEMPTS="2")
+    assert gave_up.returncode == 1
+    assert "An unexpected error occurred, 2 times in a row; continue with: " in gave_up.stderr
+    stand.api.clear_faults()
     stand.api.set_credentials({"another": [SITE]})
-    refused = run(stand, "replay", "--topic", stand.orders_topic)
+    refused = run(stand, "replay", "--topic", stand.orders_topic, "--restart")
     assert refused.returncode == 1
     told = f"continue with: jirafe-consumer --env-file=/dev/null replay --topic={stand.orders_topic} --resume"
     assert f"invalid_token; {told}" in refused.stderr
