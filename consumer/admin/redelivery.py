@@ -34,11 +34,15 @@ class GivesUp(Handler[W], Protocol[W]):
 
 
 class Watcher:
-    """The caller's side of a redelivery. Set `stopped` to stop it. `on_wait` gets the reason and the seconds."""
+    """The caller's side of a redelivery. `stop` stops it. `on_wait` gets the reason and the seconds."""
 
     def __init__(self, on_wait: Callable[[str, float], None]) -> None:
         self.stopped = False
         self.on_wait = on_wait
+
+    def stop(self) -> None:
+        """Stop the redelivery as soon as possible."""
+        self.stopped = True
 
 
 @dataclass(frozen=True, slots=True)

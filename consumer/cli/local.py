@@ -15,7 +15,7 @@ import click
 from consumer import app
 from consumer.admin import produce
 from consumer.cli import PROGRAM
-from consumer.cli.usage import a_rate
+from consumer.cli.usage import a_rate, on_first_signal
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError
@@ -122,8 +122,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def shop_command(source: SettingsSource, rate: float, messages: int | None) -> int:
     """Produce the messages of a simulated shop.
 
-    Runs until SIGTERM or SIGINT. One message in a hundred is broken on purpose. Each run produces different
-    messages. Uses the same topics and keys as produce.
+    Runs until SIGTERM or SIGINT; a second signal ends it at once. One message in a hundred is broken on purpose.
+    Each run produces different messages. Uses the same topics and keys as produce.
 
     \b
     Example:
@@ -135,15 +135,15 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
         raise UsageError(f"CONSUMER_{lacking[0].upper()}S_TOPIC has only patterns: add a topic name for the shop.")
     app.have_topics(loaded, list(dict.fromkeys(topics.values())))
     stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopped.set())
+    on_first_signal(stopped.set)
     story = shop(messages or sys.maxsize, seed=secrets.randbits(32), codec=app.make_codec(loaded))
     addressed = (
         (topics[message.topic_kind], produce.Encoded(message.topic_kind, message.key, message.value))
         for message in _paced(story, rate, stopped)
     )
     cluster = app.make_cluster(loaded)
-    count = produce.produce(cluster.make_producer(cluster.client_properties("shop")), addressed)
+    producer = cluster.make_producer({**produce.PRODUCING, **cluster.client_properties("shop")})
+    count = produce.produce(producer, addressed)
     click.echo(f"{count} message{'' if count == 1 else 's'} produced")
     return 0
 

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from rich.markup import escape
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from consumer.admin.redelivery import Watcher
 from consumer.cli.progress import Bar, bars
+from consumer.cli.usage import on_first_signal
 from consumer.engine.records import Output
 from consumer.printing import Console
 
@@ -63,13 +63,8 @@ def watched(total: int | None) -> Iterator[tuple[Bar, Watcher]]:
     with bars(counting=True) as add_bar:
         bar = add_bar("delivering", total)
         watcher = Watcher(bar.tell)
-
-        def on_signal(_number: int, _frame: FrameType | None) -> None:
-            watcher.stopped = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        on_first_signal(watcher.stop)
         try:
             yield bar, watcher
         finally:

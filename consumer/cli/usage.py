@@ -1,9 +1,11 @@
 """What all commands share: common options, the types of their values, and usage errors."""
 
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, wraps
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -35,6 +37,18 @@ of_partitions = click.option(
     help="Only these partitions.",
 )
 """The option that selects partitions of a topic."""
+
+
+def on_first_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` on the first SIGINT or SIGTERM. A second one ends the process at once."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
 
 
 def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]:

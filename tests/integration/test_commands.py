@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 from fastavro import json_writer
 
 from consumer.admin.produce import Encoded, produce
@@ -552,6 +553,22 @@ def test_the_shop_produces_until_it_is_stopped(stand: Stand, tmp_path: Path) -> 
     topics = stand.settings.topics
     kept = sum(1 for topic in topics for _ in read_topic(stand.cluster, topic, start="beginning", follow=False))
     assert shop.log.read_text() == f"{kept} messages produced\n"
+
+
+def test_a_second_signal_ends_a_shop_that_waits_for_its_broker(stand: Stand, tmp_path: Path) -> None:
+    with EmbeddedBroker() as broker:
+        environment = {**stand.environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
+        with CommandProcess(["shop", "--rate", "50"], environment, tmp_path / "log") as shop:
+            admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+            await_that("its topics", lambda: stand.orders_topic in admin.list_topics(timeout=10).topics)
+            time.sleep(2)
+            broker.stop()
+            shop.signal(signal.SIGINT)
+            time.sleep(1)
+            assert shop.status is None  # it waits for the broker
+            shop.signal(signal.SIGINT)
+            await_that("it ends", lambda: shop.status is not None, 10)
+            assert shop.wait() == 130
 
 
 @pytest.mark.parametrize("command", ["broker", "demo"])
