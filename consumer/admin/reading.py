@@ -87,15 +87,16 @@ def _follow(
             yield from map(to_record, messages)
             if messages or not quiet.left:
                 # The library waits silently for an absent broker.
-                is_away = not messages and not _answers(consumer)
+                is_away = not messages and not _answers(consumer, next(iter(starts)).topic)
                 if is_away and not was_away:
                     on_away()
                 was_away, quiet = is_away, Deadline(_QUIET)
 
 
-def _answers(consumer: Consumer) -> bool:
+def _answers(consumer: Consumer, topic: str) -> bool:
+    """Return whether a broker answers. A consumer that asks for an absent topic does not create it."""
     try:
-        consumer.list_topics(timeout=_ANSWERED_WITHIN)
+        consumer.list_topics(topic, timeout=_ANSWERED_WITHIN)
     except KafkaException:
         return False
     return True
