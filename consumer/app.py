@@ -61,7 +61,7 @@ def make_cluster(settings: Settings, log: Logger | None = None) -> Cluster:
         instance=settings.instance,
         host=settings.host,
         transaction_timeout=settings.transaction_timeout,
-        log=LibraryLog(log),
+        log=LibraryLog(log) if log else None,
     )
 
 

@@ -27,11 +27,8 @@ _BLOCK = 256 * 1024
 
 _LARGEST = 1_000_000  # librdkafka's default
 
-PRODUCING: dict[str, object] = {"queue.buffering.max.kbytes": 32 * 1024, "log_level": 0}
-"""Limits the messages that wait in the producer, whose default is a gigabyte.
-
-It logs nothing, because an interrupt while the library passes on a line of its log ends in a SystemError.
-"""
+QUEUED: dict[str, object] = {"queue.buffering.max.kbytes": 32 * 1024}
+"""Limits the messages that wait in the producer. Its default is a gigabyte."""
 
 
 class Encoded(NamedTuple):

@@ -237,8 +237,7 @@ def _check_leaders(cluster: Cluster, places: Collection[Partition]) -> None:
 
 @contextmanager
 def _reader(cluster: Cluster, **properties: object) -> Iterator[Consumer]:
-    # An interrupt while the library passes on a line of its log ends in a SystemError. So it logs nothing.
-    own = {"group.id": f"{cluster.group}.reader", "log_level": 0}
+    own = {"group.id": f"{cluster.group}.reader"}
     config = {**cluster.consumer_properties, **cluster.client_properties("reader"), **own, **properties}
     config.pop("group.instance.id", None)
     consumer = cluster.make_consumer(config)

@@ -142,7 +142,7 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
         for message in _paced(story, rate, stopped)
     )
     cluster = app.make_cluster(loaded)
-    producer = cluster.make_producer({**produce.PRODUCING, **cluster.client_properties("shop")})
+    producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("shop")})
     count = produce.produce(producer, addressed)
     click.echo(f"{count} message{'' if count == 1 else 's'} produced")
     return 0

@@ -201,7 +201,7 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
         if topic is not None and not deployment.consumes(topic):
             click.echo(f"{PROGRAM} produce: the consumer does not read the topic {topic}; see --topic.", err=True)
         app.have_topics(loaded, list(spool.topics))
-        producer = cluster.make_producer({**produce.PRODUCING, **cluster.client_properties("produce")})
+        producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("produce")})
         count = produce.produce(producer, spool)
     click.echo(f"{count} message{'' if count == 1 else 's'} produced")
     return 0

@@ -197,7 +197,7 @@ class Cluster:
         self.instance = instance
         self._host = host
         self._transaction_timeout = transaction_timeout
-        self._log = log or LibraryLog()
+        self._log = log
         self._admin: AdminClient | None = None
 
     def use(self, properties: Mapping[str, str]) -> None:
@@ -331,8 +331,10 @@ class Cluster:
         return asked
 
     def _made(self, kind: Callable[..., Client], properties: Mapping[str, Any]) -> Client:
+        # Without a log, the library passes no line on: an interrupt meanwhile would end in a SystemError.
+        quiet = {} if self._log else {"log_level": 0}
         try:
-            return kind(dict(properties), logger=self._log)
+            return kind({**quiet, **properties}, logger=self._log or LibraryLog())
         except KafkaException as error:
             said = kafka_error(error).str().strip()  # some texts end with a line break
             name = next(

@@ -30,6 +30,7 @@ from tests.unit.engine.scripted import (
 )
 
 EPOCH = KafkaError(KafkaError.INVALID_PRODUCER_EPOCH, "the epoch is old")
+NEWER = KafkaError(KafkaError.PRODUCER_FENCED, "there is a newer producer")
 OnDelivery = Callable[[KafkaError | None, Message], None]
 FULL = BufferError("Local: Queue full")
 GROUP_NAME = "shop"
@@ -440,7 +441,7 @@ def test_a_start_is_retried_until_its_timeout(desk: Desk) -> None:
     assert desk.clock.now - started == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("error", [FENCED, EPOCH])
+@pytest.mark.parametrize("error", [FENCED, EPOCH, NEWER])
 def test_a_start_that_another_writer_overtook_is_fenced(desk: Desk, error: KafkaError) -> None:
     desk.producer.fail("init", error)
     with pytest.raises(WriterFenced, match=f"^{error.str()}$"):
