@@ -237,8 +237,8 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a record overtakes one that was just set apart": Mutant(
         "consumer.delivery.parting",
-        "        if strand is None:\n            strand = self._held(draft, names)\n",
-        "",
+        "return self._held(draft, names) if strand is None else strand\n",
+        "return strand\n",
     ),
     "a result overtakes an earlier one of its Kafka key": Mutant(
         "consumer.delivery.parting",
