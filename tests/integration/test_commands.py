@@ -11,14 +11,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, Producer, TopicPartition
 from fastavro import json_writer
 
 from consumer.admin.produce import Encoded, produce
@@ -26,6 +26,7 @@ from consumer.admin.reading import read_topic
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, await_that, free_port
 from consumer.demo.shop import FAULTS
+from consumer.engine.kafka import LibraryLog
 from consumer.printing import visible
 from consumer.settings import PARAMETERS
 from schemas.codec import Codec, Undecodable
@@ -558,17 +559,24 @@ def test_the_shop_produces_until_it_is_stopped(stand: Stand, tmp_path: Path) -> 
 def test_a_second_signal_ends_a_shop_that_waits_for_its_broker(stand: Stand, tmp_path: Path) -> None:
     with EmbeddedBroker() as broker:
         environment = {**stand.environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
-        with CommandProcess(["shop", "--rate", "50"], environment, tmp_path / "log") as shop:
-            admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-            await_that("its topics", lambda: stand.orders_topic in admin.list_topics(timeout=10).topics)
-            time.sleep(2)
+        # It produces as fast as it can, so messages wait in its queue when the broker stops.
+        with CommandProcess(["shop", "--rate", "100000"], environment, tmp_path / "log") as shop:
+            await_that("its messages", lambda: _count(broker.bootstrap_servers, stand.orders_topic) > 0)
             broker.stop()
             shop.signal(signal.SIGINT)
-            time.sleep(1)
+            time.sleep(1)  # the system delivers two signals at once as one
             assert shop.status is None  # it waits for the broker
             shop.signal(signal.SIGINT)
             await_that("it ends", lambda: shop.status is not None, 10)
             assert shop.wait() == 130
+
+
+def _count(servers: str, topic: str) -> int:
+    """Count the records of a topic, 0 if it does not exist."""
+    with closing(Consumer({"bootstrap.servers": servers, "group.id": "count"}, logger=LibraryLog())) as reader:
+        found = reader.list_topics(timeout=10).topics.get(topic)
+        places = [TopicPartition(topic, number) for number in found.partitions] if found else []
+        return sum(reader.get_watermark_offsets(place, timeout=10)[1] for place in places)
 
 
 @pytest.mark.parametrize("command", ["broker", "demo"])
