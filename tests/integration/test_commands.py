@@ -421,7 +421,7 @@ def test_following_results_says_once_that_no_broker_answers(stand: Stand, tmp_pa
             broker.stop()
             said = f"jirafe-consumer results: no Kafka broker answers at {broker.bootstrap_servers}; waiting until"
             await_that("it says so", lambda: results.said(said) == 1)
-            time.sleep(3)
+            time.sleep(9)  # it asks again after 5 seconds
             assert results.said(said) == 1
             results.signal(signal.SIGINT)
             assert results.wait() == 130
