@@ -146,7 +146,7 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-        from consumer.tracing import OpenTelemetry, log_warnings  # noqa: PLC0415
+        from consumer.tracing import OpenTelemetry, log_warnings, quotable  # noqa: PLC0415
     except ImportError:
         # A cluster may set these variables in every container, so this is no error.
         log.warning(
@@ -154,14 +154,15 @@ def make_tracing(log: Logger) -> "OpenTelemetry | None":
             reason="an OTLP endpoint is set, but OpenTelemetry is not installed: install jirafe-consumer[otel]",
         )
         return None
-    log_warnings(log, tracing_secrets())
+    secrets = tracing_secrets()
+    log_warnings(log, secrets)
     try:
         # Attributes from the environment override this service name.
         resource = Resource({"service.name": "jirafe-consumer"}).merge(OTELResourceDetector().detect())
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    except Exception as error:  # noqa: BLE001 - the library raises this and that; delivery does not need spans
-        log.warning("no_tracing", reason=f"a variable OTEL_* is wrong: {error}")
+    except Exception as error:  # noqa: BLE001 - the library raises errors of any class; delivery needs no spans
+        log.warning("no_tracing", reason=f"a variable OTEL_* is wrong: {quotable(str(error), secrets)}")
         return None
     return OpenTelemetry(provider)
 

@@ -149,6 +149,11 @@ def _in_utf8(value: object) -> object:
     return value
 
 
+def plural(what: str, count: int) -> str:
+    """Return the noun `what` in the form for this count."""
+    return what if count == 1 else f"{what}s"
+
+
 class Csv:
     """Prints rows of comma-separated values as in RFC 4180, but with plain line ends. The header row comes first.
 

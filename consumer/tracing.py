@@ -88,6 +88,14 @@ class OpenTelemetry:
             call_within(_CLOSED_WITHIN, self._provider.shutdown, lambda: None)
 
 
+def quotable(said: str, secrets: Sequence[str]) -> str:
+    """Shorten what the OpenTelemetry library says, and take secrets out: it quotes addresses and headers."""
+    said = said[: TIMES_SEARCHED * _QUOTED]
+    for secret in secrets:
+        said = without(secret, said)
+    return said[:_QUOTED]
+
+
 def log_warnings(log: Logger, secrets: Sequence[str]) -> None:
     """Write the warnings of the OpenTelemetry library to our log, without the secrets."""
     library = logging.getLogger("opentelemetry")
@@ -111,10 +119,7 @@ class _Complaints(logging.Handler):
         now = self._clock()
         if now >= self._quiet_until:
             self._quiet_until = now + _QUIET_SECONDS
-            said = record.getMessage()[: TIMES_SEARCHED * _QUOTED]
-            for secret in self._secrets:  # the library quotes addresses, and headers that it can't read
-                said = without(secret, said)
-            self._log.warning("tracing", reason=said[:_QUOTED])
+            self._log.warning("tracing", reason=quotable(record.getMessage(), self._secrets))
 
 
 class _Decoding:

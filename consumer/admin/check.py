@@ -23,6 +23,7 @@ from consumer.admin.topics import PARTITIONS
 from consumer.engine.kafka import REACHED_WITHIN, kafka_error
 from consumer.engine.records import Partition
 from consumer.errors import ERRORS_PAGE, Hidden, KafkaUnusable
+from consumer.printing import plural
 from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Refused, Rejected, Site, Transient
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.registry import SchemaRegistry
@@ -435,4 +436,4 @@ def _partitions(numbers: list[int]) -> str:
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{number} {plural(what, number)}"

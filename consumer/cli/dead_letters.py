@@ -21,7 +21,7 @@ from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import a_place, a_rate, check_consumed, choosing
 from consumer.engine.records import Place
 from consumer.errors import ERRORS_PAGE, GaveUp, Interrupted
-from consumer.printing import Console, Csv, print_json
+from consumer.printing import Console, Csv, plural, print_json
 from consumer.settings import Settings, SettingsSource
 
 _MOST_REDRIVES = 3
@@ -102,8 +102,8 @@ def list_command(source: SettingsSource, wanted: Selection, only_open: bool, for
             _row(console, found)
     if form is Form.TABLE:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        letters_in_all = f"{kinds.total():,} dead letter{'' if kinds.total() == 1 else 's'}"
-        console.print(letters_in_all + (f": {counted}" if counted else ""))
+        said = f"{kinds.total():,} {plural('dead letter', kinds.total())}"
+        console.print(said + (f": {counted}" if counted else ""))
         if states["delivered"]:
             console.print(f"{states['delivered']:,} of them were delivered since.")
         if letters.foreign:

@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer import app
+from consumer.admin.deployment import Deployment
 from consumer.admin.lag import Look, Looker
 from consumer.cli.listing import Form, in_a_form
-from consumer.cli.usage import consumed
+from consumer.cli.usage import tell_unmatched
 from consumer.engine.ahead import Blocker
 from consumer.errors import KafkaUnusable
-from consumer.printing import Console, Csv, print_json
+from consumer.printing import Console, Csv, plural, print_json
 from consumer.settings import SettingsSource
 
 _COLUMNS = (
@@ -59,11 +60,10 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     """
     loaded, status = source.load(), 0
     deployment = app.make_deployment(loaded)
-    consumed(deployment, None)
-    name, looker = loaded.kafka["group.id"], Looker(deployment)
+    name, looks = loaded.kafka["group.id"], _looks(deployment, watch=watch)
     if form is not Form.TABLE:
         rows = Csv(_COLUMNS) if form is Form.CSV else None
-        for look in _looks(looker, watch=watch):
+        for look in looks:
             if rows is None:
                 print_json({"error": look} if isinstance(look, str) else look.as_json(name))
             elif isinstance(look, str):
@@ -74,7 +74,7 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
         return status
     console = Console()
     with Live(console=console, auto_refresh=False) if sys.stdout.isatty() else nullcontext() as live:
-        for look in _looks(looker, watch=watch):
+        for look in looks:
             shown = escape(look) if isinstance(look, str) else _shown(name, look)
             status = _status(look)
             if live:
@@ -89,9 +89,12 @@ def _status(look: Look | str) -> int:
     return 1 if isinstance(look, str) or look.hidden else 0
 
 
-def _looks(looker: Looker, *, watch: bool) -> Iterator[Look | str]:
+def _looks(deployment: Deployment, *, watch: bool) -> Iterator[Look | str]:
     """Yield one look, or with `watch` one after the other. After the first, a failed look is its error text."""
-    yield looker.look(settled=not watch)
+    looker = Looker(deployment)
+    first = looker.look(settled=not watch)
+    tell_unmatched(deployment, {each.topic for each in first.lags})
+    yield first
     while watch:
         time.sleep(_INTERVAL)
         try:
@@ -156,7 +159,7 @@ def _state(look: Look) -> str:
         return "[yellow]no members[/], so nothing is consumed"
     if not count:
         return f"{look.group.state}; this broker does not show its members"
-    return f"{look.group.state}, {count} member{'' if count == 1 else 's'}"
+    return f"{look.group.state}, {count} {plural('member', count)}"
 
 
 def _blocked(look: Look, blocker: Blocker) -> str:

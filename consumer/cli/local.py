@@ -19,7 +19,7 @@ from consumer.cli.usage import a_rate, on_first_signal
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError
-from consumer.printing import Console
+from consumer.printing import Console, plural
 from consumer.settings import SettingsSource
 from schemas.hub import KINDS
 
@@ -144,7 +144,7 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
     cluster = app.make_cluster(loaded)
     producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("shop")})
     count = produce.produce(producer, addressed)
-    click.echo(f"{count} message{'' if count == 1 else 's'} produced")
+    click.echo(f"{count} {plural('message', count)} produced")
     return 0
 
 

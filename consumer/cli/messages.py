@@ -24,7 +24,7 @@ from consumer.cli.listing import Form, in_a_form
 from consumer.cli.usage import a_place, a_time, check_consumed, choosing
 from consumer.engine.records import Partition, Place, Record
 from consumer.errors import UsageError
-from consumer.printing import Console, Csv, print_json
+from consumer.printing import Console, Csv, plural, print_json
 from consumer.settings import SettingsSource
 from schemas.codec import Codec, Undecodable
 
@@ -203,7 +203,7 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
         app.have_topics(loaded, list(spool.topics))
         producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("produce")})
         count = produce.produce(producer, spool)
-    click.echo(f"{count} message{'' if count == 1 else 's'} produced")
+    click.echo(f"{count} {plural('message', count)} produced")
     return 0
 
 

@@ -1,7 +1,7 @@
 """What all commands share: common options, the types of their values, and usage errors."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, wraps
@@ -104,15 +104,20 @@ def check_consumed(deployment: Deployment, topic: str | None) -> None:
 def consumed(deployment: Deployment, topic: str | None) -> list[str]:
     """Return the given topic, or for None all consumed topics. Raises UsageError, KafkaUnusable.
 
-    Prints which patterns match no topic: nothing else would say that their topics are not among those returned.
+    Prints which patterns match no topic.
     """
     check_consumed(deployment, topic)
     if topic is not None:
         return [topic]
     topics = deployment.input_topics()
+    tell_unmatched(deployment, topics)
+    return topics
+
+
+def tell_unmatched(deployment: Deployment, topics: Collection[str]) -> None:
+    """Print which patterns match none of the consumed topics. Nothing else would say that they are missing."""
     for pattern in deployment.unmatched(topics):
         click.echo(f"{PROGRAM}: no topic matches {pattern}.", err=True)
-    return topics
 
 
 def a_position(text: str) -> Position:

@@ -61,6 +61,13 @@ def reloaded(tmp_path: Path) -> Running:
     return Running(tmp_path / "settings.env")
 
 
+def relink(link: Path, target: Path) -> None:
+    """Let a link lead to another file, from one moment to the next, as Kubernetes does."""
+    following = link.with_name("next")
+    following.symlink_to(target)
+    following.replace(link)
+
+
 @pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_each_setting_is_applied_or_needs_a_restart(name: str, *, asked: bool, reloaded: Running) -> None:
@@ -147,8 +154,7 @@ def test_a_changed_secret_file_counts_as_a_changed_setting(name: str, tmp_path: 
     env_file = tmp_path / "settings.env"
     env_file.write_text(text := f"{name}_FILE={link}\n")
     running = Running(env_file)
-    (tmp_path / "next").symlink_to(new)
-    (tmp_path / "next").replace(link)
+    relink(link, new)
     again, said = running(text, asked=False)
     if name.startswith("CONSUMER_"):
         assert (again, said) == (False, [{"event": "settings_need_restart", "changed": [name]}])
@@ -174,8 +180,7 @@ def test_a_file_of_the_same_size_and_time_counts_as_changed(
     env_file = tmp_path / "settings.env"
     env_file.write_text(text := f"KAFKA_SECURITY_PROTOCOL=SSL\nKAFKA_SSL_CA_LOCATION={link}\n")
     running = Running(env_file)
-    (tmp_path / "next").symlink_to(new)
-    (tmp_path / "next").replace(link)
+    relink(link, new)
     assert looks_again(running, monkeypatch)
     _, said = running(text)
     assert said == [{"event": "settings_reloaded", "taken": ["KAFKA_SSL_CA_LOCATION"]}]

@@ -268,6 +268,13 @@ class TestWhatIsLogged:
         assert complaint["event"] == "no_tracing"
         assert complaint["reason"].startswith("a variable OTEL_* is wrong: ")
 
+    def test_no_secret_that_an_error_about_a_variable_quotes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hush-hush")
+        monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "hush-hush")
+        (complaint,) = self.said()
+        assert complaint["event"] == "no_tracing"
+        assert "hush" not in str(complaint)
+
 
 @pytest.mark.parametrize(
     ("environ", "wanted"),
