@@ -26,6 +26,8 @@ class EmbeddedBroker:
     - Records of aborted transactions stay visible to read_committed readers.
     - A transaction that its producer left open never times out. Until the same transactional id is initialized
       again, readers stop at it, and offsets that were committed after it are not returned.
+    - A transaction ends in steps. If its id is initialized again between them, the records are committed without
+      the offsets.
     - Offsets of a stale generation are accepted.
     - Static members that come back leave the group stuck.
     """
