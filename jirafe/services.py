@@ -3,7 +3,7 @@
 The texts are the hub's own, to the letter (its integration guide for Jirafe).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,7 @@ Parameters = Mapping[str, str]
 """A message's parameters by their dotted names, e.g. `jirafe.site_id`."""
 
 _AN_IMAGE = 100
-"""Bytes that an image takes in addition to its address. In memory this is more than in a request."""
+"""Bytes that an image takes in addition to the store's address. In memory this is more than in a request."""
 
 _A_VARIANT = 2500
 """Bytes that a variant's event takes in memory, in addition to what it repeats of its product."""
@@ -163,8 +163,7 @@ def _made_all(kinds: list[Kind], payload: Mapping[str, Any], parameters: Paramet
     for name in ("cart", "order", "original", "previous"):
         if section := payload.get(name):
             items += section.get("line_items") or ()
-    images = [image for item in items if (variant := item["variant"]) for image in variant["images"] or ()]
-    is_too_much = _are_too_many(images, parameters)
+    is_too_much = _are_too_many([variant["images"] for item in items if (variant := item["variant"])], parameters)
     return [
         Unsendable(kind, number, f"line_items: {_TOO_MANY}")
         if is_too_much and kind in (CART, ORDER_ACCEPTED)
@@ -173,10 +172,10 @@ def _made_all(kinds: list[Kind], payload: Mapping[str, Any], parameters: Paramet
     ]
 
 
-def _are_too_many(images: list[str], parameters: Parameters) -> bool:
-    """Return whether the images would exceed a request, once the store's address is put before each."""
-    store = len(parameters.get("jirafe.store_url", ""))
-    return (store + _AN_IMAGE) * len(images) + sum(map(len, images)) > MAX_REQUEST_BYTES
+def _are_too_many(images: Sequence[Sequence[str]], parameters: Parameters) -> bool:
+    """Return whether lists of images would exceed a request, once the store's address is put before each image."""
+    count = sum(map(len, images))
+    return count > 0 and (len(parameters.get("jirafe.store_url", "")) + _AN_IMAGE) * count > MAX_REQUEST_BYTES
 
 
 def _products(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:
@@ -185,7 +184,7 @@ def _products(payload: Mapping[str, Any], parameters: Parameters) -> list[Event 
     if not product:
         return [Unsendable(PRODUCT, "", "product: missing in the message")]
     sku = product["sku"] or ""
-    if _are_too_many([image for part in (product, *product["variants"]) for image in part["images"]], parameters):
+    if _are_too_many([part["images"] for part in (product, *product["variants"])], parameters):
         return [Unsendable(PRODUCT, sku, f"product: {_TOO_MANY}")]
     variants = len(product["variants"])
     # The event of each variant has the name and the sku of its product.

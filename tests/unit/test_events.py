@@ -196,6 +196,7 @@ class TestDates:
             ("2012-06-30T19:59:60-04:00", "2012-07-01T00:00:00.000Z"),
             ("2014-02-28T24:00:00Z", "2014-03-01T00:00:00.000Z"),
             ("2014-02-28T24:00:00.000-05:00", "2014-03-01T05:00:00.000Z"),
+            ("2014-03-01T100000.5Z", "2014-03-01T10:00:00.500Z"),
             ("2014-03-01T10:00:00+01:00[Europe/Berlin]", "2014-03-01T09:00:00.000Z"),
             ("2014-03-01T10:00:00Z [UTC]", "2014-03-01T10:00:00.000Z"),
             (" " * 44 + "2014-03-01T10:00:00Z", "2014-03-01T10:00:00.000Z"),
@@ -219,6 +220,7 @@ class TestDates:
             "2014-03-01T24:00:01Z",
             "2014-03-01T24:00:00.5Z",
             "2014-03-01T25:00:00Z",
+            "2014-W09-6T10:00:00Z",
             "2014-03-01T10:00:00[Europe/Berlin]",
             "2014-03-01T10:00:00Z[",
             "2014-03-01T10:00:00 PST",
@@ -239,6 +241,16 @@ class TestDates:
         with pytest.raises(Unmappable) as caught:
             date("placed_on", text)
         assert str(caught.value) == f"placed_on: '{text[:64]}...' is not a date"
+
+    @given(st.from_regex(r"[0-9]{4}-[0-9W][0-9]-[0-9]{2}[T ][0-2][0-9]:[0-9]{2}:[0-9]{2}Z", fullmatch=True))
+    def test_the_usual_form_is_read_like_all_others(self, text: str) -> None:
+        def read(text: str) -> str:
+            try:
+                return date("placed_on", text)
+            except Unmappable:
+                return "none"
+
+        assert read(text) == read(f"{text[:-1]}+00:00")
 
     @given(st.text("0123456789-:TZ .+[]/UC", max_size=70))
     def test_any_text_is_a_date_or_unmappable(self, text: str) -> None:
