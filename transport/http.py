@@ -300,9 +300,13 @@ class _Watched:
         watch = _WATCH.get()
         error = OSError("the host has no address")
         for family, kind, protocol, _, address in _looked_up(self._dns_host, self.port, watch):
-            connection = socket.socket(family, kind, protocol)
-            watch.hold(connection)
             try:
+                connection = socket.socket(family, kind, protocol)
+            except OSError as failed:  # a system without IPv6 has no sockets for an address of it
+                error = failed
+                continue
+            try:
+                watch.hold(connection)
                 for option in self.socket_options or ():
                     connection.setsockopt(*option)
                 connection.settimeout(min(CONNECT_TIMEOUT, watch.left))

@@ -213,6 +213,16 @@ class TestConnecting:
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
             assert asked(Transport(), "http://api.example").content == b"{}"
 
+    def test_an_address_that_the_system_has_no_sockets_for_is_skipped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with answering(OK) as url:
+            port = int(url.removesuffix("/v2").rpartition(":")[2])
+            good = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0]
+            no_such_family = (99, *good[1:])
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [no_such_family, good])
+            assert asked(Transport(), url).content == b"{}"
+
     def test_is_done_again_if_the_connection_was_idle_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A firewall may have forgotten it: then nothing answers there, and nothing says so."""
         monkeypatch.setattr(http, "LONGEST_IDLE", 0.1, raising=False)
