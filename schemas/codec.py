@@ -40,7 +40,7 @@ from schemas.encoder import NotOrdinary, encoded_result
 from schemas.hub import KINDS, HubError, kind_of
 from schemas.own import OWN_SCHEMAS, earlier_schemas, own_schema
 from schemas.reading import document_of
-from schemas.writers import MOST_TYPES, AvroType, Lookthrough, Reducer, Schema, for_reading
+from schemas.writers import MOST_TYPES, AvroType, Lookthrough, Reducer, Schema, for_reading, unqualified
 
 Answer = TypeVar("Answer")
 
@@ -112,7 +112,7 @@ class _Writer(NamedTuple):
     """A writer's schema, prepared for reading. `reader` is our schema that it resolves to, None if it is ours.
 
     `kind` is the name of our schema, None if its records are not ours. `lookthrough` checks a record before it is
-    read, None if no check is needed. `decoder` reads ordinary records, if there is one.
+    read, None if no check is needed. `decoder` reads ordinary records that need no check, if there is one.
     """
 
     name: str
@@ -169,7 +169,7 @@ class Codec:
         self._kept = KeptVariants()
         for name in OWN_SCHEMAS:
             schema = self._own[name] = own_schema(name)
-            self._kinds[_unqualified(schema)] = name
+            self._kinds[unqualified(schema)] = name
             self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema)], is_own=True)
         for schema in earlier_schemas():
             self._by_fingerprint[_fingerprint(schema)] = self._writer([_parsed(schema)])
@@ -185,11 +185,12 @@ class Codec:
     def _writer(self, schemas: Sequence[Schema], *, is_own: bool = False) -> _Writer:
         """Prepare the last of some parsed schemas. Each may refer to those before it."""
         schema = schemas[-1]
-        kind = self._kinds.get(_unqualified(schema))
+        kind = self._kinds.get(unqualified(schema))
         # Resolution is slow, so it is left out if the writer's schema is ours.
         reader = None if is_own or kind is None else self._own[kind]
-        lookthrough = Lookthrough.needed(schemas)
-        decoder = None if lookthrough or kind is None else Decoder(schemas, reader, self._kept)
+        lookthrough = Lookthrough.needed(schemas, reader)
+        is_always_checked = lookthrough is not None and not lookthrough.spared
+        decoder = None if is_always_checked or kind is None else Decoder(schemas, reader, self._kept)
         return _Writer(schema["name"], kind, schema, reader, lookthrough, decoder)
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
@@ -221,7 +222,8 @@ class Codec:
             return _of_json(body)
         if form.kind is None:
             raise UnknownSchema(f"the record is a {form.name}, which is not a message of the hub")
-        record = (form.decoder and form.decoder.decode(body)) or _decoded(form, body)
+        is_spared = form.lookthrough is None or len(body) <= form.lookthrough.spared
+        record = (is_spared and form.decoder and form.decoder.decode(body)) or _decoded(form, body)
         if form.kind == "result":
             record["timestamp"] = _moment(record["timestamp"])
         return record
@@ -498,11 +500,6 @@ def _record(branch: AvroType, named: Mapping[str, Any]) -> Schema:
     if not isinstance(branch, dict) or branch.get("type") != "record":
         raise ValueError("it is not a record's schema")
     return branch
-
-
-def _unqualified(schema: Schema) -> str:
-    name: str = schema["name"]
-    return name.rpartition(".")[2]
 
 
 def _said(error: Exception) -> str:

@@ -2,9 +2,9 @@
 
 A registry accepts almost any schema, a writer can put any bytes into a record, and the decoder, in C, follows both.
 A recursive type makes it recurse as deep as the record says. Values that take no bytes are read as often as the
-record says, and so are some that it skips without checking whether the bytes have ended. So a writer's schema is
-reduced to what reading needs. If the schema alone does not bound the work by the record's bytes, each record is
-checked before it is decoded.
+record says, and so are some that it skips without checking whether the bytes have ended. A field that only our
+schema has takes no bytes, but gets a default. So a writer's schema is reduced to what reading needs. If the schema
+alone does not bound the work by the record's bytes, each record is checked before it is decoded.
 """
 
 import math
@@ -30,6 +30,8 @@ DEEPEST_RECORD = 200
 _LETTERS_OF_A_TYPE = 100
 _PLAINLY_DEEP = 32
 _PLAINLY_WIDE = 2000
+_PLAINLY_SMALL = 16 * 1024
+_MOST_DEFAULTS = 2
 # A message has about one value for every five bytes. The pass takes some 2.5 us a value, so a record of 1 MB costs
 # less than a second.
 _VALUES_AT_LEAST = 50_000
@@ -125,6 +127,12 @@ def _long_ones(names: Iterable[str]) -> int:
     return sum(len(name) // _LETTERS_OF_A_TYPE for name in names)
 
 
+def unqualified(schema: Schema) -> str:
+    """Return the name of a named type without its namespace."""
+    name: str = schema["name"]
+    return name.rpartition(".")[2]
+
+
 class Unbounded(ValueError):
     """Reading the record would cost far more than its size allows. The sentence says why."""
 
@@ -132,26 +140,57 @@ class Unbounded(ValueError):
 class Lookthrough:
     """Checks records of one schema before they are decoded. Safe to share between threads.
 
-    `types` has the named types by their full names.
+    `types` has the named types by their full names. Records of up to `spared` bytes need no check.
     """
 
-    def __init__(self, schema: AvroType, types: Mapping[str, Schema]) -> None:
+    def __init__(self, schema: AvroType, types: Mapping[str, Schema], spared: int) -> None:
         self._schema = schema
         self._types = types
+        self.spared = spared
 
     @classmethod
-    def needed(cls, schemas: Sequence[Schema]) -> "Lookthrough | None":
+    def needed(cls, schemas: Sequence[Schema], reader: Schema | None = None) -> "Lookthrough | None":
         """Return the check for records of the last of some parsed schemas. Each may refer to those before it.
 
-        Returns None if the schema itself bounds the work, as ordinary ones do.
+        Returns None if the schema itself bounds the work, as ordinary ones do. `reader` is our schema, None if the
+        records are read as they were written.
         """
         shapes = _Shapes()
         depth = [shapes.of(schema) for schema in schemas][-1].depth
-        return None if depth <= _PLAINLY_DEEP else cls(schemas[-1], shapes.types)
+        if depth > _PLAINLY_DEEP:
+            return cls(schemas[-1], shapes.types, 0)
+        if reader and _is_mostly_defaults(shapes.types, reader):
+            return cls(schemas[-1], shapes.types, _PLAINLY_SMALL)
+        return None
 
     def check(self, body: bytes) -> None:
         """Raise Unbounded, or ValueError if the bytes are not a record of the schema. Reads each byte once."""
         _Pass(self._types, body).value(self._schema, 0)
+
+
+def _is_mostly_defaults(types: Mapping[str, Schema], reader: Schema) -> bool:
+    """Return whether most fields of a record that the reader's arrays contain are missing in the writer's type."""
+    sizes = {unqualified(each): len(each["fields"]) for each in _repeated(reader, is_inside=False)}
+    return any(
+        _MOST_DEFAULTS * len(each["fields"]) < sizes.get(unqualified(each), 0)
+        for each in types.values()
+        if "fields" in each
+    )
+
+
+def _repeated(schema: Any, *, is_inside: bool) -> Iterator[Schema]:
+    """Find the records inside of arrays in one of our schemas. `is_inside`: the schema is in one itself."""
+    match schema:
+        case list():
+            for each in schema:
+                yield from _repeated(each, is_inside=is_inside)
+        case {"type": "array", "items": items}:
+            yield from _repeated(items, is_inside=True)
+        case {"type": "record", "fields": fields}:
+            if is_inside:
+                yield schema
+            for field in fields:
+                yield from _repeated(field["type"], is_inside=is_inside)
 
 
 class _Shape(NamedTuple):

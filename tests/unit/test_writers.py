@@ -19,7 +19,7 @@ from consumer.delivery import results
 from consumer.delivery.work import Draft
 from consumer.engine.records import Record
 from schemas.codec import Codec, SchemaId, Undecodable, UnknownSchema
-from schemas.own import OWN_SCHEMAS, own_schema
+from schemas.own import OWN_SCHEMAS, earlier_schemas, own_schema
 from schemas.writers import DEEPEST_RECORD, DEEPEST_SCHEMA, MOST_TYPES, Lookthrough, Schema, for_reading
 from tests.thorough import scaled
 from tests.unit.test_codec import ENDLESS, EVOLVED, RECORDS, TAXON, confluent, plain, single_object, written
@@ -195,6 +195,22 @@ TAKERS: list[Any] = [
 COUNTS = (10**6, 2**63 - 1, -(2**63))
 
 
+IN_CART = b"\x10cart:new\x02"
+
+
+def field(name: str) -> Schema:
+    return {"name": name, "type": ["null", "string"]}
+
+
+def cart_with(item: Schema) -> Schema:
+    """Make the schema of a writer whose carts have nothing but these line items."""
+    items = {"name": "line_items", "type": {"type": "array", "items": item}}
+    cart = {"type": "record", "name": "Order", "fields": [items]}
+    payload = {"type": "record", "name": "CartPayload", "fields": [{"name": "cart", "type": ["null", cart]}]}
+    fields = [{"name": "message", "type": "string"}, {"name": "payload", "type": payload}]
+    return {"type": "record", "name": "CartMessage", "namespace": "jirafe.hub", "fields": fields}
+
+
 class TestWorkIsBoundedByTheBytes:
     @pytest.mark.parametrize("count", COUNTS)
     @pytest.mark.parametrize("nothing", NOTHINGS)
@@ -259,15 +275,35 @@ class TestWorkIsBoundedByTheBytes:
         undecodable(message_with(record("Both", beside, [])), b"\x00\x00")
         undecodable(message_with(record("Both", beside, "long")), b"\x00" + b"\xff" * 50_000)
 
+    @pytest.mark.parametrize("count", [100_000, 1_000_000])
+    def test_the_count_of_records_that_are_mostly_defaults_is_limited(self, count: int) -> None:
+        schema = cart_with({"type": "record", "name": "LineItem", "fields": [field("id")]})
+        data = framed(IN_CART + number(count) + bytes(count + 1), schema)
+        began = time.process_time()
+        with pytest.raises(Undecodable, match="too many values"):
+            CODEC.decode(data)
+        assert time.process_time() - began < ENDLESS
+
+    @pytest.mark.parametrize("count", [1, 5_000, 15_000])
+    def test_a_few_records_that_are_mostly_defaults_are_read(self, count: int) -> None:
+        schema = cart_with({"type": "record", "name": "LineItem", "fields": [field("id")]})
+        items = CODEC.decode(framed(IN_CART + number(count) + b"\x02\x02x" * count + b"\x00", schema))
+        assert [each["id"] for each in items["payload"]["cart"]["line_items"]] == ["x"] * count
+
     @pytest.mark.parametrize("name", OWN_SCHEMAS)
     def test_records_of_our_schemas_need_no_lookthrough(self, name: str) -> None:
         assert Lookthrough.needed([cast("Schema", for_reading(own_schema(name)))]) is None
+
+    def test_records_of_earlier_versions_need_no_lookthrough(self) -> None:
+        for schema in earlier_schemas():
+            reader = own_schema(schema["name"].rpartition(".")[2].removesuffix("Message").lower())
+            assert Lookthrough.needed([cast("Schema", for_reading(schema))], reader) is None
 
     @pytest.mark.parametrize(("schema", "written_record", "read"), EVOLVED)
     def test_records_of_ordinary_writers_need_no_lookthrough(
         self, schema: Schema, written_record: Any, read: Any
     ) -> None:
-        assert Lookthrough.needed([schema]) is None
+        assert Lookthrough.needed([schema], own_schema("taxon")) is None
 
 
 LONG = "x" * 990
