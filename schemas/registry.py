@@ -133,12 +133,13 @@ class SchemaRegistry:
         return answer.whole_number("id")
 
     def _with_references(
-        self, answer: "_RegistryAnswer", root: str, seen: dict[tuple[str, int], int], end: float, name: str = ""
+        self, answer: "_RegistryAnswer", root: str, seen: dict[str, int], end: float, name: str = ""
     ) -> list[AvroType]:
         """Read a schema after those that it refers to.
 
         `root` names the first schema, for errors, and `name` this one if it is another. `seen` has the sizes of the
-        answers so far.
+        answers so far, by the names of the references. Of several references with the same name, the first counts,
+        as for Confluent's clients: they may be different versions of one type.
         """
         what = f"{name}, which {root} refers to," if name else root
         text = answer.expected("schema", str)
@@ -152,21 +153,21 @@ class SchemaRegistry:
         except orjson.JSONDecodeError as error:
             raise UnknownSchema(f"{what} is not JSON: {error}") from None
         found = []
-        for subject, version in answer.references():
-            if (subject, version) in seen:
+        for reference, subject, version in answer.references():
+            if reference in seen:
                 continue
             if len(seen) == _MOST_REFERENCES:
                 raise UnknownSchema(f"{what} refers to more than {_MOST_REFERENCES} others")
             if len(subject) > _LONGEST_SUBJECT:
                 raise UnknownSchema(f"{what} refers to a subject of more than {_LONGEST_SUBJECT} characters")
             name = f"version {version} of {answer.quoted(subject)}"
-            seen[subject, version] = 0
+            seen[reference] = 0
             left = max(0.0, end - time.monotonic())
             other = self._asked("GET", f"/subjects/{quote(subject, safe='')}/versions/{version}", timeout=left)
             if other.says(_NO_SUBJECT, _NO_VERSION):
                 raise UnknownSchema(f"{what} refers to {name}, which the registry has not")
             # Whole answers count, because all of them are in memory at the end of a chain of references.
-            seen[subject, version] = other.size
+            seen[reference] = other.size
             if sum(seen.values()) > _LONGEST_ANSWER:
                 raise UnknownSchema(f"{what} refers to others of more than {_LONGEST_ANSWER} bytes together")
             found += self._with_references(other, root, seen, end, name)
@@ -260,11 +261,11 @@ class _RegistryAnswer:
             raise RegistryUnavailable(f"the schema registry's answer has the {name} {number}, which none can be")
         return number
 
-    def references(self) -> list[tuple[str, int]]:
-        """Return subject and version of each schema that a schema refers to. Raises RegistryUnavailable."""
+    def references(self) -> list[tuple[str, str, int]]:
+        """Return name, subject and version of each schema that a schema refers to. Raises RegistryUnavailable."""
         found = self.body.get("references") or []
         try:
-            return [(str(reference["subject"]), int(reference["version"])) for reference in found]
+            return [(str(each["name"]), str(each["subject"]), int(each["version"])) for each in found]
         except (TypeError, KeyError, ValueError, OverflowError):
             raise RegistryUnavailable("the schema registry's answer has references of no known form") from None
 

@@ -163,6 +163,15 @@ class TestReferences:
         )
         assert registry_server.registry().schema(schema_id) == [MONEY, TAG, REFERRING]
 
+    def test_of_several_versions_of_a_type_the_first_counts(self, registry_server: RegistryServer) -> None:
+        newer = {**MONEY, "fields": [*MONEY["fields"], {"name": "currency", "type": "string"}]}
+        for version in (MONEY, newer):
+            registry_server.keep(json.dumps(version), "money%2Feur")
+        registry_server.keep(json.dumps(TAG), "tag", [MONEY_REFERENCE])
+        references = [{**MONEY_REFERENCE, "version": 2}, TAG_REFERENCE]
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", references)
+        assert registry_server.registry().schema(schema_id) == [newer, TAG, REFERRING]
+
     def test_a_missing_reference_is_bad_data(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE])
         said = refused(Codec(registry_server.registry()), schema_id)
@@ -174,7 +183,7 @@ class TestReferences:
         assert "can't be used" in refused(Codec(registry_server.registry()), schema_id)
 
     def test_too_many_references_are_bad_data(self, registry_server: RegistryServer) -> None:
-        many = [{**MONEY_REFERENCE, "version": version} for version in range(1, 102)]
+        many = [{**MONEY_REFERENCE, "name": f"m{version}", "version": version} for version in range(1, 102)]
         for number in range(101):
             registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), "money%2Feur")
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", many[:100])
@@ -185,8 +194,8 @@ class TestReferences:
     def test_references_that_are_too_large_together_are_bad_data(self, registry_server: RegistryServer) -> None:
         for number in range(3):
             registry_server.keep(json.dumps({**MONEY, "doc": f"{number}" * 900_000}), "money%2Feur")
-        two, three = ([{**MONEY_REFERENCE, "version": version + 1} for version in range(each)] for each in (2, 3))
-        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", two)
+        three = [{**MONEY_REFERENCE, "name": f"m{version}", "version": version} for version in (1, 2, 3)]
+        schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", three[:2])
         assert len(registry_server.registry().schema(schema_id) or ()) == 3
         registry_server.references[schema_id] = three
         assert "bytes together" in refused(Codec(registry_server.registry()), schema_id)
@@ -195,17 +204,17 @@ class TestReferences:
         self, registry_server: RegistryServer
     ) -> None:
         for number in range(1, 50):
-            reference = {"name": "a", "subject": f"s{number - 1}", "version": 1}
+            reference = {"name": f"a{number}", "subject": f"s{number - 1}", "version": 1}
             registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), f"s{number}", [reference])
         said = refused(Codec(registry_server.registry()), 49)
         first = "version 1 of s1, which the schema with the id 49 refers to, refers to version 1 of s0"
         assert said == f"{first}, which the registry has not"
 
     def test_large_answers_of_small_schemas_are_bad_data(self, registry_server: RegistryServer) -> None:
-        long = {**MONEY_REFERENCE, "name": "y" * 900_000}
+        long = {**MONEY_REFERENCE, "name": "m1", "more": "y" * 900_000}
         for number in range(3):
             registry_server.keep(json.dumps({**MONEY, "doc": str(number)}), "money%2Feur", [long])
-        three = [{**MONEY_REFERENCE, "version": version + 1} for version in range(3)]
+        three = [{**MONEY_REFERENCE, "name": f"m{version}", "version": version} for version in (1, 2, 3)]
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", three)
         assert "bytes together" in refused(Codec(registry_server.registry()), schema_id)
 
@@ -218,7 +227,10 @@ class TestReferences:
         said = refused(Codec(registry_server.registry()), schema_id)
         assert said == "the schema with the id 1 refers to a subject of more than 1000 characters"
 
-    @pytest.mark.parametrize("references", [[1], [{}], [{"subject": "a", "version": "latest"}], 5])
+    @pytest.mark.parametrize(
+        "references",
+        [[1], [{}], [{"subject": "a", "version": 1}], [{"name": "a", "subject": "a", "version": "latest"}], 5],
+    )
     def test_references_of_an_unknown_form_are_an_outage(
         self, registry_server: RegistryServer, references: Any
     ) -> None:

@@ -80,7 +80,7 @@ class TestTime:
         assert said == "the schema registry did not answer: no whole answer within 0.3 seconds"
 
     def test_references_of_a_schema_share_its_time_limit(self) -> None:
-        references = [{"subject": f"s{at}", "version": 1} for at in range(90)]
+        references = [{"name": f"n{at}", "subject": f"s{at}", "version": 1} for at in range(90)]
         one = json.dumps({"schema": json.dumps(LESS), "references": references}).encode()
         with server(OK + b"Content-Length: %d\r\n\r\n%b" % (len(one), one), pause=0.05) as url:
             assert "no whole answer within 0" in outage(registry(url))
