@@ -163,7 +163,9 @@ class SchemaRegistry:
             name = f"version {version} of {answer.quoted(subject)}"
             seen[reference] = 0
             left = max(0.0, end - time.monotonic())
-            other = self._asked("GET", f"/subjects/{quote(subject, safe='')}/versions/{version}", timeout=left)
+            # It may be deleted, like a schema that is requested by its id: the registry keeps both for old records.
+            path = f"/subjects/{quote(subject, safe='')}/versions/{version}?deleted=true"
+            other = self._asked("GET", path, timeout=left)
             if other.says(_NO_SUBJECT, _NO_VERSION):
                 raise UnknownSchema(f"{what} refers to {name}, which the registry has not")
             # Whole answers count, because all of them are in memory at the end of a chain of references.

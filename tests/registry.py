@@ -18,7 +18,7 @@ BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 class RegistryServer(ThreadingHTTPServer):
     """`page` is a status and a body to answer instead, and `pages` has the same for single paths. `hanging` is a
     path that is never answered. `incompatible` says why it refuses every new version. `taken`: it refuses a schema
-    because another process has registered it meanwhile.
+    because another process has registered it meanwhile. `deleted` has the subjects that are soft-deleted.
 
     With `protected` it answers 401 to requests without USER and PASSWORD.
     """
@@ -40,6 +40,7 @@ class RegistryServer(ThreadingHTTPServer):
         self.kinds: dict[int, str] = {}
         self.references: dict[int, list[dict[str, Any]]] = {}
         self.subjects: dict[str, list[int]] = {}
+        self.deleted: set[str] = set()
         self.page: tuple[int, bytes] | None = None
         self.pages: dict[str, tuple[int, bytes]] = {}
         self.hanging = ""
@@ -83,13 +84,15 @@ class _RegistryHandler(BaseHTTPRequestHandler):
     server: RegistryServer
 
     def do_GET(self) -> None:
-        match self.path.split("/")[1:]:
+        path, _, query = self.path.partition("?")
+        match path.split("/")[1:]:
             case ["schemas", "ids", schema_id]:
                 self._answer_schema(int(schema_id), 40403)
             case ["schemas", "guids", guid]:
                 self._answer_schema(uuid.UUID(guid).int, 40403)
             case ["subjects", subject, "versions", version]:
-                known = dict(enumerate(self.server.subjects.get(subject, []), 1))
+                is_hidden = subject in self.server.deleted and query != "deleted=true"
+                known = {} if is_hidden else dict(enumerate(self.server.subjects.get(subject, []), 1))
                 self._answer_schema(known.get(int(version), 0), 40402)
             case _:
                 self._answer(404, {"error_code": 404, "message": "HTTP 404 Not Found"})

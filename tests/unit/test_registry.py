@@ -151,8 +151,8 @@ class TestReferences:
         assert codec.decode(framed) == LESS_READ
         assert Counter(registry_server.asked) == {
             f"GET /schemas/ids/{schema_id}": 1,
-            "GET /subjects/money%2Feur/versions/1": 1,
-            "GET /subjects/tag/versions/1": 1,
+            "GET /subjects/money%2Feur/versions/1?deleted=true": 1,
+            "GET /subjects/tag/versions/1?deleted=true": 1,
         }
 
     def test_a_repeated_reference_does_not_hide_the_next(self, registry_server: RegistryServer) -> None:
@@ -171,6 +171,12 @@ class TestReferences:
         references = [{**MONEY_REFERENCE, "version": 2}, TAG_REFERENCE]
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", references)
         assert registry_server.registry().schema(schema_id) == [newer, TAG, REFERRING]
+
+    def test_a_deleted_reference_is_read(self, registry_server: RegistryServer) -> None:
+        registry_server.keep(json.dumps(MONEY), "money%2Feur")
+        registry_server.deleted.add("money%2Feur")
+        schema_id = registry_server.keep(json.dumps(TAG), "taxons-value", [MONEY_REFERENCE])
+        assert registry_server.registry().schema(schema_id) == [MONEY, TAG]
 
     def test_a_missing_reference_is_bad_data(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep(json.dumps(REFERRING), "taxons-value", [MONEY_REFERENCE])
