@@ -112,14 +112,14 @@ class _Writer(NamedTuple):
     """A writer's schema, prepared for reading. `reader` is our schema that it resolves to, None if it is ours.
 
     `kind` is the name of our schema, None if its records are not ours. `lookthrough` checks a record before it is
-    read, None if no check is needed. `decoder` reads ordinary records that need no check, if there is one.
+    read, if that is needed. `decoder` reads ordinary records that need no check, if there is one.
     """
 
     name: str
     kind: str | None
     schema: Schema
     reader: Schema | None
-    lookthrough: Lookthrough | None
+    lookthrough: Lookthrough
     decoder: Decoder | None
 
 
@@ -188,9 +188,8 @@ class Codec:
         kind = self._kinds.get(unqualified(schema))
         # Resolution is slow, so it is left out if the writer's schema is ours.
         reader = None if is_own or kind is None else self._own[kind]
-        lookthrough = Lookthrough.needed(schemas, reader)
-        is_always_checked = lookthrough is not None and not lookthrough.spared
-        decoder = None if is_always_checked or kind is None else Decoder(schemas, reader, self._kept)
+        lookthrough = Lookthrough(schemas, reader)
+        decoder = Decoder(schemas, reader, self._kept) if lookthrough.is_bounded and kind else None
         return _Writer(schema["name"], kind, schema, reader, lookthrough, decoder)
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
@@ -222,8 +221,8 @@ class Codec:
             return _of_json(body)
         if form.kind is None:
             raise UnknownSchema(f"the record is a {form.name}, which is not a message of the hub")
-        is_spared = form.lookthrough is None or len(body) <= form.lookthrough.spared
-        record = (is_spared and form.decoder and form.decoder.decode(body)) or _decoded(form, body)
+        decoder = form.decoder if form.lookthrough.spares(body) else None
+        record = (decoder and decoder.decode(body)) or _decoded(form, body)
         if form.kind == "result":
             record["timestamp"] = _moment(record["timestamp"])
         return record
@@ -450,7 +449,7 @@ def _decoded(writer: _Writer, body: bytes) -> dict[str, Any]:
     """Decode a record of any schema; raises Undecodable."""
     buffer = BytesIO(body)
     try:
-        if writer.lookthrough:
+        if not writer.lookthrough.spares(body):
             writer.lookthrough.check(body)
         record = cast("dict[str, Any]", schemaless_reader(buffer, writer.schema, writer.reader))
     except Exception as error:  # noqa: BLE001 - damaged bytes surface as any error of the decoder

@@ -153,7 +153,7 @@ class Decoder:
     """Decodes the records of the last of some parsed schemas. Each may refer to those before it.
 
     Records get the form of `reader`, or without one that of their own schema. The schema must bound the depth of
-    its records (`Lookthrough.needed` returns None). Safe to share between threads. Records share variants through
+    its records (`Lookthrough.is_bounded`). Safe to share between threads. Records share variants through
     `kept`, so variants must not be changed.
     """
 

@@ -30,7 +30,8 @@ DEEPEST_RECORD = 200
 _LETTERS_OF_A_TYPE = 100
 _PLAINLY_DEEP = 32
 _PLAINLY_WIDE = 2000
-_PLAINLY_SMALL = 16 * 1024
+_PLAINLY_SMALL = 1024 * 1024
+_SMALL_WITH_DEFAULTS = 16 * 1024
 _MOST_DEFAULTS = 2
 # A message has about one value for every five bytes. The pass takes some 2.5 us a value, so a record of 1 MB costs
 # less than a second.
@@ -140,28 +141,29 @@ class Unbounded(ValueError):
 class Lookthrough:
     """Checks records of one schema before they are decoded. Safe to share between threads.
 
-    `types` has the named types by their full names. Records of up to `spared` bytes need no check.
+    The schema is the last of some parsed schemas. Each may refer to those before it. `reader` is our schema, None
+    if the records are read as they were written.
     """
 
-    def __init__(self, schema: AvroType, types: Mapping[str, Schema], spared: int) -> None:
-        self._schema = schema
-        self._types = types
-        self.spared = spared
-
-    @classmethod
-    def needed(cls, schemas: Sequence[Schema], reader: Schema | None = None) -> "Lookthrough | None":
-        """Return the check for records of the last of some parsed schemas. Each may refer to those before it.
-
-        Returns None if the schema itself bounds the work, as ordinary ones do. `reader` is our schema, None if the
-        records are read as they were written.
-        """
+    def __init__(self, schemas: Sequence[Schema], reader: Schema | None = None) -> None:
         shapes = _Shapes()
         depth = [shapes.of(schema) for schema in schemas][-1].depth
-        if depth > _PLAINLY_DEEP:
-            return cls(schemas[-1], shapes.types, 0)
-        if reader and _is_mostly_defaults(shapes.types, reader):
-            return cls(schemas[-1], shapes.types, _PLAINLY_SMALL)
-        return None
+        self._schema = schemas[-1]
+        self._types = shapes.types
+        self.is_bounded = depth <= _PLAINLY_DEEP
+        """Whether the schema itself bounds the work, as ordinary ones do."""
+        is_full = not (reader and _is_mostly_defaults(shapes.types, reader))
+        self._spared = _PLAINLY_SMALL if is_full else _SMALL_WITH_DEFAULTS
+
+    def spares(self, body: bytes) -> bool:
+        """Return whether a record needs no check, because it is small, or not mostly nulls."""
+        if not self.is_bounded:
+            return False
+        size = len(body)
+        if size <= self._spared:
+            return True
+        # Nulls, and the numbers of a union's branches. In memory, a null takes many times its one byte.
+        return self._spared == _PLAINLY_SMALL and 2 * (body.count(0) + body.count(2)) <= size
 
     def check(self, body: bytes) -> None:
         """Raise Unbounded, or ValueError if the bytes are not a record of the schema. Reads each byte once."""
