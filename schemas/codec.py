@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import orjson
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.repository import FlatDictRepository
-from fastavro.schema import fingerprint, load_schema, to_parsing_canonical_form
+from fastavro.schema import UnknownType, fingerprint, load_schema, to_parsing_canonical_form
 
 from schemas.avro_json import message_of
 from schemas.decoder import Decoder, KeptVariants
@@ -503,9 +503,15 @@ def _record(branch: AvroType, named: Mapping[str, Any]) -> Schema:
 
 def _said(error: Exception) -> str:
     """Return an error's text, shortened: the parser and the decoder may quote whole schemas."""
-    if isinstance(error, EOFError):
-        return "the value ends too early"
-    said = str(error) or type(error).__name__
+    match error:
+        case EOFError():
+            return "the value ends too early"
+        case UnknownType():
+            said = f"it does not define the type {error.name}"
+        case KeyError():
+            said = f"a part of it has no {error}"
+        case _:
+            said = str(error) or type(error).__name__
     return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."
 
 

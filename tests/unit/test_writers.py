@@ -427,6 +427,17 @@ class TestTooLargeSchemasAreRefused:
         assert "can't be used: " in self.refused(message_with(schema))
         assert "can't be used: " in self.refused(message_with(["null", {"type": "array", "items": schema}]))
 
+    @pytest.mark.parametrize(
+        ("schema", "why"),
+        [
+            ("shop.Nope", "it does not define the type shop.Nope"),
+            ({"type": "array"}, "a part of it has no 'items'"),
+            ({"type": "record", "name": "X"}, "a part of it has no 'fields'"),
+        ],
+    )
+    def test_the_reason_says_what_is_missing(self, schema: Any, why: str) -> None:
+        assert self.refused(message_with(schema)).endswith(f"can't be used: {why}")
+
 
 LOGICAL = [
     *({"logicalType": name} for name in ("uuid", "date", "time-millis", "time-micros", "duration", "made-up")),
