@@ -76,8 +76,10 @@ class Audited:
     """What was found in one partition's range.
 
     `committed` is the group's committed offset, None if there is none. Records from there on need no result yet,
-    except those in `ahead`, which are decided beyond it. `first` has the first offsets of each trouble. `hidden`
-    counts the offsets after the range that were asked for too, and that an open transaction hides.
+    except those in `ahead`, which are decided beyond it. They count as waiting even if they have one: the group
+    will deliver them, and their results may be those of a deleted topic. `first` has the first offsets of each
+    trouble. `hidden` counts the offsets after the range that were asked for too, and that an open transaction
+    hides.
     """
 
     range: Range
@@ -131,9 +133,9 @@ def counted_as(seen: int, *, due: bool) -> frozenset[Count]:
     has_result, has_letter = bool(seen & RESULT), bool(seen & LETTER)
     holds = {
         Count.RECORDS: True,
-        Count.ONE_RESULT: has_result and not seen & DOUBLED,
+        Count.ONE_RESULT: has_result and due and not seen & DOUBLED,
         Count.MISSING: not has_result and due,
-        Count.WAITING: not has_result and not due,
+        Count.WAITING: not due and not seen & DOUBLED,
         Count.DOUBLED: bool(seen & DOUBLED),
         Count.FAILED: bool(seen & FAILED),
         Count.DEAD_LETTERED: has_letter,

@@ -323,6 +323,18 @@ def test_results_of_a_deleted_topic_do_not_count_for_the_recreated_one() -> None
     )
 
 
+def test_results_prove_nothing_about_records_that_the_group_will_still_deliver() -> None:
+    """If a topic is deleted, so are its offsets. A new one may have the same timestamps at the same places."""
+    shelf = Shelf()
+    for _ in range(3):
+        shelf.result(shelf.add(ORDERS, b"no Avro"))
+    report = audited(shelf)
+    assert (report.total()[Count.WAITING], report.total()[Count.ONE_RESULT]) == (3, 0)
+    assert report.notes == (
+        f"the group {GROUP} has no committed offset for {ORDER}, so these records need no results yet.",
+    )
+
+
 @pytest.mark.parametrize("timestamp", [-1, 0, 2**63 - 1, 253_402_300_800_000, 1_400_000_000_123])
 def test_an_audit_compares_any_record_timestamp(timestamp: int) -> None:
     shelf = Shelf()
