@@ -2,8 +2,8 @@
 
 Only the topics count as evidence. The records are read, because offsets have gaps and can't be used to count. The
 results and dead letters are then compared with the records. A result or dead letter whose timestamp differs from
-that of the record at its place belongs to a deleted topic of the same name. An audit takes about nine bytes of
-memory for each offset of the range, and reads no topic twice.
+that of the record at its place belongs to a record that is gone, of a truncated log or a deleted topic. An audit
+takes about nine bytes of memory for each offset of the range, and reads no topic twice.
 """
 
 import re
@@ -79,7 +79,7 @@ class Audited:
     except those in `ahead`, which are decided beyond it. They count as waiting even if they have one: the group
     will deliver them, and their results may be those of a deleted topic. `first` has the first offsets of each
     trouble. `hidden` counts the offsets after the range that were asked for too, and that an open transaction
-    hides.
+    hides. `log_end` is the end of the log after `committed` was read, including uncommitted records.
     """
 
     range: Range
@@ -88,13 +88,20 @@ class Audited:
     first: Mapping[Count, tuple[int, ...]]
     hidden: int
     ahead: Ahead | None
+    log_end: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the log has lost its end, with records that the group has read."""
+        return self.committed is not None and self.committed > self.log_end
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """What was found in each partition. `notes` has sentences about the limits of the proof.
 
-    `is_complete` is False if a transaction that does not end hides part of a topic that was read.
+    `is_complete` is False if a transaction that does not end hides part of a topic that was read, or a log ends
+    before the committed offset.
     """
 
     partitions: tuple[Audited, ...]
@@ -185,6 +192,7 @@ class _Auditor:
         self._ranges = ranges
         self._starts = {each.of: each.start for each in ranges}
         self._log_starts = topics.firsts([each.of for each in ranges])
+        self._log_ends = topics.ends([each.of for each in ranges], committed=False)
         self._seen = {each.of: bytearray(each.end - each.start) for each in ranges}
         self._timestamps = {each.of: array("q", bytes(8 * (each.end - each.start))) for each in ranges}
         self._last_before: dict[Partition, int] = {}  # the last offset before the range that has a result
@@ -280,7 +288,7 @@ class _Auditor:
         total: Counter[Count] = Counter()
         for audited in found:
             total.update(audited.counts)
-        is_complete = not self._not_to_the_end and not any(each.hidden for each in found)
+        is_complete = not self._not_to_the_end and not any(each.hidden or each.is_cut for each in found)
         return AuditReport(found, is_complete, tuple(self._notes(found, total)))
 
     def _audited(self, of: Range, progress: Progress, hidden: int) -> Audited:
@@ -299,10 +307,11 @@ class _Auditor:
         last = self._last_before.get(of.of)
         reached = committed if last is None else last + 1
         if reached is not None and of.start == log_start and reached < log_start:
-            # The results, or the group, end before the log begins: the records in between are in neither.
+            # The results, or the group, end before the log begins. In between were records that nobody read, or
+            # only aborted ones and transaction markers, which get no result. The log can't tell any more.
             counts[Count.LOST], first[Count.LOST] = log_start - reached, [reached]
         said = {trouble: tuple(sorted(offsets)) for trouble, offsets in first.items()}
-        return Audited(of, committed, counts, said, hidden, progress.ahead)
+        return Audited(of, committed, counts, said, hidden, progress.ahead, self._log_ends[of.of])
 
     def _notes(self, found: Collection[Audited], total: Mapping[Count, int]) -> Iterator[str]:
         deployment, group = self._deployment, self._deployment.cluster.group
@@ -318,12 +327,17 @@ class _Auditor:
                     f"{each.range.of}: not proven from the offset {each.range.end} on: {each.hidden} offsets are "
                     "hidden behind a transaction that does not end."
                 )
+            if each.is_cut:
+                yield (
+                    f"{each.range.of}: not proven: the log ends at {each.log_end}, before the committed offset "
+                    f"{each.committed}: it was truncated, or the topic was created again."
+                )
         for topic in self._not_to_the_end:
             yield f"{topic} has a transaction that does not end: records behind it were not read."
         for topic, count in self._earlier.items():
             if count:
-                of_old = f"{count} results and dead letters belong to the old topic"
-                yield f"{topic} was deleted and created again: {of_old}."
+                of_others = f"{count} results and dead letters belong to records that are gone"
+                yield f"{topic} was truncated, or deleted and created again: {of_others}."
         for topic, count in self._unreadable.items():
             yield f"{topic} has unreadable records, which were left out: {count}."
         for each in found:

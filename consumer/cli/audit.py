@@ -37,8 +37,8 @@ _TROUBLES = {
     Count.DOUBLED: ("has more than one result", "have more than one result"),
     Count.WITHOUT_LETTER: ("failed but has no dead letter", "failed but have no dead letter"),
     Count.LOST: (
-        "was deleted from the log before it had a result",
-        "were deleted from the log before they had results",
+        "may have been deleted from the log before it had a result",
+        "may have been deleted from the log before they had results",
     ),
     Count.STRAY_LETTER: ("has a dead letter but did not fail", "have dead letters but did not fail"),
 }

@@ -318,9 +318,8 @@ def test_results_of_a_deleted_topic_do_not_count_for_the_recreated_one() -> None
     assert report.total()[Count.ONE_RESULT] == 1
     assert report.partitions[0].first[Count.MISSING] == (1, 2)
     assert report.total()[Count.DEAD_LETTERED] == report.total()[Count.DOUBLED] == 0
-    assert report.notes == (
-        f"{ORDERS} was deleted and created again: 6 results and dead letters belong to the old topic.",
-    )
+    of_others = "6 results and dead letters belong to records that are gone"
+    assert report.notes == (f"{ORDERS} was truncated, or deleted and created again: {of_others}.",)
 
 
 def test_results_prove_nothing_about_records_that_the_group_will_still_deliver() -> None:
@@ -332,6 +331,20 @@ def test_results_prove_nothing_about_records_that_the_group_will_still_deliver()
     assert (report.total()[Count.WAITING], report.total()[Count.ONE_RESULT]) == (3, 0)
     assert report.notes == (
         f"the group {GROUP} has no committed offset for {ORDER}, so these records need no results yet.",
+    )
+
+
+@pytest.mark.parametrize(("committed", "is_proven"), [(3, True), (4, True), (5, False)])
+def test_a_log_that_ends_before_the_committed_offset_is_not_proven(*, committed: int, is_proven: bool) -> None:
+    shelf = Shelf()
+    for _ in range(3):
+        shelf.result(shelf.add(ORDERS, b"no Avro"))
+    shelf.logs[ORDER].end = 4  # a transaction's marker
+    shelf.committed[ORDER] = committed
+    report = audited(shelf)
+    assert report.is_proven is is_proven
+    assert [f"{ORDER}: not proven: the log ends at 4, before the" in note for note in report.notes] == (
+        [] if is_proven else [True]
     )
 
 
