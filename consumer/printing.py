@@ -13,7 +13,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TextIO, cast
 
@@ -99,6 +100,19 @@ def _open_closed() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - it ends with the process
+
+
+@contextmanager
+def while_read() -> Iterator[None]:
+    """Print until the reader closes the pipe (`... | head`). What comes after this runs in any case.
+
+    A command whose exit status says what it found prints in it, so that it still returns this status.
+    """
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):
+        # Click and rich turn a closed pipe into a SystemExit, and nothing else here raises one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def unguarded(stream: TextIO) -> TextIO:

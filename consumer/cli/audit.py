@@ -18,7 +18,7 @@ from consumer.cli.listing import Form, in_a_form
 from consumer.cli.progress import Bar, bars
 from consumer.cli.usage import a_position, consumed, of_partitions
 from consumer.engine.records import Place, Range
-from consumer.printing import Console, Csv, print_json
+from consumer.printing import Console, Csv, print_json, while_read
 from consumer.settings import SettingsSource
 
 _COLUMNS = {
@@ -92,15 +92,8 @@ def audit_command(
     topics = dict.fromkeys(consumed(deployment, topic), partitions)
     steps = audit.audit(deployment, app.make_codec(loaded), topics, (start, end))
     report = _with_progress(steps)
-    match form:
-        case Form.JSON:
-            print_json(_object(report))
-        case Form.CSV:
-            rows = Csv([*Range._fields, "committed", "hidden", *Count])
-            for each in report.partitions:
-                rows.row(_partition(each))
-        case Form.TABLE:
-            _show(report)
+    with while_read():
+        _print(report, form)
     return 0 if report.is_proven else 1
 
 
@@ -117,6 +110,18 @@ def _with_progress(steps: Iterator[AuditProgress | AuditReport]) -> AuditReport:
                 case AuditReport():
                     return step
     raise AssertionError("an audit ends with its report")
+
+
+def _print(report: AuditReport, form: Form) -> None:
+    match form:
+        case Form.JSON:
+            print_json(_object(report))
+        case Form.CSV:
+            rows = Csv([*Range._fields, "committed", "hidden", *Count])
+            for each in report.partitions:
+                rows.row(_partition(each))
+        case Form.TABLE:
+            _show(report)
 
 
 def _first(report: AuditReport, trouble: Count) -> list[str]:

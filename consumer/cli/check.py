@@ -10,7 +10,7 @@ from consumer import app
 from consumer.admin.check import Finding, Verdict, check
 from consumer.cli.listing import Form, in_a_form
 from consumer.errors import SettingsError
-from consumer.printing import Console, Csv, print_json
+from consumer.printing import Console, Csv, print_json, while_read
 from consumer.settings import SettingsSource
 
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "red"}
@@ -33,16 +33,21 @@ def check_command(source: SettingsSource, form: Form) -> int:
     """
     found: list[Finding] = []
     console = Console()
-    rows = Csv(["check", "verdict", "message", "fix"]) if form is Form.CSV else None
+    rows: Csv | None = None
+    if form is Form.CSV:
+        with while_read():
+            rows = Csv(["check", "verdict", "message", "fix"])
     for finding in _findings(source):
         found.append(finding)
-        if rows:
-            rows.row(_object(finding))
-        elif form is Form.TABLE:
-            console.print(_line(finding))
+        with while_read():
+            if rows:
+                rows.row(_object(finding))
+            elif form is Form.TABLE:
+                console.print(_line(finding))
     is_ok = not any(finding.verdict is Verdict.FAILED for finding in found)
     if form is Form.JSON:
-        print_json({"ok": is_ok, "checks": [_object(each) for each in found]})
+        with while_read():
+            print_json({"ok": is_ok, "checks": [_object(each) for each in found]})
     return int(not is_ok)
 
 

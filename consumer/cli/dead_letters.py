@@ -21,7 +21,7 @@ from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import a_place, a_rate, check_consumed, choosing
 from consumer.engine.records import Place
 from consumer.errors import ERRORS_PAGE, GaveUp, Interrupted
-from consumer.printing import Console, Csv, plural, print_json
+from consumer.printing import Console, Csv, plural, print_json, while_read
 from consumer.settings import Settings, SettingsSource
 
 _MOST_REDRIVES = 3
@@ -249,10 +249,11 @@ def _redrive(
                 tally.add(outputs)
         except (Interrupted, GaveUp) as error:
             trouble, status = str(error), error.exit_status
-    if as_json:
-        print_json({"finished": status == 0, **tally.as_object()})
-    else:
-        tally.show("Redrive of dead letters")
+    with while_read():
+        if as_json:
+            print_json({"finished": status == 0, **tally.as_object()})
+        else:
+            tally.show("Redrive of dead letters")
     if status:
         click.echo(f"{PROGRAM} dead-letters redrive: {trouble}; run the same command to continue.", err=True)
     return status

@@ -19,7 +19,7 @@ from consumer.cli.listing import Form, in_a_form
 from consumer.cli.usage import tell_unmatched
 from consumer.engine.ahead import Blocker
 from consumer.errors import KafkaUnusable
-from consumer.printing import Console, Csv, plural, print_json
+from consumer.printing import Console, Csv, plural, print_json, while_read
 from consumer.settings import SettingsSource
 
 _COLUMNS = (
@@ -64,13 +64,14 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     if form is not Form.TABLE:
         rows = Csv(_COLUMNS) if form is Form.CSV else None
         for look in looks:
-            if rows is None:
-                print_json({"error": look} if isinstance(look, str) else look.as_json(name))
-            elif isinstance(look, str):
-                click.echo(look, err=True)
-            else:
-                _print_rows(rows, look)
             status = _status(look)
+            with nullcontext() if watch else while_read():
+                if rows is None:
+                    print_json({"error": look} if isinstance(look, str) else look.as_json(name))
+                elif isinstance(look, str):
+                    click.echo(look, err=True)
+                else:
+                    _print_rows(rows, look)
         return status
     console = Console()
     with Live(console=console, auto_refresh=False) if sys.stdout.isatty() else nullcontext() as live:
@@ -81,7 +82,8 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
                 live.update(shown, refresh=True)
             else:
                 # A pipe keeps every look, so an empty line separates them.
-                console.print(shown, *([""] if watch else []), sep="\n")
+                with nullcontext() if watch else while_read():
+                    console.print(shown, *([""] if watch else []), sep="\n")
     return status
 
 

@@ -43,13 +43,10 @@ _COMMANDS = {
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 failed, 2 could not start (see `consumer.errors`), 130 interrupted."""
     printing.guard()
+    status = 0
     try:
-        status = _run(arguments)
-    except (BrokenPipeError, SystemExit):
-        # The reader has closed the pipe (`... | head`), so nothing more can be printed. Click and rich turn that
-        # into a SystemExit, and nothing else here raises one.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        with printing.while_read():
+            status = _run(arguments)
     except ConsumerError as error:
         if str(error):
             click.echo(str(error), err=True)

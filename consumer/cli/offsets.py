@@ -13,7 +13,7 @@ from consumer.admin.offsets import Move, Offsets, Target
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.usage import a_time, consumed, of_partitions
 from consumer.errors import UsageError
-from consumer.printing import Console, Csv, print_json
+from consumer.printing import Console, Csv, print_json, while_read
 from consumer.settings import SettingsSource
 
 
@@ -76,22 +76,24 @@ def reset(
     moves = tool.moves(topics, target)
     changes = [move for move in moves if move.committed != move.to]
     if form is Form.TABLE:
-        _show(tool.group.name, moves)
+        with while_read():
+            _show(tool.group.name, moves)
     if not dry_run:
         tool.group.check_empty()
     is_wanted = not dry_run and bool(changes) and (yes or click.confirm("Commit these offsets?", err=True))
     if is_wanted:
         tool.make(changes)
-    if form is Form.JSON:
-        print_json(_object(tool.group.name, moves, changed=is_wanted))
-    elif form is Form.CSV:
-        rows = Csv(["topic", "partition", "committed", "to", "changed"])
-        for each in moves:
-            rows.row({**_partition(each), "changed": is_wanted and each in changes})
-    elif is_wanted:
-        click.echo("Done: the group continues at these offsets.")
-    else:
-        click.echo("Dry run: nothing was changed." if dry_run else "Nothing was changed.")
+    with while_read():
+        if form is Form.JSON:
+            print_json(_object(tool.group.name, moves, changed=is_wanted))
+        elif form is Form.CSV:
+            rows = Csv(["topic", "partition", "committed", "to", "changed"])
+            for each in moves:
+                rows.row({**_partition(each), "changed": is_wanted and each in changes})
+        elif is_wanted:
+            click.echo("Done: the group continues at these offsets.")
+        else:
+            click.echo("Dry run: nothing was changed." if dry_run else "Nothing was changed.")
     return int(bool(changes) and not (is_wanted or dry_run))
 
 

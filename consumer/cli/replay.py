@@ -17,7 +17,7 @@ from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import a_lasting, a_position, a_rate, check_consumed, of_partitions
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
-from consumer.printing import Console, print_json
+from consumer.printing import Console, print_json, while_read
 from consumer.settings import Settings, SettingsSource
 from schemas.codec import Codec, Undecodable
 
@@ -161,10 +161,11 @@ def _replay(
             job.end()
         except (Interrupted, GaveUp) as error:
             trouble, status = str(error), error.exit_status
-    if as_json:
-        print_json({"replay": job.plan.id, "finished": status == 0, **tally.as_object()})
-    else:
-        tally.show(f"Replay {job.plan.id} of {job.plan.topic}")
+    with while_read():
+        if as_json:
+            print_json({"replay": job.plan.id, "finished": status == 0, **tally.as_object()})
+        else:
+            tally.show(f"Replay {job.plan.id} of {job.plan.topic}")
     if status:
         click.echo(f"{PROGRAM} replay: {trouble}; continue with: {goes_on}", err=True)
     return status

@@ -13,7 +13,7 @@ from consumer.admin import subjects
 from consumer.admin.subjects import Subject
 from consumer.cli.listing import Form, in_a_form
 from consumer.errors import UsageError
-from consumer.printing import Console, Csv, print_json
+from consumer.printing import Console, Csv, print_json, while_read
 from consumer.settings import SettingsSource
 from schemas.registry import SchemaRegistry
 
@@ -51,7 +51,7 @@ def check(source: SettingsSource, form: Form) -> int:
     Example:
       jirafe-consumer schemas check --json | jq 'select(.state == "new")'
     """
-    return _shown(_asked(source, subjects.check), form)
+    return _status(_asked(source, subjects.check), form)
 
 
 @schemas.command()
@@ -66,7 +66,7 @@ def register(source: SettingsSource, form: Form) -> int:
     Example:
       jirafe-consumer schemas register
     """
-    return _shown(_asked(source, subjects.register), form)
+    return _status(_asked(source, subjects.register), form)
 
 
 def _asked(source: SettingsSource, ask: Callable[[SchemaRegistry], list[Subject]]) -> list[Subject]:
@@ -76,7 +76,13 @@ def _asked(source: SettingsSource, ask: Callable[[SchemaRegistry], list[Subject]
     return ask(registry)
 
 
-def _shown(found: list[Subject], form: Form) -> int:
+def _status(found: list[Subject], form: Form) -> int:
+    with while_read():
+        _print(found, form)
+    return int(any(subject.state == "incompatible" for subject in found))
+
+
+def _print(found: list[Subject], form: Form) -> None:
     if form is Form.JSON:
         for subject in found:
             print_json(asdict(subject))
@@ -89,7 +95,6 @@ def _shown(found: list[Subject], form: Form) -> int:
         for subject in found:
             if subject.reason:
                 click.echo(f"{subject.subject} is incompatible: {subject.reason}")
-    return int(any(subject.state == "incompatible" for subject in found))
 
 
 def _table(found: list[Subject]) -> Table:

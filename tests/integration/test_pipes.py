@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
+from consumer.admin.topics import prepare_topics
 from tests.registry import RegistryServer
+from tests.stand import Stand
 
 TAXON = (
     b'{"message": "taxon:new", "taxon": {"id": 1, "name": "Bags", "taxonomy_id": 1, "created_at": "2014-01-01"}}'
@@ -24,6 +27,25 @@ def test_a_command_without_a_reader_ends_without_an_error(arguments: list[str]) 
 def test_a_table_without_a_reader_ends_without_an_error(registry_server: RegistryServer) -> None:
     environment = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
     assert status_without_a_reader(["schemas", "check"], **environment) == (0, b"")
+
+
+@pytest.mark.parametrize("output", ["table", "json", "csv"])
+def test_a_verdict_without_a_reader_is_still_the_exit_status(registry_server: RegistryServer, output: str) -> None:
+    registry_server.incompatible = ["a field was removed"]
+    registry = {"CONSUMER_SCHEMA_REGISTRY_URL": registry_server.url}
+    assert status_without_a_reader(["schemas", "register", "--output", output], **registry) == (1, b"")
+    assert status_without_a_reader(["check", "--output", output], JIRAFE_URL="no address") == (1, b"")
+
+
+def test_an_audit_without_a_reader_still_says_whether_it_is_proven(stand: Stand) -> None:
+    prepare_topics(stand.deployment, stand.deployment.output_topics)
+    admin = stand.cluster.make_admin("test")
+    beyond_the_end = [TopicPartition(stand.orders_topic, 0, 7)]
+    for committed in admin.alter_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(stand.cluster.group, beyond_the_end)]
+    ).values():
+        committed.result(30)
+    assert status_without_a_reader(["audit"], **stand.environment) == (1, b"")
 
 
 def status_without_a_reader(arguments: list[str], **environment: str) -> tuple[int, bytes]:
