@@ -33,6 +33,7 @@ from consumer.engine.errors import (
 
 __all__ = [
     "ERRORS_PAGE",
+    "KINDS",
     "Aborted",
     "BrokerUnavailable",
     "ConsumerError",
@@ -55,6 +56,20 @@ __all__ = [
 
 ERRORS_PAGE = "docs/errors.md"
 """Where every fault and every trouble is explained."""
+
+KINDS = (
+    "undecodable",
+    "unknown-type",
+    "missing-parameter",
+    "unmappable",
+    "too-large",
+    "internal",
+    "rejected",
+    "refused",
+    "forbidden",
+    "failing",
+)
+"""The kinds of dead letters."""
 
 
 class SettingsError(ConsumerError):

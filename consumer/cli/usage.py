@@ -15,7 +15,7 @@ from consumer.admin.ranges import NotAPosition, Position, check_order, lasting, 
 from consumer.admin.selection import Selection
 from consumer.cli import PROGRAM
 from consumer.engine.records import Place
-from consumer.errors import UsageError
+from consumer.errors import KINDS, UsageError
 
 T = TypeVar("T")
 
@@ -86,7 +86,12 @@ def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]
 
         if not letters:
             return chosen
-        of_kind = click.option("--kind", metavar="KIND", help="Only this kind, such as rejected or undecodable.")
+        of_kind = click.option(
+            "--kind",
+            type=click.Choice(KINDS),
+            metavar="KIND",
+            help="Only this kind, such as rejected or undecodable.",
+        )
         return of_kind(
             click.option("--from", "since", type=a_time, metavar="TIME", help="Only from this time on.")(chosen)
         )

@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.engine.ports import Change
+from consumer.errors import KINDS
 from consumer.monitor.status import STATES, MemberStatus
 from jirafe.client import Answered, Exchange, Failed, Forbidden, Refused
 
@@ -29,18 +30,6 @@ _BATCH = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 _FAILURES = ("timeout", "connection", "unreadable", "404", "408", "429", "500", "502", "503", "504")
 _CAUSES = ("registry", "item", "not-ours", "internal", "invalid_token", "authorization", "no-token", *_FAILURES)
-_KINDS = (
-    "undecodable",
-    "unknown-type",
-    "missing-parameter",
-    "unmappable",
-    "too-large",
-    "internal",
-    "rejected",
-    "refused",
-    "forbidden",
-    "failing",
-)
 
 
 class _Bounded:
@@ -112,7 +101,7 @@ class Metrics:
         self._results = counter("results", "Results committed, by their code.", "code")
         self._succeeded, self._failed = self._results.labels("200"), self._results.labels("500")
         self._dead_letters = counter("dead_letters", "Dead letters committed, by their kind.", "kind")
-        self._letters = _Bounded(self._dead_letters, _KINDS)
+        self._letters = _Bounded(self._dead_letters, KINDS)
         self._retries = counter("retries", "Chunks that must be tried again, by cause.", "cause")
         self._causes = _Bounded(self._retries, _CAUSES)
         self._requests = counter(

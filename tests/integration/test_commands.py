@@ -401,6 +401,7 @@ def test_results_say_why_there_is_nothing_to_show(stand: Stand) -> None:
         (["results", "--from", "2h", "--to", "3h"], "the range ends before it starts"),
         (["dead-letters", "list", "--from", "2h", "--to", "3h"], "the range ends before it starts"),
         (["dead-letters", "redrive", "--from", "2h", "--to", "3h"], "the range ends before it starts"),
+        (["dead-letters", "list", "--kind", "reject"], "'reject' is not one of 'undecodable', 'unknown-type',"),
     ],
 )
 def test_a_selection_that_nothing_can_match_is_refused(arguments: list[str], said: str) -> None:

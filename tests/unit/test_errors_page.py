@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from consumer import errors
 from consumer.engine import records
 from consumer.errors import ERRORS_PAGE
 from consumer.monitor import metrics
@@ -58,7 +59,7 @@ MADE = frozenset(names())
 
 def test_every_fault_is_explained_and_no_other() -> None:
     assert {name for maker, name in MADE if maker == "Fault"} == KINDS
-    assert set(metrics._KINDS) == KINDS
+    assert set(errors.KINDS) == KINDS
 
 
 def test_every_trouble_is_explained() -> None:
