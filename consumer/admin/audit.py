@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Any
@@ -22,7 +22,7 @@ from confluent_kafka import Message
 from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
 from consumer.admin.group import Group, Progress
 from consumer.admin.letters import read_letter
-from consumer.admin.ranges import Position, Topics
+from consumer.admin.ranges import Position, Topics, epoch_ms
 from consumer.admin.reading import await_visible, read_settled
 from consumer.engine.ahead import Ahead
 from consumer.engine.kafka import to_record
@@ -39,7 +39,6 @@ _KINDS = range(256)
 
 
 _OK = 200
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Count(StrEnum):
@@ -260,7 +259,7 @@ class _Auditor:
         is_ours, at = self._deployment.is_ours(result["group"]), result["offset"] - self._starts[place]
         if at < 0 and is_ours:
             self._last_before[place] = max(self._last_before.get(place, 0), result["offset"])
-        if 0 <= at < len(seen) and self._is_of(place, at, _epoch_ms(result["timestamp"])):
+        if 0 <= at < len(seen) and self._is_of(place, at, epoch_ms(result["timestamp"])):
             seen[at] = with_result(seen[at], result, is_ours=is_ours)
 
     def _is_of(self, place: Partition, at: int, timestamp: int) -> bool:
@@ -363,7 +362,3 @@ def _due(of: Range, progress: Progress) -> Iterator[tuple[int, int, bool]]:
         yield low, high, True
         at = high
     yield at, size, False
-
-
-def _epoch_ms(timestamp: datetime | int) -> int:
-    return timestamp if isinstance(timestamp, int) else (timestamp - _EPOCH) // timedelta(milliseconds=1)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Message
 
 from consumer.admin.deployment import Deployment
-from consumer.admin.ranges import Topics
+from consumer.admin.ranges import Topics, epoch_ms
 from consumer.admin.reading import read_settled
 from consumer.admin.redelivery import Redeliverer
 from consumer.admin.selection import ALL, Selection, Told
@@ -129,7 +129,10 @@ def _told(letter: Letter, contents: Contents) -> Told:
 
 
 class Found(NamedTuple):
-    """A letter with its contents. `redriven` is how its redrive ended: delivered, failed, or "" for none."""
+    """A letter with its contents. `redriven` is how its redrive ended: delivered, failed, or "" for none.
+
+    It is also delivered if a later replay delivered its record.
+    """
 
     letter: Letter
     contents: Contents
@@ -152,11 +155,14 @@ class Letters:
         Waits for open transactions, because they may hide letters or the results of redrives. Raises Hidden if one
         does not end.
         """
-        redriven = self._redriven(look)
+        redriven, replayed = self._delivered_again(look)
         for letter in self._letters(look):
             contents = contents_of(letter, self._codec, needed=wanted.message_type is not None)
             if wanted.fits(_told(letter, contents)):
-                yield Found(letter, contents, redriven.get(str(letter.place), ""))
+                at = replayed.get((letter.of, letter.record.timestamp))
+                is_delivered = at is not None and letter.failed_at.timestamp() * 1000 <= at
+                ended = "delivered" if is_delivered else redriven.get(str(letter.place), "")
+                yield Found(letter, contents, ended)
 
     def by_time(self, wanted: Selection, look: Look) -> list[Found]:
         """Return the selected letters in the order in which they failed, without their records' contents.
@@ -196,17 +202,28 @@ class Letters:
             else:
                 self.foreign += 1
 
-    def _redriven(self, look: Look) -> dict[str, str]:
-        """Read from the results which letters were redriven, and how that ended: place -> delivered or failed."""
-        ended: dict[str, str] = {}
+    def _delivered_again(self, look: Look) -> tuple[dict[str, str], dict[tuple[Place, int], int]]:
+        """Read from the results what redrives and replays did.
+
+        Returns for each redriven letter, by its place, whether it was delivered or failed. And for each record that
+        a replay delivered, by its place and timestamp, when the last one did (ms).
+        """
+        redriven: dict[str, str] = {}
+        replayed: dict[tuple[Place, int], int] = {}
         for message in self._messages(self._deployment.results_topic, look):
             try:
                 result = self._codec.decode_result(message.value() or b"")
             except Undecodable:
                 continue
-            if result["redrive"] is not None and self._deployment.is_ours(result["group"]):
-                ended[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
-        return ended
+            if not self._deployment.is_ours(result["group"]):
+                continue
+            if result["redrive"] is not None:
+                redriven[result["redrive"]] = "delivered" if result["code"] == _OK else "failed"
+            elif result["replay"] is not None and result["code"] == _OK:
+                of = Place(result["topic"], result["partition"], result["offset"])
+                record, at = (of, epoch_ms(result["timestamp"])), message.timestamp()[1]
+                replayed[record] = max(at, replayed.get(record, at))
+        return redriven, replayed
 
     def _messages(self, topic: str, look: Look) -> Iterator[Message]:
         """Read a topic to its present end. Waits for open transactions, and reads what they commit."""

@@ -16,6 +16,7 @@ from consumer.errors import KafkaUnusable
 Position = datetime | int
 """A moment, always with its zone, or an offset."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OFFSET = re.compile(r"\d{1,18}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _AGO = re.compile(r"(\d+)\s*([smhd])(\s*ago)?")
@@ -66,6 +67,11 @@ def moment_of(timestamp: int) -> datetime | None:
         return datetime.fromtimestamp(timestamp / 1000, UTC) if timestamp >= 0 else None
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def epoch_ms(timestamp: datetime | int) -> int:
+    """Convert a record's timestamp in a result to ms. It is a number already if no time could express it."""
+    return timestamp if isinstance(timestamp, int) else (timestamp - _EPOCH) // timedelta(milliseconds=1)
 
 
 class Topics:

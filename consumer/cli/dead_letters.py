@@ -66,16 +66,16 @@ def dead_letters() -> None:
     "--open",
     "only_open",
     is_flag=True,
-    help="Only letters that were not redriven since: one for each record, and for each replay of it.",
+    help="Only letters that were not redriven, and whose records were not delivered by a later replay.",
 )
 @in_a_form("one object a line")
 @click.pass_obj
 def list_command(source: SettingsSource, wanted: Selection, only_open: bool, form: Form) -> int:
     """List dead letters, and count them by kind.
 
-    Oldest first. Shows when each record failed, its place, the reason, its type and number, and how its redrive
-    ended. Waits for open transactions, because they hide letters. Exit status 2 if one does not end. A
-    TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
+    Oldest first. Shows when each record failed, its place, the reason, its type and number, and how its redrive or
+    a later replay ended. Waits for open transactions, because they hide letters. Exit status 2 if one does not end.
+    A TIME is ISO 8601 with a zone, a date (midnight in UTC), or 2h for 2 hours ago.
 
     \b
     Examples:
@@ -170,7 +170,7 @@ def show(source: SettingsSource, place: Place) -> int:
 @dead_letters.command()
 @click.argument("places", nargs=-1, type=a_place, metavar="[PLACE]...")
 @choosing(letters=True)
-@click.option("--again", is_flag=True, help="Include letters that were redriven before.")
+@click.option("--again", is_flag=True, help="Include letters that were redriven or replayed before.")
 @click.option("--rate", type=a_rate, metavar="N", help="At most N letters a second.")
 @click.option("--dry-run", is_flag=True, help="Show what would be delivered, and deliver nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -187,8 +187,9 @@ def redrive(
     """Deliver dead letters again.
 
     Delivers all dead letters, those at PLACEs (TOPIC/PARTITION/OFFSET), or those that match the options. Each gets
-    another result. One that fails again becomes a new dead letter. Letters that were redriven before, and those of
-    records that failed three redrives, are left out unless --again is given. So you can stop it with Ctrl-C and run
+    another result. One that fails again becomes a new dead letter. Left out, unless --again is given, are letters
+    that were redriven before, those whose records a later replay delivered, and those of records that failed three
+    redrives. So you can stop it with Ctrl-C and run
     it again. Exit status 1 if it gave up, 130 if you stopped it.
 
     \b

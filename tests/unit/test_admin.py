@@ -406,6 +406,24 @@ def test_letters_that_arrive_while_letters_are_read_are_left_out() -> None:
     assert all(read <= total for read, total in looks)
 
 
+@pytest.mark.parametrize(
+    ("at", "code", "timestamp", "state"),
+    [(7, 200, 99, "delivered"), (7, 500, 99, ""), (3, 200, 99, ""), (7, 200, 77, "")],
+    ids=["later", "failed again", "earlier", "of a deleted topic"],
+)
+def test_a_letter_is_delivered_once_a_later_replay_delivered_its_record(
+    at: int, code: int, timestamp: int, state: str
+) -> None:
+    shelf = Shelf()
+    offset = shelf.add(ORDERS, b"no Avro", timestamp=99)
+    shelf.result(offset, code=500, at=5)
+    shelf.letter(record(offset), at=5)
+    shelf.result(offset, code=200, at=at)  # after a reset of offsets: it does not count
+    shelf.result(offset, code=code, at=at, timestamp=timestamp, replay="a-replay")
+    (found,) = letters_of(shelf).find(Selection(), ignored)
+    assert found.redriven == state
+
+
 def test_letters_of_all_partitions_are_sorted_by_time() -> None:
     shelf = Shelf(partitions=3)
     times = [5, 1, 9, 3, 3, 0, 8, 2]
