@@ -41,11 +41,12 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The group at one moment."""
+    """The group at one moment. `leaderless` has the partitions whose lag nobody knows: no broker leads them."""
 
     at: datetime
     group: Described
     lags: tuple[Lag, ...]
+    leaderless: tuple[Partition, ...] = ()
 
     @property
     def records(self) -> int:
@@ -77,6 +78,7 @@ class Look:
                 {**self.partition_as_json(each), "owner": _member(each.owner) if each.owner else None}
                 for each in self.lags
             ],
+            "leaderless": list(map(str, self.leaderless)),
             "total": {
                 "records": self.records,
                 "seconds": self.behind(self.oldest).total_seconds(),
@@ -124,17 +126,16 @@ class Looker:
         self._group = Group(self._topics.admin, deployment.cluster.group)
 
     def look(self, *, settled: bool = False) -> Look:
-        """Return the lag of every consumed partition.
+        """Return the lag of every consumed partition that has a leader.
 
         With `settled`, it first waits for open transactions, at most as long as one may last.
         """
         described = self._group.describe()
         owners = {place: member for member in described.members for place in member.owns}
-        places = [
-            Partition(topic, each)
-            for topic in self._deployment.input_topics()
-            for each in self._topics.partitions(topic)
-        ]
+        topics = self._deployment.input_topics()
+        leaderless = tuple(each for topic in topics for each in self._topics.leaderless(topic))
+        places = [Partition(topic, each) for topic in topics for each in self._topics.partitions(topic)]
+        places = [each for each in places if each not in leaderless]
         cluster = self._deployment.cluster
         written = self._topics.ends(places, committed=False)
         if settled:
@@ -162,4 +163,4 @@ class Looker:
             lags.append(
                 Lag(*place, done, ends[place], behind, oldest, lost, hidden, owners.get(place), count, blocker)
             )
-        return Look(datetime.now(UTC), described, tuple(lags))
+        return Look(datetime.now(UTC), described, tuple(lags), leaderless)

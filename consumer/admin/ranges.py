@@ -128,6 +128,11 @@ class Topics:
         """Return the numbers of a topic's partitions."""
         return sorted(find_topic(self._cluster, topic).partitions)
 
+    def leaderless(self, topic: str) -> list[Partition]:
+        """Return a topic's partitions that can't be read now, because no broker leads them."""
+        found = find_topic(self._cluster, topic).partitions
+        return [Partition(topic, number) for number in sorted(found) if found[number].leader < 0]
+
     def chosen(self, topic: str, partitions: Collection[int]) -> list[int]:
         """Return the given partitions, or all if none are given. Raises KafkaUnusable if one does not exist."""
         numbers = self.partitions(topic)

@@ -15,6 +15,7 @@ from rich.table import Table
 from consumer import app
 from consumer.admin.deployment import Deployment
 from consumer.admin.lag import Look, Looker
+from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.usage import tell_unmatched
 from consumer.engine.ahead import Blocker
@@ -51,7 +52,7 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     of them is, and which member owns the partition. Does not join the group.
 
     Waits for open transactions, because they hide records. With --watch it does not wait. Exit status 1 if one does
-    not end.
+    not end, or a partition has no leader, so that its lag is not known.
 
     \b
     Examples:
@@ -88,14 +89,15 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
 
 
 def _status(look: Look | str) -> int:
-    return 1 if isinstance(look, str) or look.hidden else 0
+    return 1 if isinstance(look, str) or look.hidden or look.leaderless else 0
 
 
 def _looks(deployment: Deployment, *, watch: bool) -> Iterator[Look | str]:
     """Yield one look, or with `watch` one after the other. After the first, a failed look is its error text."""
     looker = Looker(deployment)
     first = looker.look(settled=not watch)
-    tell_unmatched(deployment, {each.topic for each in first.lags})
+    seen = {each.topic for each in first.lags} | {each.topic for each in first.leaderless}
+    tell_unmatched(deployment, seen)
     yield first
     while watch:
         time.sleep(_INTERVAL)
@@ -107,6 +109,8 @@ def _looks(deployment: Deployment, *, watch: bool) -> Iterator[Look | str]:
 
 
 def _print_rows(rows: Csv, look: Look) -> None:
+    for place in look.leaderless:
+        click.echo(f"{PROGRAM} lag: {place} has no leader, so its lag is not known.", err=True)
     for each in look.lags:
         owner = (each.owner.instance_id or each.owner.id) if each.owner else None
         row = look.partition_as_json(each)
@@ -136,6 +140,10 @@ def _shown(name: str, look: Look) -> RenderableType:
     lines = [
         f"member {number}: {escape(each.instance_id or each.id)} at {escape(each.host)}"
         for each, number in members.items()
+    ]
+    lines += [
+        f"[red]No leader:[/] {escape(str(each))} can't be read; start the brokers that host it."
+        for each in look.leaderless
     ]
     lines += [f"[red]Lost:[/] {escape(text)}" for text in _lost(look)]
     lines += [

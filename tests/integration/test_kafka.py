@@ -1,5 +1,6 @@
 """What only a real Kafka can show: transactions, fencing, brokers that go away, and its own command-line tools."""
 
+import json
 import re
 import signal
 import subprocess
@@ -234,12 +235,15 @@ def test_a_partition_without_a_leader_is_named_by_its_member_and_by_commands(
             value = stand.codec.encode("order", to_message(order(f"R{number}", "order:updated")))
             stand.send_later(b"%d" % number, value, topic=topic.topic)
         await_that("it names that of results", lambda: f"{results.topic}/0 has no leader" in "".join(reasons()))
-        for command in (["lag"], ["audit", "--topic", topic.topic]):
-            done = run(*command, **environment)
-            assert done.returncode == 2
-            assert f"{topic.topic}/1" in done.stderr
-            assert "leader" in done.stderr
-            assert "no Kafka broker answers" not in done.stderr
+        lag = run("lag", "--json", **environment)
+        assert lag.returncode == 1
+        assert json.loads(lag.stdout)["leaderless"] == [f"{topic.topic}/1"]
+        partitions = {f"{each['topic']}/{each['partition']}" for each in json.loads(lag.stdout)["partitions"]}
+        assert {f"{topic.topic}/0", f"{topic.topic}/2"} <= partitions
+        audit = run("audit", "--topic", topic.topic, **environment)
+        assert audit.returncode == 2
+        assert f"{topic.topic}/1 has no leader" in audit.stderr
+        assert "no Kafka broker answers" not in audit.stderr
     finally:
         cluster.start()
     await_that("it is ready again", lambda: reasons() == [])

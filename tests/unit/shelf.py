@@ -98,6 +98,7 @@ class Shelf:
         }
         self.committed: dict[Partition, int] = {}
         self.members: list[Any] = []
+        self.leaderless: set[Partition] = set()
         self.on_idle: Callable[[], None] = lambda: None
         self.on_assign: Callable[[], None] = lambda: None
         self.read_from: list[TopicPartition] = []
@@ -174,7 +175,7 @@ class ShelfCluster(Cluster):
         topics: dict[str, Any] = {}
         for place in self._shelf.logs:
             topic = topics.setdefault(place.topic, SimpleNamespace(error=None, partitions={}))
-            topic.partitions[place.number] = SimpleNamespace(leader=1)
+            topic.partitions[place.number] = SimpleNamespace(leader=-1 if place in self._shelf.leaderless else 1)
         return cast("AdminClient", ShelfAdmin(self._shelf)), topics
 
 
@@ -187,6 +188,7 @@ class ShelfConsumer:
     def assign(self, places: Collection[TopicPartition]) -> None:
         for each in places:
             place, offset = Partition(each.topic, each.partition), each.offset
+            assert place not in self._shelf.leaderless, "the library would wait for its leader"
             log = self._shelf.logs[place]
             offset = self._end(log) if offset == OFFSET_END else offset
             self._next[place] = log.first if offset == OFFSET_BEGINNING else max(offset, log.first)

@@ -17,6 +17,7 @@ from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
 from consumer.admin.selection import Selection
 from consumer.cli.lag import _shown as lag_shown
+from consumer.cli.lag import _status as lag_status
 from consumer.engine.records import Output, Partition, Range, Record, Redelivery
 from consumer.errors import Hidden
 from consumer.printing import Console
@@ -194,6 +195,19 @@ def test_lag_reports_hidden_records() -> None:
     assert "Hidden: 3 offsets of orders/0 are behind an open transaction." in captured.get()
     Opened(shelf, ORDER, 3, 3)
     assert [each.hidden for each in looker.look(settled=True).lags] == [0, 0]
+
+
+def test_lag_names_partitions_without_a_leader_and_shows_the_others() -> None:
+    shelf = Shelf(partitions=2)
+    shelf.add(ORDERS, b"no Avro", partition=1)
+    shelf.leaderless = {ORDER}
+    look = Looker(shelf.deployment()).look(settled=True)
+    assert [(each.partition, each.records) for each in look.lags] == [(1, 1)]
+    assert look.as_json(GROUP)["leaderless"] == ["orders/0"]
+    assert lag_status(look) == 1
+    with (console := Console()).capture() as captured:
+        console.print(lag_shown(GROUP, look))
+    assert "No leader: orders/0 can't be read; start the brokers that host it." in captured.get()
 
 
 def test_lag_distinguishes_members_on_one_host() -> None:
