@@ -120,7 +120,7 @@ class Stand:
         """Let the orders topic accept records from the far future, which Kafka 4 refuses by default."""
         self.configure(self.orders_topic, "message.timestamp.after.max.ms", 2**63 - 1)
 
-    def configure(self, topic: str, name: str, value: int) -> None:
+    def configure(self, topic: str, name: str, value: int | str) -> None:
         """Set a config of a topic."""
         entry = ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
         changed = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])

@@ -30,6 +30,7 @@ from schemas.registry import SchemaRegistry
 
 _HOUR_MS = 60 * 60 * 1000
 _LETTERS_KEPT_MS = 7 * 24 * _HOUR_MS
+_UNCLEAN = "unclean.leader.election.enable"
 # Bytes that a dead letter has in addition to its record: the reason, up to 2000 characters, and the record's place.
 _LETTER_HEADERS = 16 * 1024
 # By default, the broker looks for transactions that have timed out at this interval, in seconds.
@@ -172,6 +173,17 @@ class _Topics:
                 "topic",
                 f"only one replica of {', '.join(self._single)}: if a broker is lost, its records are lost.",
                 "use a replication factor of 3; see topics create --replication",
+            )
+
+        unclean = [
+            topic for topic in self.allowed if self._configs.get(topic, {}).get(_UNCLEAN, "").lower() == "true"
+        ]
+        if unclean:
+            yield _warning(
+                "topic",
+                f"a replica that lacks the last records of {', '.join(unclean)} may become leader. Then they are "
+                "lost without a word.",
+                f"set {_UNCLEAN}=false",
             )
 
     def _unseen(self, topic: str, error: KafkaError) -> Finding:

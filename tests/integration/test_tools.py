@@ -613,6 +613,13 @@ class TestCheck:
         found = [each["message"] for each in asked(stand, "check")["checks"] if each["verdict"] == "warning"]
         assert [message for message in found if "deleted" in message] == [f"{topic}: {each}" for each in warnings]
 
+    @pytest.mark.real_broker("topics have this config")
+    def test_a_topic_whose_records_an_election_may_lose_is_a_warning(self, stand: Stand) -> None:
+        stand.configure(stand.orders_topic, "unclean.leader.election.enable", "true")
+        warnings = [each for each in asked(stand, "check")["checks"] if "may become leader" in each["message"]]
+        assert [each["verdict"] for each in warnings] == ["warning"]
+        assert f"the last records of {stand.orders_topic} may" in warnings[0]["message"]
+
     def test_a_check_decodes_records_of_each_topic(self, stand: Stand) -> None:
         stand.produce(cart("R1"))
         for number in range(30):
