@@ -1,6 +1,7 @@
 """The consumer group, seen from outside: its members, their partitions, and its committed offsets."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AclOperation, AdminClient
@@ -56,21 +58,27 @@ class Described:
 class Progress:
     """What the group has committed for a partition. `offset` is the next to read, None if none is committed.
 
-    `ahead` has the offsets that are decided beyond it, and what blocks it. It is None if there is neither.
+    An offset that was committed for a deleted topic of the same name is none: the group does not use it. `ahead`
+    has the offsets that are decided beyond it, and what blocks it. It is None if there is neither.
     """
 
     offset: int | None
     ahead: Ahead | None = None
 
     @classmethod
-    def of(cls, place: TopicPartition) -> "Progress":
-        """Read the broker's answer. Metadata that another program committed with the offset is ignored."""
+    def of(cls, place: TopicPartition, topic_id: str) -> "Progress":
+        """Read the broker's answer. Metadata that another program committed with the offset is ignored.
+
+        `topic_id` is the topic's current id, empty if it is not known.
+        """
         if place.offset < 0:
             return cls(None)
         try:
             ahead = read(place.offset, place.metadata or "")
         except NotOurs:
             return cls(place.offset)
+        if ahead.topic_id and topic_id and ahead.topic_id != topic_id:
+            return cls(None)
         return cls(place.offset, ahead if ahead.runs or ahead.blocker else None)
 
 
@@ -120,12 +128,23 @@ class Group:
         def committed() -> dict[Partition, Progress]:
             asked = ConsumerGroupTopicPartitions(self.name, [TopicPartition(*place) for place in places])
             found = self._admin.list_consumer_group_offsets([asked], require_stable=settled, request_timeout=TRY)
+            answer = _without_error(found[self.name].result())
+            ids = self._topic_ids({place.topic for place in answer if place.metadata})
             return {
-                Partition(place.topic, place.partition): Progress.of(place)
-                for place in _without_error(found[self.name].result())
+                Partition(place.topic, place.partition): Progress.of(place, ids.get(place.topic, ""))
+                for place in answer
             }
 
         return self._answered(committed) if places else {}
+
+    def _topic_ids(self, topics: Collection[str]) -> dict[str, str]:
+        """Return the current ids of topics, without those that the broker does not tell."""
+        ids = {}
+        asked = self._admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=TRY) if topics else {}
+        for topic, future in asked.items():
+            with suppress(KafkaException):
+                ids[topic] = str(future.result().topic_id)
+        return ids
 
     def check_empty(self) -> None:
         """Raise GroupNotEmpty if the group has members."""

@@ -97,6 +97,8 @@ class Shelf:
             Partition(topic, number): Log() for topic in (ORDERS, RESULTS, LETTERS) for number in range(partitions)
         }
         self.committed: dict[Partition, int] = {}
+        self.metadata: dict[Partition, str] = {}
+        self.topic_id = "a-topic-id"
         self.members: list[Any] = []
         self.leaderless: set[Partition] = set()
         self.on_idle: Callable[[], None] = lambda: None
@@ -260,10 +262,14 @@ class ShelfAdmin:
                 each.topic,
                 each.partition,
                 self._shelf.committed.get(Partition(each.topic, each.partition), -1001),
+                self._shelf.metadata.get(Partition(each.topic, each.partition), ""),
             )
             for each in request.topic_partitions
         ]
         return {request.group_id: done(SimpleNamespace(topic_partitions=places))}
+
+    def describe_topics(self, asked: Any, **_: Any) -> dict[str, Any]:
+        return {topic: done(SimpleNamespace(topic_id=self._shelf.topic_id)) for topic in asked.topic_names}
 
     def describe_consumer_groups(self, names: list[str], **_: Any) -> dict[str, Any]:
         state = ConsumerGroupState.STABLE if self._shelf.members else ConsumerGroupState.EMPTY

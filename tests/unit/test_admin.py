@@ -18,6 +18,7 @@ from consumer.admin.replay import Plan, Replay
 from consumer.admin.selection import Selection
 from consumer.cli.lag import _shown as lag_shown
 from consumer.cli.lag import _status as lag_status
+from consumer.engine.ahead import Ahead, write
 from consumer.engine.records import Output, Partition, Range, Record, Redelivery
 from consumer.errors import Hidden
 from consumer.printing import Console
@@ -346,6 +347,21 @@ def test_results_prove_nothing_about_records_that_the_group_will_still_deliver()
     assert report.notes == (
         f"the group {GROUP} has no committed offset for {ORDER}, so these records need no results yet.",
     )
+
+
+def test_an_offset_committed_for_a_deleted_topic_counts_as_none() -> None:
+    """A member may commit it between the deletion and its notice. It begins the new topic at its start."""
+    shelf = Shelf()
+    for _ in range(3):
+        shelf.result(shelf.add(ORDERS, b"no Avro"))
+    shelf.committed[ORDER] = 2
+    shelf.metadata[ORDER] = write(2, Ahead((), shelf.topic_id))
+    assert Looker(shelf.deployment()).look().records == 1
+    assert audited(shelf).total()[Count.ONE_RESULT] == 2
+    shelf.topic_id = "of-the-new-topic"
+    assert Looker(shelf.deployment()).look().records == 3
+    assert audited(shelf).total()[Count.WAITING] == 3
+    assert replay_of(shelf).ranges() == [Range(ORDERS, 0, 0, 0)]
 
 
 @pytest.mark.parametrize(("committed", "is_proven"), [(3, True), (4, True), (5, False)])
