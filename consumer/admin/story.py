@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from consumer.admin import preview
 from consumer.admin.deployment import CLOCK_TOLERANCE, Deployment
 from consumer.admin.letters import Letter, read_letter
-from consumer.admin.ranges import Topics, moment_of
+from consumer.admin.ranges import Topics, epoch_ms, moment_of
 from consumer.admin.reading import read_firsts, read_ranges
 from consumer.engine.deadline import Deadline
 from consumer.engine.kafka import to_record
@@ -31,7 +31,8 @@ class Story:
     """What the topics say about a place.
 
     `record` is None if there is none at the place, and `reason` says why. `results` and `letters` are in the order
-    in which they were written. `is_whole` is False if the time limit ended the search, or an open transaction hides
+    in which they were written, without those of another record that was at the place before the topic was created
+    again. `is_whole` is False if the time limit ended the search, or an open transaction hides
     the end of a topic that was searched.
     """
 
@@ -41,6 +42,10 @@ class Story:
     results: list[tuple[datetime | None, Mapping[str, Any]]] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
     is_whole: bool = True
+
+    def is_about(self, of: Place, timestamp: int) -> bool:
+        """Return whether a result or letter of this place and timestamp is about the record."""
+        return of == self.place and (self.record is None or self.record.timestamp == timestamp)
 
 
 def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
@@ -62,13 +67,12 @@ def tell(deployment: Deployment, codec: Codec, place: Place) -> Story:
             result = codec.decode_result(written.value or b"")
         except Undecodable:
             continue  # another program wrote it
-        if (result["topic"], result["partition"], result["offset"]) == place and deployment.is_ours(
-            result["group"]
-        ):
+        of = Place(result["topic"], result["partition"], result["offset"])
+        if story.is_about(of, epoch_ms(result["timestamp"])) and deployment.is_ours(result["group"]):
             story.results.append((moment_of(written.timestamp), result))
     for written in _written(deployment, topics, deployment.dead_letters_topic, since, deadline, story):
         letter = read_letter(written)
-        if letter and letter.of == place and deployment.is_ours(letter.group):
+        if letter and story.is_about(letter.of, letter.record.timestamp) and deployment.is_ours(letter.group):
             story.letters.append(letter)
     return story
 

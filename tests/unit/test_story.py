@@ -34,6 +34,17 @@ def test_a_story_has_all_results_of_one_record_and_of_no_other() -> None:
     assert [letter.of.offset for letter in recent_letters(shelf.deployment()).letters] == [second]
 
 
+def test_a_story_has_nothing_of_the_record_that_a_deleted_topic_had_at_the_place() -> None:
+    shelf = Shelf()
+    offset = shelf.add(ORDERS, b"new", timestamp=99)
+    shelf.result(offset, code=500, timestamp=77)
+    shelf.letter(Record(ORDERS, 0, offset, 77, b"R1", b"old", ()))
+    shelf.result(offset)
+    story = tell(shelf.deployment(), CODEC, Place(ORDERS, 0, offset))
+    assert [result["code"] for _, result in story.results] == [200]
+    assert story.letters == []
+
+
 @pytest.mark.parametrize("topic", [RESULTS, LETTERS])
 def test_hidden_records_do_not_count_as_missing(topic: str) -> None:
     shelf = Shelf()
