@@ -109,6 +109,9 @@ def replay(
         raise UsageError(
             f"no replay of {written} was stopped; {how if is_relative else 'leave out --resume to start it'}."
         )
+    for each in ranges:
+        if from_offset is not None and each.start > from_offset:
+            click.echo(f"{PROGRAM} replay: the log of {each.of} begins at the offset {each.start}.", err=True)
     if not _size(ranges):
         said = f"nothing to replay: the group {job.group} has committed no record of this range"
         click.echo(f"{PROGRAM} replay: {said}.", err=True)

@@ -72,6 +72,20 @@ def test_a_replay_says_that_the_group_has_committed_nothing_of_its_range(stand: 
         assert done.stderr == f"jirafe-consumer replay: {said}\n"
 
 
+@pytest.mark.real_broker("records are deleted as Kafka does it")
+def test_a_replay_says_that_the_log_begins_after_its_first_offset(stand: Stand) -> None:
+    stand.produce(*orders(12))
+    delivered(stand, 12)
+    admin = stand.cluster.make_admin("test")
+    for deleted in admin.delete_records([TopicPartition(stand.orders_topic, 1, 2)]).values():
+        deleted.result(30)
+    told = [
+        run(stand, "replay", "--topic", stand.orders_topic, "--from-offset", offset, "--dry-run").stderr
+        for offset in ("1", "2")
+    ]
+    assert told == [f"jirafe-consumer replay: the log of {stand.orders_topic}/1 begins at the offset 2.\n", ""]
+
+
 def test_a_replay_shortens_results_that_are_too_large_for_their_topic(stand: Stand) -> None:
     stand.produce(order("R" * 900, "order:updated"), *orders(5))
     delivered(stand, 6)
