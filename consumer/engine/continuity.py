@@ -152,12 +152,14 @@ class Continuity:
 
     def committed(self, outputs: Iterable[Output]) -> None:
         """Note committed records: they may belong to a new incarnation that is not known yet."""
-        for output in outputs:
-            partition = Partition(output.record.topic, output.record.partition)
-            if self._void:
+        partition, noted = None, dict[int, int]()
+        for record, *_ in outputs:
+            if (record.topic, record.partition) != partition:  # those of one partition follow each other
+                partition = Partition(record.topic, record.partition)
                 self._void.pop(partition, None)
-            noted = self._done if partition in self.closing else self._since
-            noted.setdefault(partition, {})[output.record.offset] = _fingerprint(output.record)
+                where = self._done if partition in self.closing else self._since
+                noted = where.setdefault(partition, {})
+            noted[record.offset] = _fingerprint(record)
 
     def created_again(self, topic: str) -> None:
         """Report that a topic was created again, once for each new id."""
