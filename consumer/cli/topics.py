@@ -6,6 +6,10 @@ from consumer import app
 from consumer.admin.topics import BROKERS_DEFAULT, PARTITIONS, prepare_topics
 from consumer.settings import SettingsSource
 
+# The library refuses more.
+_MOST_PARTITIONS = 100_000
+_MOST_REPLICAS = 10_000
+
 
 @click.group(no_args_is_help=False)
 def topics() -> None:
@@ -20,7 +24,7 @@ def topics() -> None:
 @topics.command()
 @click.option(
     "--partitions",
-    type=click.IntRange(1, 2**31 - 1),
+    type=click.IntRange(1, _MOST_PARTITIONS),
     default=PARTITIONS,
     show_default=True,
     metavar="N",
@@ -28,7 +32,7 @@ def topics() -> None:
 )
 @click.option(
     "--replication",
-    type=click.IntRange(1, 2**15 - 1),
+    type=click.IntRange(1, _MOST_REPLICAS),
     metavar="N",
     help="Replicas of each partition. Default: the broker's.",
 )

@@ -208,6 +208,22 @@ def test_preview_of_an_invalid_message_shows_its_error_notification(document: An
             {},
             "jirafe-consumer sandbox: --site needs --token; see jirafe-consumer sandbox --help.",
         ),
+        (
+            ["topics", "create", "--partitions", "100001"],
+            {},
+            (
+                "jirafe-consumer topics create: Invalid value for '--partitions': 100001 is not in the range "
+                "1<=x<=100000; see jirafe-consumer topics create --help."
+            ),
+        ),
+        (
+            ["topics", "create", "--replication", "10001"],
+            {},
+            (
+                "jirafe-consumer topics create: Invalid value for '--replication': 10001 is not in the range "
+                "1<=x<=10000; see jirafe-consumer topics create --help."
+            ),
+        ),
     ],
 )
 def test_wrong_usage_is_reported_in_one_sentence_with_status_2(
