@@ -75,6 +75,14 @@ _WITHIN_TRANSACTION = ("socket.timeout.ms", "message.timeout.ms")
 # The share of the transaction timeout that a commit may take. The broker must not abort it during the commit.
 _COMMIT_SHARE = 0.8
 
+# What values must be, by the kind of pydantic's error. Its own texts are about Python.
+_REASONS = {
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number with fewer digits",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+}
+
 # Settings that were removed, and what to do instead.
 _REMOVED = {
     "JIRAFE_CONNECT_TIMEOUT": "connecting may take 5 seconds, and JIRAFE_READ_TIMEOUT limits the rest",
@@ -508,7 +516,7 @@ class SettingsSource:
         """Return the risks for the loaded secrets: unencrypted connections, and files that others can read."""
         found = list(_unencrypted(loaded))
         if self._env_file and _others_may_read(self._env_file):
-            message = f"the env file {self._env_file} contains secrets, and can be read by others."
+            message = f"the env file {self._env_file} may contain secrets, and can be read by others."
             found.append(Caution(message, f"chmod 600 {self._env_file}"))
         secrets = {f"{name}_FILE": path for name, path in self._secrets.items()} | _key_files(loaded)
         found += [
@@ -943,9 +951,7 @@ def _file(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     if _is_irregular(path) and not os.path.samefile(path, os.devnull):
-        raise SettingsError(
-            [f"the env file {path} is not a regular file, and could not be read again: write it to one."]
-        )
+        raise SettingsError([f"the env file {path} must be a regular file: a running member reads it again."])
     try:
         with path.open(encoding="utf-8") as lines:
             found = list(parse_stream(lines))
@@ -953,7 +959,8 @@ def _file(path: Path | None) -> dict[str, str]:
         raise SettingsError([f"the env file {path} can't be read: {error.strerror or error}."]) from None
     except UnicodeDecodeError:
         raise SettingsError([f"the env file {path} can't be read: it is not UTF-8."]) from None
-    if wrong := [str(each.original.line) for each in found if each.error]:
+    # A name without = has no error and no value.
+    if wrong := [str(each.original.line) for each in found if each.error or (each.key and each.value is None)]:
         raise SettingsError([f"the env file {path} must have lines of NAME=VALUE: see line {', '.join(wrong)}."])
     return {each.key: each.value or "" for each in found if each.key}
 
@@ -976,5 +983,5 @@ def _sentence(prefix: str, group: type[_Group], kind: str, field: str, message: 
         near = difflib.get_close_matches(field, group.model_fields, n=1)
         hint = f"; did you mean {prefix}{near[0].upper()}?" if near else "; see docs/settings.md."
         return f"{name} is not a setting{hint}"
-    reason = message.removeprefix("Value error, ").removeprefix("Input ")
-    return f"{name}: {reason if reason.startswith('must') else reason.replace('should', 'must')}."
+    reason = _REASONS.get(kind) or message.removeprefix("Value error, ").removeprefix("Input ")
+    return f"{name}: {reason.replace('should', 'must').replace('less than or equal to', 'at most')}."
