@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import orjson
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
-from fastavro.repository import FlatDictRepository
+from fastavro.repository import FlatDictRepository, SchemaRepositoryError
 from fastavro.schema import UnknownType, fingerprint, load_schema, to_parsing_canonical_form
 
 from schemas.avro_json import message_of
@@ -507,9 +507,11 @@ def _said(error: Exception) -> str:
         case EOFError():
             return "the value ends too early"
         case UnknownType():
-            said = f"it does not define the type {error.name}"
+            said = f"the type {error.name} is not defined"
         case KeyError():
-            said = f"a part of it has no {error}"
+            said = f"{error} is missing"
+        case SchemaRepositoryError():
+            said = f"it can't be read: {error.__cause__}"
         case _:
             said = str(error) or type(error).__name__
     return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} ..."

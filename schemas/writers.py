@@ -80,7 +80,7 @@ class Reducer:
             case {"type": inner}:
                 return self._stripped(inner, depth + 1)
             case _:
-                raise ValueError(f"a type in it is none: {str(schema)[:100]}")
+                raise ValueError(f"{str(schema)[:100]} is not a type")
 
     def _count(self, more: int) -> None:
         self.types += more

@@ -256,11 +256,15 @@ class TestSingleObject:
             ('"string"', "it is not a record's schema$"),
             ("[]", "it is not a record's schema$"),
             ('{"type": "array", "items": "string"}', "it is not a record's schema$"),
-            ("{}", ""),
-            ("1", ""),
-            ("{", ""),
-            ('{"type": "enum", "name": "E"}', ""),
-            ('{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}', ".*Nope"),
+            ("{}", r"\{\} is not a type$"),
+            ("1", "1 is not a type$"),
+            ("{", "it can't be read: Expecting property name .*line 1 column 2"),
+            ('{"type": "enum", "name": "E"}', "'symbols' is missing$"),
+            ('{"type": "record", "name": "X"}', "'fields' is missing$"),
+            (
+                '{"type": "record", "name": "X", "fields": [{"name": "a", "type": "Nope"}]}',
+                "the type Nope is not defined$",
+            ),
         ],
     )
     def test_a_file_without_a_valid_schema_is_named(self, tmp_path: Path, text: str, why: str) -> None:
