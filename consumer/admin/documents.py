@@ -42,13 +42,13 @@ def read_documents(blocks: Iterable[bytes]) -> Iterator[FileDocument]:
 
 
 class _Splitter:
-    """Splits a file. What is read but not yet returned is the buffer from `_at` on, which begins on `_line`."""
+    """Splits a file. What is read but not yet returned is the buffer from `_at` on, at `_line` and `_column`."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
         self._buffer = b""
         self._at = 0
-        self._line = 1
+        self._line = self._column = 1
         self._number = 0
 
     def documents(self) -> Iterator[FileDocument]:
@@ -103,7 +103,10 @@ class _Splitter:
         try:
             value = self._parsed(length)
         except orjson.JSONDecodeError as error:
-            raise self._wrong(f"not JSON: {error}") from None
+            # The parser counts from the document's beginning.
+            line = self._line + error.lineno - 1
+            column = error.colno + (self._column - 1 if error.lineno == 1 else 0)
+            raise HubError(f"line {line}: not JSON: {error.msg}, at column {column}") from None
         self._take(length)
         return FileDocument(self._number, line, value)
 
@@ -159,6 +162,8 @@ class _Splitter:
 
     def _take(self, length: int) -> None:
         self._line += self._buffer.count(b"\n", self._at, self._at + length)
+        end = self._buffer.rfind(b"\n", self._at, self._at + length)
+        self._column = self._column + length if end < 0 else self._at + length - end
         self._at += length
 
     def _more(self) -> bool:

@@ -121,7 +121,12 @@ def test_valid_json_is_read_and_invalid_json_raises_only_a_hub_error(text: bytes
         (b"\xff", "line 1: not JSON: "),
         (b"[NaN]", "line 1: not JSON: "),
         (b'{"a": ' + b"[" * 5000, "line 1: not JSON: "),
-        (b"{}\n\n\n{bad", "line 4: not JSON: "),
+        (b"{}\n\n\n{bad", "line 4: not JSON: unexpected character, expected a string key, at column 2"),
+        (
+            b'{}\n[{},\n {"a": 1,\n  bad}]',
+            "line 4: not JSON: unexpected character, expected a string key, at column 3",
+        ),
+        (b"[{}, {bad}]", "line 1: not JSON: unexpected character, expected a string key, at column 7"),
         (b'{}\n{"a": {"b": %b}}' % nested(199), "line 2: a.b.0: nested more than 200 levels deep"),
         (b'{"a":\n{"b": %b}}' % nested(1000), "line 1: a.b.0: nested more than 200 levels deep"),
         (b"[{},\n%b]" % nested(201), "line 2: 0.0.0: nested more than 200 levels deep"),
