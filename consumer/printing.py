@@ -168,6 +168,11 @@ def plural(what: str, count: int) -> str:
     return what if count == 1 else f"{what}s"
 
 
+def clause(said: str) -> str:
+    """Return a sentence without its full stop, which texts of servers may have, so that it can go on."""
+    return said if said.endswith("...") else said.removesuffix(".")
+
+
 class Csv:
     """Prints rows of comma-separated values as in RFC 4180, but with plain line ends. The header row comes first.
 

@@ -23,7 +23,7 @@ from consumer.admin.topics import PARTITIONS
 from consumer.engine.kafka import REACHED_WITHIN, kafka_error
 from consumer.engine.records import Partition
 from consumer.errors import ERRORS_PAGE, Hidden, KafkaUnusable
-from consumer.printing import plural
+from consumer.printing import clause, plural
 from jirafe.client import PROBE, Accepted, Answered, Client, Failed, Forbidden, Refused, Rejected, Site, Transient
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.registry import SchemaRegistry
@@ -268,7 +268,9 @@ def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Findi
         yield _warning("records", f"not read: {error}", fix)
         return
     except RegistryUnavailable as error:
-        yield _warning("records", f"{topic}: not read: {error}.", "fix what the check of the registry says")
+        yield _warning(
+            "records", f"{topic}: not read: {clause(str(error))}.", "fix what the check of the registry says"
+        )
         return
     unread = found.records - found.read
     if not unread:
@@ -371,11 +373,14 @@ def _registry(registry: SchemaRegistry | None) -> Iterator[Finding]:
     try:
         found = subjects.check(registry)
     except RegistryUnavailable as error:
-        yield _failed("registry", f"{error}.", "see CONSUMER_SCHEMA_REGISTRY_URL, _USER, _PASSWORD and _CA")
+        yield _failed(
+            "registry", f"{clause(str(error))}.", "see CONSUMER_SCHEMA_REGISTRY_URL, _USER, _PASSWORD and _CA"
+        )
         return
     refused = [each for each in found if each.state == "incompatible"]
     for each in refused:
-        message = f"our schema is incompatible with the latest version of {each.subject}: {each.reason}."
+        reason = clause(each.reason or "")
+        message = f"our schema is incompatible with the latest version of {each.subject}: {reason}."
         fix = "use another topic, or change the compatibility of the subject"
         yield _failed("registry", message, fix)
     if new := [each.subject for each in found if each.state == "new"]:
@@ -394,7 +399,7 @@ def _api(api: CheckedApi) -> Iterator[Finding]:
             "check JIRAFE_URL, the proxy (HTTPS_PROXY) and the CA certificates (REQUESTS_CA_BUNDLE); "
             f"{ERRORS_PAGE} explains {answer.cause}"
         )
-        yield _failed("api", f"no answer from {api.url}: {answer.message}.", fix)
+        yield _failed("api", f"no answer from {api.url}: {clause(answer.message)}.", fix)
         return
     yield _ok("api", f"{api.url} answers")
     yield _token(api)
@@ -415,7 +420,7 @@ def _token(api: CheckedApi) -> Finding:
             fix = f"see JIRAFE_ACCESS_TOKEN and JIRAFE_SITE_ID; {ERRORS_PAGE} explains {error_type}"
             return _failed("token", message, fix)
         case Failed(_, problem) | Refused(problem) | Answered((Transient(problem),)):
-            return _failed("token", f"{problem}.", fix)
+            return _failed("token", f"{clause(problem)}.", fix)
         case Answered((Accepted(), *_)) | Answered():
             return _warning(
                 "token", "the API accepted an invalid event, which Jirafe would refuse: it validates nothing.", fix

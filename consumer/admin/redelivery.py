@@ -17,11 +17,12 @@ from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.defence import Defence, Raised
 from consumer.engine.errors import Aborted, TransactionsRefused, WriterLost
 from consumer.engine.kafka import REACHED_WITHIN
-from consumer.engine.ports import Chunk, Done, Handler, Hooks, Retry, Trouble, W
+from consumer.engine.ports import Chunk, Done, Handler, Hooks, Retry, W
 from consumer.engine.records import Output, Partition, Record
 from consumer.engine.workers import Workers
 from consumer.engine.writer import Writer
 from consumer.errors import GaveUp, Interrupted, KafkaUnusable
+from consumer.printing import clause
 
 _LOOK = 0.1
 
@@ -133,13 +134,13 @@ class Redeliverer(Generic[W]):
         """Give up events that fail while the API accepts others. Raises GaveUp if there are none."""
         given_up = [self._handler.give_up_suspects(retry.chunk, retry.trouble.message) for retry in retries]
         if not any(given_up):
-            raise GaveUp(f"{_clause(retries[0].trouble)}, {failures} times in a row")
+            raise GaveUp(f"{clause(retries[0].trouble.message)}, {failures} times in a row")
 
     def _wait_after(self, retries: Sequence[Retry[W] | Raised[W]], failures: int) -> None:
         troubles = [retry.trouble for retry in retries]
         for trouble in troubles:
             if trouble.held:
-                raise GaveUp(_clause(trouble))
+                raise GaveUp(clause(trouble.message))
         asked = [trouble.retry_after for trouble in troubles if trouble.retry_after is not None]
         delay = self._pace.backoff.delay(failures, max(asked, default=None), random.random)
         self._watcher.on_wait(troubles[0].message, delay)
@@ -175,11 +176,6 @@ class Redeliverer(Generic[W]):
                 raise GaveUp(f"results can't be published: {error}") from None
             else:
                 return
-
-
-def _clause(trouble: Trouble) -> str:
-    """Return what is wrong without a full stop, which the API's own texts may have: the sentence goes on."""
-    return trouble.message.rstrip(".")
 
 
 def _works(answer: Retry[W] | Raised[W]) -> bool:

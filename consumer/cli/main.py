@@ -71,7 +71,9 @@ def _run(arguments: list[str] | None) -> int:
     except HubError as error:
         raise InputError(f"{PROGRAM}: {error}") from None
     except RegistryUnavailable as error:
-        raise RegistryError(f"{PROGRAM}: {error}; see CONSUMER_SCHEMA_REGISTRY_URL.") from None
+        raise RegistryError(
+            f"{PROGRAM}: {printing.clause(str(error))}; see CONSUMER_SCHEMA_REGISTRY_URL."
+        ) from None
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -132,6 +132,14 @@ class TestCommands:
         )
         assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 
+    def test_the_full_stop_of_its_message_does_not_end_our_sentence(self, registry_server: RegistryServer) -> None:
+        registry_server.page = (401, b'{"message": "Log in first."}')
+        done = run("schemas", "check", CONSUMER_SCHEMA_REGISTRY_URL=registry_server.url)
+        assert done.returncode == 2
+        assert done.stderr == (
+            "jirafe-consumer: the schema registry answered 401: Log in first; see CONSUMER_SCHEMA_REGISTRY_URL.\n"
+        )
+
     def test_a_password_is_never_shown(self, registry_server: RegistryServer) -> None:
         registry_server.protected = True
         access = {"CONSUMER_SCHEMA_REGISTRY_USER": "ada", "CONSUMER_SCHEMA_REGISTRY_PASSWORD": "hush-hush"}

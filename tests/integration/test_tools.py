@@ -770,6 +770,7 @@ class TestCheck:
         ("page", "said"),
         [
             ((401, b"{}"), "the schema registry answered 401."),
+            ((401, b'{"message": "Log in first."}'), "the schema registry answered 401: Log in first."),
             ((404, b"<html>"), "the schema registry answered 404."),
             ((200, b"<html>"), "the schema registry's answer is not one of a schema registry."),
         ],
