@@ -83,7 +83,7 @@ class Embedded:
 
     It has no transaction timeout: while a transaction is open on a partition of results, the group does not get
     the offsets of later ones. It also accepts offsets of a stale generation. And a leader that is killed or leaves
-    while its group forms stays the leader, so the group never forms again. And it ends a transaction in steps: if
+    while its group forms stays the leader, so the group never forms again. It also ends a transaction in steps: if
     its id is taken over between them, the results are committed without the offsets.
     """
 
@@ -175,7 +175,7 @@ def _fetch(connection: socket.socket, topic: str, partition: int, offset: int) -
     at = 4 + 4 + 4 + 2 + len(name) + 4
     (error,) = struct.unpack_from(">h", response, at + 4)
     if error:
-        raise OSError(f"the broker answers the fetch of {topic}/{partition} from {offset} by error {error}")
+        raise OSError(f"the broker answers the fetch of {topic}/{partition} from {offset} with error {error}")
     at += 4 + 2 + 8 + 8
     (aborted,) = struct.unpack_from(">i", response, at)
     at += 4 + 16 * max(0, aborted)

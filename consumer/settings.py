@@ -33,7 +33,7 @@ _OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_
 _MILLISECONDS = re.compile(r"\d{1,18}", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,18}(?:\.\d{0,18})?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d+", re.ASCII)
-_LARGEST_NUMBER = 2**31 - 1  # the library takes a larger one for another, without a word
+_LARGEST_NUMBER = 2**31 - 1  # the library silently misreads larger ones
 _MAY_LOOK_LIKE_A_NUMBER = ("client.", "group.", "sasl.", "ssl.", "bootstrap.servers", "metadata.broker.list")
 
 _FIXED = {

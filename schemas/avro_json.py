@@ -28,7 +28,7 @@ def message_of(document: object, mark: Mark | None = None) -> Message:
     try:
         validate(message, schema)
     except ValidationError as error:
-        raise HubError(f"this is the JSON encoding of Avro, but no {kind} message in it: {_said(error)}") from None
+        raise HubError(f"this is Avro's JSON encoding, but no valid {kind} message: {_said(error)}") from None
     return message if mark is None else {**message, "payload": _marked(message["payload"], "payload", mark)}
 
 

@@ -42,7 +42,7 @@ def key_of(message: Message) -> str | None:
 def to_message(document: object, mark: Mark | None = None) -> Message:
     """Convert one hub JSON document to the message of its schema.
 
-    The message's type is `message`, or, for the later hubs that send none, told from the object: a `cart` is
+    The message's type is `message`, or, for the later hubs that send none, derived from the object: a `cart` is
     `cart:new`, a `product` is `product:new`, a `taxon` is `taxon:new`, an `order` is `order:new`, or
     `order:updated` where the hub also says what it was before, or that it is canceled. An `original` alone is an
     order if it was completed, else a cart. `mark` is given each value of the payload and its place in the document
@@ -79,7 +79,7 @@ def _inferred_type(payload: Section) -> str:
     original = payload.part("original")
     kind = next((kind for kind in KINDS if payload.value(kind) is not None), None) or _kind_of_raw(original)
     if kind is None:
-        raise HubError("message: missing, and there is no cart, order, product or taxon that would tell the type")
+        raise HubError("message: missing, and there is no cart, order, product or taxon that shows the type")
     if kind != "order":
         return f"{kind}:new"
     changed = payload.value("previous") is not None or payload.value("diff") is not None

@@ -144,7 +144,7 @@ class SchemaRegistry:
         what = f"{name}, which {root} refers to," if name else root
         text = answer.expected("schema", str)
         if not answer.is_of(_AVRO):
-            raise UnknownSchema(f"{what} is of {answer.quoted(answer.body['schemaType'])}, not of Avro")
+            raise UnknownSchema(f"{what} is {answer.quoted(answer.body['schemaType'])}, not Avro")
         # The names of its types are in errors about its records.
         if without(self._password, text) != text:
             raise UnknownSchema(f"{what} contains the password of the registry")
@@ -167,7 +167,7 @@ class SchemaRegistry:
             path = f"/subjects/{quote(subject, safe='')}/versions/{version}?deleted=true"
             other = self._asked("GET", path, timeout=left)
             if other.says(_NO_SUBJECT, _NO_VERSION):
-                raise UnknownSchema(f"{what} refers to {name}, which the registry has not")
+                raise UnknownSchema(f"{what} refers to {name}, which the registry doesn't have")
             # Whole answers count, because all of them are in memory at the end of a chain of references.
             seen[reference] = other.size
             if sum(seen.values()) > _LONGEST_ANSWER:
@@ -239,7 +239,7 @@ class _RegistryAnswer:
         except ValueError:
             host = ""
         is_plain = 0 < len(host) <= _LONGEST_HOST and host.isascii() and host.isprintable()
-        return f", and redirects to {self.quoted(host) if is_plain else 'an address that is none'}"
+        return f", and redirects to {self.quoted(host) if is_plain else 'an unreadable address'}"
 
     def quoted(self, said: object) -> str:
         """Quote the registry: without the password, and shortened."""
@@ -253,14 +253,14 @@ class _RegistryAnswer:
             raise RegistryUnavailable(f"the schema registry answered {self.status}{said}")
         value = self.body.get(name)
         if not isinstance(value, kind):
-            raise RegistryUnavailable("the schema registry's answer is not one of a schema registry")
+            raise RegistryUnavailable("the schema registry's answer does not come from a schema registry")
         return value
 
     def whole_number(self, name: str) -> int:
         """Return a whole number of a good answer that fits into a record. Raises RegistryUnavailable."""
         number = int(self.expected(name, int))
         if not 0 <= number <= _LARGEST_NUMBER:
-            raise RegistryUnavailable(f"the schema registry's answer has the {name} {number}, which none can be")
+            raise RegistryUnavailable(f"the {name} {number} in the schema registry's answer is out of range")
         return number
 
     def references(self) -> list[tuple[str, str, int]]:
@@ -269,7 +269,7 @@ class _RegistryAnswer:
         try:
             return [(str(each["name"]), str(each["subject"]), int(each["version"])) for each in found]
         except (TypeError, KeyError, ValueError, OverflowError):
-            raise RegistryUnavailable("the schema registry's answer has references of no known form") from None
+            raise RegistryUnavailable("the schema registry's answer has references in an unknown form") from None
 
 
 def _request(schema: Schema) -> bytes:

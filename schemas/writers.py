@@ -33,7 +33,7 @@ _PLAINLY_WIDE = 2000
 _PLAINLY_SMALL = 1024 * 1024
 _SMALL_WITH_DEFAULTS = 16 * 1024
 _MOST_DEFAULTS = 2
-# A message has about one value for every five bytes. The pass takes some 2.5 us a value, so a record of 1 MB costs
+# A message has about one value for every five bytes. The pass takes about 2.5 us a value, so a record of 1 MB costs
 # less than a second.
 _VALUES_AT_LEAST = 50_000
 _BYTES_PER_VALUE = 4
@@ -95,7 +95,7 @@ class Reducer:
         kind: str = schema["type"]
         named = {key: schema[key] for key in ("name", "namespace") if schema.get(key) is not None}
         if not all(isinstance(each, str) and len(each) <= LONGEST_NAME for each in named.values()):
-            raise ValueError(f"a name in it is no text of up to {LONGEST_NAME} characters")
+            raise ValueError(f"a name in it is not text of up to {LONGEST_NAME} characters")
         if name := named.get("name"):
             namespace = len(named.get("namespace", name.rpartition(".")[0]))
             self._longest_namespace = max(self._longest_namespace, namespace)
@@ -340,4 +340,4 @@ class _Pass:
             value |= (byte & 0x7F) << 7 * position
             if byte < 0x80:  # noqa: PLR2004 - the highest bit tells that more follows
                 return (value >> 1) ^ -(value & 1)
-        raise ValueError("a number has more bytes than any may have")
+        raise ValueError("a number has too many bytes")

@@ -127,9 +127,7 @@ class Transport:
             stream=True,
         ) as response:
             if response.status_code < HTTPStatus.OK:  # another answer to this request follows on this connection
-                raise Unanswered(
-                    "unreadable", f"the answer's status is {response.status_code}, which ends no request"
-                )
+                raise Unanswered("unreadable", f"the answer's status is {response.status_code}, which is not final")
             while part := response.raw.read1(_READ_AT_ONCE, decode_content=True):
                 content += part
                 if len(content) > longest:
@@ -164,7 +162,7 @@ class Transport:
         elif isinstance(error, requests.exceptions.SSLError):
             what = "TLS could not be set up"
         else:
-            what = "the request could not be made or its answer not read"
+            what = "the request failed"
         over = f" over {_PROXY}" if _has_proxy(url) else ""
         return Unanswered("connection", f"{what}{over} ({reason})")
 

@@ -200,9 +200,7 @@ class _Topics:
         created = f"{topic} does not exist yet: run creates it with {_counted(PARTITIONS, 'partition')}"
         if topic in self._deployment.output_topics:
             return _ok("topic", created)
-        fix = (
-            "if its name is another one, set CONSUMER_CARTS_TOPIC, _ORDERS_TOPIC, _TAXONS_TOPIC or _PRODUCTS_TOPIC"
-        )
+        fix = "if it has another name, set CONSUMER_CARTS_TOPIC, _ORDERS_TOPIC, _TAXONS_TOPIC or _PRODUCTS_TOPIC"
         return _warning("topic", f"{created}.", fix)
 
     def _copies(self, topic: str, partitions: list[Any]) -> Iterator[Finding]:

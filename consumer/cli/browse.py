@@ -53,7 +53,7 @@ def browse(source: SettingsSource, port: int) -> int:
     try:
         listener = Listener(_LOOPBACK, port, pages.answer, patience=_PATIENCE)
     except OSError as error:
-        raise UsageError(f"can't listen at {_LOOPBACK}:{port}: {error.strerror or error}; see --port.") from None
+        raise UsageError(f"can't listen on {_LOOPBACK}:{port}: {error.strerror or error}; see --port.") from None
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())
@@ -81,7 +81,11 @@ class _Pages:
         asked = urlsplit(request.path)
         if not self._names.is_ours(request):
             # A foreign page may have made its own name resolve to this address.
-            request.send("text/plain", b"Ask for localhost.\n", status=HTTPStatus.MISDIRECTED_REQUEST)
+            request.send(
+                "text/plain",
+                b"Open the page by its IP address, or as localhost.\n",
+                status=HTTPStatus.MISDIRECTED_REQUEST,
+            )
         elif asked.path == "/":
             request.send("text/html; charset=utf-8", self._page, {"Content-Security-Policy": self._policy})
         elif asked.path == "/group.json":

@@ -72,7 +72,7 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
     except OSError as error:
         # The event loop wraps the system's reason in a sentence of its own, but not that of an unknown host.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        raise UsageError(f"the sandbox can't listen at {host}:{port}: {why}; see --host and --port.") from None
+        raise UsageError(f"the sandbox can't listen on {host}:{port}: {why}; see --host and --port.") from None
     return 0
 
 

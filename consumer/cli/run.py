@@ -98,14 +98,14 @@ def _namesake(cluster: Cluster) -> str:
 
 
 def _serve(loaded: Settings, monitor: Monitor, logger: log.Logger) -> StatusServer | None:
-    """Serve the page, metrics and probes. Raises UsageError if it can't listen at the configured address."""
+    """Serve the page, metrics and probes. Raises UsageError if it can't listen on the configured address."""
     address = loaded.stream.http_address
     if address == settings.OFF:
         return None
     try:
         server = app.make_status_server(address, loaded, monitor)
     except OSError as error:
-        why = f"can't listen at {address}: {error.strerror or error}"
+        why = f"can't listen on {address}: {error.strerror or error}"
         if "http_address" in loaded.stream.model_fields_set:
             raise UsageError(f"CONSUMER_HTTP_ADDRESS: {why}.") from None
         # The address is only the default, so a second member on the machine runs without a page.

@@ -385,7 +385,7 @@ class Cluster:
 
 
 class _GroupConsumer(Consumer):
-    """The member's consumer, and another one, `asking`, that never joins the group.
+    """The member's consumer, and a second one, `asking`, that never joins the group.
 
     A broker answers the requests of one connection one after the other, and delays a fetch until there are records.
     So each request about a log or a topic would wait half a second behind a fetch, once for each partition. The

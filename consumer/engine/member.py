@@ -219,7 +219,7 @@ class Member(Generic[W]):
             self._consumer.close()
 
     def _turn(self) -> None:
-        """Go once round: records in, chunks back, chunks out, results and offsets committed."""
+        """Make one turn: records in, chunks back, chunks out, results and offsets committed."""
         if self._watchdog.stood_still:
             raise Rejoin("this process was paused for too long: its partitions may belong to another member now")
         self._reload()

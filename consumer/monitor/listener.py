@@ -29,7 +29,7 @@ _NOT_PUBLIC = (".internal", ".local", ".svc")
 
 
 class Listener(ThreadingHTTPServer):
-    """Listens at `host` and `port`, and calls `answer` for each request, on a separate thread.
+    """Listens on `host` and `port`, and calls `answer` for each request, on a separate thread.
 
     A host in brackets is an IPv6 address.
 
@@ -53,7 +53,7 @@ class Listener(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The URL that it listens at."""
+        """The URL that it listens on."""
         host, port = map(str, self.server_address[:2])
         return f"http://[{host}]:{port}/" if self.address_family == socket.AF_INET6 else f"http://{host}:{port}/"
 
@@ -198,7 +198,7 @@ class Names:
     """
 
     def __init__(self, listens_at: str) -> None:
-        """Accept the name or address that we listen at. Starts a thread that looks up this host's full name."""
+        """Accept the name or address that we listen on. Starts a thread that looks up this host's full name."""
         self._own = frozenset({"localhost", listens_at.lower(), socket.gethostname().lower()})
         threading.Thread(target=self._learn, name="own-name", daemon=True).start()
 

@@ -57,7 +57,7 @@ class StatusServer:
 
     @property
     def url(self) -> str:
-        """The URL that it listens at."""
+        """The URL that it listens on."""
         return self._listener.url
 
     def close(self) -> None:

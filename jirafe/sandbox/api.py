@@ -133,7 +133,7 @@ def _event(kind: str, body: object) -> ReceivedEvent:
 
 
 def _invalid_type(kind: str) -> Answer:
-    return refusal(400, "invalid_type", f"There is no {kind!r}; there are {', '.join(KINDS)}, and batch of these.")
+    return refusal(400, "invalid_type", f"There is no {kind!r}. There are {', '.join(KINDS)}, and batch.")
 
 
 def judge(validator: Validator, event: ReceivedEvent) -> Mapping[str, object]:

@@ -34,11 +34,11 @@ _ABOUT = {
         "GET /sandbox/events?site=&kind=&id=&after=SEQUENCE&limit=": "the events received, oldest first",
         "DELETE /sandbox/events": "forget the events and all counts",
         "GET /sandbox/stats": "counts of events and requests",
-        "POST /sandbox/faults": "fail as one JSON object says, for instance "
+        "POST /sandbox/faults": "fail as a JSON object says, such as "
         '{"action": "status", "status": 503, "times": 3}; the actions are status, delay, reset, truncate, '
         "html, partial, mismatch and redirect",
-        "GET /sandbox/faults": "the faults, with how often each was applied and remains to be",
-        "DELETE /sandbox/faults": "fail no more",
+        "GET /sandbox/faults": "the faults, with how often each was applied, and how often it still will be",
+        "DELETE /sandbox/faults": "stop failing",
     },
 }
 _HTML = "<!DOCTYPE html>\n<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>\n"
@@ -221,7 +221,7 @@ class _Desk:
         except ValueError:
             return _bad_request("after and limit must be integers of at least 0.")
         if unknown := query.keys() - {"site", "kind", "id"}:
-            return _bad_request(f"Events are not asked for by {', '.join(sorted(unknown))}.")
+            return _bad_request(f"Unknown parameters: {', '.join(sorted(unknown))}.")
         arrivals = self._sandbox.events(
             site=query.get("site"), kind=query.get("kind"), event_id=query.get("id"), after=after, limit=limit
         )
@@ -254,7 +254,7 @@ class _Desk:
         return _json({**description, "number": number}, 201)
 
     async def clear_faults(self, _: web.Request) -> web.Response:
-        """Fail no more."""
+        """Stop failing."""
         self._sandbox.clear_faults()
         return _json({"success": True})
 

@@ -137,7 +137,7 @@ class Sandbox:
             return self._faults.add(fault)
 
     def faults(self) -> list[dict[str, object]]:
-        """Return the faults as described, with how often each was applied and remains to be."""
+        """Return the faults as described, with how often each was applied, and how often it still will be."""
         with self._lock:
             return self._faults.listing()
 

@@ -108,7 +108,7 @@ def test_a_missing_or_invalid_place_is_answered_with_the_reason(delivered: tuple
 def test_requests_for_another_host_and_posts_are_refused(delivered: tuple[Stand, str]) -> None:
     _, url = delivered
     answer = requests.get(f"{url}group.json", headers={"Host": "evil.example"}, timeout=60)
-    assert (answer.status_code, answer.text) == (421, "Ask for localhost.\n")
+    assert (answer.status_code, answer.text) == (421, "Open the page by its IP address, or as localhost.\n")
     assert requests.post(f"{url}group.json", timeout=60).status_code == 501
 
 

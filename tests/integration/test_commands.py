@@ -484,7 +484,7 @@ def test_preview_reads_the_json_encoding_of_avro() -> None:
     assert preview(text.getvalue()) == (status, expected) == (0, expected)
     status, shown = preview(text.getvalue().replace('{"double": 26.0}', '{"double": "lots"}'))
     assert status == 1
-    assert "the JSON encoding of Avro, but no order message in it" in shown["notifications"][0]["description"]
+    assert "this is Avro's JSON encoding, but no valid order message" in shown["notifications"][0]["description"]
 
 
 def test_the_results_command_skips_and_reports_records_that_are_not_results(stand: Stand) -> None:
@@ -539,7 +539,7 @@ def test_the_sandbox_as_a_command(tmp_path: Path) -> None:
         assert requests.post(url, json={"id": "1"}, headers=right, timeout=5).json()["error_type"] == "validation"
         taken = run("sandbox", "--port", str(port))
         assert taken.returncode == 2
-        why = f"can't listen at 127.0.0.1:{port}: Address already in use; see --host and --port.\n"
+        why = f"can't listen on 127.0.0.1:{port}: Address already in use; see --host and --port.\n"
         assert taken.stderr.endswith(why)
         assert sandbox.stop() == 0
 

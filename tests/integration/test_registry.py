@@ -127,8 +127,8 @@ class TestCommands:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
         done = run("schemas", command, CONSUMER_SCHEMA_REGISTRY_URL=f"http://127.0.0.1:{free_port()}")
         sentence = (
-            "jirafe-consumer: the schema registry did not answer: the request could not be made or its answer not "
-            "read (ConnectionError: Connection refused); see CONSUMER_SCHEMA_REGISTRY_URL.\n"
+            "jirafe-consumer: the schema registry did not answer: the request failed (ConnectionError: Connection "
+            "refused); see CONSUMER_SCHEMA_REGISTRY_URL.\n"
         )
         assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 

@@ -772,7 +772,7 @@ class TestCheck:
             ((401, b"{}"), "the schema registry answered 401."),
             ((401, b'{"message": "Log in first."}'), "the schema registry answered 401: Log in first."),
             ((404, b"<html>"), "the schema registry answered 404."),
-            ((200, b"<html>"), "the schema registry's answer is not one of a schema registry."),
+            ((200, b"<html>"), "the schema registry's answer does not come from a schema registry."),
         ],
     )
     def test_a_registry_with_a_wrong_answer_fails(

@@ -239,7 +239,7 @@ def test_a_configured_address_that_is_taken_ends_the_member(stand: Stand, taken:
     member = stand.member(CONSUMER_HTTP_ADDRESS=taken)
     assert member.wait() == 2
     last = member.log.read_text().splitlines()[-1]
-    assert last == f"jirafe-consumer: CONSUMER_HTTP_ADDRESS: can't listen at {taken}: Address already in use."
+    assert last == f"jirafe-consumer: CONSUMER_HTTP_ADDRESS: can't listen on {taken}: Address already in use."
 
 
 def test_a_member_runs_without_http_if_the_default_address_is_taken(stand: Stand) -> None:

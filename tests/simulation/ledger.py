@@ -182,7 +182,7 @@ class Ledger:
             held = request.held.get(sent.partition)
             if held is None:
                 raise self.broken(
-                    "sends what is not its own", f"{process.name} has not {sent.partition}, sends {sent}"
+                    "sends what is not its own", f"{process.name} sends {sent} without owning {sent.partition}"
                 )
             if self._reads_on(sent, held):
                 self._note_early(sent)
@@ -308,7 +308,7 @@ class Ledger:
             told = [each["description"] for each in result["notifications"]]
             raise self.broken("results", f"{sent} has the code {result['code']}, due is {due}: {told}")
         if due == 200 and len(sent.accepted) < len(made.events):
-            raise self.broken("nothing lost", f"{sent} is said to be sent, and the API has not all of it")
+            raise self.broken("nothing lost", f"{sent} has a result of success, but the API lacks some of it")
         if made.letter == "failing":
             self.undecided_failing -= 1
         return sent, result["code"]

@@ -41,7 +41,7 @@ READ_TIMEOUT = 1.5
 _MOST_ALONE = 2
 _RANKS = ("cart", "order", "category")
 _TIMED_OUT = Failed("timeout", "no answer in time")
-_RESET = Failed("connection", "the request could not be made or its answer not read")
+_RESET = Failed("connection", "the request failed")
 
 DOWN = ("503", "429", "html", "reset", "hang", "hang and accept", "401")
 """What a site of the API may do for a while. `hang and accept` accepts the events but never answers."""

@@ -389,7 +389,7 @@ class TestFailures:
             taken.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{taken.getsockname()[1]}/v2"
             answer = Client(url, timeout=10).send(SITE, DOCUMENTS)
-        message = "the request could not be made or its answer not read (ConnectionError: Connection refused)"
+        message = "the request failed (ConnectionError: Connection refused)"
         assert answer == Failed("connection", message)
 
     @pytest.mark.parametrize(

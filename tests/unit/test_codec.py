@@ -497,9 +497,9 @@ class TestOddRegistries:
             (401, b"{}", " answered 401"),
             (500, b"", " answered 500"),
             (500, b'{"error_code": 40403, "message": "odd"}', " answered 500: odd"),
-            (200, b"{}", "'s answer is not one of a schema registry"),
-            (200, b"[]", "'s answer is not one of a schema registry"),
-            (200, b'{"schema": {}}', "'s answer is not one of a schema registry"),
+            (200, b"{}", "'s answer does not come from a schema registry"),
+            (200, b"[]", "'s answer does not come from a schema registry"),
+            (200, b'{"schema": {}}', "'s answer does not come from a schema registry"),
         ],
     )
     def test_unexpected_answers_are_an_outage(
@@ -513,7 +513,7 @@ class TestOddRegistries:
     @pytest.mark.parametrize(
         ("schema", "more", "said"),
         [
-            ("message Order {}", {"schemaType": "PROTOBUF"}, " is of PROTOBUF, not of Avro"),
+            ("message Order {}", {"schemaType": "PROTOBUF"}, " is PROTOBUF, not Avro"),
             ("not JSON", {"schemaType": "AVRO"}, " is not JSON: "),
             ('{"type": "array", "items": "string"}', {}, " can't be used: it is not a record's schema"),
             ('{"type": "record", "name": "A", "fields": [{"name": "a"}]}', {}, " can't be used: "),

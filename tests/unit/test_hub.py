@@ -453,7 +453,7 @@ class TestErrors:
             ([], "the message: must be an object, and is a list"),
             ("order", "the message: must be an object, and is text"),
             (None, "the message: must be an object, and is null"),
-            ({}, "message: missing, and there is no cart, order, product or taxon that would tell the type"),
+            ({}, "message: missing, and there is no cart, order, product or taxon that shows the type"),
             ({"message": {"a": 1}}, "message: must be text or a number, and is an object"),
             ({"message": True}, "message: must be text or a number, and is true"),
             (

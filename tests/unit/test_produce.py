@@ -298,5 +298,5 @@ def test_the_json_encoding_of_avro_is_read(document: dict[str, Any], tmp_path: A
     assert message_of(written) == message
     assert message_of(document) == message
     wrong = {**written, "message_id": 5}
-    with pytest.raises(HubError, match=r"^this is the JSON encoding of Avro, but no \w+ message in it: "):
+    with pytest.raises(HubError, match=r"^this is Avro's JSON encoding, but no valid \w+ message: "):
         message_of(wrong)

@@ -478,7 +478,7 @@ class TestSurroundings:
             error = failed(url, subject=subject)
         assert (error.cause, error.message) == (
             "unreadable",
-            f"the answer's status is {status}, which ends no request",
+            f"the answer's status is {status}, which is not final",
         )
 
     def test_headers_that_are_not_ascii(self) -> None:

@@ -119,7 +119,7 @@ class TestJson:
         with pytest.raises(Undecodable) as caught:
             CODEC.decode_message(orjson.dumps({**orjson.loads(text.getvalue()), **changed}))
         said = str(caught.value)
-        assert "this is the JSON encoding of Avro, but no taxon message in it: " in said
+        assert "this is Avro's JSON encoding, but no valid taxon message: " in said
         assert said.endswith(why)
         assert SECRET not in said
 
@@ -184,9 +184,7 @@ class TestJsonSchema:
 
     def test_the_error_for_protobuf_names_it(self, registry_server: RegistryServer) -> None:
         schema_id = registry_server.keep("message Order {}", kind="PROTOBUF")
-        with pytest.raises(
-            UnknownSchema, match=f"^the schema with the id {schema_id} is of PROTOBUF, not of Avro$"
-        ):
+        with pytest.raises(UnknownSchema, match=f"^the schema with the id {schema_id} is PROTOBUF, not Avro$"):
             Codec(registry_server.registry()).decode(confluent(schema_id, b"\x00"))
 
 

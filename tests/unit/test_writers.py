@@ -368,7 +368,7 @@ class TestTooLargeSchemasAreRefused:
     def test_with_a_very_long_name(self, part: str) -> None:
         inner = [{"type": "fixed", "name": f"F{number}", "size": 1} for number in range(4000)]
         schema = {**record("R", *inner), part: "x" * 400_000}
-        assert "a name in it is no text of up to 1000 characters" in self.refused(message_with(schema))
+        assert "a name in it is not text of up to 1000 characters" in self.refused(message_with(schema))
 
     @pytest.mark.parametrize(
         "extra",

@@ -85,7 +85,7 @@ def try_out(case: Case) -> None:
     match answer:
         case Answered(items):
             if len(items) != len(documents):
-                raise Breach("an answer has not one verdict for each event", repr(answer))
+                raise Breach("an answer does not have one verdict for each event", repr(answer))
             texts = [item.message for item in items if isinstance(item, Rejected | Transient)]
         case Refused(message):
             texts = [message]

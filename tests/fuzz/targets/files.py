@@ -170,7 +170,7 @@ def _command(words: list[str]) -> None:
             main(words)
         except SystemExit as ended:
             if ended.code not in _STATUSES:
-                raise Breach("a command ends with a status that it has not", f"{words}: {ended.code}") from None
+                raise Breach("a command ends with an unknown status", f"{words}: {ended.code}") from None
 
 
 def _within(group: click.Group, name: str) -> click.Command:
