@@ -71,7 +71,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Transient:
-    """The API could not take this event now, and names no error in the event itself."""
+    """The API could not accept this event now, and names no error in the event itself."""
 
     message: str
 

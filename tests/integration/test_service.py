@@ -373,7 +373,7 @@ def test_two_members_share_partitions_and_hand_them_over(stand: Stand, protocol:
     stand.produce(*orders(100, start=300))
     assert_one_result_each(stand.await_results(400), 400)
     assert second.stop() == 0
-    # No crash, hence no repetition: what was in flight of a revoked partition was finished and committed.
+    # No crash, so no repetition: what was in flight of a revoked partition was finished and committed.
     assert Counter(stand.accepted()) == {("order", "accepted", f"R{number}"): 1 for number in range(400)}
 
 

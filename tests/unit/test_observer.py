@@ -378,7 +378,7 @@ def test_the_age_of_the_oldest_record_starts_when_it_was_first_seen(monitor: Mon
     assert since(111, holding(2)) == 109
     assert since(112, IDLE) is None
     assert since(113, holding(2)) == 113  # nothing of before is left
-    assert since(114, holding(2, epoch=2)) == 114  # assigned anew, from the same offset
+    assert since(114, holding(2, epoch=2)) == 114  # assigned again, from the same offset
     monitor.viewed(replace(QUIET, lanes=()))
     assert since(115, holding(2, epoch=2)) == 115
 
