@@ -1,7 +1,7 @@
-"""A stand-in for the API that takes every event and checks none, so that it needs little of the machine.
+"""A stand-in for the API that accepts every event and checks none, so that it costs little.
 
 `python -m bench.sink PORT SECONDS` answers each request SECONDS after it came. GET gives the number of events that
-it took.
+it accepted.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """How much one shop's trouble slows down the others: 50 sites in the same partitions, one of them in trouble.
 
 A member delivers messages of all sites at a steady rate, on Apache Kafka: first while all is well, then while one
-site is down, throttled to one request in ten seconds, slow, or refuses one event for ever, then while all is well
+site is down, throttled to one request in ten seconds, slow, or refuses one event forever, then while all is well
 again. The time of a record is from its production to its result, by the timestamps of both. Compare the figures of
 one run, not those of two.
 """

@@ -47,7 +47,7 @@ def _each(work: Callable[[T], object], things: Sequence[T]) -> None:
 
 
 def floor_seconds(messages: Sequence[Produced]) -> float:
-    """Give the seconds for decoding by fastavro and serialising, without mapping or sending."""
+    """Give the seconds for decoding with fastavro and serializing, without mapping or sending."""
     codec = Codec()
     schemas = {kind: own_schema(kind) for kind in ("cart", "order", "taxon", "product")}
     work = []
@@ -92,7 +92,7 @@ def stage_seconds(messages: Sequence[Produced], url: str) -> dict[str, float]:
     def handle() -> None:
         for chunk in chunks:
             if not isinstance(delivery.handle(chunk, lambda: True), Done):
-                raise RuntimeError("the API did not take a chunk")  # noqa: TRY004 - no type is wrong
+                raise RuntimeError("the API did not accept a chunk")  # noqa: TRY004 - no type is wrong
 
     whole = _seconds(handle)
     decode = _seconds(lambda: _each(codec.decode_message, [each.value for each in messages]))

@@ -1,10 +1,10 @@
 """The cost of the service: by stages, as a whole, with one partition, at its start, and after it was killed.
 
 Everything is measured in the same run, on the same messages. Compare the figures of one run, not those of two. The
-floor is one thread that decodes each message by fastavro, writes the JSON of its events and encodes its result. The
-plain loop is a typical consumer (`bench/plain.py`). Processor time is that of the whole process, with librdkafka's
-threads. The API is a sink that takes every event (`bench/sink.py`). The start, joining the group and the first
-1,000 messages, in which decoders and connections are made, are left out.
+floor is one thread that decodes each message with fastavro, writes the JSON of its events and encodes its result.
+The plain loop is a typical consumer (`bench/plain.py`). Processor time is that of the whole process, with
+librdkafka's threads. The API is a sink that accepts every event (`bench/sink.py`). The start, joining the group and
+the first 1,000 messages, in which decoders and connections are made, are left out.
 """
 
 import argparse

@@ -269,7 +269,7 @@ class Ledger:
         }
         unfinished = {(*key, newest[key], tuple(self._arrivals[key][-4:])) for key in ended - late}
         self.rows["keys that end with a late arrival, by a member that was paused"] = len(late)
-        self._none("events that the API never took in", lost)
+        self._none("events that the API never accepted", lost)
         self._none("versions that arrived before an earlier one", skipped)
         self._none("keys whose last arrival is not their newest version", unfinished)
         self._none("steps back without a cause", uncaused)
@@ -290,7 +290,7 @@ class Ledger:
         self.rows[name] = len(found)
         if found:
             examples = "; ".join(str(each) for each in sorted(found, key=str)[:5])
-            self.breaches.append(f"{name}: {len(found)}, for instance {examples}")
+            self.breaches.append(f"{name}: {len(found)}, such as {examples}")
 
 
 def _cause(seen: _Seen, last: Process, this: Process, *, stormy: bool) -> str:

@@ -26,8 +26,10 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, help="at most so many trials of each target; default: no limit")
-    parser.add_argument("--seconds", type=float, help="for so long; default: 60, or no limit with --count")
+    parser.add_argument("--count", type=int, help="at most this many trials of each target; default: no limit")
+    parser.add_argument(
+        "--seconds", type=float, help="for this many seconds; default: 60, or no limit with --count"
+    )
     parser.add_argument(
         "--target", action="append", help=f"this one only; may be repeated; default: {', '.join(targets.NAMES)}"
     )
@@ -65,7 +67,7 @@ def replay(path: Path) -> int:
     kept = found.read(path)
     with Losable() as losable:
         failure = losable.try_case(kept.target, kept.case)
-    print(told(failure, path) if failure else f"{path} fails no more")
+    print(told(failure, path) if failure else f"{path} no longer fails")
     return int(failure is not None)
 
 

@@ -1,7 +1,7 @@
 """A server that sends the bytes of a case, and follows no protocol.
 
 A script is a list of steps, each a list: `["send", text]`, `["repeat", text, times]`, `["drip", text, seconds]`
-(again and again, for ever), `["gzip", text, times]` (compressed), `["wait", seconds]`, `["reset"]`, `["hold"]`
+(again and again, forever), `["gzip", text, times]` (compressed), `["wait", seconds]`, `["reset"]`, `["hold"]`
 (says nothing more, and keeps the connection). The connection is closed at the end of the script.
 """
 

@@ -601,7 +601,7 @@ class TestCheck:
         [
             (7_200_000, ["dead letters are deleted after 2 hours."]),
             (-1, []),
-            (2**63 - 1, []),  # some write "for ever" like this
+            (2**63 - 1, []),  # some write "forever" like this
         ],
     )
     def test_a_short_retention_of_dead_letters_is_a_warning(

@@ -94,7 +94,7 @@ def try_out(case: Case) -> None:
         case Failed(cause=cause, message=message, retry_after=retry_after):
             texts = [cause, message]
             if retry_after is not None and not (math.isfinite(retry_after) and retry_after >= 0):
-                raise Breach("Retry-After is no number of seconds", repr(retry_after))
+                raise Breach("Retry-After is not a number of seconds", repr(retry_after))
     for text in texts:
         _check_text(text)
 

@@ -137,4 +137,4 @@ def _ask(case: Case) -> None:
 
 def _encodable(schema_id: int) -> None:
     if not 0 <= schema_id < 2**31:
-        raise Breach("a registry's id is taken that no record can carry", str(schema_id))
+        raise Breach("an id of the registry is accepted that no record can carry", str(schema_id))
