@@ -62,7 +62,9 @@ def _run(arguments: list[str] | None) -> int:
         raise UsageError(error.format_message()) from None
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else PROGRAM
-        raise UsageError(f"{command}: {error.format_message().rstrip('.')}; see {command} --help.") from None
+        # The name of click's type for a bounded number.
+        said = error.format_message().replace("a valid integer range", "a whole number").rstrip(".")
+        raise UsageError(f"{command}: {said}; see {command} --help.") from None
     except SettingsError:
         raise
     except ConsumerError as error:

@@ -77,7 +77,7 @@ def replay(
     loaded = source.load()
     check_consumed(app.make_deployment(loaded), topic)
     # "2h" means another time at each call. Fixed times identify the replay, so that it can be resumed.
-    first, after = (None if text is None else a_lasting(text) for text in (start, end))
+    first, after = a_lasting("--from", start), a_lasting("--to", end)
     words: dict[str, Sequence[object]] = {
         "--topic": [topic],
         "--from": [first],

@@ -133,12 +133,12 @@ def a_position(text: str) -> Position:
         raise click.BadParameter(str(error)) from None
 
 
-def a_lasting(text: str) -> str:
-    """Check a time or an offset, and replace a text such as "2h" by the time that it means now."""
+def a_lasting(option: str, text: str | None) -> str | None:
+    """Check an option's time or offset, and replace a text such as "2h" by the time that it means now."""
     try:
-        return lasting(text, _now())
+        return None if text is None else lasting(text, _now())
     except NotAPosition as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.BadParameter(str(error), param_hint=f"'{option}'") from None
 
 
 def a_time(text: str) -> datetime:

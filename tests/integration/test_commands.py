@@ -209,6 +209,22 @@ def test_preview_of_an_invalid_message_shows_its_error_notification(document: An
             "jirafe-consumer sandbox: --site needs --token; see jirafe-consumer sandbox --help.",
         ),
         (
+            ["replay", "--topic", "orders", "--to", "2026-11-30T10:00"],
+            {},
+            (
+                "jirafe-consumer replay: Invalid value for '--to': '2026-11-30T10:00' has no zone: add Z for UTC, "
+                "or an offset like +01:00; see jirafe-consumer replay --help."
+            ),
+        ),
+        (
+            ["topics", "create", "--partitions", "many"],
+            {},
+            (
+                "jirafe-consumer topics create: Invalid value for '--partitions': 'many' is not a whole number; "
+                "see jirafe-consumer topics create --help."
+            ),
+        ),
+        (
             ["topics", "create", "--partitions", "100001"],
             {},
             (
