@@ -22,6 +22,7 @@ from consumer.admin.spelling import Spelling
 from consumer.cli import PROGRAM
 from consumer.cli.listing import Form, in_a_form
 from consumer.cli.usage import a_place, a_time, check_consumed, choosing
+from consumer.delivery.mapping import ACCESS_TOKEN, SITE_ID
 from consumer.engine.records import Partition, Place, Record
 from consumer.errors import UsageError
 from consumer.printing import Console, Csv, plural, print_json
@@ -33,6 +34,7 @@ _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
 _NARROWEST = 60
 """Columns that a table of results needs. In fewer, the notification would be left out without a word."""
 
+_PARAMETERS = (*settings.PARAMETERS, SITE_ID, ACCESS_TOKEN)
 _LATEST_MS = 253_402_300_799_000
 _COLUMNS = (
     "topic",
@@ -147,11 +149,12 @@ def _parameter(text: str) -> tuple[str, str]:
     name, _, value = (part.strip() for part in text.partition("="))
     if not (name and value):
         raise _wrong_set(f"takes NAME=VALUE, not '{text}'")
-    if not name.startswith(("jirafe.", "jirafe_")):
-        raise _wrong_set(f"takes a parameter such as {', '.join(settings.PARAMETERS)}, not '{name}'")
+    dotted = f"jirafe.{name[7:]}" if name.startswith("jirafe_") else name
+    if dotted not in _PARAMETERS:
+        raise _wrong_set(f"takes one of the parameters {', '.join(_PARAMETERS)}, not '{name}'")
     if not settings.is_utf8(text):
         raise _wrong_set(f"takes UTF-8, which the value of {name} is not")
-    return f"jirafe.{name[7:]}", value
+    return dotted, value
 
 
 def _wrong_set(why: str) -> click.UsageError:

@@ -138,9 +138,12 @@ def test_preview_of_a_taxon_without_dates_says_which_timestamp_it_uses(
     ("given", "said"),
     [
         ("jirafe.store_url= ", "NAME=VALUE, not 'jirafe.store_url= '"),
-        (
-            "store_url=http://x",
-            f"a parameter such as {', '.join(PARAMETERS)}, not 'store_url'",
+        *(
+            (
+                f"{name}=2",
+                f"one of the parameters {', '.join(PARAMETERS)}, jirafe.site_id, jirafe.access_token, not '{name}'",
+            )
+            for name in ("store_url", "jirafe.product_taxonomy", "jirafe_product_taxonomy")
         ),
         ("jirafe.store_url=http://x/\udcff", "UTF-8, which the value of jirafe.store_url is not"),
     ],

@@ -47,7 +47,11 @@ def draw(random: Random) -> Case:
         case["file"] = random.choice(
             (text, text, text, "\ufeff".encode().decode("latin-1") + text, latin(drawing.data(random)))
         )
-        case["given"] = [f"jirafe.{drawing.utf8(random)}={drawing.utf8(random)}"] if chance(random, 0.3) else []
+        case["given"] = (
+            [f"jirafe.{random.choice(('store_url', drawing.utf8(random)))}={drawing.utf8(random)}"]
+            if chance(random, 0.3)
+            else []
+        )
     elif kind == "schemas":
         text = json.dumps(draw_schema(random)).encode() if chance(random, 0.9) else drawing.nested(2000).encode()
         case["file"] = latin(drawing.damaged(random, text) if chance(random, 0.3) else text)
