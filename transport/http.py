@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from http import HTTPStatus
-from http.cookiejar import DefaultCookiePolicy
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -379,6 +379,12 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = _POOLS
         return manager
 
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Build it without cookies: reading many takes long, and none is kept."""
+        if original := resp._original_response:  # this is where requests looks for them
+            original.msg = HTTPMessage()
+        return super().build_response(req, resp)
+
 
 class _Session(requests.Session):
     """A session that adds no credentials and no cookies. The environment still sets proxies and certificates."""
@@ -386,7 +392,6 @@ class _Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         self.auth = _as_it_is  # a .netrc must not replace the caller's credentials
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter())
 

@@ -529,6 +529,11 @@ class TestBodies:
             expected = Failed("unreadable", f"the answer has more than {most} bytes")
             assert sent_to(url, DOCUMENTS) == expected
 
+    @pytest.mark.parametrize("value", [b"[]", b'""', b"1e9", b"NaN"])
+    def test_a_body_of_many_values_is_unreadable(self, value: bytes) -> None:
+        with answering(compressed(b'{"category": [%b]}' % b",".join([value] * 200_002))) as url:
+            assert sent_to(url, DOCUMENTS) == Failed("unreadable", "the answer has more than 200000 values")
+
 
 class TestRedirects:
     @pytest.mark.parametrize(
