@@ -40,11 +40,15 @@ def asked(subject: Transport, url: str, body: bytes = b"{}", *, timeout: float =
     return subject.request("POST", url, headers, body, longest=LONGEST, timeout=timeout)
 
 
-def failed(url: str, body: bytes = b"{}", subject: Transport | None = None, timeout: float = TIMEOUT) -> Unanswered:
+def failed(url: str, body: bytes = b"{}", subject: Transport | None = None, timeout: float = 30) -> Unanswered:
     with pytest.raises(Unanswered) as error:
         asked(subject or Transport(), url, body, timeout=timeout)
     assert error.value.message.isprintable()
     return error.value
+
+
+def late(url: str, body: bytes = b"{}", subject: Transport | None = None) -> Unanswered:
+    return failed(url, body, subject, TIMEOUT)
 
 
 @contextlib.contextmanager
@@ -104,14 +108,14 @@ class TestTimeLimit:
     def test_of_an_answer(self, stage: str) -> None:
         begin, drip = STAGES[stage]
         with answering(begin, drip=drip) as url:
-            error = failed(url)
+            error = late(url)
         assert (error.cause, error.message) == ("timeout", LATE)
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_of_an_answer_over_tls(self, stage: str, authority: ssl.SSLContext) -> None:
         begin, drip = STAGES[stage]
         with answering(begin, drip=drip, tls=authority) as url:
-            error = failed(url)
+            error = late(url)
         assert (error.cause, error.message) == ("timeout", LATE)
 
     @pytest.mark.parametrize("stage", [*STAGES][:3])
@@ -120,13 +124,13 @@ class TestTimeLimit:
         subject = Transport()
         with answering(OK, begin, drip=drip) as url:
             assert asked(subject, url).content == b"{}"
-            error = failed(url, subject=subject)
+            error = late(url, subject=subject)
         assert (error.cause, error.message) == ("timeout", LATE)
 
     @pytest.mark.parametrize("drip", [b"", b"\x00"])
     def test_of_the_tls_handshake(self, drip: bytes) -> None:
         with answering(HANDSHAKE, drip=drip) as url:
-            assert failed(url.replace("http:", "https:")).cause == "timeout"
+            assert late(url.replace("http:", "https:")).cause == "timeout"
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     @pytest.mark.parametrize(("begin", "drip"), [(b"", b""), *list(STAGES.values())[:3]])
@@ -135,7 +139,7 @@ class TestTimeLimit:
             monkeypatch.setenv(f"{scheme}_proxy", url.removesuffix("/v2"))
             monkeypatch.delenv("NO_PROXY", raising=False)
             monkeypatch.delenv("no_proxy", raising=False)
-            error = failed(f"{scheme}://api.example")
+            error = late(f"{scheme}://api.example")
         assert (error.cause, error.message) == ("timeout", LATE)
 
     def test_of_the_tls_handshake_behind_a_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,19 +147,19 @@ class TestTimeLimit:
             monkeypatch.setenv("HTTPS_PROXY", url.removesuffix("/v2"))
             monkeypatch.delenv("NO_PROXY", raising=False)
             monkeypatch.delenv("no_proxy", raising=False)
-            assert failed("https://api.example").cause == "timeout"
+            assert late("https://api.example").cause == "timeout"
 
     @pytest.mark.parametrize("is_tls", [False, True])
     def test_of_sending(self, is_tls: bool, authority: ssl.SSLContext) -> None:  # noqa: FBT001 - a case
         with answering(drip=b"", tls=authority if is_tls else None) as url:
-            error = failed(url, bytes(20_000_000))
+            error = late(url, bytes(20_000_000))
         assert (error.cause, error.message) == ("timeout", LATE)
 
     def test_of_the_dns_lookup(self, monkeypatch: pytest.MonkeyPatch) -> None:
         over = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
         began = time.monotonic()
-        error = failed("http://api.example")
+        error = late("http://api.example")
         over.set()
         assert (error.cause, error.message) == ("timeout", LATE)
         assert time.monotonic() - began < 20
@@ -164,7 +168,7 @@ class TestTimeLimit:
         with unconnectable() as port:
             address = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0]
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address] * 100_000)
-            error = failed(f"http://127.0.0.1:{port}")
+            error = late(f"http://127.0.0.1:{port}")
         assert (error.cause, error.message) == ("timeout", LATE)
 
     @pytest.mark.parametrize("timeout", [0, -1])
@@ -195,7 +199,7 @@ class TestTimeLimit:
         with answering(OK) as url, answering(b"HTTP/1.1 200 O") as slow:
             asked(subject, url, timeout=60)
             began = time.monotonic()
-            error = failed(slow, subject=subject)
+            error = late(slow, subject=subject)
         assert (error.cause, error.message) == ("timeout", LATE)
         assert time.monotonic() - began < 30
 
@@ -204,7 +208,7 @@ class TestConnecting:
     def test_has_its_own_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.05)
         with unconnectable() as port:
-            error = failed(f"http://127.0.0.1:{port}", timeout=30)
+            error = failed(f"http://127.0.0.1:{port}")
         assert (error.cause, error.message) == ("timeout", "no connection within 0.05 seconds")
 
     def test_goes_on_to_the_next_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +287,7 @@ def test_requests_leave_no_threads_or_open_files() -> None:
             assert time.monotonic() < until
             time.sleep(0.01)
     with answering(b"HTTP/1.1 200 O") as url:  # a later request is watched again
-        assert failed(url, subject=subject).cause == "timeout"
+        assert late(url, subject=subject).cause == "timeout"
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 2zz No\r\n\r\n", STAGES["body"][0], None])
@@ -296,7 +300,7 @@ def test_a_failed_connection_is_freed_without_the_garbage_collector(answer: byte
     try:
         before = connections()
         with answering(answer or b"") as url:
-            failed(url if answer else "http://a..b")
+            late(url if answer else "http://a..b")
         assert connections() == before
     finally:
         gc.enable()
@@ -315,7 +319,7 @@ class TestSizes:
         ) as url:
             tracemalloc.start()
             try:
-                error = failed(url, timeout=30)
+                error = failed(url)
                 assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
             finally:
                 tracemalloc.stop()
@@ -325,7 +329,7 @@ class TestSizes:
     @pytest.mark.parametrize("location", [b"", b"Location: http://elsewhere.test/\r\n"])
     def test_an_endless_body_is_refused(self, status: bytes, location: bytes) -> None:
         with answering(b"HTTP/1.1 " + status + b"\r\n" + location + b"\r\n", drip=b" " * 1_000_000) as url:
-            error = failed(url, timeout=30)
+            error = failed(url)
         assert (error.cause, error.message) == ("unreadable", "the answer has more than 1000000 bytes")
 
     def test_a_body_of_the_maximum_size_is_read(self) -> None:
@@ -336,7 +340,7 @@ class TestSizes:
 
     def test_headers_are_bounded(self) -> None:
         with answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10_000) as url:
-            assert failed(url, timeout=30).cause == "connection"
+            assert failed(url).cause == "connection"
 
 
 class TestSurroundings:
@@ -421,7 +425,7 @@ class TestSurroundings:
         ["http://", "http://[", "nonsense", "http://a b/", "http://\x00/", "http://127.0.0.1:0", "http://a..b"],
     )
     def test_an_invalid_address(self, url: str) -> None:
-        assert failed(url, timeout=30).cause == "connection"
+        assert failed(url).cause == "connection"
 
     def test_a_thread_that_cannot_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def start(_thread: threading.Thread) -> None:
@@ -446,7 +450,7 @@ class TestSurroundings:
             try:
                 late.result(timeout=0)
             except TimeoutError:
-                error = failed(f"http://127.0.0.1:{taken.getsockname()[1]}", timeout=30)
+                error = failed(f"http://127.0.0.1:{taken.getsockname()[1]}")
         assert error.cause == "connection"
         assert "Connection refused" in error.message
 
@@ -470,7 +474,7 @@ class TestSurroundings:
     )
     def test_answers_that_are_not_http(self, answer: bytes) -> None:
         with answering(answer, drip=b"") as url:
-            assert failed(url).cause in {"connection", "timeout"}
+            assert late(url).cause in {"connection", "timeout"}
 
     @pytest.mark.parametrize("status", [101, 102, 103, 199])
     def test_an_informational_status_is_unreadable(self, status: int) -> None:
