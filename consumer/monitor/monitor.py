@@ -89,7 +89,7 @@ class Monitor(Hooks):
         """Count that the member leaves the group to join again; until then it has no partitions."""
         self.metrics.rejoined()
         self._turned_at = time.monotonic()
-        self._status = replace(self._status, not_ready=(REJOINING,), lanes=())
+        self._status = replace(self._status, not_ready=(REJOINING,), further=(REJOINING,), lanes=())
 
     def statistics(self, text: str) -> None:
         """Read the statistics of the consumer, librdkafka's JSON."""

@@ -4,7 +4,7 @@ Everything runs on the main thread. The status is immutable.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from confluent_kafka.admin import AdminClient
@@ -16,6 +16,7 @@ from consumer.monitor.status import NOT_ASSIGNED, LaneStatus, MemberStatus, Stat
 
 _FLOODED = "too many dead letters, so the topic is paused; SIGHUP lets one window of records through"
 _REGISTRY = "registry"
+_AT_GATES: tuple[State, ...] = ("site", "credentials", "registry")
 _UNKNOWN = Reach(None, None)
 
 
@@ -65,10 +66,13 @@ class Observer:
         # While no broker is connected, that is the reason, and not each partition.
         is_unknown = are_old or self._statistics.brokers == 0
         leaderless = frozenset() if is_unknown else self._statistics.leaderless
+        lanes = tuple(self._look_at(lane, view, leaderless) for lane in view.lanes)
+        reasons = list(_reasons(view, lanes, leaderless))
         return MemberStatus(
             turned_at=view.now,
-            not_ready=_not_ready(view, leaderless),
-            lanes=tuple(self._look_at(lane, view, leaderless) for lane in view.lanes),
+            not_ready=tuple(reason for reason, _ in reasons),
+            further=tuple(reason for reason, is_told in reasons if not is_told),
+            lanes=lanes,
             brokers=self._statistics.brokers,
             brokers_until=self._until,
             is_stopping=view.is_stopping,
@@ -134,18 +138,27 @@ def _latest(*offsets: int | None) -> int | None:
     return max((offset for offset in offsets if offset is not None), default=None)
 
 
-def _not_ready(view: MemberView, leaderless: frozenset[Partition]) -> tuple[str, ...]:
-    """Return why the member does not deliver all its records, one sentence for each reason."""
-    reasons = [f"{name}: {message}" for name, message in view.gates.items()]
-    reasons += [f"{topic}: {_FLOODED}" for topic in view.flooded]
+def _reasons(
+    view: MemberView, lanes: Sequence[LaneStatus], leaderless: frozenset[Partition]
+) -> Iterator[tuple[str, bool]]:
+    """Yield each reason why the member does not deliver all its records, and whether a lane's state tells it."""
+    states = {(lane.state, lane.partition.topic) for lane in lanes}
+    waits_for = {lane.waits_for for lane in lanes if lane.state in _AT_GATES}
+    for name, message in view.gates.items():
+        yield f"{name}: {message}", name in waits_for
+    for topic in view.flooded:
+        yield f"{topic}: {_FLOODED}", ("flood", topic) in states
     if view.commit_trouble is not None:
-        reasons.append(f"results can't be committed: {view.commit_trouble}")
-    if not view.lanes:
-        reasons.append(NOT_ASSIGNED)
-    reasons += view.unreadable
-    reasons += [f"{lane.partition} has no leader" for lane in view.lanes if lane.partition in leaderless]
-    reasons += [f"{loss}; SIGHUP acknowledges it" for loss in view.losses]
-    return tuple(reasons)
+        yield f"results can't be committed: {view.commit_trouble}", any(state == "commit" for state, _ in states)
+    if not lanes:
+        yield NOT_ASSIGNED, False
+    for reason in view.unreadable:
+        yield reason, False
+    for lane in lanes:
+        if lane.partition in leaderless:
+            yield f"{lane.partition} has no leader", lane.state == "leaderless"
+    for loss in view.losses:
+        yield f"{loss}; SIGHUP acknowledges it", False
 
 
 def _obstacle(lane: LaneView, view: MemberView) -> tuple[State, str | None, float | None]:

@@ -63,7 +63,7 @@ def report(about: About, seen: Seen) -> dict[str, Any]:
         "state": overall(seen),
         "not_ready": status.not_ready,
         "waits": _waits(lanes, now),
-        "further": _further(status),
+        "further": status.further,
         "brokers": status.brokers,
         "lag": sum(lags) if lags else None,
         "held": {
@@ -120,19 +120,6 @@ def overall(seen: Seen) -> Overall:
 
 def _waiting(lanes: Sequence[LaneStatus]) -> list[LaneStatus]:
     return [lane for lane in lanes if lane.state not in ("idle", "working")]
-
-
-def _further(status: MemberStatus) -> list[str]:
-    """Return the reasons why the member is not ready that what its lanes wait for does not tell."""
-    waiting = _waiting(status.lanes)
-    messages = tuple(lane.message for lane in waiting if lane.message)
-    flooded = tuple(f"{lane.partition.topic}: " for lane in waiting if lane.state == "flood")
-    leaderless = {f"{lane.partition} has no leader" for lane in waiting}
-    return [
-        reason
-        for reason in status.not_ready
-        if not (reason.endswith(messages) or reason.startswith(flooded) or reason in leaderless)
-    ]
 
 
 def _waits(lanes: Sequence[LaneStatus], now: float) -> list[dict[str, Any]]:

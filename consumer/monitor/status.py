@@ -70,10 +70,11 @@ class LaneStatus:
 class MemberStatus:
     """The status of a member. `turned_at` is the last turn of its main loop, in seconds of the monotonic clock.
 
-    `not_ready` has the reasons why it does not deliver all its records, and is empty if it does. `brokers` is the
-    number of connected brokers, None while not known. It counts as 0 from `brokers_until` on, if no new statistics
-    come; None means that there are never statistics. `refusal` is the error of a broker that refused us, None once
-    one accepts us. `losses` counts the losses that are not acknowledged.
+    `not_ready` has the reasons why it does not deliver all its records, and is empty if it does. `further` has the
+    reasons that the state of no lane tells. `brokers` is the number of connected brokers, None while not known. It
+    counts as 0 from `brokers_until` on, if no new statistics come; None means that there are never statistics.
+    `refusal` is the error of a broker that refused us, None once one accepts us. `losses` counts the losses that
+    are not acknowledged.
     """
 
     turned_at: float
@@ -84,6 +85,7 @@ class MemberStatus:
     is_stopping: bool = False
     refusal: str | None = None
     losses: int = 0
+    further: tuple[str, ...] = ()
 
     def as_of(self, now: float) -> "MemberStatus":
         """Return the status at a later moment, if nothing was reported in between."""
@@ -98,4 +100,5 @@ class MemberStatus:
             reasons.append(REFUSED.format(self.refusal))
         elif brokers == 0:
             reasons.append(NOT_HEARD_OF if is_silent else NOT_CONNECTED)
-        return replace(self, brokers=brokers, not_ready=(*reasons, *self.not_ready))
+        not_ready, further = (*reasons, *self.not_ready), (*reasons, *self.further)
+        return replace(self, brokers=brokers, not_ready=not_ready, further=further)

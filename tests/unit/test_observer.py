@@ -214,6 +214,38 @@ def test_readiness_gives_every_reason(monitor: Monitor, changed: dict[str, Any],
     assert monitor.status.not_ready == reasons
 
 
+def test_a_reason_that_no_lane_tells_is_told_apart(monitor: Monitor) -> None:
+    monitor.statistics(statistics(brokers={"b1": ANSWERS}, leader=-1))
+    finished = replace(IDLE, finished=1, oldest=1, newest=1)
+    lanes = (
+        IDLE,
+        replace(holding(1, waits_for="123", cause="timeout", message="down"), partition=Partition("carts", 0)),
+        replace(finished, partition=Partition("carts", 1)),
+        replace(finished, partition=Partition("taxons", 0)),
+    )
+    monitor.viewed(
+        replace(
+            QUIET,
+            lanes=lanes,
+            gates={"123": "down", "456": "down"},
+            flooded=("taxons", "products"),
+            commit_trouble="too large",
+            losses=("orders/4 lost 7 records",),
+        )
+    )
+    assert [lane.state for lane in monitor.status.lanes] == ["leaderless", "site", "commit", "flood"]
+    assert len(monitor.status.not_ready) == 7
+    reasons = monitor.status.as_of(107.0).further
+    assert [reason.partition(":")[0].partition(";")[0] for reason in reasons] == [
+        "the main loop has not reported for 7 s",
+        "456",
+        "products",
+        "orders/4 lost 7 records",
+    ]
+    monitor.rejoining()
+    assert monitor.status.further == ("the member left its group and joins again",)
+
+
 def test_a_main_loop_that_is_silent_is_not_ready_and_says_for_how_long(monitor: Monitor) -> None:
     monitor.viewed(replace(QUIET, gates={"123": "down"}))
     assert monitor.status.as_of(105.0).not_ready == ("123: down",)

@@ -54,27 +54,6 @@ def test_a_member_that_makes_no_progress_is_stuck_in_any_state() -> None:
     assert overall(replace(stopping, now=1000 + STUCK_AFTER + 1)) == "stuck"
 
 
-def test_reasons_that_no_lane_waits_for_are_told_besides_those_that_one_does() -> None:
-    def further(*reasons: str) -> Any:
-        lanes = (
-            lane("backoff"),
-            lane("site", waits_for="123", message="the API answered 503"),
-            lane("commit", message="no broker answers"),
-            replace(lane("flood"), partition=Partition("carts", 1)),
-            lane("leaderless", 4),
-        )
-        return report(ABOUT, replace(seen(), status=MemberStatus(1000.0, reasons, lanes)))["further"]
-
-    told = (
-        "123: the API answered 503",
-        "results can't be committed: no broker answers",
-        "carts: too many dead letters",
-        "orders/4 has no leader",
-    )
-    others = ("Kafka: no broker answers recently", "orders/4 lost 7 records; SIGHUP acknowledges it", "456: down")
-    assert further(*told, *others) == list(others)
-
-
 def test_a_member_that_is_not_ready_is_waiting_whatever_its_lanes_do() -> None:
     def word(*reasons: str, lanes: tuple[LaneStatus, ...] = (lane("working"),)) -> str:
         return overall(replace(seen(), status=MemberStatus(1000.0, reasons, lanes)))
