@@ -19,7 +19,7 @@ Section = Mapping[str, Any]
 NOTHING: Section = {}
 
 _LONGEST_DATE = 64
-_USUAL = len("2014-03-01T10:00:00Z")
+_USUAL_LENGTH = len("2014-03-01T10:00:00Z")
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):(\d\d)(\.\d+)? ?(?:(Z|UTC)|([+-]\d\d:?\d\d))?( ?\[[^\[\]]+\])?",
     re.ASCII | re.IGNORECASE,
@@ -100,7 +100,7 @@ def _written(text: str) -> str:
 
 def _is_usual(text: str) -> bool:
     """Return whether a text has the usual form of a date, neither at 24:00 nor with a leap second."""
-    if len(text) != _USUAL or text[11:13] > "23" or text[17:19] > "59":
+    if len(text) != _USUAL_LENGTH or text[11:13] > "23" or text[17:19] > "59":
         return False
     return text[4] == text[7] == "-" and text[10] == "T" and text[13] == text[16] == ":" and text[19] == "Z"
 

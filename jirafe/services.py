@@ -175,7 +175,7 @@ def _made_all(kinds: list[Kind], payload: Mapping[str, Any], parameters: Paramet
 def _are_too_many(images: Sequence[Sequence[str]], parameters: Parameters) -> bool:
     """Return whether lists of images would exceed a request, once the store's address is put before each image."""
     count = sum(map(len, images))
-    return count > 0 and (len(parameters.get("jirafe.store_url", "")) + _AN_IMAGE) * count > MAX_REQUEST_BYTES
+    return (len(parameters.get("jirafe.store_url", "")) + _AN_IMAGE) * count > MAX_REQUEST_BYTES
 
 
 def _products(payload: Mapping[str, Any], parameters: Parameters) -> list[Event | Unsendable]:

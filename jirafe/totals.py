@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jirafe.fields import Body, Section, finite
-from jirafe.sourced import Number, Sourced, derived
+from jirafe.sourced import Sourced, derived
 
 _SAME = 0.005
 """Amounts that differ by less than half a cent count as equal."""
@@ -65,7 +65,9 @@ def _discounts(body: Body, first: Section, second: Section, items: Sequence[Sect
     if chosen:
         return _told(chosen, "")
     # What is not counted matters only if someone asks why: then the message is marked.
-    marked = [each for several in _of_orders(first, second) for each in several if type(each["amount"]) is Number]
+    marked = [
+        each for several in _of_orders(first, second) for each in several if isinstance(each["amount"], Sourced)
+    ]
     if marked and (uncounted := next(_guesses(first, second, items), None)):
         return _told(uncounted._replace(sum=0), "since the totals don't add up with it")
     return 0

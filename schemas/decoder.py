@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from schemas.writers import AvroType, Schema
+from schemas.writers import AvroType, Schema, unqualified
 
 _Read = Callable[[bytes, str, int], tuple[dict[str, Any], int]]
 
@@ -243,7 +243,7 @@ class _Source:
                 return self._blocks(writer, reader, target, loops + 1)
             case "record":
                 name = self._record(writer, reader)
-                is_kept = (reader or writer)["name"].rpartition(".")[2] == _KEPT
+                is_kept = unqualified(reader or writer) == _KEPT
                 return f"{target}, p = kept({name}, d, s, p)\n" if is_kept else f"{target}, p = {name}(d, s, p)\n"
             case "enum":
                 return _ENUM.format(target, tuple(writer["symbols"]))

@@ -62,7 +62,7 @@ def _optional(text: str | None) -> bytes:
     return b"\x00" if text is None else b"\x02" + _shared(text)
 
 
-@lru_cache(4000, typed=True)  # offsets and times are also the same in several results
+@lru_cache(4000, typed=True)  # several results have the same numbers, such as times
 def _number(number: int, limit: int) -> bytes:
     if type(number) is not int or not -limit <= number < limit:
         raise NotOrdinary

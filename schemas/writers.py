@@ -30,6 +30,7 @@ DEEPEST_RECORD = 200
 _LETTERS_OF_A_TYPE = 100
 _PLAINLY_DEEP = 32
 _PLAINLY_WIDE = 2000
+# Bytes of a record that is small whatever it has, and of one whose fields mostly get defaults.
 _PLAINLY_SMALL = 1024 * 1024
 _SMALL_WITH_DEFAULTS = 16 * 1024
 _MOST_DEFAULTS = 2
@@ -152,18 +153,17 @@ class Lookthrough:
         self._types = shapes.types
         self.is_bounded = depth <= _PLAINLY_DEEP
         """Whether the schema itself bounds the work, as ordinary ones do."""
-        is_full = not (reader and _is_mostly_defaults(shapes.types, reader))
-        self._spared = _PLAINLY_SMALL if is_full else _SMALL_WITH_DEFAULTS
+        self._is_full = not (reader and _is_mostly_defaults(shapes.types, reader))
 
     def spares(self, body: bytes) -> bool:
-        """Return whether a record needs no check, because it is small, or not mostly nulls."""
+        """Return whether a record needs no check, because it is small, or not mostly defaults or nulls."""
         if not self.is_bounded:
             return False
         size = len(body)
-        if size <= self._spared:
-            return True
+        if not self._is_full:
+            return size <= _SMALL_WITH_DEFAULTS
         # Nulls, and the numbers of a union's branches. In memory, a null takes many times its one byte.
-        return self._spared == _PLAINLY_SMALL and 2 * (body.count(0) + body.count(2)) <= size
+        return size <= _PLAINLY_SMALL or 2 * (body.count(0) + body.count(2)) <= size
 
     def check(self, body: bytes) -> None:
         """Raise Unbounded, or ValueError if the bytes are not a record of the schema. Reads each byte once."""

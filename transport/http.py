@@ -38,6 +38,7 @@ request would then wait until its time is over. Servers close idle connections t
 """
 
 _READ_AT_ONCE = 65_536
+_MOST_COMMAS = 200_000
 _TUNNEL = re.compile(r"Tunnel connection failed: ([1-9]\d\d)\b", re.ASCII)  # a proxy's answer to CONNECT
 _PROXY = "the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"
 
@@ -82,8 +83,9 @@ class Transport:
         """Make one request and read its whole answer. Blocks up to the timeout. Raises only Unanswered.
 
         The timeout, in seconds, covers everything from the lookup of the host's name to the last byte of the
-        answer. The answer's body may have at most `longest` bytes, also after decompression. The connection is kept
-        for this thread's next request, if that comes soon and the headers do not say `Connection: close`.
+        answer. The answer's body may have at most `longest` bytes, also after decompression. The values of its JSON
+        are bounded too, by its commas. The connection is kept for this thread's next request, if that comes soon
+        and the headers do not say `Connection: close`.
         """
         surrounding = sys.exception()
         session = self._session()
@@ -132,6 +134,8 @@ class Transport:
                 content += part
                 if len(content) > longest:
                     raise Unanswered("unreadable", f"the answer has more than {longest} bytes")
+        if content.count(b",") > _MOST_COMMAS:  # in memory, small values of JSON take many times their bytes
+            raise Unanswered("unreadable", f"the answer has more than {_MOST_COMMAS} values")
         return Reply(response.status_code, response.headers, bytes(content))
 
     def _session(self) -> requests.Session:

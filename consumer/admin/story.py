@@ -32,8 +32,8 @@ class Story:
 
     `record` is None if there is none at the place, and `reason` says why. `results` and `letters` are in the order
     in which they were written, without those of another record that was at the place before the topic was created
-    again. `is_whole` is False if the time limit ended the search, or an open transaction hides
-    the end of a topic that was searched.
+    again. `is_whole` is False if the time limit ended the search, or an open transaction hides the end of a topic
+    that was searched.
     """
 
     place: Place

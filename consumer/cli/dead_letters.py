@@ -187,10 +187,9 @@ def redrive(
     """Deliver dead letters again.
 
     Delivers all dead letters, those at PLACEs (TOPIC/PARTITION/OFFSET), or those that match the options. Each gets
-    another result. One that fails again becomes a new dead letter. Left out, unless --again is given, are letters
-    that were redriven before, those whose records a later replay delivered, and those of records that failed three
-    redrives. So you can stop it with Ctrl-C and run
-    it again. Exit status 1 if it gave up, 130 if you stopped it.
+    another result. One that fails again becomes a new dead letter. Without --again, it skips letters that were
+    redriven before, whose records a later replay delivered, or whose records failed three redrives. So you can stop
+    it with Ctrl-C and run it again. Exit status 1 if it gave up, 130 if you stopped it.
 
     \b
     Examples:

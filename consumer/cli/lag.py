@@ -62,11 +62,12 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
     loaded, status = source.load(), 0
     deployment = app.make_deployment(loaded)
     name, looks = loaded.kafka["group.id"], _looks(deployment, watch=watch)
+    reading = nullcontext if watch else while_read  # a reader that goes ends --watch
     if form is not Form.TABLE:
         rows = Csv(_COLUMNS) if form is Form.CSV else None
         for look in looks:
             status = _status(look)
-            with nullcontext() if watch else while_read():
+            with reading():
                 if rows is None:
                     print_json({"error": look} if isinstance(look, str) else look.as_json(name))
                 elif isinstance(look, str):
@@ -83,7 +84,7 @@ def lag(source: SettingsSource, watch: bool, form: Form) -> int:
                 live.update(shown, refresh=True)
             else:
                 # A pipe keeps every look, so an empty line separates them.
-                with nullcontext() if watch else while_read():
+                with reading():
                     console.print(shown, *([""] if watch else []), sep="\n")
     return status
 

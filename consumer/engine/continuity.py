@@ -153,7 +153,8 @@ class Continuity:
     def committed(self, outputs: Iterable[Output]) -> None:
         """Note committed records: they may belong to a new incarnation that is not known yet."""
         partition, noted = None, dict[int, int]()
-        for record, *_ in outputs:
+        for output in outputs:
+            record = output.record
             if (record.topic, record.partition) != partition:  # those of one partition follow each other
                 partition = Partition(record.topic, record.partition)
                 self._void.pop(partition, None)

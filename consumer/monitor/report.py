@@ -118,15 +118,12 @@ def overall(seen: Seen) -> Overall:
     return "working" if states & {"working", "backoff"} or was_busy else "idle"
 
 
-def _waiting(lanes: Sequence[LaneStatus]) -> list[LaneStatus]:
-    return [lane for lane in lanes if lane.state not in ("idle", "working")]
-
-
 def _waits(lanes: Sequence[LaneStatus], now: float) -> list[dict[str, Any]]:
     """Summarize what lanes wait for, with the number of lanes that wait for each."""
     waits: dict[tuple[str, str | None, str | None], list[LaneStatus]] = {}
-    for lane in _waiting(lanes):
-        waits.setdefault((lane.state, lane.waits_for, lane.message), []).append(lane)
+    for lane in lanes:
+        if lane.state not in ("idle", "working"):
+            waits.setdefault((lane.state, lane.waits_for, lane.message), []).append(lane)
     return [
         {"state": state, "on": on, "message": message, "lanes": len(those), "due_in": _due_in(those[0], now)}
         for (state, on, message), those in waits.items()

@@ -100,6 +100,14 @@ def test_an_answer_may_have_two_mebibytes_and_no_more() -> None:
                 assert said == f"the schema registry did not answer: the answer has more than {most} bytes"
 
 
+@pytest.mark.parametrize("value", [b"[]", b'""'])
+def test_an_answer_of_many_values_is_an_outage(value: bytes) -> None:
+    body = b'{"schema": [%b]}' % b",".join([value] * 200_002)
+    with server(OK + b"Content-Length: %d\r\n\r\n" % len(body), body) as url:
+        said = outage(registry(url, timeout=10))
+    assert said == "the schema registry did not answer: the answer has more than 200000 values"
+
+
 def test_each_request_has_its_own_connection() -> None:
     good = OK + b"Content-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)
     with answering(good, good) as url:  # it serves one connection alone
