@@ -10,7 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -20,6 +27,7 @@ from confluent_kafka.admin import (
 
 from consumer import app, settings
 from consumer.admin import reading
+from consumer.admin.asking import answered
 from consumer.admin.produce import Encoded, produce
 from consumer.admin.ranges import Topics
 from consumer.admin.topics import prepare_topics
@@ -236,6 +244,20 @@ class Stand:
         finally:
             consumer.close()
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def commit(self, places: list[TopicPartition]) -> None:
+        """Commit offsets for the group while it has no members, as soon as the broker knows the topics."""
+
+        def commit() -> None:
+            admin = self.cluster.make_admin("test")
+            [done] = admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self.cluster.group, places)]
+            ).values()
+            for place in done.result(30).topic_partitions or []:
+                if place.error:
+                    raise KafkaException(place.error)
+
+        answered(commit)
 
     def accepted(self, kind: str | None = None) -> list[tuple[str, str | None, str]]:
         """The events that the API accepted, in the order of arrival: array, status and id."""

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import TopicPartition
 
 from consumer.admin.topics import prepare_topics
 from tests.registry import RegistryServer
@@ -39,12 +39,7 @@ def test_a_verdict_without_a_reader_is_still_the_exit_status(registry_server: Re
 
 def test_an_audit_without_a_reader_still_says_whether_it_is_proven(stand: Stand) -> None:
     prepare_topics(stand.deployment, stand.deployment.output_topics)
-    admin = stand.cluster.make_admin("test")
-    beyond_the_end = [TopicPartition(stand.orders_topic, 0, 7)]
-    for committed in admin.alter_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(stand.cluster.group, beyond_the_end)]
-    ).values():
-        committed.result(30)
+    stand.commit([TopicPartition(stand.orders_topic, 0, 7)])  # beyond the end of the log
     assert status_without_a_reader(["audit"], **stand.environment) == (1, b"")
 
 
