@@ -23,7 +23,7 @@ _AN_IMAGE = 100
 _A_VARIANT = 2500
 """Bytes that a variant's event takes in memory, in addition to what it repeats of its product."""
 
-_TOO_MANY = f"have more images than the {MAX_REQUEST_BYTES} bytes of a request hold"
+_TOO_MANY = f"too many images for a request of at most {MAX_REQUEST_BYTES} bytes"
 
 CATEGORY_TAXONOMY = "jirafe.product_category_taxonomy"
 
@@ -134,8 +134,8 @@ def make_events(
         case "taxon:new" | "taxon:updated" | "taxon:persist":
             return _categories(payload, parameters, timestamp)
     raise UnknownMessageType(
-        f"message: unknown type '{message_type}'; known are cart:new, cart:updated, order:new, order:updated, "
-        "order:canceled, product:new, product:updated, taxon:new and taxon:updated"
+        f"message: unknown type '{message_type}'; known types: cart:new, cart:updated, order:new, "
+        "order:updated, order:canceled, product:new, product:updated, taxon:new and taxon:updated"
     )
 
 

@@ -133,7 +133,7 @@ class _Union(NamedTuple):
         # A number of up to _MOST_BRANCHES takes one byte.
         index, odd = divmod(body[0] if body else 1, 2)
         if odd or index >= len(self.branches):
-            raise Undecodable("the bytes are not a record of the union that their schema is")
+            raise Undecodable("the record does not begin with the number of a branch of its schema's union")
         return self.branches[index], body[1:]
 
 

@@ -60,8 +60,8 @@ def to_message(document: object, mark: Mark | None = None) -> Message:
     kind = kind_of(message_type)
     if kind is None:
         # Do not quote other text: it may be a whole message, with secrets.
-        what = f"unknown type '{message_type}'" if _TYPE.fullmatch(message_type) else "must be a type, and is text"
-        raise HubError(f"message: {what}; known are cart:*, order:*, product:* and taxon:* messages")
+        what = f"unknown type '{message_type}'" if _TYPE.fullmatch(message_type) else "not a message type"
+        raise HubError(f"message: {what}; known types: cart:*, order:*, product:* and taxon:*")
     return {
         "message": message_type,
         "message_id": envelope.text("message_id", "request_id") or "",

@@ -78,7 +78,7 @@ class Section:
     def of(cls, value: object, at: str, mark: Mark | None = None) -> "Section":
         """Make a section of a value, which must be an object."""
         if not isinstance(value, Mapping):
-            raise HubError(f"{at or 'the message'}: must be an object, and is {_form(value)}")
+            raise HubError(f"{at or 'the message'}: must be an object, but is {_form(value)}")
         return cls(value, at, mark)
 
     def __iter__(self) -> Iterator[str]:
@@ -95,7 +95,7 @@ class Section:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise HubError(f"{self._place(name)}: must be text or a number, and is {_said(value)}")
+                raise HubError(f"{self._place(name)}: must be text or a number, but is {_said(value)}")
             text = written(value, self._place(name))
             if text.strip():
                 marked: str = self._marked(text, name)
@@ -114,7 +114,7 @@ class Section:
             except (ValueError, OverflowError):
                 number = math.nan
             if not math.isfinite(number):
-                raise HubError(f"{self._place(name)}: must be a number, and is {_said(value)}")
+                raise HubError(f"{self._place(name)}: must be a number, but is {_said(value)}")
             marked: float = self._marked(number, name)
             return marked
         return None
@@ -125,7 +125,7 @@ class Section:
         if number is None:
             return None
         if number != int(number) or abs(number) >= 2**63:
-            raise HubError(f"{self._place(name)}: must be a whole number, and is {_said(self._raw[name])}")
+            raise HubError(f"{self._place(name)}: must be a whole number, but is {_said(self._raw[name])}")
         marked: int = self._marked(int(number), name)
         return marked
 
@@ -154,7 +154,7 @@ class Section:
         if values is None:
             return []
         if not isinstance(values, list):
-            raise HubError(f"{self._place(name)}: must be a list, and is {_form(values)}")
+            raise HubError(f"{self._place(name)}: must be a list, but is {_form(values)}")
         return [
             Section.of(value, f"{self._place(name)}.{index}", self._mark)
             for index, value in enumerate(values)

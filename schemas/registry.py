@@ -253,7 +253,7 @@ class _RegistryAnswer:
             raise RegistryUnavailable(f"the schema registry answered {self.status}{said}")
         value = self.body.get(name)
         if not isinstance(value, kind):
-            raise RegistryUnavailable("the schema registry's answer does not come from a schema registry")
+            raise RegistryUnavailable("the schema registry's URL leads to something that is not a schema registry")
         return value
 
     def whole_number(self, name: str) -> int:

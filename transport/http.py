@@ -1,4 +1,4 @@
-"""One HTTP request and its whole answer, bounded in time and size, whatever the server does.
+"""One HTTP request and its complete answer, bounded in time and size, whatever the server does.
 
 A socket's timeout limits only a single read, so a server that sends a byte now and then never exceeds it. Therefore
 a watcher shuts the connection down when the request's time is over. That ends every wait on it: connecting, a
@@ -56,7 +56,7 @@ class Unanswered(Exception):
 
 
 class Reply(NamedTuple):
-    """A whole answer; `content` is its body, decompressed."""
+    """A complete answer; `content` is its body, decompressed."""
 
     status: int
     headers: Mapping[str, str]
@@ -80,7 +80,7 @@ class Transport:
     def request(  # noqa: PLR0913 - what a request is made of
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, longest: int, timeout: float
     ) -> Reply:
-        """Make one request and read its whole answer. Blocks up to the timeout. Raises only Unanswered.
+        """Make one request and read its complete answer. Blocks up to the timeout. Raises only Unanswered.
 
         The timeout, in seconds, covers everything from the lookup of the host's name to the last byte of the
         answer. The answer's body may have at most `longest` bytes, also after decompression. The values of its JSON
@@ -167,12 +167,12 @@ class Transport:
             what = "TLS could not be set up"
         else:
             what = "the request failed"
-        over = f" over {_PROXY}" if _has_proxy(url) else ""
+        over = f" through {_PROXY}" if _has_proxy(url) else ""
         return Unanswered("connection", f"{what}{over} ({reason})")
 
 
 def _late(timeout: float) -> Unanswered:
-    return Unanswered("timeout", f"no whole answer within {round(timeout, 3):g} seconds")
+    return Unanswered("timeout", f"no complete answer within {round(timeout, 3):g} seconds")
 
 
 def _has_proxy(url: str) -> bool:
@@ -267,7 +267,9 @@ class _Watcher:
                 try:
                     threading.Thread(target=self._run, name="request deadlines", daemon=True).start()
                 except RuntimeError as error:
-                    raise Unanswered("connection", f"the request's time can't be watched ({error})") from None
+                    raise Unanswered(
+                        "connection", f"the request's time limit can't be enforced ({error})"
+                    ) from None
                 self._wakes = watch.end
             elif watch.end < self._wakes:
                 self._wakes = watch.end
@@ -378,7 +380,7 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
         if proxy.lower().startswith("socks"):
-            raise Unanswered("connection", f"no request can be made over {_PROXY}: SOCKS is not supported")
+            raise Unanswered("connection", f"can't send requests through {_PROXY}: SOCKS is not supported")
         manager = super().proxy_manager_for(proxy, **named)
         manager.pool_classes_by_scheme = _POOLS
         return manager

@@ -171,7 +171,7 @@ class _Topics:
         if self._single:
             yield _warning(
                 "topic",
-                f"only one replica of {', '.join(self._single)}: if a broker is lost, its records are lost.",
+                f"only one replica of {', '.join(self._single)}: if its broker is lost, so are the records.",
                 "use a replication factor of 3; see topics create --replication",
             )
 
@@ -181,8 +181,8 @@ class _Topics:
         if unclean:
             yield _warning(
                 "topic",
-                f"a replica that lacks the last records of {', '.join(unclean)} may become leader. Then they are "
-                "lost without a word.",
+                f"a replica that lacks the last records of {', '.join(unclean)} may become leader. Those "
+                "records are then lost silently.",
                 f"set {_UNCLEAN}=false",
             )
 
@@ -262,12 +262,12 @@ def _records(deployment: Deployment, topic: str, codec: Codec) -> Iterator[Findi
     try:
         found = sample(deployment.cluster, topic, codec)
     except KafkaUnusable as error:
-        fix = f"fix what the check of this topic says, or grant this client Read on {topic}"
+        fix = f"fix what the topic check reports, or grant this client Read on {topic}"
         yield _warning("records", f"not read: {error}", fix)
         return
     except RegistryUnavailable as error:
         yield _warning(
-            "records", f"{topic}: not read: {clause(str(error))}.", "fix what the check of the registry says"
+            "records", f"{topic}: not read: {clause(str(error))}.", "fix what the registry check reports"
         )
         return
     unread = found.records - found.read
@@ -291,7 +291,7 @@ def _hidden(deployment: Deployment, topics: _Topics) -> Iterator[Finding]:
         fix = "find the producer that hangs; see docs/operations.md#open-transaction"
         yield _warning("hidden", str(error), fix)
     except KafkaUnusable as error:
-        yield _warning("hidden", f"not checked: {error}", "fix what the check of the topic says")
+        yield _warning("hidden", f"not checked: {error}", "fix what the topic check reports")
 
 
 def _permissions(deployment: Deployment, admin: AdminClient, topics: _Topics) -> Finding:
@@ -421,7 +421,9 @@ def _token(api: CheckedApi) -> Finding:
             return _failed("token", f"{clause(problem)}.", fix)
         case Answered((Accepted(), *_)) | Answered():
             return _warning(
-                "token", "the API accepted an invalid event, which Jirafe would refuse: it validates nothing.", fix
+                "token",
+                "the API accepted an invalid event. Jirafe refuses those, so this may be another server.",
+                fix,
             )
 
 

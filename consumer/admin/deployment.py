@@ -8,7 +8,7 @@ from datetime import timedelta
 from consumer.engine.kafka import Cluster
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How much the clocks of producers, brokers and members may differ. `check` warns of more, `audit` tolerates it."""
+"""How much the clocks of producers, brokers and members may differ. `audit` tolerates it, `check` warns of more."""
 
 
 @dataclass(frozen=True, slots=True)

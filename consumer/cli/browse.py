@@ -58,7 +58,7 @@ def browse(source: SettingsSource, port: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())
     listener.start()
-    click.echo(f"Open {listener.url} in a browser. Ctrl-C ends it.")
+    click.echo(f"Open {listener.url} in a browser. Press Ctrl-C to stop.")
     stopped.wait()
     listener.close()
     return 0

@@ -66,7 +66,7 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
         from jirafe.sandbox import Sandbox, serve  # noqa: PLC0415 - of an extra
     api = Sandbox(credentials={token: [site]} if site is not None and token is not None else None)
     try:
-        serve(api, host, port, lambda url: click.echo(f"Jirafe sandbox at {url}; Ctrl-C ends it."))
+        serve(api, host, port, lambda url: click.echo(f"Jirafe sandbox at {url}. Press Ctrl-C to stop."))
     except UnicodeError:  # a label that is empty or too long, or a letter that no name may have
         raise click.UsageError(f"--host {host} is not the name of a host", click.get_current_context()) from None
     except OSError as error:
@@ -96,7 +96,7 @@ def broker(port: int) -> int:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     with EmbeddedBroker(port) as embedded:
-        click.echo(f"Kafka broker at {embedded.bootstrap_servers}, in memory; Ctrl-C ends it.")
+        click.echo(f"Kafka broker at {embedded.bootstrap_servers}, in memory. Press Ctrl-C to stop.")
         try:
             embedded.wait()
         except KeyboardInterrupt:

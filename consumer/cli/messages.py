@@ -32,7 +32,7 @@ from schemas.codec import Codec, Undecodable
 _NOTHING_SENT = {"level": "", "description": "nothing to send"}
 _LEVEL_STYLES = {"info": "green", "warn": "yellow", "error": "red"}
 _NARROWEST = 60
-"""Columns that a table of results needs. In fewer, the notification would be left out without a word."""
+"""Columns that a table of results needs. In fewer, the notification would be left out silently."""
 
 _PARAMETERS = (*settings.PARAMETERS, SITE_ID, ACCESS_TOKEN)
 _LATEST_MS = 253_402_300_799_000
@@ -171,8 +171,8 @@ def produce_command(source: SettingsSource, files: tuple[str, ...], topic: str |
     """Put hub messages into Kafka.
 
     Reads FILEs of JSON (- for standard input). A file has one message, a list of messages, or one message a
-    line. Before the first is sent, all messages are checked to fit the schema of their kind. Warns of types that
-    the consumer does not know, and of fields that may be misspelled. The key is the number of the cart or order,
+    line. Checks that all messages fit their schemas before it sends the first one. Warns about types that the
+    consumer does not know, and about fields that may be misspelled. The key is the number of the cart or order,
     the id of the taxon, or the sku of the product.
 
     \b
@@ -333,9 +333,8 @@ def _readable(records: Iterable[Record | None], codec: Codec) -> Iterator[tuple[
             yield record, codec.decode_result(record.value)
         except Undecodable as error:
             if not is_told:
-                click.echo(
-                    f"{PROGRAM} results: {record.place} was skipped, and so are others like it: {error}.", err=True
-                )
+                said = f"skipping {record.place}, and all others that can't be read: {error}"
+                click.echo(f"{PROGRAM} results: {said}.", err=True)
             is_told = True
 
 

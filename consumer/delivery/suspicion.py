@@ -27,9 +27,9 @@ class Suspicion:
     """What is known about an event that fails alone, or about a site where everything fails.
 
     `succeeded` and `failed` are the tally's counts when the suspicion began, at time `since`. `seen` is how many
-    had succeeded at the last try. `alone` counts the tries, and `counted` those with a success of others since the
-    try before. `is_probed` tells that some of those successes were only probes. Probes prove less, so `patience`
-    must pass too.
+    had succeeded at the last try. `alone` counts all tries. `counted` counts a try only if others succeeded since
+    the previous one. `is_probed` tells that some of those successes were only probes. Probes prove less, so
+    `patience` must pass too.
     """
 
     succeeded: int
@@ -48,7 +48,7 @@ class Suspicion:
     def failed_again(self, tally: Tally, max_attempts: int) -> bool:
         """Note a failed try, which the tally counts too. Returns whether the event or site is the cause.
 
-        A try counts if others succeeded since the try before. The event or site is the cause after `max_attempts`
+        A try counts if others succeeded since the previous try. The event or site is the cause after `max_attempts`
         tries that count, if so many failures in a row are very unlikely, given how often others failed meanwhile.
         So an event is not blamed while the API fails most requests, and never while it fails all.
         """

@@ -152,7 +152,7 @@ class _Demo:
         self._console.print(table)
         if complete:
             self._console.print(
-                "[green]Every message has exactly one result, every failed one is a dead letter.[/]"
+                "[green]Every message has exactly one result, and every failed one is a dead letter.[/]"
             )
         else:
             self._console.print(
@@ -184,7 +184,7 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
         ("add a second member to the group", f"{program} run"),
     ):
         console.print(f"  [dim]# {what}[/]\n  {command}", soft_wrap=True, highlight=False)
-    console.print("Ctrl-C ends it.")
+    console.print("Press Ctrl-C to stop.")
     try:
         signal.pause()
     except KeyboardInterrupt:

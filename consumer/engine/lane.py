@@ -211,7 +211,7 @@ class Lane(Generic[W]):
     def dispatch(self, strand: Strand[W], closed: frozenset[str] = frozenset(), shares: int = 1) -> Chunk[W]:
         """Put a chunk of a strand in flight. `closed` names the sites that are known to be down.
 
-        `shares` tells how many times as many records as usual it may have.
+        The chunk may have up to `shares` times the usual number of records.
         """
         behind: Behind = {}
         for other in self.strands:

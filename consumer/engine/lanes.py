@@ -79,7 +79,7 @@ class Lanes(Generic[W]):
         """Forget lanes, and everything in them that is not committed. The next owner delivers it.
 
         Requests of these lanes may still be on their way. A new lane of the same partition starts only once they
-        have ended, since its first requests have earlier or the same events of a key.
+        have ended: it sends the same events again, and the events of each key must stay in order.
         """
         for partition in partitions:
             lane = self._lanes.pop(partition, None)

@@ -21,7 +21,7 @@ Names = frozenset[Hashable]
 """Names by which records wait for each other. The handler chooses them, such as a site, or a key at a site."""
 
 Behind = dict[Hashable, tuple[int, str]]
-"""For each name, the offset and strand of the first waiting record outside of a chunk that has it."""
+"""For each name, the offset and the strand of the first record with it that waits outside the chunk."""
 
 
 @dataclass(slots=True)
@@ -69,8 +69,8 @@ class Trouble:
 
     `retry_after` is in seconds, if a server asked for it. It is obeyed up to `Backoff.longest_retry_after`. `held`
     marks a trouble that only an operator can end. The chunk is tried again after `Options.hold_interval`, or as
-    soon as `Reload` says so. If one of the two is set, every chunk that waits for the same thing waits as long,
-    even if this try named it in `working`.
+    soon as `Reload` says so. If `retry_after` or `held` is set, all chunks that wait for the same thing wait as
+    long, even if this try named it in `working`.
 
     `isolating` marks a chunk with a record that is suspected to be the cause. Such a chunk waits longer with each
     try, even while `waits_for` works for others.
@@ -312,7 +312,7 @@ class Hooks:
         """Note a transaction that was committed: its outputs, and the seconds it took.
 
         The outputs of one partition are in order. There may be no outputs: then only the ends of partitions were
-        committed, or the reason why they wait.
+        committed, or metadata that says why a partition waits.
         """
 
     def aborted(self) -> None:

@@ -13,10 +13,10 @@ from consumer.engine.ports import Apart, Behind, Chunk, Names, Trouble, W
 from consumer.engine.records import Partition, Record
 
 MAIN = ""
-"""The strand of records that no handler has seen yet."""
+"""The name of the main strand: new records, and those that no longer wait for anything."""
 
 MOST_SHARES = 8
-"""How many times as many records as usual a chunk may have, while few partitions have records."""
+"""A chunk may have up to this many times the usual number of records while few partitions have records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Strand(Generic[W]):
     `due` is the time of the next try. `trouble` is the trouble of the last try, and `waits_for` names what must
     work again before the next try; each is None if there is none. `is_ready` is set while a request of the last
     try is still pending, and returns whether it is answered. `id` identifies the strand at gates. `since` is when
-    the strand was made, or the main strand's trouble began, `tried` when a chunk of it was last dispatched. Its
+    the strand was made, or when the main strand's trouble began. `tried` is when its last chunk was dispatched. Its
     records wait while `after`, a chunk of the main strand, is not finished.
 
     A record first waits. Then it is in flight with its chunk, once or several times, with backoff between tries.

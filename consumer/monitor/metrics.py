@@ -109,7 +109,7 @@ class Metrics:
         )
         self._sites = _Names(MOST_SITES)
         self._duration = histogram(
-            "request_duration_seconds", "Seconds from a request to its whole answer.", _SECONDS
+            "request_duration_seconds", "Seconds from a request to its complete answer.", _SECONDS
         )
         self._size = histogram("request_size_bytes", "Size of a request's body.", _BYTES)
         self._batch = histogram("request_events", "Events in a request.", _BATCH)

@@ -14,7 +14,7 @@ from consumer.monitor.monitor import Monitor
 from consumer.monitor.report import STUCK_AFTER, About, Seen, is_stuck, report
 from consumer.monitor.status import MemberStatus
 
-STUCK = f"the main loop has not reported for over {STUCK_AFTER:.0f} s: restart this member, no record is lost"
+STUCK = f"the main loop has not reported for over {STUCK_AFTER:.0f} s; restart this member. No records are lost"
 
 PATIENCE = 10.0
 """The time limit of a connection, in seconds. A connection that takes longer is dropped."""

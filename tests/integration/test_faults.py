@@ -326,7 +326,7 @@ def test_a_site_that_never_works_is_given_up_if_only_a_message_names_it(
     member = stand.member(**settings)
     assert Counter(result["code"] for result in stand.await_results(31)) == {200: 30, 500: 1}
     (letter,) = stand.dead_letters()
-    assert "to everything sent to this site, while other sites worked" in str(letter.headers)
+    assert "for everything sent to this site, while other sites worked" in str(letter.headers)
     assert numbers(stand) == {f"R{number}" for number in range(30)}
     assert member.said("theirs") == 0
 

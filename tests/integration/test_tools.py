@@ -670,10 +670,10 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("environment", "said"),
         [
-            ({"HTTP_PROXY": "http://[::1"}, "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"),
+            ({"HTTP_PROXY": "http://[::1"}, "through the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"),
             (
                 {"HTTP_PROXY": "ftp://secret@127.0.0.1:1"},
-                "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
+                "through the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
             ),
             (
                 {"JIRAFE_URL": "https://127.0.0.1:1/v2", "REQUESTS_CA_BUNDLE": "/nowhere/ca.pem"},
@@ -772,7 +772,7 @@ class TestCheck:
             ((401, b"{}"), "the schema registry answered 401."),
             ((401, b'{"message": "Log in first."}'), "the schema registry answered 401: Log in first."),
             ((404, b"<html>"), "the schema registry answered 404."),
-            ((200, b"<html>"), "the schema registry's answer does not come from a schema registry."),
+            ((200, b"<html>"), "the schema registry's URL leads to something that is not a schema registry."),
         ],
     )
     def test_a_registry_with_a_wrong_answer_fails(

@@ -41,7 +41,13 @@ def test_init_does_not_change_existing_files(name: str, *, dangling: bool, tmp_p
 
 
 def test_the_readme_shows_a_message_and_the_output_of_its_preview() -> None:
-    _, _, section = Path("README.md").read_text().partition("\nA message as the hub sends it:\n")
+    _, _, section = (
+        Path("README.md")
+        .read_text()
+        .partition(
+            "\nThe hub is the integration service that writes a shop's messages to Kafka. One of its messages:\n"
+        )
+    )
     shown = re.findall(r"```(?:json|console)\n(.*?)```", section, flags=re.DOTALL)[:2]
     command, _, printed = shown[1].partition("\n")
     program, *arguments = command.removeprefix("$ ").split()

@@ -380,7 +380,7 @@ class TestFailures:
     def test_answer_later_than_the_timeout(self, api: ServedSandbox) -> None:
         api.sandbox.add_fault({"action": "delay", "seconds": 60})
         impatient = Client(api.url, timeout=0.1)
-        assert impatient.send(SITE, DOCUMENTS) == Failed("timeout", "no whole answer within 0.1 seconds")
+        assert impatient.send(SITE, DOCUMENTS) == Failed("timeout", "no complete answer within 0.1 seconds")
         assert api.send() == ALL_ACCEPTED
 
     def test_unreachable_port(self) -> None:

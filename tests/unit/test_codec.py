@@ -467,7 +467,7 @@ class TestConfluent:
 
     def test_registry_that_does_not_answer_is_an_outage(self, registry_server: RegistryServer) -> None:
         registry_server.answering.clear()
-        with pytest.raises(RegistryUnavailable, match=r"no whole answer within 0\.1 seconds"):
+        with pytest.raises(RegistryUnavailable, match=r"no complete answer within 0\.1 seconds"):
             Codec(registry_server.registry(timeout=0.1)).decode(confluent(1, b""))
 
     def test_known_schemas_work_during_an_outage(self) -> None:
@@ -497,9 +497,9 @@ class TestOddRegistries:
             (401, b"{}", " answered 401"),
             (500, b"", " answered 500"),
             (500, b'{"error_code": 40403, "message": "odd"}', " answered 500: odd"),
-            (200, b"{}", "'s answer does not come from a schema registry"),
-            (200, b"[]", "'s answer does not come from a schema registry"),
-            (200, b'{"schema": {}}', "'s answer does not come from a schema registry"),
+            (200, b"{}", "'s URL leads to something that is not a schema registry"),
+            (200, b"[]", "'s URL leads to something that is not a schema registry"),
+            (200, b'{"schema": {}}', "'s URL leads to something that is not a schema registry"),
         ],
     )
     def test_unexpected_answers_are_an_outage(

@@ -450,61 +450,61 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("document", "sentence"),
         [
-            ([], "the message: must be an object, and is a list"),
-            ("order", "the message: must be an object, and is text"),
-            (None, "the message: must be an object, and is null"),
+            ([], "the message: must be an object, but is a list"),
+            ("order", "the message: must be an object, but is text"),
+            (None, "the message: must be an object, but is null"),
             ({}, "message: missing, and there is no cart, order, product or taxon that shows the type"),
-            ({"message": {"a": 1}}, "message: must be text or a number, and is an object"),
-            ({"message": True}, "message: must be text or a number, and is true"),
+            ({"message": {"a": 1}}, "message: must be text or a number, but is an object"),
+            ({"message": True}, "message: must be text or a number, but is true"),
             (
                 {"message": "shipment:ready", "order": {}},
-                "message: unknown type 'shipment:ready'; known are cart:*, order:*, product:* and taxon:* messages",
+                "message: unknown type 'shipment:ready'; known types: cart:*, order:*, product:* and taxon:*",
             ),
-            ({"message": "order:new", "payload": []}, "payload: must be an object, and is a list"),
-            ({"message_id": [], "cart": {}}, "message_id: must be text or a number, and is a list"),
-            ({"cart": 1}, "cart: must be an object, and is 1"),
-            ({"cart": {}, "original": "x"}, "original: must be an object, and is text"),
-            ({"taxon": {"name": {}}}, "taxon.name: must be text or a number, and is an object"),
-            ({"order": {"email": []}}, "order.email: must be text or a number, and is a list"),
-            ({"order": {"total": "ten"}}, 'order.total: must be a number, and is "ten"'),
-            ({"order": {"total": "NaN"}}, 'order.total: must be a number, and is "NaN"'),
-            ({"order": {"total": "1_000"}}, 'order.total: must be a number, and is "1_000"'),
-            ({"order": {"total": True}}, "order.total: must be a number, and is true"),
-            ({"order": {"total": {}}}, "order.total: must be a number, and is an object"),
-            ({"order": {"totals": {"item": "1,99"}}}, 'order.totals.item: must be a number, and is "1,99"'),
-            ({"order": {"totals": []}}, "order.totals: must be an object, and is a list"),
-            ({"order": {"line_items": {"a": 1}}}, "order.line_items: must be a list, and is an object"),
-            ({"order": {"line_items": [{}, 5]}}, "order.line_items.1: must be an object, and is 5"),
+            ({"message": "order:new", "payload": []}, "payload: must be an object, but is a list"),
+            ({"message_id": [], "cart": {}}, "message_id: must be text or a number, but is a list"),
+            ({"cart": 1}, "cart: must be an object, but is 1"),
+            ({"cart": {}, "original": "x"}, "original: must be an object, but is text"),
+            ({"taxon": {"name": {}}}, "taxon.name: must be text or a number, but is an object"),
+            ({"order": {"email": []}}, "order.email: must be text or a number, but is a list"),
+            ({"order": {"total": "ten"}}, 'order.total: must be a number, but is "ten"'),
+            ({"order": {"total": "NaN"}}, 'order.total: must be a number, but is "NaN"'),
+            ({"order": {"total": "1_000"}}, 'order.total: must be a number, but is "1_000"'),
+            ({"order": {"total": True}}, "order.total: must be a number, but is true"),
+            ({"order": {"total": {}}}, "order.total: must be a number, but is an object"),
+            ({"order": {"totals": {"item": "1,99"}}}, 'order.totals.item: must be a number, but is "1,99"'),
+            ({"order": {"totals": []}}, "order.totals: must be an object, but is a list"),
+            ({"order": {"line_items": {"a": 1}}}, "order.line_items: must be a list, but is an object"),
+            ({"order": {"line_items": [{}, 5]}}, "order.line_items.1: must be an object, but is 5"),
             (
                 {"order": {"line_items": [{"quantity": 1.5}]}},
-                "order.line_items.0.quantity: must be a whole number, and is 1.5",
+                "order.line_items.0.quantity: must be a whole number, but is 1.5",
             ),
             (
                 {"order": {"line_items": [{"quantity": 2**63}]}},
-                "order.line_items.0.quantity: must be a whole number, and is 9223372036854775808",
+                "order.line_items.0.quantity: must be a whole number, but is 9223372036854775808",
             ),
             (
                 {"order": {"line_items": [{"quantity": -1e30}]}},
-                "order.line_items.0.quantity: must be a whole number, and is -1e+30",
+                "order.line_items.0.quantity: must be a whole number, but is -1e+30",
             ),
             (
                 {"order": {"previous": {}}, "previous": {"line_items": [{"variant": {"images": [{"url": []}]}}]}},
-                "previous.line_items.0.variant.images.0.url: must be text or a number, and is a list",
+                "previous.line_items.0.variant.images.0.url: must be text or a number, but is a list",
             ),
             (
                 {"order": {"line_items": [{"variant": {"product": {"taxons": [{"id": 1}, {"id": [2]}]}}}]}},
-                "order.line_items.0.variant.product.taxons.1.id: must be text or a number, and is a list",
+                "order.line_items.0.variant.product.taxons.1.id: must be text or a number, but is a list",
             ),
             (
                 {"order": {"adjustments": [{"value": "x"}]}},
-                'order.adjustments.0.value: must be a number, and is "x"',
+                'order.adjustments.0.value: must be a number, but is "x"',
             ),
-            ({"order": {"bill_address": "x"}}, "order.bill_address: must be an object, and is text"),
+            ({"order": {"bill_address": "x"}}, "order.bill_address: must be an object, but is text"),
             (
                 {"order": {"bill_address": {"country": {"name": []}}}},
-                "order.bill_address.country.name: must be text or a number, and is a list",
+                "order.bill_address.country.name: must be text or a number, but is a list",
             ),
-            ({"order": {}, "diff": ["status"]}, "diff: must be an object, and is a list"),
+            ({"order": {}, "diff": ["status"]}, "diff: must be an object, but is a list"),
             (
                 {"order": {}, "parameters": "x"},
                 "parameters: must be a list of objects with name and value, or one object",
@@ -535,7 +535,7 @@ class TestErrors:
     def test_shorten_long_values(self, length: int, quoted: str) -> None:
         with pytest.raises(HubError) as caught:
             order(total="x" * length)
-        assert str(caught.value) == f"order.total: must be a number, and is {quoted}"
+        assert str(caught.value) == f"order.total: must be a number, but is {quoted}"
 
 
 SECRETS = {"parameters": {"jirafe.access_token": "secret"}}
@@ -545,15 +545,15 @@ TEXT = orjson.dumps(SECRETS).decode()
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        ([SECRETS], "the message: must be an object, and is a list"),
-        (TEXT, "the message: must be an object, and is text"),
-        ({"message": "order:new", "payload": TEXT}, "payload: must be an object, and is text"),
-        ({"order": TEXT}, "order: must be an object, and is text"),
-        ({"order": {"line_items": TEXT}}, "order.line_items: must be a list, and is text"),
-        ({"order": {"line_items": [TEXT]}}, "order.line_items.0: must be an object, and is text"),
+        ([SECRETS], "the message: must be an object, but is a list"),
+        (TEXT, "the message: must be an object, but is text"),
+        ({"message": "order:new", "payload": TEXT}, "payload: must be an object, but is text"),
+        ({"order": TEXT}, "order: must be an object, but is text"),
+        ({"order": {"line_items": TEXT}}, "order.line_items: must be a list, but is text"),
+        ({"order": {"line_items": [TEXT]}}, "order.line_items.0: must be an object, but is text"),
         (
             {"message": TEXT},
-            "message: must be a type, and is text; known are cart:*, order:*, product:* and taxon:* messages",
+            "message: not a message type; known types: cart:*, order:*, product:* and taxon:*",
         ),
     ],
 )

@@ -78,13 +78,13 @@ class TestTime:
     def test_a_slow_server_is_an_outage_after_the_time_limit(self) -> None:
         with server(OK, drip=b"X-More: 1\r\n") as url:
             said = outage(registry(url, TIMEOUT))
-        assert said == "the schema registry did not answer: no whole answer within 0.3 seconds"
+        assert said == "the schema registry did not answer: no complete answer within 0.3 seconds"
 
     def test_references_of_a_schema_share_its_time_limit(self) -> None:
         references = [{"name": f"n{at}", "subject": f"s{at}", "version": 1} for at in range(90)]
         one = json.dumps({"schema": json.dumps(LESS), "references": references}).encode()
         with server(OK + b"Content-Length: %d\r\n\r\n%b" % (len(one), one), pause=0.05) as url:
-            assert "no whole answer within 0" in outage(registry(url, TIMEOUT))
+            assert "no complete answer within 0" in outage(registry(url, TIMEOUT))
 
 
 def test_an_answer_may_have_two_mebibytes_and_no_more() -> None:
@@ -114,7 +114,7 @@ def test_each_request_has_its_own_connection() -> None:
     with answering(good, good) as url:  # it serves one connection alone
         subject = registry(url, timeout=3)
         assert subject.schema(7) == [LESS]
-        assert "no whole answer" in outage(subject)
+        assert "no complete answer" in outage(subject)
 
 
 LOCATIONS = [
@@ -150,7 +150,7 @@ class TestAnythingElseIsAnOutage:
     def test_an_unusable_proxy(self, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", proxy)
         said = outage(registry("http://registry.test"))
-        assert "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in said
+        assert "through the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in said
 
     @given(
         st.lists(

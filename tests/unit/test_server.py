@@ -97,7 +97,7 @@ def test_probes_follow_the_monitor(monitor: Monitor, visitor: Visitor) -> None:
     assert visitor.json("/readyz") == (503, {"status": "not ready", "reasons": [silent]})
     assert visitor.json("/healthz")[0] == 200  # a restart would not help
     turn(monitor, {}, seconds_ago=STUCK_AFTER + 1)
-    stuck = "the main loop has not reported for over 120 s: restart this member, no record is lost"
+    stuck = "the main loop has not reported for over 120 s; restart this member. No records are lost"
     assert visitor.json("/healthz") == (503, {"status": "stuck", "reasons": [stuck]})
 
 

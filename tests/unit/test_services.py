@@ -122,8 +122,8 @@ class TestEvents:
         with pytest.raises(UnknownMessageType) as caught:
             make_events(message_type, {}, {})
         assert str(caught.value) == (
-            f"message: unknown type '{message_type}'; known are cart:new, cart:updated, order:new, order:updated, "
-            "order:canceled, product:new, product:updated, taxon:new and taxon:updated"
+            f"message: unknown type '{message_type}'; known types: cart:new, cart:updated, order:new, "
+            "order:updated, order:canceled, product:new, product:updated, taxon:new and taxon:updated"
         )
 
 

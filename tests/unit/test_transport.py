@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 TIMEOUT = 0.2
 LONGEST = 1_000_000
-LATE = f"no whole answer within {TIMEOUT:g} seconds"
+LATE = f"no complete answer within {TIMEOUT:g} seconds"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -175,7 +175,7 @@ class TestTimeLimit:
     def test_that_has_already_passed(self, timeout: float) -> None:
         with answering(OK) as url:
             error = failed(url, timeout=timeout)
-        assert (error.cause, error.message) == ("timeout", f"no whole answer within {timeout} seconds")
+        assert (error.cause, error.message) == ("timeout", f"no complete answer within {timeout} seconds")
 
     def test_ends_only_late_requests(self) -> None:
         subject = Transport()
@@ -378,7 +378,7 @@ class TestSurroundings:
         error = failed(f"{scheme}://127.0.0.1:1")
         assert error.cause == "connection"
         assert "word" not in error.message
-        assert "over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in error.message
+        assert "through the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names" in error.message
 
     def test_a_proxy_that_makes_no_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with answering(b"HTTP/1.1 407 Not with word\r\n\r\n", drip=b"") as url:
@@ -392,7 +392,7 @@ class TestSurroundings:
     def test_a_socks_proxy(self, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ALL_PROXY", proxy)
         assert failed("https://127.0.0.1:1").message == (
-            "no request can be made over the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names: "
+            "can't send requests through the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names: "
             "SOCKS is not supported"
         )
 
@@ -436,7 +436,7 @@ class TestSurroundings:
                 patch.setattr(threading.Thread, "start", start)
                 error = failed(url)
             assert error.cause == "connection"
-            assert error.message == "the request's time can't be watched (can't start new thread)"
+            assert error.message == "the request's time limit can't be enforced (can't start new thread)"
             subject = Transport()
             with monkeypatch.context() as patch:
                 patch.setattr(threading.Thread, "start", start)

@@ -73,7 +73,7 @@ class TestJson:
         [
             (b'{"message": "order:new"', "begins like JSON, but is not valid JSON: "),
             (b"[" * 100_000, "begins like JSON, but is not valid JSON: "),
-            (b"[]", "is JSON, and not a message of the hub: the message: must be an object, and is "),
+            (b"[]", "is JSON, and not a message of the hub: the message: must be an object, but is "),
             (b"{}", "is JSON, and not a message of the hub: message: missing"),
             (b'{"message": "user:new"}', "is JSON, and not a message of the hub: message: unknown type 'user:new'"),
             (
@@ -82,7 +82,7 @@ class TestJson:
             ),
             (
                 b'{"message": "cart:new", "payload": {"cart": {"item_total": %b}}}' % nested(197),
-                "is JSON, and not a message of the hub: cart.item_total: must be a number, and is a list",
+                "is JSON, and not a message of the hub: cart.item_total: must be a number, but is a list",
             ),
             (
                 b'{"message": "order:new", "payload": {"order": {"totals": {"order": "x"}}}}',
@@ -288,7 +288,7 @@ class TestUnions:
     @pytest.mark.parametrize("body", [b"", b"\x01", b"\x02", b"\x7f", b"\xff", b"\x80\x01"])
     def test_an_invalid_branch_number_is_undecodable(self, registry_server: RegistryServer, body: bytes) -> None:
         schema_id = registry_server.keep(json.dumps([LESS]))
-        with pytest.raises(Undecodable, match="not a record of the union that their schema is"):
+        with pytest.raises(Undecodable, match="does not begin with the number of a branch of its schema's union"):
             Codec(registry_server.registry()).decode_message(confluent(schema_id, body))
 
     def test_a_union_has_at_most_64_branches(self, registry_server: RegistryServer) -> None:

@@ -15,7 +15,7 @@ from schemas.hub import to_message
 from tests.messages import line_item, order
 
 CODEC = Codec()
-TOO_MANY = Fault("unmappable", "line_items: have more images than the 10485760 bytes of a request hold")
+TOO_MANY = Fault("unmappable", "line_items: too many images for a request of at most 10485760 bytes")
 OURS = Defaults(Credentials("1", "ours"), {"jirafe.store_url": "https://shop.example"})
 
 

@@ -281,7 +281,7 @@ def test_a_flood_is_held_and_logged_once_and_none_of_it_is_written(office: Offic
 
 
 def test_records_of_a_site_that_was_given_up_do_not_count_as_a_flood(office: Office) -> None:
-    given_up = DeadLetter(FAILING, "503, to everything sent to this site, while other sites worked", 10)
+    given_up = DeadLetter(FAILING, "503, for everything sent to this site, while other sites worked", 10)
     for first in range(0, 40, 4):
         office.finish(A, *range(first, first + 4), letter=given_up)
     assert offsets(office.commit()) == [{A: 40}]
