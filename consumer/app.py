@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -292,9 +292,10 @@ class Reloader:
             changed += [name for name, path in found.files.items() if path in files and name not in changed]
             reconnect = any(map(reconnects, changed))
             if reconnect:
-                self._use(self._running.with_defaults_of(found).kafka)
-        except SettingsError as error:
-            self._log.error("settings_refused", faults=error.faults)
+                self._cluster.use(self._running.with_defaults_of(found).kafka)
+        except (SettingsError, KafkaUnusable) as error:
+            faults = error.faults if isinstance(error, SettingsError) else [str(error)]
+            self._log.error("settings_refused", faults=faults)
             return Reloaded()
         self._source.accept()
         taken = [name for name in changed if name in TAKEN_IN_PLACE or reconnects(name)]
@@ -307,16 +308,6 @@ class Reloader:
         if asked and not changed:
             self._log.info("settings_unchanged")
         return Reloaded(try_again=asked or bool(taken), reconnect=reconnect)
-
-    def _use(self, properties: Mapping[str, str]) -> None:
-        """Use these properties for new clients. Raises SettingsError if no client can be made with them."""
-        before = self._cluster.properties
-        self._cluster.use(properties)
-        try:
-            self._cluster.make_consumer(self._cluster.consumer_properties).close()
-        except KafkaUnusable as error:
-            self._cluster.use(before)
-            raise SettingsError([str(error)]) from None
 
 
 def make_status_server(address: str, settings: Settings, monitor: Monitor) -> StatusServer:

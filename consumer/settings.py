@@ -38,6 +38,7 @@ _MAY_LOOK_LIKE_A_NUMBER = ("client.", "group.", "sasl.", "ssl.", "bootstrap.serv
 
 _FIXED = {
     "enable.auto.commit": "offsets are committed with their results",
+    "check.crcs": "the library would skip damaged records",
     "default.topic.config": "set the properties themselves",
     "delivery.report.only.error": "only failed deliveries are reported to a member",
     "enable.auto.offset.store": "offsets are committed with their results",
@@ -231,12 +232,12 @@ def _folder(path: Path) -> Path:
     try:
         names = sorted(os.listdir(path))  # Path.glob would find nothing in a folder that can't be read
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"must be a folder, and {path} is not one") from None
+        raise ValueError(f"must be a folder, but {path} is not one") from None
     except OSError as error:
-        raise ValueError(f"must be a folder, and {path} can't be read ({error.strerror or error})") from None
+        raise ValueError(f"must be a folder, but {path} can't be read ({error.strerror or error})") from None
     for file in (path / name for name in names):
         if file.suffix == ".avsc" and _is_irregular(file):
-            raise ValueError(f"must have schemas in regular files, and {file} is not a regular file")
+            raise ValueError(f"must have schemas in regular files, but {file} is not a regular file")
     return path
 
 

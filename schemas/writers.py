@@ -41,6 +41,7 @@ _BYTES_PER_VALUE = 4
 _LARGEST_FIXED = 2**31 - 1
 _LONGEST_VARINT = 10
 _BYTES_OF = {"null": 0, "boolean": 1, "float": 4, "double": 8}
+_PRIMITIVE_NAMES = {*_BYTES_OF, "int", "long", "bytes", "string"}
 
 
 def for_reading(schema: object) -> AvroType:
@@ -143,7 +144,7 @@ class Lookthrough:
     """Checks records of one schema before they are decoded. Safe to share between threads.
 
     The schema is the last of some parsed schemas. Each may refer to those before it. `reader` is our schema, None
-    if the records are read as they were written.
+    if the records are read as they were written. Raises ValueError if a name in the schemas is ambiguous.
     """
 
     def __init__(self, schemas: Sequence[Schema], reader: Schema | None = None) -> None:
@@ -237,9 +238,21 @@ class _Shapes:
             case {"type": "map", "values": values}:
                 return _around([self.of(values)])
             case _:
-                self.types[schema["name"]] = schema
+                self._define(schema)
                 self._shapes[schema["name"]] = shape = self._of_named(schema)
                 return shape
+
+    def _define(self, schema: Schema) -> None:
+        """Note a named type. Raises ValueError if its name could also mean another type.
+
+        The decoder takes a primitive for the type of that name, and the last of several definitions.
+        """
+        name = schema["name"]
+        if name in _PRIMITIVE_NAMES:
+            raise ValueError(f"it defines a type with the name of a primitive, {name}")
+        if name in self.types and _defined(self.types[name]) != _defined(schema):
+            raise ValueError(f"it has two definitions of {name}")
+        self.types[name] = schema
 
     def _of_named(self, schema: Schema) -> _Shape:
         match schema["type"]:
@@ -253,6 +266,11 @@ class _Shapes:
                 if not inner or values > _PLAINLY_WIDE:
                     return _UNBOUNDED
                 return _Shape(1 + max(each.depth for each in inner), values, any(each.sees_end for each in inner))
+
+
+def _defined(schema: Schema) -> Schema:
+    """Return what defines a named type, without what the parser adds."""
+    return {key: value for key, value in schema.items() if not key.startswith("__")}
 
 
 def _around(inner: Sequence[_Shape]) -> _Shape:
@@ -322,11 +340,11 @@ class _Pass:
             for _ in range(abs(count)):
                 yield
             if size not in (None, self._at - begun):
-                raise ValueError(f"a block is said to have {size} bytes, and has {self._at - begun}")
+                raise ValueError(f"a block declares {size} bytes, but has {self._at - begun}")
 
     def _skip(self, count: int) -> None:
         if not 0 <= count <= len(self._body) - self._at:
-            raise ValueError(f"{count} bytes are said to follow, and {len(self._body) - self._at} do")
+            raise ValueError(f"{count} bytes should follow, but only {len(self._body) - self._at} are left")
         self._at += count
 
     def _number(self) -> int:

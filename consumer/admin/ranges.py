@@ -28,21 +28,25 @@ class NotAPosition(ValueError):
 
 
 def parse_time(text: str, now: datetime) -> datetime:
-    """Parse a time: ISO 8601 with a zone, a date (midnight in UTC), or how long ago. Raises NotAPosition."""
+    """Parse a time: ISO 8601 with a zone, a date (midnight in UTC), or how long ago. Raises NotAPosition.
+
+    A time before 1970 becomes the start of 1970: no record is older.
+    """
     text = text.strip()
     try:
         if ago := _AGO.fullmatch(text):
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        if _DATE.fullmatch(text):
-            return datetime.fromisoformat(text).replace(tzinfo=UTC)
-        moment = datetime.fromisoformat(text)
+            moment = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        elif _DATE.fullmatch(text):
+            moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
+        else:
+            moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise NotAPosition(
             f"'{text}' is not a time: write ISO 8601 with a zone (2014-03-01T10:00Z), a date, or 2h for 2 hours ago"
         ) from None
     if moment.tzinfo is None:
         raise NotAPosition(f"'{text}' has no zone: add Z for UTC, or an offset like +01:00")
-    return moment
+    return max(moment, _EPOCH)
 
 
 def parse_position(text: str, now: datetime) -> Position:

@@ -237,7 +237,13 @@ def _check_leaders(cluster: Cluster, places: Collection[Partition]) -> None:
 
 @contextmanager
 def _reader(cluster: Cluster, **properties: object) -> Iterator[Consumer]:
-    own = {"group.id": f"{cluster.group}.reader"}
+    # What a user sets for the member must not make records seem absent or hidden here.
+    own = {
+        "group.id": f"{cluster.group}.reader",
+        "auto.offset.reset": "earliest",
+        "fetch.min.bytes": 1,
+        "fetch.wait.max.ms": 500,
+    }
     config = {**cluster.consumer_properties, **cluster.client_properties("reader"), **own, **properties}
     config.pop("group.instance.id", None)
     consumer = cluster.make_consumer(config)

@@ -30,8 +30,11 @@ _LOOK = 0.1
 class GivesUp(Handler[W], Protocol[W]):
     """A handler that can give up single events that block a redelivery."""
 
-    def give_up_suspects(self, chunk: Chunk[W], message: str) -> bool:
-        """Give up events that fail while their site accepts others. Returns whether there were any. May block."""
+    def give_up_suspects(self, chunk: Chunk[W], message: str, still_wanted: Callable[[], bool]) -> bool:
+        """Give up events that fail while their site accepts others. Returns whether there were any.
+
+        Blocks for requests. Begins none that is no longer `still_wanted`.
+        """
 
 
 class Watcher:
@@ -131,8 +134,13 @@ class Redeliverer(Generic[W]):
         return answers
 
     def _give_up(self, retries: Sequence[Retry[W] | Raised[W]], failures: int) -> None:
-        """Give up events that fail while the API accepts others. Raises GaveUp if there are none."""
-        given_up = [self._handler.give_up_suspects(retry.chunk, retry.trouble.message) for retry in retries]
+        """Give up events that fail while the API accepts others. Raises GaveUp if there are none, Interrupted."""
+        given_up = [
+            self._handler.give_up_suspects(retry.chunk, retry.trouble.message, lambda: not self._watcher.stopped)
+            for retry in retries
+        ]
+        if self._watcher.stopped:
+            raise Interrupted("stopped")
         if not any(given_up):
             raise GaveUp(f"{clause(retries[0].trouble.message)}, {failures} times in a row")
 

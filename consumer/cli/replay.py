@@ -18,7 +18,7 @@ from consumer.cli.usage import a_lasting, a_position, a_rate, check_consumed, of
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
 from consumer.printing import Console, print_json, while_read
-from consumer.settings import Settings, SettingsSource
+from consumer.settings import Settings, SettingsSource, is_utf8
 from schemas.codec import Codec, Undecodable
 
 
@@ -88,6 +88,8 @@ def replay(
         "--key": [key],
         "--site": [site],
     }
+    if unwritable := [name for name, values in words.items() if not is_utf8("".join(map(str, values)))]:
+        raise click.UsageError(f"{unwritable[0]} takes UTF-8, which its value is not", click.get_current_context())
     written = _written(words)
     plan = Plan(
         topic,
@@ -105,10 +107,10 @@ def replay(
     stopped_at = job.resumed(ranges)
     is_relative = (first, after) != (start, end)
     if resume and stopped_at is None:
-        how = "give the times that it printed when it began, or leave out --resume to start one"
-        raise UsageError(
-            f"no replay of {written} was stopped; {how if is_relative else 'leave out --resume to start it'}."
-        )
+        how = "leave out --resume to start it"
+        if is_relative:
+            how = "give the times that it printed when it began, or leave out --resume to start one"
+        raise UsageError(f"there is no stopped replay with {written}; {how}.")
     for each in ranges:
         if from_offset is not None and each.start > from_offset:
             click.echo(f"{PROGRAM} replay: the log of {each.of} begins at the offset {each.start}.", err=True)
@@ -119,8 +121,8 @@ def replay(
         return _tell(job, codec, stopped_at if resume and stopped_at else ranges, as_json=as_json)
     if not (resume or restart) and stopped_at is not None:
         raise UsageError(
-            f"a replay of {written} was stopped, or still runs; give --resume to continue it, or --restart to "
-            "start again."
+            f"a replay with {written} was stopped or is still running; give --resume to continue it, or --restart "
+            "to start again."
         )
     env_file = click.get_current_context().find_root().params["env_file"]
     options, rest = _written({"--env-file": [env_file]}), _written({"--rate": [rate]})

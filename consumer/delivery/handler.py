@@ -212,27 +212,30 @@ class Delivery:
         attempt.send(sorted(sites, key=lambda runs: self._sites.is_failing(runs[0][0].site_id)), troubles)
         return troubles
 
-    def give_up_suspects(self, chunk: Chunk[Work], message: str) -> bool:
+    def give_up_suspects(self, chunk: Chunk[Work], message: str, still_wanted: Callable[[], bool]) -> bool:
         """Give up events that fail alone while their site works, or whose site fails while another works.
 
-        It sends probes to see which sites work, because no other requests may show it. Returns whether any event
-        was given up. Blocks until the probes are answered.
+        It sends a probe to each of these sites and to another one, because no other requests may show which sites
+        work. Returns whether any event was given up. Blocks until the probes are answered, or no longer
+        `still_wanted`.
         """
         work = chunk.work or Work(self._defaults)
-        attempt = self._attempt(chunk, self._defaults, lambda: True, set())
+        attempt = self._attempt(chunk, self._defaults, still_wanted, set())
         undecided = [event for event in work.events if event.outcome is None]
+        works: dict[Site, bool] = {}
+        others_work: bool | None = None
         for event in undecided:
             site = self._defaults.site(event.credentials)
-            if event.suspicion and isinstance(self._client.send(site, [PROBE]), Answered):
+            if event.suspicion and site not in works:
+                works[site] = still_wanted() and isinstance(self._client.send(site, [PROBE]), Answered)
+            if event.suspicion and works[site]:
                 event.outcome = Fault(FAILING, f"{message}, again and again, only for this event")
-            elif self._is_hopeless(site, attempt):
-                event.outcome = Fault(FAILING, f"{message}, again and again, only for this site")
+            elif self._sites.is_failing(site.site_id) and not self._defaults.knows(site.site_id):
+                if others_work is None:
+                    others_work = attempt.ask_elsewhere(site.site_id)
+                if others_work:
+                    event.outcome = Fault(FAILING, f"{message}, again and again, only for this site")
         return any(event.outcome for event in undecided)
-
-    def _is_hopeless(self, site: Site, attempt: Attempt) -> bool:
-        site_id = site.site_id
-        is_suspect = self._sites.is_failing(site_id) and not self._defaults.knows(site_id)
-        return is_suspect and attempt.ask_elsewhere(site_id)
 
 
 def _await_pending(work: Work) -> None:

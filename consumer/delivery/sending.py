@@ -38,6 +38,7 @@ _RANK = {"cart": 0, "order": 1, "category": 2, "product": 3}
 _THROTTLED = "429"
 UNREACHED = ("timeout", "connection")
 """Causes of trouble after which nothing more is sent for a while: the API is unreachable or hangs."""
+_LONGEST_IN_VAIN = 30.0
 _MOST_SUSPECTS = 10
 SIDE_BY_SIDE = 4
 """How many requests of one chunk run in parallel, each to another site."""
@@ -61,10 +62,6 @@ class _NotOurs(Exception):
 
 SiteRuns = list[tuple[Site, list[Outgoing]]]
 """The events of one site, in runs with the same token."""
-
-
-def _is_unreached(troubles: Mapping[str, Trouble]) -> bool:
-    return any(trouble.cause in UNREACHED for trouble in troubles.values())
 
 
 def _not_ours(site: Site) -> Trouble:
@@ -93,7 +90,7 @@ class _Run:
         self.trouble = Trouble(self.site.site_id, cause, message, retry_after)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
     """One try of one chunk, for as long as its partition is `still_ours`.
 
@@ -101,6 +98,7 @@ class Attempt:
     request, so that a slow one can be left pending; None if this try waits for all answers. `sites` counts
     successes and failures over all chunks, to tell whether other sites work. `clock` gives monotonic seconds.
     `working` collects the sites that processed a request. `flying` has the calls that this try waits for.
+    `in_vain` sums the seconds of requests that failed.
     """
 
     client: Client
@@ -115,6 +113,7 @@ class Attempt:
     start: Start | None = None
     working: set[str] = field(default_factory=set)
     flying: list[Call] = field(default_factory=list)
+    in_vain: float = 0.0
 
     def settle(self) -> dict[str, Trouble]:
         """Read the answers to the requests that an earlier try left pending. Blocks until they arrive.
@@ -139,8 +138,9 @@ class Attempt:
         """Send events: those of one site in order, those of different sites in parallel. Blocks.
 
         Adds the trouble of each site whose events stay undecided to `troubles`. There is none if they stay
-        undecided because a request is pending. Nothing is sent to sites that are in `troubles` already. Once the
-        API can't be reached, no further request begins: otherwise each would run into the timeout.
+        undecided because a request is pending, or none was sent. Nothing is sent to sites that are in `troubles`
+        already. Once the API can't be reached, or seems to fail slowly for all sites, no further request begins:
+        otherwise each would take as long.
         """
         waiting = (self._course(runs, troubles) for runs in sites)
         going: list[Generator[Literal[True]]] = []
@@ -175,7 +175,7 @@ class Attempt:
         suspected = {event.key for event in events if event.suspicion}
         in_turn = sorted(events, key=lambda event: event.key in suspected)
         run = self._begin(site, self.defaults.credentials, in_turn)
-        while not (run.is_stopped or _is_unreached(troubles)) and (group := self._next_request(run)):
+        while not (run.is_stopped or self._is_over(troubles)) and (group := self._next_request(run)):
             begun, request = self.clock(), self._request(run, group)
             call = self.start(request) if self.start and self.sites.are_several and not run.suspects else None
             if call:
@@ -187,9 +187,17 @@ class Attempt:
                 return _not_ours(site)
             if answer is None:
                 break
+            if isinstance(answer, Failed):
+                self.in_vain += self.clock() - begun
             self._read(run, group, answer)
             run.is_stopped = run.is_stopped or len(run.suspects) >= _MOST_SUSPECTS
         return self._end(run, events)
+
+    def _is_over(self, troubles: Mapping[str, Trouble]) -> bool:
+        """Return whether no further request of this try may begin."""
+        if any(trouble.cause in UNREACHED for trouble in troubles.values()):
+            return True
+        return not self.working and self.in_vain > _LONGEST_IN_VAIN
 
     def _begin(self, site: Site, own: Credentials, events: Iterable[Outgoing]) -> _Run:
         tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
@@ -237,7 +245,7 @@ class Attempt:
         self._suspect(run)
         # `_suspect` may have sent a probe. An answer to it does not mean that the site accepted an event.
         if not took_something and self._is_site_at_fault(run):
-            message = f"{run.trouble.message}, to everything sent to this site, while other sites worked"
+            message = f"{run.trouble.message}, for everything sent to this site, while other sites worked"
             for event in events:
                 event.outcome = event.outcome or Fault(FAILING, message)
             return None
@@ -345,7 +353,9 @@ class Attempt:
         if any(event.outcome is not None for event in group):
             self.working.add(site_id)
             run.tally.succeeded += 1
-            self.limits.pop(site_id, None)
+            if site_id in self.limits:
+                # Not at once to the full size: perhaps it was a proxy that refused larger requests.
+                self.limits[site_id] *= 2
         if any(isinstance(event.outcome, Accepted) for event in group):
             self.sites.succeeded(run.site, run.tally)
         if waiting:

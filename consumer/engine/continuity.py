@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AclOperation, TopicDescription
 
 from consumer.engine.deadline import Clock
+from consumer.engine.errors import KafkaUnusable
 from consumer.engine.kafka import Logger, kafka_error
 from consumer.engine.ports import Hooks
 from consumer.engine.records import Output, Partition, Record
@@ -50,7 +51,7 @@ class Continuity:
     _doubted: dict[str, set[str]] = field(default_factory=dict)
     _reported: dict[str, str] = field(default_factory=dict)
     _asked: dict[str, Future[TopicDescription]] = field(default_factory=dict)
-    # Topics that the brokers did not describe. They are asked about again after the interval.
+    # Topics without an answer. The brokers are asked again after the interval.
     _unknown: set[str] = field(default_factory=set)
     # Topics whose id the brokers refuse to tell. The topics may exist.
     _refused: set[str] = field(default_factory=set)
@@ -83,7 +84,10 @@ class Continuity:
         else:
             wanted = named - self._ids.keys() - self._unknown
         if wanted:
-            self._asked = dict(self.ask(sorted(wanted)))
+            try:
+                self._asked = dict(self.ask(sorted(wanted)))
+            except KafkaUnusable:  # such as a certificate file that is just being written
+                self._unknown |= wanted
 
     def _take_answers(self) -> bool:
         """Take the available answers. Returns whether a topic has another id than before."""

@@ -201,8 +201,16 @@ class Cluster:
         self._admin: AdminClient | None = None
 
     def use(self, properties: Mapping[str, str]) -> None:
-        """Make clients with other properties from now on. Existing clients keep theirs."""
-        self.properties = properties
+        """Make clients with other properties from now on. Existing clients keep theirs.
+
+        Raises KafkaUnusable if no client can be made with them. Then nothing has changed.
+        """
+        before, self.properties = self.properties, properties
+        try:
+            self.make_consumer(self.consumer_properties).close()
+        except KafkaUnusable:
+            self.properties = before
+            raise
         self._admin = None
 
     @property
@@ -378,7 +386,7 @@ class Cluster:
                 fix = "check KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION"
             case _:
                 trouble = f"no Kafka broker answers at {self.servers}"
-                fix = "set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if it wants TLS or SASL"
+                fix = "set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if the broker requires TLS or SASL"
         # The library's sentence may begin with the broker's address, and end with remarks.
         said = re.sub(r"^\S+:\d+\S*: ", "", error.str()).partition(" (")[0]
         return KafkaUnusable(f"{trouble} ({said}); {fix}.")

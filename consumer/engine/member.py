@@ -17,7 +17,7 @@ from consumer.engine.committer import Committer
 from consumer.engine.continuity import Continuity
 from consumer.engine.deadline import Clock, Deadline
 from consumer.engine.defence import Answer, Defence, Raised
-from consumer.engine.errors import MemberFailed, Rejoin, WriterLost
+from consumer.engine.errors import KafkaUnusable, MemberFailed, Rejoin, WriterLost
 from consumer.engine.flood import FloodGuard
 from consumer.engine.kafka import (
     Clients,
@@ -55,13 +55,14 @@ Handle = Callable[[Chunk[W]], Answer[W]]
 class Options:
     """How one member works. Times are in seconds.
 
-    `group` is the name of the consumer group. `topics` are consumed by name; so are those that match one of the
-    `patterns`, which begin with ^. `workers` is the number of chunks handled at once. The flood guard pauses a
-    topic once more than `flood_share` of `flood_window` records in a row are dead letters. `commit_timeout` limits
-    one transaction, `drain_timeout` the wait for chunks in flight of a revoked partition, `grace_time` the same
-    when the member stops. `hold_interval` is the time between tries while an operator is needed. After
-    `longest_silence` the group may have removed a paused member. `is_static` says that the member keeps its name
-    across restarts, `starts_at_end` that a group without committed offsets begins at the end of the logs.
+    `group` is the name of the consumer group. `topics` are consumed by name. Topics that match one of the
+    `patterns`, which begin with ^, are consumed too. `workers` is the number of chunks handled at once. The flood
+    guard pauses a topic once more than `flood_share` of `flood_window` records in a row are dead letters.
+    `commit_timeout` limits one transaction, `drain_timeout` the wait for chunks in flight of a revoked partition,
+    `grace_time` the same when the member stops. `hold_interval` is the time between tries while an operator is
+    needed. After `longest_silence` the group may have removed a paused member. `is_static` says that the member
+    keeps its name across restarts, `starts_at_end` that a group without committed offsets begins at the end of the
+    logs.
     """
 
     group: str
@@ -147,6 +148,7 @@ class Member(Generic[W]):
         self._refusal: str | None = None
         # Why this member can't join the group.
         self._kept_out: str | None = None
+        self._has_joined = False
         self._quiet_until: dict[object, float] = {}
         # Plain values, because a signal handler may set them at any time, even while this thread has a lock.
         self._stopping = False
@@ -170,7 +172,7 @@ class Member(Generic[W]):
         self._reloading = True
 
     def run(self) -> None:
-        """Run until `stop`, once. Raises MemberFailed, TransactionsRefused, KafkaUnusable.
+        """Run until `stop`, once. Raises MemberFailed, TransactionsRefused, and KafkaUnusable at the start.
 
         Also raises what a hook or the reload raised. In any case the group is left, nothing more is committed, and
         what is committed is safe.
@@ -184,13 +186,28 @@ class Member(Generic[W]):
 
     def _join_or_rejoin(self) -> None:
         try:
+            if self._kept_out and self._has_joined:
+                self._reload()
             self._join_and_work()
         except Rejoin as reason:
             self._log.warning("rejoining", reason=str(reason))
-            self._hooks.rejoining()
-            self._clock.sleep(_PAUSE)  # there is no consumer now, so nothing has to poll
+            self._pause()
+        except KafkaUnusable as error:
+            if not self._has_joined:
+                raise
+            # Clients could be made before, so a file may just be written, such as a certificate.
+            if self._is_news(str(error)):
+                self._log.warning("rejoining", reason=str(error))
+            self._kept_out = str(error)
+            self._show()
+            self._pause()
         except KafkaException as error:
             raise MemberFailed(f"Kafka: {kafka_error(error).str()}") from None
+
+    def _pause(self) -> None:
+        """Pause before this member rejoins the group. There is no consumer now, so nothing has to poll."""
+        self._hooks.rejoining()
+        self._clock.sleep(_PAUSE)
 
     def _join_and_work(self) -> None:
         options, around = self._options, self._around
@@ -201,6 +218,7 @@ class Member(Generic[W]):
             self._consumer, self._lanes, self._continuity, around.clock, self._on_error, around.log
         )
         self._watchdog = around.watchdog(options.longest_silence, around.clock.monotonic)
+        self._has_joined = True
         try:
             self._consumer.subscribe(
                 [*options.topics, *options.patterns],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
@@ -21,6 +22,14 @@ _SLICE = 1.0
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, KafkaError.RECORD_LIST_TOO_LARGE)
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 _FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
+
+
+class _Refusal(NamedTuple):
+    """Why an output was refused, its topic, and what to do about it (empty if nothing helps)."""
+
+    error: KafkaError
+    topic: str
+    fix: str
 
 
 class Writer:
@@ -49,7 +58,7 @@ class Writer:
         self._call = call
         self._waiting = waiting
         self._begun = 0.0
-        self._refusal: tuple[KafkaError, str] | None = None
+        self._refusal: _Refusal | None = None
 
     def start(self, timeout: float) -> None:
         """Take over the transactional id: an earlier holder is fenced, and its open transaction ends.
@@ -144,8 +153,10 @@ class Writer:
             try:
                 self._producer.produce(topic, value, key, headers=headers, on_delivery=self._delivered)
             except KafkaException as error:
-                if kafka_error(error).code() in _TOO_LARGE:
-                    self._refusal = kafka_error(error), topic
+                if kafka_error(error).code() in _TOO_LARGE:  # the library itself refuses it
+                    self._refusal = _Refusal(
+                        kafka_error(error), topic, "raise KAFKA_MESSAGE_MAX_BYTES, or remove it"
+                    )
                 raise
             except BufferError:
                 if not deadline.left:
@@ -158,7 +169,12 @@ class Writer:
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         """Note the first refusal in a transaction: the library's error for the transaction does not contain it."""
         if error and not self._refusal and error.code() not in _PURGED:
-            self._refusal = error, message.topic() or ""
+            topic, fix = message.topic() or "", ""
+            if error.code() in _TOO_LARGE:
+                fix = f"raise max.message.bytes of {topic}"
+            elif error.code() == KafkaError.INVALID_RECORD:  # a compacted topic refuses records without a key
+                fix = f"set cleanup.policy=delete for {topic}"
+            self._refusal = _Refusal(error, topic, fix)
 
     def _repeated(self, step: Callable[[float], object], deadline: Deadline) -> None:
         """Repeat a step as long as its error is transient and there is time."""
@@ -193,13 +209,8 @@ class Writer:
         self._hooks.aborted()
         if self._refusal is None:
             return Aborted(_sentence(cause))
-        refusal, topic = self._refusal
-        fix = ""
-        if refusal.code() in _TOO_LARGE:
-            fix = f"; raise max.message.bytes of {topic}"
-        elif refusal.code() == KafkaError.INVALID_RECORD:  # a compacted topic refuses records without a key
-            fix = f"; set cleanup.policy=delete for {topic}"
-        return Aborted(f"{topic}: {refusal.str()}{fix}", is_refused=bool(fix))
+        refusal, topic, fix = self._refusal
+        return Aborted("; ".join(filter(None, (f"{topic}: {refusal.str()}", fix))), is_refused=bool(fix))
 
 
 def _headers(record: Record, letter: DeadLetter, group: str, now_ms: int) -> list[tuple[str, str | bytes | None]]:

@@ -14,6 +14,7 @@ import orjson
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 
+from consumer.engine.errors import KafkaUnusable
 from consumer.engine.kafka import REACHED_WITHIN
 from consumer.engine.records import Partition
 
@@ -102,7 +103,10 @@ class LogEnds:
         requests = {TopicPartition(*partition): latest for partition in partitions}
         if requests and not self._asked:
             if self._admin is None:  # a client without anything to do is falsy
-                self._admin = self._make_admin()
+                try:
+                    self._admin = self._make_admin()
+                except KafkaUnusable:  # such as a certificate file that is just being written
+                    return
             self._asked = self._admin.list_offsets(
                 requests, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REACHED_WITHIN
             )

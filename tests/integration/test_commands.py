@@ -219,6 +219,17 @@ def test_preview_of_an_invalid_message_shows_its_error_notification(document: An
                 "or an offset like +01:00; see jirafe-consumer replay --help."
             ),
         ),
+        *(
+            (
+                ["replay", "--topic", "orders", option, "\udcff"],
+                {},
+                (
+                    f"jirafe-consumer replay: {option} takes UTF-8, which its value is not; "
+                    "see jirafe-consumer replay --help."
+                ),
+            )
+            for option in ("--key", "--type", "--site")
+        ),
         (
             ["topics", "create", "--partitions", "many"],
             {},
@@ -472,7 +483,7 @@ def test_produce_warns_of_unknown_types_and_topics_that_nobody_reads(stand: Stan
     assert (done.returncode, done.stdout) == (0, "3 messages produced\n")
     of_types, of_topic = done.stderr.splitlines()
     assert of_types.startswith(
-        f"jirafe-consumer produce: {file}, message 2, and 1 more: message: unknown type 'order:exploded'; known are"
+        f"jirafe-consumer produce: {file}, message 2, and 1 more: message: unknown type 'order:exploded'; known"
     )
     assert of_types.endswith(". It becomes a dead letter.")
     assert of_topic == f"jirafe-consumer produce: the consumer does not read the topic {other}; see --topic."
@@ -523,7 +534,7 @@ def test_the_results_command_skips_and_reports_records_that_are_not_results(stan
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["order:new", "order:updated"]
     assert "their-token" not in done.stdout + done.stderr
     (told,) = done.stderr.splitlines()
-    place = rf"jirafe-consumer results: {re.escape(topic)}/\d+/\d+ was skipped, and so are others like it: "
+    place = rf"jirafe-consumer results: skipping {re.escape(topic)}/\d+/\d+, and all others that can't be read: "
     assert re.fullmatch(place + "the record is a message of the hub, not a result\\.", told)
     with pytest.raises(Undecodable, match=r"the bytes are not a [\w.]+: \w"):
         stand.codec.decode_result(message[:11])
@@ -535,7 +546,7 @@ def test_nothing_is_produced_if_one_message_is_invalid(stand: Stand, tmp_path: P
     done = run("produce", str(file), **stand.environment)
     assert done.returncode == 2
     assert done.stderr == (
-        f"jirafe-consumer: {file}, message 2: order.totals.order: must be a number, and is a list\n"
+        f"jirafe-consumer: {file}, message 2: order.totals.order: must be a number, but is a list\n"
     )
     assert [record for record in stand.read_orders() if record] == []
 
@@ -668,7 +679,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(arguments: list[str], sta
 
         await_that("broker, sandbox and consumer", all_run)
         if "--keep" in arguments:
-            await_that("what to try", lambda: demo.said("Ctrl-C ends it.") == 1)
+            await_that("what to try", lambda: demo.said("Press Ctrl-C to stop.") == 1)
             assert demo.said(f"{shlex.quote(sys.executable)} -m consumer results --follow") == 1
         started = children(demo.pid)
         assert demo.stop() == status

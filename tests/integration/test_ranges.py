@@ -29,6 +29,9 @@ PLUS_ONE = timezone(timedelta(hours=1))
         ("30m ago", NOW - timedelta(minutes=30)),
         ("90 s", NOW - timedelta(seconds=90)),
         ("7d", NOW - timedelta(days=7)),
+        ("30000d", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("0001-01-01", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("0001-01-01T00:00+14:00", datetime(1970, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_a_place_is_an_offset_a_time_or_a_relative_time(text: str, place: Position) -> None:

@@ -133,10 +133,12 @@ def test_a_renewed_certificate_file_is_applied(tmp_path: Path) -> None:
     again, said = running(text)
     assert (again, running.reconnects) == (True, True)
     assert said == [{"event": "settings_reloaded", "taken": ["KAFKA_SSL_CA_LOCATION"]}]
+    running.cluster.describe_topics(["orders"])  # this client stays connected
     authority.write_text("half of a certi")
     for _ in range(2):  # it is still not in use, so another reload must not say that nothing changed
         _, said = running(text)
         assert (running.reconnects, [each["event"] for each in said]) == (False, ["settings_refused"])
+    running.cluster.describe_topics(["orders"])
     trustme.CA().cert_pem.write_to_path(str(authority))
     running(text)
     assert running.reconnects

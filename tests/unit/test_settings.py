@@ -425,7 +425,7 @@ def test_a_pattern_matches_whole_names(subscribed: str, topic: str, *, fits: boo
         ({"KAFKA_TRANSACTION_TIMEOUT_MS": "ten"}, "KAFKA_TRANSACTION_TIMEOUT_MS: must be a whole number of"),
         (
             {"CONSUMER_SCHEMAS_FOLDER": "/absent"},
-            "CONSUMER_SCHEMAS_FOLDER: must be a folder, and /absent is not one.",
+            "CONSUMER_SCHEMAS_FOLDER: must be a folder, but /absent is not one.",
         ),
         ({"CONSUMER_SCHEMAS_FOLDER": __file__}, "CONSUMER_SCHEMAS_FOLDER: must be a folder"),
         ({"KAFKA_SSL_CA_LOCATION": "/absent"}, "KAFKA_SSL_CA_LOCATION: /absent does not exist."),
@@ -440,6 +440,7 @@ def test_a_pattern_matches_whole_names(subscribed: str, topic: str, *, fits: boo
         ({"CONSUMER_SCHEMA_REGISTRY_URL": "http://℀"}, "CONSUMER_SCHEMA_REGISTRY_URL: must be a valid address."),
         ({"KAFKA_MESSAGE_MAX_BYTES": "9" * 5000}, "KAFKA_MESSAGE_MAX_BYTES: must be a number up to 2147483647."),
         ({"KAFKA_FETCH_MAX_BYTES": "2147483648"}, "KAFKA_FETCH_MAX_BYTES: must be a number up to 2147483647."),
+        ({"KAFKA_CHECK_CRCS": "true"}, "KAFKA_CHECK_CRCS can't be set: the library would skip damaged records."),
         ({"KAFKA_LINGER_MS": "-" + "9" * 5000}, "KAFKA_LINGER_MS: must be a number up to 2147483647."),
         ({"KAFKA_SESSION_TIMEOUT_MS": "9" * 5000}, "KAFKA_SESSION_TIMEOUT_MS: must be a number up to 2147483647."),
         (
@@ -766,7 +767,7 @@ def test_a_folder_of_schemas_that_is_closed_to_us_is_not_taken_for_an_empty_one(
     (folder / "further.avsc").write_text("{}")
     with closed_to_us(folder):
         assert faults({"CONSUMER_SCHEMAS_FOLDER": str(folder)}) == [
-            f"CONSUMER_SCHEMAS_FOLDER: must be a folder, and {folder} can't be read (Permission denied)."
+            f"CONSUMER_SCHEMAS_FOLDER: must be a folder, but {folder} can't be read (Permission denied)."
         ]
 
 
@@ -801,7 +802,7 @@ def test_a_further_schema_must_be_in_a_regular_file(tmp_path: Path) -> None:
     pipe = tmp_path / "order.avsc"
     os.mkfifo(pipe)
     assert faults({"CONSUMER_SCHEMAS_FOLDER": str(tmp_path)}) == [
-        f"CONSUMER_SCHEMAS_FOLDER: must have schemas in regular files, and {pipe} is not a regular file."
+        f"CONSUMER_SCHEMAS_FOLDER: must have schemas in regular files, but {pipe} is not a regular file."
     ]
 
 

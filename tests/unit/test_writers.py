@@ -57,7 +57,7 @@ def framed(body: bytes, *schemas: Any) -> bytes:
     return confluent(REGISTRY.keep(*schemas), body)
 
 
-def message_with(extra: Any, more: Any = None) -> Schema:
+def message_with(extra: Any) -> Schema:
     """Make the schema of a compatible writer, whose messages begin with a field of this type."""
     fields = [
         {"name": "extra", "type": extra},
@@ -172,7 +172,7 @@ class TestDepth:
         schema = message_with(record("Node", {"type": "array", "items": "Node"}))
         assert decoded(schema, b"\x01\x02\x00\x00")["message"] == "taxon:new"
         for size in (-1, 0, 2, 5, 2**62, -(2**63)):
-            assert "a block is said to have" in undecodable(schema, b"\x01" + number(size) + b"\x00\x00")
+            assert "a block declares" in undecodable(schema, b"\x01" + number(size) + b"\x00\x00")
 
 
 NOTHINGS: list[Any] = [
@@ -392,6 +392,36 @@ class TestTooLargeSchemasAreRefused:
     def test_with_too_many_types_in_their_references(self) -> None:
         others = [{**record(f"O{at}", *["long"] * 1000), "namespace": "x"} for at in range(11)]
         assert "more than 10000 types" in self.refused(*others, message_with("x.O1"))
+
+    @pytest.mark.parametrize("name", ["null", "boolean", "int", "long", "float", "double", "bytes", "string"])
+    def test_with_a_type_that_has_the_name_of_a_primitive(self, name: str, tmp_path: Path) -> None:
+        named, many = record(name, "string"), {"type": "array", "items": name}
+        schema = {**message_with(record("Both", named, many)), "name": "TaxonMessage"}
+        assert f"the name of a primitive, {name}" in self.refused(schema)
+        assert f"the name of a primitive, {name}" in self.refused(named, message_with(many))
+        (tmp_path / "writer.avsc").write_text(json.dumps(schema))
+        with pytest.raises(ValueError, match="the name of a primitive"):
+            Codec(more=tmp_path)
+
+    @pytest.mark.parametrize(
+        "later",
+        [
+            record("x.T", {"type": "array", "items": "null"}),
+            record("x.T", ["null", "x.T"]),
+            {"type": "fixed", "name": "x.T", "size": 0},
+            {"type": "enum", "name": "x.T", "symbols": ["A"]},
+        ],
+    )
+    def test_with_two_definitions_of_a_name(self, later: Any) -> None:
+        first = record("x.R", record("x.T", "string"), "x.T")
+        assert "two definitions of x.T" in self.refused(first, later, message_with("x.R"))
+        assert "two definitions of x.T" in self.refused(first, message_with(["x.R", later]))
+
+    def test_a_definition_may_be_repeated(self) -> None:
+        shared = record("x.T", "string")
+        first, second = record("x.A", shared), record("x.B", shared, "x.T")
+        schema = message_with({"type": "map", "values": ["x.A", "x.B"]})
+        assert decoded(schema, b"\x00", first, shared, second)["message"] == "taxon:new"
 
     def test_the_maximum_number_of_types_is_read_quickly(self) -> None:
         began = time.process_time()

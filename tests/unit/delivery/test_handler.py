@@ -175,13 +175,13 @@ def test_suspects_are_given_up_only_while_their_site_works() -> None:
     api = Api(lambda site, names: Failed("500", "oops"))
     decided: Counter[tuple[str, str]] = Counter()
     subject, chunk = delivery(api, decided=decided), chunk_of(record(0, "R1"))
-    assert not subject.give_up_suspects(chunk, "never tried")
+    assert not subject.give_up_suspects(chunk, "never tried", always)
     assert isinstance(subject.handle(chunk, always), Retry)
-    assert not subject.give_up_suspects(chunk, "oops")
+    assert not subject.give_up_suspects(chunk, "oops", always)
     api.script = lambda _site, names: (
         Answered((Rejected("name: None"),)) if names == ["probe"] else Failed("500", "oops")
     )
-    assert subject.give_up_suspects(chunk, "oops")
+    assert subject.give_up_suspects(chunk, "oops", always)
     done = subject.handle(chunk, always)
     assert isinstance(done, Done)
     letter = done.outputs[0].dead_letter
@@ -198,7 +198,7 @@ def test_a_suspect_that_was_accepted_later_is_not_given_up() -> None:
         assert isinstance(subject.handle(chunk, always), Retry)
     failing.remove("R1")
     assert isinstance(subject.handle(chunk, always), Retry)
-    assert subject.give_up_suspects(chunk, "oops")
+    assert subject.give_up_suspects(chunk, "oops", always)
     done = subject.handle(chunk, always)
     assert isinstance(done, Done)
     letters = [output.dead_letter for output in done.outputs]
@@ -436,7 +436,7 @@ def test_a_redelivery_gives_up_a_site_that_fails_while_another_works() -> None:
     api = Api(lambda site, names: accepting(site, names) if site.site_id == "1" else Failed("503", "down"))
     subject, chunk = delivery(api), chunk_of(record(0, "R0", "theirs", "2"), record(1, "R1"))
     assert isinstance(subject.handle(chunk, always), Retry)
-    assert subject.give_up_suspects(chunk, "down")
+    assert subject.give_up_suspects(chunk, "down", always)
     done = subject.handle(chunk, always)
     assert isinstance(done, Done)
     letters = [output.dead_letter for output in done.outputs]
@@ -448,12 +448,32 @@ def test_a_redelivery_gives_up_a_site_that_fails_while_another_works() -> None:
     assert letters[1] is None
 
 
+def test_a_redelivery_that_gives_up_asks_each_site_once_and_stops_when_asked() -> None:
+    probes: list[str] = []
+
+    def script(site: Site, names: list[str]) -> Answer:
+        if names == ["probe"]:
+            probes.append(site.site_id)
+        return Failed("500", "down")
+
+    api = Api(script)
+    records = [record(number, f"R{number}", "theirs", f"gone-{number % 3}") for number in range(100)]
+    subject, chunk = delivery(api), chunk_of(*records)
+    assert isinstance(subject.handle(chunk, always), Retry)
+    probes.clear()
+    assert not subject.give_up_suspects(chunk, "down", always)
+    assert 1 <= len(probes) <= 4
+    probes.clear()
+    assert not subject.give_up_suspects(chunk, "down", lambda: False)
+    assert probes == []
+
+
 def test_a_redelivery_gives_up_no_site_of_the_settings() -> None:
     api = Api(lambda site, names: accepting(site, names) if site.site_id == "1" else Failed("503", "down"))
     subject, chunk = delivery(api), chunk_of(record(0, "R0", "theirs", "2"), record(1, "R1"))
     subject.use(Defaults(Credentials("1", "ours"), {}, frozenset({"2"})))
     assert isinstance(subject.handle(chunk, always), Retry)
-    assert not subject.give_up_suspects(chunk, "down")
+    assert not subject.give_up_suspects(chunk, "down", always)
 
 
 class BusyCodec(Codec):

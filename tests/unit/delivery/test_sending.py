@@ -376,11 +376,36 @@ def test_a_rejected_event_has_the_reason_of_the_api() -> None:
     assert bad.outcome == Fault("rejected", "total: wrong")
 
 
-def test_a_successful_request_lifts_the_limit_and_is_reported() -> None:
+def test_a_successful_request_raises_the_limit_and_is_reported() -> None:
     limits = {"1": 2}
     tried = attempt(Api(), limits)
     assert sent(tried, SITE, [event(f"e{n}") for n in range(5)]) is None
-    assert (limits, tried.working, tried.tallies["1"].succeeded) == ({}, {"1"}, 2)
+    assert (limits, tried.working, tried.tallies["1"].succeeded) == ({"1": 8}, {"1"}, 2)
+
+
+def test_a_proxy_that_refuses_large_requests_gets_few_of_them() -> None:
+    api = Api(lambda names: Refused("413") if len(names) > 100 else accepting(names))
+    events = [event(f"e{number}") for number in range(1000)]
+    assert sent(attempt(api, max_request_bytes=1_000_000), SITE, events) is None
+    assert outcomes(events) == [Accepted()] * 1000
+    refused = sum(len(names) > 100 for names in api.requests)
+    assert refused <= len(api.requests) - refused + 4
+
+
+@pytest.mark.parametrize(("is_one_working", "requests"), [(False, 2), (True, 100)])
+def test_sites_that_all_fail_slowly_are_not_all_tried(*, is_one_working: bool, requests: int) -> None:
+    now = [0.0]
+
+    def slow(names: list[str]) -> Answer:
+        now[0] += 25
+        return accepting(names) if is_one_working and names == ["e0"] else Failed("504", "late")
+
+    tried = attempt(api := Api(slow))
+    tried.clock = lambda: now[0]
+    troubles: dict[str, Trouble] = {}
+    tried.send([[(Site(f"s{number}", "theirs"), [event(f"e{number}")])] for number in range(100)], troubles)
+    assert len(api.requests) == requests
+    assert len(troubles) == requests - is_one_working
 
 
 def suspect(name: str) -> Outgoing:

@@ -17,6 +17,7 @@ from structlog.testing import LogCapture
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
 from consumer.engine.defence import Answer
+from consumer.engine.errors import KafkaUnusable
 from consumer.engine.kafka import GroupMetadata, Logger, RebalanceCallback
 from consumer.engine.member import Handle, Member, Options, Surroundings
 from consumer.engine.ports import Apart, Change, Chunk, Done, Hooks, MemberView, Reloaded, Retry, Trouble
@@ -535,13 +536,17 @@ class RecordingHooks(Hooks):
 
 
 class ScriptedClients:
-    """Makes the clients, and keeps all of them. `prepare` is called with each new producer."""
+    """Makes the clients, and keeps all of them.
+
+    `prepare` is called with each new producer. While there are `refusals`, each try to make a consumer raises one.
+    """
 
     def __init__(self, clock: HandClock) -> None:
         self.script: Generator[None]
         self.consumers: list[ScriptedConsumer] = []
         self.producers: list[ScriptedProducer] = []
         self.prepare: Callable[[ScriptedProducer], None] = lambda _: None
+        self.refusals: list[KafkaUnusable] = []
         self.incarnations: dict[str, int | KafkaError] = {}
         self.asked: list[tuple[Sequence[str], Future[TopicDescription]]] = []
         self._clock = clock
@@ -570,6 +575,8 @@ class ScriptedClients:
         self, on_error: Callable[[KafkaError], None], on_statistics: Callable[[str], None]
     ) -> ScriptedConsumer:
         assert all(earlier.is_closed for earlier in self.consumers)
+        if self.refusals:
+            raise self.refusals.pop()
         made = ScriptedConsumer(self._clock, self.script, lambda: self.offsets, on_error, on_statistics)
         self.consumers.append(made)
         return made

@@ -180,7 +180,9 @@ def test_the_error_names_an_absent_broker_and_the_settings_to_check(monkeypatch:
         away().reach()
     sentence = str(unusable.value)
     assert sentence.startswith("no Kafka broker answers at 127.0.0.1:1 (Connect to ipv4#127.0.0.1:1 failed: ")
-    assert sentence.endswith("; set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if it wants TLS or SASL.")
+    assert sentence.endswith(
+        "; set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if the broker requires TLS or SASL."
+    )
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ def test_a_refusal_ends_the_wait_at_once(speaks_no_tls: str, monkeypatch: pytest
             KafkaError._TRANSPORT,
             "kafka:9092/bootstrap: Disconnected (again)",
             "no Kafka broker answers at kafka:9092 (Disconnected)",
-            "set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if it wants TLS or SASL",
+            "set KAFKA_BOOTSTRAP_SERVERS, and KAFKA_SECURITY_PROTOCOL if the broker requires TLS or SASL",
         ),
     ],
 )

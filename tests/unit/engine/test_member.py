@@ -9,7 +9,7 @@ from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message,
 from consumer.engine.ahead import Ahead, Blocker, Runs, read, write
 from consumer.engine.backoff import Backoff
 from consumer.engine.deadline import Clock
-from consumer.engine.errors import MemberFailed, TransactionsRefused, WriterLost
+from consumer.engine.errors import KafkaUnusable, MemberFailed, TransactionsRefused, WriterLost
 from consumer.engine.member import Surroundings
 from consumer.engine.ports import Chunk, Done, Retry, Trouble
 from consumer.engine.records import Output, Partition, Record
@@ -521,6 +521,37 @@ def test_a_member_that_was_paused_rejoins_and_commits_nothing_from_before() -> N
     assert scene.committed == []
     [line] = scene.logged("rejoining")
     assert "was paused" in str(line["reason"])
+
+
+def test_a_member_waits_if_no_client_can_be_made_when_it_rejoins() -> None:
+    scene = Scene()
+    scene.hooks.is_watching = True
+    reason = "KAFKA_SSL_CA_LOCATION is wrong."
+
+    def script() -> Generator[None]:
+        scene.consumer.assign(A)
+        yield
+        scene.clients.refusals = 3 * [KafkaUnusable(reason)]
+        scene.watchdog.is_still = True
+        scene.member.reload()
+        yield
+        told = [view.unreadable for view in scene.hooks.views]
+        assert told[-1] == (reason,)
+        scene.consumer.assign(A)
+        yield from turns(2)
+
+    scene.run(script())
+    assert len(scene.clients.consumers) == 2
+    assert [line["reason"] for line in scene.logged("rejoining")][1:] == [reason]
+    assert scene.hooks.views[-1].unreadable == ()
+    assert True in scene.reloads
+
+
+def test_a_member_ends_if_no_client_can_be_made_at_the_start() -> None:
+    scene = Scene()
+    scene.clients.refusals = [KafkaUnusable("KAFKA_SSL_CA_LOCATION is wrong.")]
+    with pytest.raises(KafkaUnusable):
+        scene.run(turns(1))
 
 
 def test_a_handler_may_not_send_after_the_process_was_paused() -> None:

@@ -303,7 +303,7 @@ def test_a_size_that_the_library_refuses_names_the_topic_and_the_fix(desk: Desk,
     desk.producer.fail("produce", KafkaError(code, "too large"))
     with pytest.raises(Aborted) as aborted:
         desk.write()
-    assert str(aborted.value) == "results: too large; raise max.message.bytes of results"
+    assert str(aborted.value) == "results: too large; raise KAFKA_MESSAGE_MAX_BYTES, or remove it"
     assert aborted.value.is_refused
     desk.producer.fail("commit", ABORTABLE)
     with pytest.raises(Aborted) as aborted:
