@@ -176,7 +176,7 @@ class Stand:
         name = getattr(self.settings.stream, f"{topic}_topic")
         return reading.read_topic(self.cluster, name, start="beginning", follow=follow)
 
-    def await_results(self, count: int, within: float = 60.0) -> list[dict[str, Any]]:
+    def await_results(self, count: int, within: float = 120.0) -> list[dict[str, Any]]:
         """Wait for this many results, and give all, in the order of the topic's partitions."""
         await_that("the results topic", self._has_results_topic)
         end, found = time.monotonic() + within, 0

@@ -107,7 +107,7 @@ def _kafka(deployment: Deployment, codec: Codec, *, creates_topics: bool) -> Ite
         admin, _ = cluster.reach()
     except KafkaUnusable as error:
         message, _, fix = str(error).rpartition("; ")
-        yield _failed("broker", f"{message}.", fix.rstrip("."))
+        yield _failed("broker", f"{message}.", clause(fix))
         return
     brokers = admin.list_topics(timeout=REACHED_WITHIN).brokers
     yield _ok("broker", f"{_counted(len(brokers), 'broker')} at {cluster.servers}")
@@ -349,7 +349,7 @@ def _transactions(deployment: Deployment) -> Finding:
     try:
         producer.init_transactions(REACHED_WITHIN)
     except KafkaException as error:
-        message = f"this client can't write in transactions: {_reason(error)}."
+        message = f"this client can't write in transactions: {clause(kafka_error(error).str())}."
         match kafka_error(error).code():
             case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
                 fix = f"grant it Write on all transactional ids that begin with {cluster.group}-"
@@ -440,11 +440,6 @@ def _clock(date: str, here: datetime) -> Finding:
         where = "ahead of" if ahead > timedelta(0) else "behind"
         return _warning("clock", f"this clock is {seconds:,.0f} seconds {where} the API's.", "set it with NTP")
     return _ok("clock", f"differs from the API's clock by at most {CLOCK_TOLERANCE.seconds // 60} minutes")
-
-
-def _reason(error: KafkaException) -> str:
-    message: str = kafka_error(error).str()
-    return message.rstrip(".")
 
 
 def _partitions(numbers: list[int]) -> str:

@@ -17,6 +17,7 @@ from consumer.admin.documents import FileDocument, read_documents
 from consumer.admin.spelling import Spelling
 from consumer.engine.kafka import kafka_error
 from consumer.errors import NotProduced
+from consumer.printing import clause
 from jirafe.services import UnknownMessageType, make_events
 from schemas.avro_json import message_of
 from schemas.codec import Codec
@@ -206,7 +207,7 @@ def produce(producer: Producer, messages: Iterable[tuple[str, Encoded]]) -> int:
 
 
 def _why(error: KafkaError, place: str) -> str:
-    why = error.str().rstrip(".")
+    why = clause(error.str())
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         why = f"too large for its topic; raise max.message.bytes of the topic ({why})"
     return f"{place}: {why}" if place else why

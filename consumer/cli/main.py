@@ -63,7 +63,7 @@ def _run(arguments: list[str] | None) -> int:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else PROGRAM
         # The name of click's type for a bounded number.
-        said = error.format_message().replace("a valid integer range", "a whole number").rstrip(".")
+        said = printing.clause(error.format_message().replace("a valid integer range", "a whole number"))
         raise UsageError(f"{command}: {said}; see {command} --help.") from None
     except SettingsError:
         raise

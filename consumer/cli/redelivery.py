@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,15 +46,20 @@ class RedeliveryTally:
 
     def show(self, title: str) -> None:
         """Print the counts as a table."""
-        table = Table(show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
-        table.add_row("delivered again", f"{self.delivered:,}")
-        table.add_row("failed again, new dead letters", f"{self.failed:,}")
-        for kind, count in self.kinds.most_common():
-            table.add_row(f"  {kind}", f"{count:,}")
-        table.add_row("left out", f"{self.left_out:,}")
-        Console().print(f"[bold]{escape(title)}[/]", table, sep="\n")
+        kinds = [(f"  {kind}", count) for kind, count in self.kinds.most_common()]
+        failed = ("failed again, new dead letters", self.failed)
+        show_counts(title, [("delivered again", self.delivered), failed, *kinds, ("left out", self.left_out)])
+
+
+def show_counts(title: str, counts: Iterable[tuple[str, int]]) -> None:
+    """Print named counts as a table."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in counts:
+        table.add_row(escape(name), f"{count:,}")
+    # A table would wrap a title that is wider than its rows.
+    Console().print(f"[bold]{escape(title)}[/]", table, sep="\n")
 
 
 @contextmanager

@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from consumer import app
 from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
 from consumer.cli import PROGRAM
-from consumer.cli.redelivery import RedeliveryTally, watched
+from consumer.cli.redelivery import RedeliveryTally, show_counts, watched
 from consumer.cli.usage import a_lasting, a_position, a_rate, check_consumed, of_partitions
 from consumer.engine.records import Range
 from consumer.errors import GaveUp, Interrupted, UsageError
-from consumer.printing import Console, print_json, while_read
+from consumer.printing import print_json, while_read
 from consumer.settings import Settings, SettingsSource, is_utf8
 from schemas.codec import Codec, Undecodable
 
@@ -201,19 +199,11 @@ def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> i
         }
         print_json(shown)
         return 0
-    console = Console()
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, count in types.most_common():
-        table.add_row(escape(name), f"{count:,}")
-    table.add_row("in all", f"{types.total():,}", style="bold")
-    table.add_row("left out", f"{left_out:,}")
-    # A table would wrap a title that is wider than its rows.
-    console.print("[bold]Would be delivered again[/]", table, sep="\n")
+    counts = [*types.most_common(), ("in all", types.total()), ("left out", left_out)]
+    show_counts("Would be delivered again", counts)
     for each in ranges:
-        console.print(f"{each.of}: offsets {each.start:,} up to {each.end:,}", soft_wrap=True)
-    console.print("Dry run: nothing was delivered.")
+        click.echo(f"{each.of}: offsets {each.start:,} up to {each.end:,}")
+    click.echo("Dry run: nothing was delivered.")
     return 0
 
 

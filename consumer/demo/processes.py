@@ -33,7 +33,7 @@ def free_port() -> int:
             return port
 
 
-def await_that(what: str, holds: Callable[[], bool], within: float = 60.0) -> None:
+def await_that(what: str, holds: Callable[[], bool], within: float = 120.0) -> None:
     """Wait until a condition is true. Raises NotInTime, which names it by `what`."""
     end = time.monotonic() + within
     while not holds():

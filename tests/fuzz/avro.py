@@ -130,7 +130,7 @@ def _make_logical(random: Random, field: dict[str, Any]) -> None:
 
 def draw_type(random: Random, depth: int) -> Schema:
     """Draw a type: primitive, logical, empty, recursive, deep, wide."""
-    name = f"T{random.randrange(10**9)}"
+    name = random.choice(_PRIMITIVES) if chance(random, 0.02) else f"T{random.randrange(10**9)}"
     kind = random.randrange(14 if depth else 3)
     if kind <= 1:
         return random.choice(_PRIMITIVES)
