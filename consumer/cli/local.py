@@ -2,13 +2,11 @@
 
 import os
 import secrets
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import click
 
@@ -22,6 +20,8 @@ from consumer.errors import UsageError
 from consumer.printing import Console, plural
 from consumer.settings import SettingsSource
 from schemas.hub import KINDS
+
+_LOOK = 0.2
 
 
 @contextmanager
@@ -94,18 +94,14 @@ def broker(port: int) -> int:
     Example:
       jirafe-consumer broker --port 9092
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    stopped = threading.Event()
+    on_first_signal(stopped.set)
     with EmbeddedBroker(port) as embedded:
         click.echo(f"Kafka broker at {embedded.bootstrap_servers}, in memory. Press Ctrl-C to stop.")
-        try:
-            embedded.wait()
-        except KeyboardInterrupt:
-            return 0
+        while embedded.is_running:
+            if stopped.wait(_LOOK):
+                return 0
     raise UsageError("the embedded broker ended unexpectedly.")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @click.command("shop")
@@ -181,5 +177,6 @@ def demo(messages: int, keep: bool) -> int:
         import jirafe.sandbox  # noqa: F401, PLC0415 - of an extra, and the demo starts it as another process
     from consumer.demo.demo import run_demo  # noqa: PLC0415 - slow to load, and for this command alone
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    return run_demo(Console(), messages, keep=keep)
+    stopped = threading.Event()
+    on_first_signal(stopped.set)
+    return run_demo(Console(), messages, keep=keep, stopped=stopped)

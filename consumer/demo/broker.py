@@ -89,10 +89,10 @@ class EmbeddedBroker:
         if self._process:
             self._process.send_signal(number)
 
-    def wait(self) -> None:
-        """Wait until it ends."""
-        if self._process:
-            self._process.wait()
+    @property
+    def is_running(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """Stop it and wait until it is gone."""

@@ -1,7 +1,6 @@
 """The demo: the real service delivers the messages of a simulated shop, and the counts are checked at the end."""
 
 import shlex
-import signal
 import sys
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.processes import CommandProcess, NotInTime, await_that, free_port
 from consumer.demo.shop import shop
 from consumer.engine.records import Place, Record
+from consumer.errors import Interrupted
 from consumer.printing import Console
 from schemas.codec import Codec
 
@@ -29,8 +29,12 @@ _SITE, _TOKEN = "demo", "demo-token"
 _STALLED_AFTER = 60.0
 
 
-def run_demo(console: Console, count: int, *, keep: bool) -> int:
-    """Run the demo, and return the exit status: 0 if every message has exactly one result, else 1."""
+def run_demo(console: Console, count: int, *, keep: bool, stopped: threading.Event) -> int:
+    """Run the demo, and return the exit status: 0 if every message has exactly one result, else 1.
+
+    Raises Interrupted soon after `stopped` is set. A signal's handler sets it. If it raised an exception instead,
+    that could be lost, because Python and the libraries ignore exceptions in callbacks and destructors.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jirafe-demo-")))
         console.print("Starting an embedded broker, a Jirafe sandbox and the consumer ...")
@@ -49,22 +53,32 @@ def run_demo(console: Console, count: int, *, keep: bool) -> int:
         page = f"127.0.0.1:{free_port()}"
         served = {**environment, "CONSUMER_HTTP_ADDRESS": page}
         consumer = stack.enter_context(CommandProcess(["run"], served, folder / "consumer.log"))
-        demo = _Demo(console, settings.load(None, environment), api, consumer)
+        demo = _Demo(console, settings.load(None, environment), api, consumer, stopped)
         try:
-            await_that("the sandbox answers", lambda: demo.stats() is not None)
-            await_that("the consumer has its partitions", lambda: consumer.said('"event": "assigned"') > 0)
+            await_that("the sandbox answers", demo.has_sandbox)
+            await_that("the consumer has its partitions", demo.has_partitions)
             demo.flow(count)
             complete = demo.check(count)
         except NotInTime as error:
             console.print(f"[red]{error}[/]; the last lines of its log:\n{consumer.log.read_text()[-2000:]}")
             return 1
         if keep:
-            _stay(console, environment, api, f"http://{page}")
+            _tell_what_to_try(console, environment, api, f"http://{page}")
+            stopped.wait()
+            console.print("Ending.")
         return 0 if complete else 1
 
 
 class _Demo:
-    def __init__(self, console: Console, loaded: settings.Settings, api: str, consumer: CommandProcess) -> None:
+    def __init__(
+        self,
+        console: Console,
+        loaded: settings.Settings,
+        api: str,
+        consumer: CommandProcess,
+        stopped: threading.Event,
+    ) -> None:
+        self._stopped = stopped
         self._console = console
         self._settings = loaded
         self._api = api
@@ -73,6 +87,20 @@ class _Demo:
         self._produced = 0
         self._broken = 0
         self._seconds = 0.0
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise Interrupted
+
+    def has_sandbox(self) -> bool:
+        """Return whether the sandbox answers. Raises Interrupted."""
+        self._check_stopped()
+        return self.stats() is not None
+
+    def has_partitions(self) -> bool:
+        """Return whether the consumer has its partitions. Raises Interrupted."""
+        self._check_stopped()
+        return self._consumer.said('"event": "assigned"') > 0
 
     def stats(self) -> dict[str, Any] | None:
         """Ask the sandbox what it received. Returns None while it does not answer."""
@@ -122,7 +150,9 @@ class _Demo:
             yield codec.decode(record.value) if record and record.value else None
 
     def _read(self, topic: str, *, follow: bool) -> Iterator[Record | None]:
-        return read_topic(self._cluster, topic, start="beginning", follow=follow)
+        for record in read_topic(self._cluster, topic, start="beginning", follow=follow):
+            self._check_stopped()
+            yield record
 
     def check(self, count: int) -> bool:
         """Print what became of the messages, counted in the topics and by the API. Returns whether it is right."""
@@ -162,8 +192,7 @@ class _Demo:
         return complete
 
 
-def _stay(console: Console, environment: dict[str, str], api: str, page: str) -> None:
-    """Leave everything running until Ctrl-C, and print what to try."""
+def _tell_what_to_try(console: Console, environment: dict[str, str], api: str, page: str) -> None:
     program = _program()
     console.print(f"\nThe status page of the consumer: {page}", style="bold")
     console.print("\nEverything keeps running. In another terminal:", style="bold")
@@ -185,10 +214,6 @@ def _stay(console: Console, environment: dict[str, str], api: str, page: str) ->
     ):
         console.print(f"  [dim]# {what}[/]\n  {command}", soft_wrap=True, highlight=False)
     console.print("Press Ctrl-C to stop.")
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        console.print("Ending.")
 
 
 def _program() -> str:
