@@ -269,8 +269,24 @@ class _Shapes:
 
 
 def _defined(schema: Schema) -> Schema:
-    """Return what defines a named type, without what the parser adds."""
-    return {key: value for key, value in schema.items() if not key.startswith("__")}
+    """Return what defines a named type, with the types inside it by their names, and without the parser's marks."""
+    own = {key: value for key, value in schema.items() if not key.startswith("__")}
+    if "fields" in own:
+        own["fields"] = [(field["name"], _by_name(field["type"])) for field in own["fields"]]
+    return own
+
+
+def _by_name(schema: AvroType) -> AvroType:
+    match schema:
+        case {"name": str(name)}:
+            return name
+        case {"type": "array", "items": items}:
+            return {"items": _by_name(items)}
+        case {"type": "map", "values": values}:
+            return {"values": _by_name(values)}
+        case list():
+            return [_by_name(each) for each in schema]
+    return schema
 
 
 def _around(inner: Sequence[_Shape]) -> _Shape:

@@ -102,15 +102,22 @@ def check(
 
 
 def _kafka(deployment: Deployment, codec: Codec, *, creates_topics: bool) -> Iterator[Finding]:
-    cluster = deployment.cluster
     try:
-        admin, _ = cluster.reach()
+        admin, _ = deployment.cluster.reach()
+        yield from _at_broker(deployment, codec, admin, creates_topics=creates_topics)
     except KafkaUnusable as error:
-        message, _, fix = str(error).rpartition("; ")
-        yield _failed("broker", f"{message}.", clause(fix))
-        return
+        message, _, fix = clause(str(error)).rpartition("; ")
+        yield _failed("broker", f"{message or fix}.", fix if message else "make sure that all brokers run")
+    except KafkaException as error:
+        message = clause(kafka_error(error).str())
+        yield _failed("broker", f"Kafka can't be asked any more: {message}.", "make sure that all brokers run")
+
+
+def _at_broker(
+    deployment: Deployment, codec: Codec, admin: AdminClient, *, creates_topics: bool
+) -> Iterator[Finding]:
     brokers = admin.list_topics(timeout=REACHED_WITHIN).brokers
-    yield _ok("broker", f"{_counted(len(brokers), 'broker')} at {cluster.servers}")
+    yield _ok("broker", f"{_counted(len(brokers), 'broker')} at {deployment.cluster.servers}")
     topics = _Topics(deployment, admin, creates_topics=creates_topics)
     yield from topics.findings()
     for topic in topics.consumed:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from consumer.admin.group import Group
 from consumer.admin.ranges import Position, Topics
+from consumer.engine.ahead import Runs
 from consumer.engine.kafka import Cluster
 from consumer.engine.records import Partition
 from consumer.errors import KafkaUnusable
@@ -17,7 +18,8 @@ Target = Literal["earliest", "latest"] | Position
 class Move:
     """The move of one partition from its committed offset (None if there is none) to another.
 
-    `first` is the offset of its first record. A group without a committed offset starts there.
+    `first` is the offset of its first record. A group without a committed offset starts there. `ahead` are the runs
+    decided beyond the committed offset. The move forgets them.
     """
 
     topic: str
@@ -25,11 +27,30 @@ class Move:
     first: int
     committed: int | None
     to: int
+    ahead: Runs = ()
 
     @property
-    def by(self) -> int:
-        """How many offsets the group moves forward, or back if negative. Some may have no record."""
-        return self.to - max(self.committed or 0, self.first)
+    def changes(self) -> bool:
+        """Whether there is something to commit."""
+        return self.committed != self.to or bool(self.ahead)
+
+    @property
+    def again(self) -> int:
+        """How many decided offsets are delivered again. Some may have no record."""
+        return max(0, self._start - self.to) + self._decided(self.to, self.ahead[-1][1] if self.ahead else 0)
+
+    @property
+    def skipped(self) -> int:
+        """How many undecided offsets are skipped. Some may have no record."""
+        return max(0, self.to - self._start) - self._decided(self._start, self.to)
+
+    @property
+    def _start(self) -> int:
+        return max(self.committed or 0, self.first)
+
+    def _decided(self, low: int, high: int) -> int:
+        """Count the offsets decided ahead from `low` on, before `high`."""
+        return sum(max(0, min(end, high) - max(start, low)) for start, end in self.ahead)
 
 
 class Offsets:
@@ -63,8 +84,11 @@ class Offsets:
             case _:
                 found = self._topics.at(places, target)
                 to = {place: ends[place] if (offset := found[place]) is None else offset for place in places}
-        committed = self.group.committed(places)
-        return [Move(*place, firsts[place], committed[place], to[place]) for place in places]
+        progress = self.group.progress(places)
+        return [
+            Move(*place, firsts[place], done.offset, to[place], done.ahead.runs if done.ahead else ())
+            for place, done in ((place, progress[place]) for place in places)
+        ]
 
     def make(self, moves: Collection[Move]) -> None:
         """Commit the moves. Raises GroupNotEmpty while the group has members."""

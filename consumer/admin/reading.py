@@ -243,6 +243,8 @@ def _reader(cluster: Cluster, **properties: object) -> Iterator[Consumer]:
         "auto.offset.reset": "earliest",
         "fetch.min.bytes": 1,
         "fetch.wait.max.ms": 500,
+        "fetch.error.backoff.ms": 500,
+        "fetch.queue.backoff.ms": 1000,
     }
     config = {**cluster.consumer_properties, **cluster.client_properties("reader"), **own, **properties}
     config.pop("group.instance.id", None)

@@ -20,9 +20,10 @@ from consumer.cli.progress import bars
 from consumer.cli.redelivery import RedeliveryTally, watched
 from consumer.cli.usage import a_place, a_rate, check_consumed, choosing
 from consumer.engine.records import Place
-from consumer.errors import ERRORS_PAGE, GaveUp, Interrupted
-from consumer.printing import Console, Csv, plural, print_json, while_read
+from consumer.errors import ERRORS_PAGE, GaveUp, Interrupted, KafkaUnusable
+from consumer.printing import Console, Csv, clause, plural, print_json, while_read
 from consumer.settings import Settings, SettingsSource
+from schemas.codec import RegistryUnavailable
 
 _MOST_REDRIVES = 3
 _STATES = {
@@ -249,6 +250,10 @@ def _redrive(
                 tally.add(outputs)
         except (Interrupted, GaveUp) as error:
             trouble, status = str(error), error.exit_status
+        except (KafkaUnusable, RegistryUnavailable) as error:
+            if not tally.has_begun:
+                raise
+            trouble, status = clause(str(error)), GaveUp.exit_status
     with while_read():
         if as_json:
             print_json({"finished": status == 0, **tally.as_object()})

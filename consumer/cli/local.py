@@ -69,6 +69,8 @@ def sandbox(port: int, host: str, site: str | None, token: str | None) -> int:
         serve(api, host, port, lambda url: click.echo(f"Jirafe sandbox at {url}. Press Ctrl-C to stop."))
     except UnicodeError:  # a label that is empty or too long, or a letter that no name may have
         raise click.UsageError(f"--host {host} is not the name of a host", click.get_current_context()) from None
+    except BrokenPipeError:  # nobody reads what it prints
+        raise
     except OSError as error:
         # The event loop wraps the system's reason in a sentence of its own, but not that of an unknown host.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error

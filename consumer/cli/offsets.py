@@ -74,7 +74,7 @@ def reset(
     topics = dict.fromkeys(consumed(deployment, topic), partitions)
     tool = Offsets(deployment.cluster)
     moves = tool.moves(topics, target)
-    changes = [move for move in moves if move.committed != move.to]
+    changes = [move for move in moves if move.changes]
     if form is Form.TABLE:
         with while_read():
             _show(tool.group.name, moves)
@@ -137,6 +137,6 @@ def _show(group: str, moves: list[Move]) -> None:
 
 
 def _meaning(move: Move) -> str:
-    if move.by == 0:
-        return "no change"
-    return f"[yellow]skips {move.by:,}[/]" if move.by > 0 else f"delivers {-move.by:,} again"
+    skips = f"[yellow]skips {move.skipped:,}[/]" if move.skipped else ""
+    again = f"delivers {move.again:,} again" if move.again else ""
+    return ", ".join(filter(None, (skips, again))) or "no change"

@@ -35,6 +35,11 @@ class RedeliveryTally:
             else:
                 self.delivered += 1
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is something to count."""
+        return bool(self.delivered or self.failed or self.left_out)
+
     def as_object(self) -> dict[str, Any]:
         """Return the counts as a JSON object."""
         return {

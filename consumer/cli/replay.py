@@ -14,10 +14,10 @@ from consumer.cli import PROGRAM
 from consumer.cli.redelivery import RedeliveryTally, show_counts, watched
 from consumer.cli.usage import a_lasting, a_position, a_rate, check_consumed, of_partitions
 from consumer.engine.records import Range
-from consumer.errors import GaveUp, Interrupted, UsageError
-from consumer.printing import print_json, while_read
+from consumer.errors import GaveUp, Interrupted, KafkaUnusable, UsageError
+from consumer.printing import clause, print_json, while_read
 from consumer.settings import Settings, SettingsSource, is_utf8
-from schemas.codec import Codec, Undecodable
+from schemas.codec import Codec, RegistryUnavailable, Undecodable
 
 
 @click.command()
@@ -164,6 +164,10 @@ def _replay(
             job.end()
         except (Interrupted, GaveUp) as error:
             trouble, status = str(error), error.exit_status
+        except (KafkaUnusable, RegistryUnavailable) as error:
+            if not tally.has_begun:
+                raise
+            trouble, status = clause(str(error)), GaveUp.exit_status
     with while_read():
         if as_json:
             print_json({"replay": job.plan.id, "finished": status == 0, **tally.as_object()})

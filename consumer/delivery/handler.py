@@ -215,25 +215,26 @@ class Delivery:
     def give_up_suspects(self, chunk: Chunk[Work], message: str, still_wanted: Callable[[], bool]) -> bool:
         """Give up events that fail alone while their site works, or whose site fails while another works.
 
-        It sends a probe to each of these sites and to another one, because no other requests may show which sites
-        work. Returns whether any event was given up. Blocks until the probes are answered, or no longer
-        `still_wanted`.
+        It sends each of these sites one probe, because no other requests may show which of them work. Returns
+        whether any event was given up. Blocks until the probes are answered, or no longer `still_wanted`.
         """
         work = chunk.work or Work(self._defaults)
         attempt = self._attempt(chunk, self._defaults, still_wanted, set())
         undecided = [event for event in work.events if event.outcome is None]
-        works: dict[Site, bool] = {}
-        others_work: bool | None = None
+        probed: dict[Site, bool] = {}
+
+        def works(site: Site) -> bool:
+            if site not in probed:
+                probed[site] = still_wanted() and isinstance(self._client.send(site, [PROBE]), Answered)
+            return probed[site]
+
         for event in undecided:
             site = self._defaults.site(event.credentials)
-            if event.suspicion and site not in works:
-                works[site] = still_wanted() and isinstance(self._client.send(site, [PROBE]), Answered)
-            if event.suspicion and works[site]:
+            if event.suspicion and works(site):
                 event.outcome = Fault(FAILING, f"{message}, again and again, only for this event")
             elif self._sites.is_failing(site.site_id) and not self._defaults.knows(site.site_id):
-                if others_work is None:
-                    others_work = attempt.ask_elsewhere(site.site_id)
-                if others_work:
+                other = attempt.elsewhere(site.site_id)
+                if other and works(other):
                     event.outcome = Fault(FAILING, f"{message}, again and again, only for this site")
         return any(event.outcome for event in undecided)
 

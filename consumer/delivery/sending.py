@@ -197,7 +197,7 @@ class Attempt:
         """Return whether no further request of this try may begin."""
         if any(trouble.cause in UNREACHED for trouble in troubles.values()):
             return True
-        return not self.working and self.in_vain > _LONGEST_IN_VAIN
+        return bool(troubles) and not self.working and self.in_vain > _LONGEST_IN_VAIN
 
     def _begin(self, site: Site, own: Credentials, events: Iterable[Outgoing]) -> _Run:
         tally = self.tallies.setdefault(site.site_id, self.sites.of(site.site_id))
@@ -261,22 +261,25 @@ class Attempt:
         if is_silent and not self.defaults.knows(site_id):
             # No other site worked since the last try, perhaps because everything waits for this one: ask
             # another.
-            self.ask_elsewhere(site_id)
+            self._ask_elsewhere(site_id)
         is_at_fault = self.sites.failed(run.tally, self.rules.max_attempts, self.rules.patience, self.clock())
         return is_at_fault and not self.defaults.knows(site_id)
 
-    def ask_elsewhere(self, site_id: str) -> bool:
-        """Probe another site, one that did not fail recently. Blocks. Returns whether it works."""
+    def elsewhere(self, site_id: str) -> Site | None:
+        """Return another site, one that did not fail recently; None if there is none."""
         own = self.defaults.site(Credentials(None, None))
         for site in (own, self.sites.last_working):
             if site is None or not (site.site_id and site.access_token) or site.site_id == site_id:
                 continue
-            if self.sites.failed_lately(site.site_id, self.clock() - self.rules.patience) or not self.still_ours():
-                continue
-            works = isinstance(self.client.send(site, [PROBE]), Answered)
-            self.sites.working.succeeded += works
-            return works
-        return False
+            if not self.sites.failed_lately(site.site_id, self.clock() - self.rules.patience):
+                return site
+        return None
+
+    def _ask_elsewhere(self, site_id: str) -> None:
+        """Probe another site, and count it if it works. Blocks."""
+        site = self.elsewhere(site_id)
+        if site and self.still_ours():
+            self.sites.working.succeeded += isinstance(self.client.send(site, [PROBE]), Answered)
 
     def _read(self, run: _Run, group: list[Outgoing], answer: Answer) -> None:
         """Note what an answer says about the events of its request."""

@@ -27,6 +27,8 @@ from schemas.codec import Codec
 
 _SITE, _TOKEN = "demo", "demo-token"
 _STALLED_AFTER = 60.0
+_LOOK = 0.2
+_MOST_QUEUED = 50_000  # the library takes 100,000 messages
 
 
 def run_demo(console: Console, count: int, *, keep: bool, stopped: threading.Event) -> int:
@@ -106,7 +108,7 @@ class _Demo:
         """Ask the sandbox what it received. Returns None while it does not answer."""
         try:
             stats: dict[str, Any] = requests.get(f"{self._api}/sandbox/stats", timeout=5).json()
-        except requests.ConnectionError:
+        except requests.RequestException:
             return None
         return stats
 
@@ -137,6 +139,8 @@ class _Demo:
         producer = self._cluster.make_producer(self._cluster.client_properties("shop"))
         topics = self._settings.topics_by_kind
         for message in shop(count):
+            while len(producer) > _MOST_QUEUED:
+                producer.poll(_LOOK)
             producer.produce(topics[message.topic_kind], message.value, message.key)
             self._broken += message.broken is not None
             self._produced += 1

@@ -191,23 +191,20 @@ class Member(Generic[W]):
             self._join_and_work()
         except Rejoin as reason:
             self._log.warning("rejoining", reason=str(reason))
-            self._pause()
+            self._hooks.rejoining()
+            self._clock.sleep(_PAUSE)  # there is no consumer now, so nothing has to poll
         except KafkaUnusable as error:
             if not self._has_joined:
                 raise
             # Clients could be made before, so a file may just be written, such as a certificate.
-            if self._is_news(str(error)):
+            if self._kept_out != str(error):
+                self._kept_out = str(error)
                 self._log.warning("rejoining", reason=str(error))
-            self._kept_out = str(error)
+                self._hooks.rejoining()
             self._show()
-            self._pause()
+            self._clock.sleep(_PAUSE)
         except KafkaException as error:
             raise MemberFailed(f"Kafka: {kafka_error(error).str()}") from None
-
-    def _pause(self) -> None:
-        """Pause before this member rejoins the group. There is no consumer now, so nothing has to poll."""
-        self._hooks.rejoining()
-        self._clock.sleep(_PAUSE)
 
     def _join_and_work(self) -> None:
         options, around = self._options, self._around

@@ -6,6 +6,7 @@ Everything runs on the main thread. The status is immutable.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from confluent_kafka.admin import AdminClient
 
@@ -18,6 +19,7 @@ _FLOODED = "too many dead letters, so the topic is paused; SIGHUP lets one windo
 _REGISTRY = "registry"
 _AT_GATES: tuple[State, ...] = ("site", "credentials", "registry")
 _UNKNOWN = Reach(None, None)
+_MOST_MARKS = 1000
 
 
 class Observer:
@@ -131,6 +133,9 @@ class Observer:
             marks.append((lane.newest, now))
         while marks[0][0] < lane.oldest:
             marks.popleft()
+        if len(marks) > _MOST_MARKS:
+            # The first says since when the oldest record waits. The others may be coarser: each stands for more.
+            self._marks[lane.partition, lane.epoch] = deque([marks[0], *islice(marks, 2, None, 2)])
         return marks[0][1]
 
 

@@ -97,6 +97,7 @@ def test_results_after_deleted_ones_are_found_whatever_the_settings_of_the_membe
     for deleted in admin.delete_records([TopicPartition(results, 1, 1)]).values():
         deleted.result(30)
     own = {"KAFKA_AUTO_OFFSET_RESET": reset, "KAFKA_FETCH_WAIT_MAX_MS": "30000", "KAFKA_FETCH_MIN_BYTES": "100000"}
+    own |= {"KAFKA_FETCH_QUEUE_BACKOFF_MS": "60000", "KAFKA_FETCH_ERROR_BACKOFF_MS": "60000"}
     done = run(stand, "results", "--output", "json", **own)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 11), done.stderr
 

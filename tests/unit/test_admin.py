@@ -12,6 +12,7 @@ from consumer.admin.audit import AuditReport, Count, audit
 from consumer.admin.deployment import CLOCK_TOLERANCE
 from consumer.admin.lag import Looker
 from consumer.admin.letters import Found, Letters
+from consumer.admin.offsets import Move
 from consumer.admin.reading import await_visible, read_settled, read_topic
 from consumer.admin.redelivery import Redeliverer
 from consumer.admin.replay import Plan, Replay
@@ -510,3 +511,13 @@ def test_the_rate_also_limits_records_within_a_batch(rate: float | None, portion
     for each in (replayed, redriven):
         expected = [count / rate for count in portions] if rate else []
         assert each.waited == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("to", "again", "skipped"),
+    [(0, 99, 0), (16, 83, 0), (17, 82, 0), (18, 82, 1), (50, 50, 1), (100, 0, 1), (110, 0, 11)],
+)
+def test_a_move_counts_what_was_decided_beyond_the_committed_offset(to: int, again: int, skipped: int) -> None:
+    move = Move("orders", 0, 0, 17, to, ((18, 100),))
+    assert (move.again, move.skipped, move.changes) == (again, skipped, True)
+    assert not Move("orders", 0, 0, 17, 17).changes

@@ -131,7 +131,9 @@ def test_a_member_has_the_memory_that_it_may_need(loaded: settings.Settings) -> 
     needs = r"A member needs at most (\d+) MiB, plus (\d+) MiB for each partition .*?, plus (\d+) MiB for each of"
     (found,) = re.findall(needs, (ROOT / "docs/guarantees.md").read_text(), flags=re.DOTALL)
     base, of_partition, of_worker = map(int, found)
-    (partitions,) = re.findall(r"enough for a member with (\d+) partitions", (ROOT / "docs/kubernetes.md").read_text())
+    (partitions,) = re.findall(
+        r"enough for a member with (\d+) partitions", (ROOT / "docs/kubernetes.md").read_text()
+    )
     needed = base + int(partitions) * of_partition + loaded.stream.workers * of_worker
     limit = 1024
     assert needed <= limit

@@ -415,6 +415,14 @@ def test_the_age_of_the_oldest_record_starts_when_it_was_first_seen(monitor: Mon
     assert since(115, holding(2, epoch=2)) == 115
 
 
+def test_a_lane_that_goes_on_ahead_of_a_blocked_record_takes_little_memory(monitor: Monitor) -> None:
+    observer = monitor._observer
+    for newest in range(5_000):
+        lane = replace(holding(0), newest=newest)
+        assert see(monitor, lane, replace(QUIET, now=100.0 + newest)).oldest_since == 100
+    assert sum(map(len, observer._marks.values())) <= 1001
+
+
 # where logs end
 
 

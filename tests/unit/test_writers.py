@@ -423,6 +423,13 @@ class TestTooLargeSchemasAreRefused:
         schema = message_with({"type": "map", "values": ["x.A", "x.B"]})
         assert decoded(schema, b"\x00", first, shared, second)["message"] == "taxon:new"
 
+    def test_a_repeated_definition_may_name_what_the_other_defines_in_place(self) -> None:
+        enum = {"type": "enum", "name": "x.E", "symbols": ["A"]}
+        first = record("x.A", record("x.X", {"type": "map", "values": ["null", enum]}))
+        second = record("x.B", enum, record("x.X", {"type": "map", "values": ["null", "x.E"]}))
+        schema = message_with({"type": "map", "values": ["x.A", "x.B"]})
+        assert decoded(schema, b"\x00", first, second)["message"] == "taxon:new"
+
     def test_the_maximum_number_of_types_is_read_quickly(self) -> None:
         began = time.process_time()
         names = [record(f"R{at}", "long") for at in range(MOST_TYPES // 2 - 10)]

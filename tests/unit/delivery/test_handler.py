@@ -448,6 +448,42 @@ def test_a_redelivery_gives_up_a_site_that_fails_while_another_works() -> None:
     assert letters[1] is None
 
 
+def test_a_redelivery_goes_on_with_the_next_site_after_one_that_failed_slowly_is_given_up() -> None:
+    now = [0.0]
+
+    def script(site: Site, names: list[str]) -> Answer:
+        now[0] += 31 if site.site_id == "slow" else 0
+        return accepting(site, names) if site.site_id == "1" else Failed("504", "late")
+
+    rules, defaults = Rules(100_000, 1, 40.0), Defaults(Credentials("1", "ours"), {})
+    api = Api(script)
+    subject = Delivery(CODEC, cast("Client", api), rules, defaults, clock=lambda: now[0])
+    assert isinstance(subject.handle(chunk_of(record(9, "R9", "theirs", "other")), always), Retry)
+    chunk = chunk_of(record(0, "R0", "theirs", "slow"), record(1, "R1", "theirs", "other"))
+    for site in ("slow", "other"):
+        answer = subject.handle(chunk, always)
+        assert isinstance(answer, Retry)
+        assert answer.trouble.waits_for == site
+
+
+def test_a_redelivery_gives_up_no_site_that_was_just_seen_to_work() -> None:
+    down = {"a", "b"}
+    api = Api(lambda site, names: Failed("503", "down") if site.site_id in down else accepting(site, names))
+    subject = delivery(api)
+    subject.use(Defaults(Credentials(None, None), {}))
+    assert isinstance(subject.handle(chunk_of(record(0, "R0", "theirs", "b")), always), Retry)
+    down.discard("b")
+    assert isinstance(subject.handle(chunk_of(record(1, "R1", "theirs", "b")), always), Done)
+    down.add("b")
+    chunk = chunk_of(record(2, "R2", "theirs", "a"), *(record(n, f"R{n}", "theirs", "b") for n in (3, 4)))
+    assert isinstance(subject.handle(chunk, always), Retry)
+    down.discard("b")
+    subject.give_up_suspects(chunk, "down", always)
+    assert chunk.work is not None
+    outcomes = [event.outcome for draft in chunk.work.drafts for event in draft.events]
+    assert outcomes[1:] == [None, None]
+
+
 def test_a_redelivery_that_gives_up_asks_each_site_once_and_stops_when_asked() -> None:
     probes: list[str] = []
 

@@ -535,8 +535,7 @@ def test_a_member_waits_if_no_client_can_be_made_when_it_rejoins() -> None:
         scene.watchdog.is_still = True
         scene.member.reload()
         yield
-        told = [view.unreadable for view in scene.hooks.views]
-        assert told[-1] == (reason,)
+        assert scene.hooks.views[-1].unreadable == (reason,)
         scene.consumer.assign(A)
         yield from turns(2)
 
@@ -544,6 +543,7 @@ def test_a_member_waits_if_no_client_can_be_made_when_it_rejoins() -> None:
     assert len(scene.clients.consumers) == 2
     assert [line["reason"] for line in scene.logged("rejoining")][1:] == [reason]
     assert scene.hooks.views[-1].unreadable == ()
+    assert scene.hooks.heard.count("rejoining") == 2
     assert True in scene.reloads
 
 
