@@ -39,6 +39,7 @@ _THROTTLED = "429"
 UNREACHED = ("timeout", "connection")
 """Causes of trouble after which nothing more is sent for a while: the API is unreachable or hangs."""
 _LONGEST_IN_VAIN = 30.0
+"""Seconds of failed requests after which a try sends nothing more, unless one succeeded."""
 _MOST_SUSPECTS = 10
 SIDE_BY_SIDE = 4
 """How many requests of one chunk run in parallel, each to another site."""

@@ -19,7 +19,7 @@ class Turns:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Take a turn. Goes on without one after a quarter of a second: its owner may wait for the registry."""
+        """Take a turn. Goes on without one after a quarter of a second: its holder may wait for the registry."""
         is_ours = self._lock.acquire(timeout=_LONGEST_WAIT)
         try:
             yield

@@ -78,8 +78,8 @@ class Committer(Generic[W]):
 
         An aborted transaction is written again later. From then on each of its lanes has its own transactions, with
         its own backoff, until one succeeds. So an output that can't be written stops only its own lane. Flooded
-        topics are left out. If a lane has nothing to commit, its last offset is committed again
-        from time to time, and its metadata says what blocks the lane. Raises WriterLost.
+        topics are left out. If a lane has nothing to commit, its last offset is committed again from time to time,
+        and its metadata says what blocks the lane. Raises WriterLost.
         """
         now = self.clock.monotonic()
         lanes = list(lanes)
