@@ -23,6 +23,7 @@ from consumer.engine.workers import Workers
 from consumer.engine.writer import Writer
 from consumer.errors import GaveUp, Interrupted, KafkaUnusable
 from consumer.printing import clause
+from consumer.stop import Stop
 
 _LOOK = 0.1
 
@@ -37,16 +38,12 @@ class GivesUp(Handler[W], Protocol[W]):
         """
 
 
+@dataclass(frozen=True, slots=True)
 class Watcher:
     """The caller's side of a redelivery. `stop` stops it. `on_wait` gets the reason and the seconds."""
 
-    def __init__(self, on_wait: Callable[[str, float], None]) -> None:
-        self.stopped = False
-        self.on_wait = on_wait
-
-    def stop(self) -> None:
-        """Stop the redelivery as soon as possible."""
-        self.stopped = True
+    stop: Stop
+    on_wait: Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class Redeliverer(Generic[W]):
         self._pace = pace
         defence = Defence(handler)
         self._workers: Workers[Chunk[W], Done[W] | Retry[W] | Raised[W]] = Workers(
-            pace.workers, lambda chunk: defence.handle(chunk, lambda: not watcher.stopped)
+            pace.workers, lambda chunk: defence.handle(chunk, lambda: not watcher.stop.is_asked)
         )
         group = f"{cluster.group}.{name}"
         # Only needed for its metadata: offsets are committed with the results to this group, which has no members.
@@ -129,17 +126,18 @@ class Redeliverer(Generic[W]):
         answers: list[Done[W] | Retry[W] | Raised[W]] = []
         while len(answers) < len(chunks):
             answers += self._workers.answers(_LOOK)
-            if self._watcher.stopped:
+            if self._watcher.stop.is_asked:
                 raise Interrupted("stopped")
         return answers
 
     def _give_up(self, retries: Sequence[Retry[W] | Raised[W]], failures: int) -> None:
         """Give up events that fail while the API accepts others. Raises GaveUp if there are none, Interrupted."""
+        stop = self._watcher.stop
         given_up = [
-            self._handler.give_up_suspects(retry.chunk, retry.trouble.message, lambda: not self._watcher.stopped)
+            self._handler.give_up_suspects(retry.chunk, retry.trouble.message, lambda: not stop.is_asked)
             for retry in retries
         ]
-        if self._watcher.stopped:
+        if stop.is_asked:
             raise Interrupted("stopped")
         if not any(given_up):
             raise GaveUp(f"{clause(retries[0].trouble.message)}, {failures} times in a row")
@@ -155,14 +153,9 @@ class Redeliverer(Generic[W]):
         self.wait(delay)
 
     def wait(self, seconds: float) -> None:
-        """Block for some seconds. Raises Interrupted as soon as the watcher is stopped."""
-        deadline = Deadline(seconds)
-        while True:
-            if self._watcher.stopped:
-                raise Interrupted("stopped")
-            if not deadline.left:
-                return
-            time.sleep(min(_LOOK, deadline.left))
+        """Block for some seconds. Raises Interrupted as soon as the redelivery is asked to stop."""
+        if self._watcher.stop.wait(seconds):
+            raise Interrupted("stopped")
 
     def publish(self, outputs: Sequence[Output], offsets: Mapping[Partition, int]) -> None:
         """Publish outputs, and offsets of this run's own group, in one transaction. Blocks; raises GaveUp.

@@ -1,6 +1,5 @@
 """`browse`: the whole group, and single records, in a browser."""
 
-import signal
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -16,7 +15,7 @@ from consumer.admin.deployment import Deployment
 from consumer.admin.lag import Looker
 from consumer.admin.letters import Letter
 from consumer.admin.story import LOOKED_WITHIN, contents, recent_letters, tell
-from consumer.cli.usage import check_consumed
+from consumer.cli.usage import check_consumed, stop_on_signal
 from consumer.engine.records import Place
 from consumer.errors import KafkaUnusable, UsageError
 from consumer.monitor.listener import Listener, Names, Request, content_policy
@@ -54,12 +53,10 @@ def browse(source: SettingsSource, port: int) -> int:
         listener = Listener(_LOOPBACK, port, pages.answer, patience=_PATIENCE)
     except OSError as error:
         raise UsageError(f"can't listen on {_LOOPBACK}:{port}: {error.strerror or error}; see --port.") from None
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopped.set())
+    stop = stop_on_signal()
     listener.start()
     click.echo(f"Open {listener.url} in a browser. Press Ctrl-C to stop.")
-    stopped.wait()
+    stop.wait()
     listener.close()
     return 0
 

@@ -3,7 +3,6 @@
 import os
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,12 +12,13 @@ import click
 from consumer import app
 from consumer.admin import produce
 from consumer.cli import PROGRAM
-from consumer.cli.usage import a_rate, on_first_signal
+from consumer.cli.usage import a_rate, stop_on_signal
 from consumer.demo.broker import EmbeddedBroker
 from consumer.demo.shop import Produced, shop
 from consumer.errors import UsageError
 from consumer.printing import Console, plural
 from consumer.settings import SettingsSource
+from consumer.stop import Stop
 from schemas.hub import KINDS
 
 _LOOK = 0.2
@@ -96,12 +96,11 @@ def broker(port: int) -> int:
     Example:
       jirafe-consumer broker --port 9092
     """
-    stopped = threading.Event()
-    on_first_signal(stopped.set)
+    stop = stop_on_signal()
     with EmbeddedBroker(port) as embedded:
         click.echo(f"Kafka broker at {embedded.bootstrap_servers}, in memory. Press Ctrl-C to stop.")
         while embedded.is_running:
-            if stopped.wait(_LOOK):
+            if stop.wait(_LOOK):
                 return 0
     raise UsageError("the embedded broker ended unexpectedly.")
 
@@ -132,12 +131,11 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
     if lacking := [kind for kind in KINDS if kind not in topics]:
         raise UsageError(f"CONSUMER_{lacking[0].upper()}S_TOPIC has only patterns: add a topic name for the shop.")
     app.have_topics(loaded, list(dict.fromkeys(topics.values())))
-    stopped = threading.Event()
-    on_first_signal(stopped.set)
+    stop = stop_on_signal()
     story = shop(messages or sys.maxsize, seed=secrets.randbits(32), codec=app.make_codec(loaded))
     addressed = (
         (topics[message.topic_kind], produce.Encoded(message.topic_kind, message.key, message.value))
-        for message in _paced(story, rate, stopped)
+        for message in _paced(story, rate, stop)
     )
     cluster = app.make_cluster(loaded)
     producer = cluster.make_producer({**produce.QUEUED, **cluster.client_properties("shop")})
@@ -146,11 +144,11 @@ def shop_command(source: SettingsSource, rate: float, messages: int | None) -> i
     return 0
 
 
-def _paced(story: Iterable[Produced], rate: float, stopped: threading.Event) -> Iterator[Produced]:
-    """Yield messages, `rate` per second, until stopped."""
+def _paced(story: Iterable[Produced], rate: float, stop: Stop) -> Iterator[Produced]:
+    """Yield messages, `rate` per second, until asked to stop."""
     begun = time.monotonic()
     for index, message in enumerate(story):
-        if stopped.wait(max(0, begun + index / rate - time.monotonic())):
+        if stop.wait(begun + index / rate - time.monotonic()):
             return
         yield message
 
@@ -179,6 +177,4 @@ def demo(messages: int, keep: bool) -> int:
         import jirafe.sandbox  # noqa: F401, PLC0415 - of an extra, and the demo starts it as another process
     from consumer.demo.demo import run_demo  # noqa: PLC0415 - slow to load, and for this command alone
 
-    stopped = threading.Event()
-    on_first_signal(stopped.set)
-    return run_demo(Console(), messages, keep=keep, stopped=stopped)
+    return run_demo(Console(), messages, keep=keep, stop=stop_on_signal())

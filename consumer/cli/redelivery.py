@@ -12,7 +12,7 @@ from rich.table import Table
 
 from consumer.admin.redelivery import Watcher
 from consumer.cli.progress import Bar, bars
-from consumer.cli.usage import on_first_signal
+from consumer.cli.usage import stop_on_signal
 from consumer.engine.records import Output
 from consumer.printing import Console
 
@@ -72,11 +72,9 @@ def watched(total: int | None) -> Iterator[tuple[Bar, Watcher]]:
     """Show a bar, and stop cleanly on the first SIGINT or SIGTERM. A second signal ends the process at once."""
     with bars(counting=True) as add_bar:
         bar = add_bar("delivering", total)
-        watcher = Watcher(bar.tell)
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        on_first_signal(watcher.stop)
         try:
-            yield bar, watcher
+            yield bar, Watcher(stop_on_signal(), bar.tell)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -184,7 +184,7 @@ def _tell(job: Replay, codec: Codec, ranges: list[Range], *, as_json: bool) -> i
     left_out = 0
     with watched(_size(ranges)) as (bar, watcher):
         for read, wanted in job.select(ranges):
-            if watcher.stopped:
+            if watcher.stop.is_asked:
                 return Interrupted.exit_status
             bar.advance(read)
             left_out += read - len(wanted)

@@ -16,6 +16,7 @@ from consumer.admin.selection import Selection
 from consumer.cli import PROGRAM
 from consumer.engine.records import Place
 from consumer.errors import KINDS, UsageError
+from consumer.stop import Stop
 
 T = TypeVar("T")
 
@@ -39,16 +40,18 @@ of_partitions = click.option(
 """The option that selects partitions of a topic."""
 
 
-def on_first_signal(stop: Callable[[], None]) -> None:
-    """Call `stop` on the first SIGINT or SIGTERM. A second one ends the process at once."""
+def stop_on_signal() -> Stop:
+    """Return a flag that the first SIGINT or SIGTERM sets. A second signal ends the process at once."""
+    stop = Stop()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop()
+        stop.ask()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    return stop
 
 
 def choosing(*, letters: bool) -> Callable[[Callable[..., T]], Callable[..., T]]:

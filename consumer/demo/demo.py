@@ -23,6 +23,7 @@ from consumer.demo.shop import shop
 from consumer.engine.records import Place, Record
 from consumer.errors import Interrupted
 from consumer.printing import Console
+from consumer.stop import Stop
 from schemas.codec import Codec
 
 _SITE, _TOKEN = "demo", "demo-token"
@@ -31,11 +32,10 @@ _LOOK = 0.2
 _MOST_QUEUED = 50_000  # the library takes 100,000 messages
 
 
-def run_demo(console: Console, count: int, *, keep: bool, stopped: threading.Event) -> int:
+def run_demo(console: Console, count: int, *, keep: bool, stop: Stop) -> int:
     """Run the demo, and return the exit status: 0 if every message has exactly one result, else 1.
 
-    Raises Interrupted soon after `stopped` is set. A signal's handler sets it. If it raised an exception instead,
-    that could be lost, because Python and the libraries ignore exceptions in callbacks and destructors.
+    Raises Interrupted soon after it is asked to stop.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jirafe-demo-")))
@@ -55,7 +55,7 @@ def run_demo(console: Console, count: int, *, keep: bool, stopped: threading.Eve
         page = f"127.0.0.1:{free_port()}"
         served = {**environment, "CONSUMER_HTTP_ADDRESS": page}
         consumer = stack.enter_context(CommandProcess(["run"], served, folder / "consumer.log"))
-        demo = _Demo(console, settings.load(None, environment), api, consumer, stopped)
+        demo = _Demo(console, settings.load(None, environment), api, consumer, stop)
         try:
             await_that("the sandbox answers", demo.has_sandbox)
             await_that("the consumer has its partitions", demo.has_partitions)
@@ -66,7 +66,7 @@ def run_demo(console: Console, count: int, *, keep: bool, stopped: threading.Eve
             return 1
         if keep:
             _tell_what_to_try(console, environment, api, f"http://{page}")
-            stopped.wait()
+            stop.wait()
             console.print("Ending.")
         return 0 if complete else 1
 
@@ -78,9 +78,9 @@ class _Demo:
         loaded: settings.Settings,
         api: str,
         consumer: CommandProcess,
-        stopped: threading.Event,
+        stop: Stop,
     ) -> None:
-        self._stopped = stopped
+        self._stop = stop
         self._console = console
         self._settings = loaded
         self._api = api
@@ -91,7 +91,7 @@ class _Demo:
         self._seconds = 0.0
 
     def _check_stopped(self) -> None:
-        if self._stopped.is_set():
+        if self._stop.is_asked:
             raise Interrupted
 
     def has_sandbox(self) -> bool:
