@@ -26,6 +26,7 @@ _TRANSIENT = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError._NOENT,  # none of the partitions has a leader that the client knows, as for a new topic
     KafkaError._TRANSPORT,
     KafkaError._TIMED_OUT,
 )
