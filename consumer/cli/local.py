@@ -96,7 +96,7 @@ def broker(port: int) -> int:
     Example:
       jirafe-consumer broker --port 9092
     """
-    stop = stop_on_signal()
+    stop = stop_on_signal(has_children=True)
     with EmbeddedBroker(port) as embedded:
         click.echo(f"Kafka broker at {embedded.bootstrap_servers}, in memory. Press Ctrl-C to stop.")
         while embedded.is_running:
@@ -177,4 +177,4 @@ def demo(messages: int, keep: bool) -> int:
         import jirafe.sandbox  # noqa: F401, PLC0415 - of an extra, and the demo starts it as another process
     from consumer.demo.demo import run_demo  # noqa: PLC0415 - slow to load, and for this command alone
 
-    return run_demo(Console(), messages, keep=keep, stop=stop_on_signal())
+    return run_demo(Console(), messages, keep=keep, stop=stop_on_signal(has_children=True))

@@ -1,6 +1,8 @@
 """What all commands share: common options, the types of their values, and usage errors."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from consumer.stop import Stop
 T = TypeVar("T")
 
 _SLOWEST, _FASTEST = 0.001, 1_000_000
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 @cache
@@ -40,16 +43,26 @@ of_partitions = click.option(
 """The option that selects partitions of a topic."""
 
 
-def stop_on_signal() -> Stop:
-    """Return a flag that the first SIGINT or SIGTERM sets. A second signal ends the process at once."""
+def stop_on_signal(*, has_children: bool = False) -> Stop:
+    """Return a flag that the first SIGINT or SIGTERM sets. A second signal ends the process at once.
+
+    With `has_children`, it is ignored, because the command must stop its child processes. That takes seconds.
+    """
     stop = Stop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.ask()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if has_children:
+            return
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), _SHOW_CURSOR)  # a progress bar hides it
+        for number in numbers:
+            # The system ends the process, even inside a library. A KeyboardInterrupt would wait for the library to
+            # return, and some turn it into an error of their own.
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, on_signal)
     return stop
 

@@ -617,7 +617,8 @@ def test_a_second_signal_ends_a_shop_that_waits_for_its_broker(stand: Stand, tmp
             assert shop.status is None  # it waits for the broker
             shop.signal(signal.SIGINT)
             await_that("it ends", lambda: shop.status is not None)
-            assert shop.wait() == 130
+            assert shop.wait() == -signal.SIGINT
+            assert shop.log.read_text() == ""
         broker.signal(signal.SIGCONT)
 
 
@@ -682,6 +683,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(arguments: list[str], sta
             await_that("what to try", lambda: demo.said("Press Ctrl-C to stop.") == 1)
             assert demo.said(f"{shlex.quote(sys.executable)} -m consumer results --follow") == 1
         started = children(demo.pid)
-        assert demo.stop() == status
+        demo.signal(signal.SIGINT)
+        assert demo.stop() == status  # by a second signal
     assert [pid for pid in started if lives(pid)] == []
     assert "Traceback" not in demo.log.read_text()
